@@ -1,0 +1,34 @@
+# make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
+# make test    lint, types and tests
+# make bench   side-by-side timings, see benchmarks/
+# Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/python overnight_run.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/installed: requirements.txt
+	@echo "Setting up .venv from requirements.txt (about a minute, 6 GB on disk; once)"
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Imagegram needs Python >= 3.11: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv data

@@ -1,0 +1,1 @@
+"""Imagegram: can n-gram statistics over image tokens generate images?"""

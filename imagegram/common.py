@@ -1,0 +1,105 @@
+"""What every script needs: one-line errors, atomic writes, the run lock, devices, the summary block."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+
+
+class UserError(Exception):
+    """Something the user can put right: printed as one line with its remedy, without a traceback."""
+
+
+def run_script(main: Callable[[C], object], config: type[C], doc: str | None, args: list[str] | None = None) -> int:
+    """Parse the command line into `config`, call `main`, and return the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as clean as Ctrl-C
+    try:
+        main(tyro.cli(config, description=doc, args=args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)
+        return 130
+    return 0
+
+
+def cores() -> int:
+    """CPU cores that this process may really use: the affinity mask, cut by a container's quota."""
+    count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2 or no quota ("max")
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, indented, keys in the order given."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; UserError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; a second run fails at once and names the holder.
+
+    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            f.seek(0)
+            holder = f.read().strip() or "unknown"
+            raise UserError(f"{folder} is in use by process {holder}: wait for it or choose another folder") from None
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def summary(**values: object) -> None:
+    """Print the closing block of a script: greppable `key: value` lines after `---`."""
+    print("---")
+    for key, value in values.items():
+        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")

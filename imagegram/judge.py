@@ -1,0 +1,52 @@
+"""A small classifier of real images, the judge of reconstructions and of generated images."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Judge(nn.Module):
+    """Convolutional classifier of 32x32 images: three conv blocks, mean and max pooling, one linear layer."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in ((3, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(256, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, 32, 32] in [-1, 1] -> features [B, 256]."""
+        x = self.body(images)
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, 32, 32] in [-1, 1] -> logits [B, classes]."""
+        return self.head(self.features(images))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, batch: int = 256) -> Tensor:
+        """Class probabilities [N, classes] of images [N, 3, 32, 32] in [-1, 1]."""
+        return torch.cat([self(chunk.clamp(-1, 1)).softmax(1) for chunk in images.split(batch)])
+
+
+def train_judge(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Judge:
+    """Train a Judge on real images [N, 3, 32, 32] in [-1, 1] with labels [N]; shifts of up to 2 pixels augment."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = Judge(int(labels.max()) + 1)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (batch,), generator=rng)
+        dy, dx = torch.randint(5, (2,), generator=rng).tolist()
+        padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
+        shifted = padded[:, :, dy : dy + images.shape[2], dx : dx + images.shape[3]]
+        loss = F.cross_entropy(judge(shifted), labels[rows], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return judge.eval()

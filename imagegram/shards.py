@@ -1,0 +1,206 @@
+"""Token folders: what the tokenizing scripts write and everything after them reads.
+
+    manifest.json       what the tokens are (Manifest); written first, compared on resume
+    shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
+    labels-00000.npy    int32 [n], -1 where the data set has no labels
+    shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
+    bad.jsonl           all bad images of the finished shards
+
+Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data set, whoever tokenizes it. A bad
+image has no row, and the images after it keep their ordinals. Every file is written beside and renamed.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.common import UserError, atomic, read_json, sha256, write_json
+from imagegram.images import held_out
+
+SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
+MAX_VOCAB = 65535
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a token folder was made from. Two runs may share a folder only if all of it is equal."""
+
+    dataset: str
+    split: str
+    fingerprint: str  # of the data set's content or files
+    images: int  # images planned, readable or not
+    codec: str
+    revision: str  # of the codec's weights
+    precision: str  # of tokenizing
+    tokens_per_image: int
+    vocab_size: int
+    levels: tuple[int, ...]  # FSQ levels, () where the codec has none
+    image_size: int  # pixels
+    preprocessing: str
+    held_out_share: float
+    shard_size: int
+    class_names: tuple[str, ...] = ()
+    image_column: str = ""
+    label_column: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The rows of a token folder (or of several, one after another).
+
+    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], places in the data set;
+    held_out: bool [n].
+    """
+
+    tokens: NDArray[np.uint16]
+    labels: NDArray[np.int32]
+    ordinals: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+
+
+def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uint16]:
+    """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be another token."""
+    if vocab_size > MAX_VOCAB:
+        raise UserError(
+            f"a vocabulary of {vocab_size} does not fit: uint16 tokens leave {MAX_VOCAB} ids beside the separator"
+        )
+    if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < vocab_size):
+        raise UserError(f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to {tokens.max()}")
+    return tokens.astype(np.uint16)
+
+
+class TokenFolder:
+    """A folder of token shards; see the top of this file for its files."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path, self.manifest = path, manifest
+        self.shards = -(-manifest.images // manifest.shard_size)
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
+        """Start or resume a folder; UserError where it holds tokens of something else."""
+        check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
+        if manifest.images == 0:
+            raise UserError(f"the data set {manifest.dataset!r} has no images")
+        file = path / "manifest.json"
+        if file.exists():
+            before, now = read_json(file), manifest.to_json()
+            changed = [f"{k}: {before.get(k)!r} -> {now[k]!r}" for k in now if before.get(k) != now[k]]
+            if changed:
+                raise UserError(f"{path} holds other tokens ({'; '.join(changed)}): choose another folder or delete it")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(file, manifest.to_json())
+        return cls(path, manifest)
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenFolder":
+        """Open a folder to read; UserError where there is none."""
+        if not (path / "manifest.json").exists():
+            raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
+        fields = read_json(path / "manifest.json")
+        return cls(path, Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+
+    def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
+        return self.path / f"{kind}-{shard:05d}.{suffix}"
+
+    def range(self, shard: int) -> range:
+        """The ordinals that a shard covers."""
+        start = shard * self.manifest.shard_size
+        return range(start, min(start + self.manifest.shard_size, self.manifest.images))
+
+    def problem(self, shard: int, hashes: bool = False) -> str | None:
+        """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
+        try:
+            marker = json.loads(self._file("shard", shard, "json").read_text())
+            if marker["manifest"] != self.manifest.to_json():
+                return "was made under another manifest"
+            rows = marker["ok"]
+            if rows + len(marker["bad"]) != len(self.range(shard)):
+                return "does not account for every image"
+            for kind, shape in (("shard", (rows, self.manifest.tokens_per_image)), ("labels", (rows,))):
+                file = self._file(kind, shard)
+                if file.stat().st_size != marker["bytes"][kind] or np.load(file, mmap_mode="r").shape != shape:
+                    return f"{file.name} is cut short or too long"
+                if hashes and sha256(file) != marker["sha256"][kind]:
+                    return f"{file.name} differs from its hash"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (ValueError, KeyError):
+            return "is damaged"
+        return None
+
+    def pending(self) -> list[int]:
+        """Shards still to be tokenized, damaged ones included."""
+        return [shard for shard in range(self.shards) if self.problem(shard)]
+
+    def write(
+        self,
+        shard: int,
+        tokens: NDArray[np.integer],
+        labels: NDArray[np.integer],
+        bad: dict[int, str],
+        seconds: float,
+    ) -> None:
+        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason."""
+        marker = self._file("shard", shard, "json")
+        marker.unlink(missing_ok=True)
+        arrays = {"shard": check_tokens(tokens, self.manifest.vocab_size), "labels": labels.astype(np.int32)}
+        for kind, array in arrays.items():
+            with atomic(self._file(kind, shard)) as temporary, temporary.open("wb") as f:
+                np.save(f, array)
+        files = {kind: self._file(kind, shard) for kind in arrays}
+        write_json(
+            marker,
+            {
+                "first": self.range(shard).start,
+                "ok": len(tokens),
+                "bad": [[ordinal, reason] for ordinal, reason in sorted(bad.items())],
+                "bytes": {kind: file.stat().st_size for kind, file in files.items()},
+                "sha256": {kind: sha256(file) for kind, file in files.items()},
+                "seconds": round(seconds, 3),
+                "images_per_second": round(len(tokens) / max(seconds, 1e-9), 1),
+                "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "manifest": self.manifest.to_json(),
+            },
+        )
+
+    def bad(self) -> dict[int, str]:
+        """Unreadable images of the finished shards: ordinal -> reason."""
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return {int(ordinal): str(reason) for marker in markers for ordinal, reason in marker["bad"]}
+
+    def write_bad(self) -> int:
+        """Write bad.jsonl; returns the number of bad images."""
+        bad = self.bad()
+        with atomic(self.path / "bad.jsonl") as temporary:
+            lines = (json.dumps({"ordinal": ordinal, "reason": reason}) + "\n" for ordinal, reason in bad.items())
+            temporary.write_text("".join(lines))
+        return len(bad)
+
+    def ordinals(self, shard: int) -> NDArray[np.int64]:
+        """The place in the data set of every row of a finished shard."""
+        covered = self.range(shard)
+        bad = [ordinal for ordinal, _ in read_json(self._file("shard", shard, "json"))["bad"]]
+        return np.setdiff1d(np.arange(covered.start, covered.stop, dtype=np.int64), bad, assume_unique=True)
+
+    def load(self) -> Corpus:
+        """All rows; the tokens stay on disk when there is a single shard. UserError where a shard is missing."""
+        for shard in range(self.shards):
+            if problem := self.problem(shard):
+                raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again to complete it")
+        ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])
+        tokens = [np.load(self._file("shard", s), mmap_mode="r") for s in range(self.shards)]
+        return Corpus(
+            tokens=tokens[0] if len(tokens) == 1 else np.concatenate(tokens),
+            labels=np.concatenate([np.load(self._file("labels", s)) for s in range(self.shards)]),
+            ordinals=ordinals,
+            held_out=held_out(ordinals, self.manifest.held_out_share),
+        )

@@ -1,0 +1,266 @@
+"""Train the embedded tokenizer from scratch and write its weights and its model card's figures.
+
+    python train_tiny_flextok.py
+
+Needed once: the weights are shipped in imagegram/weights/. The training data are the digits (training part,
+shifted, turned and scaled a little) and the procedural shapes (training part). A checkpoint is written every
+`save_every` steps; the same command resumes from it and ends with the same weights. Prints one line per 100 steps:
+
+    step  1200/14000  flow 0.0712  regression 0.0610  spread 0.21  lr 1.0e-03  210 img/s  ETA 52 min
+
+and, every `eval_every` steps, the judge's relative accuracy on held-out reconstructions from 1 to 16 tokens and the
+number of codes in use. Log and checkpoint: data/tiny_flextok/.
+"""
+
+import csv
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from imagegram.images import held_out, preprocess
+from imagegram.judge import Judge, train_judge
+from imagegram.shapes import scene
+from imagegram.tiny_flextok import WEIGHTS, TinyFlexTok
+
+KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are evaluated
+
+
+@dataclass
+class Config:
+    out: Path = Path("data/tiny_flextok")  # checkpoint and log
+    weights: Path = WEIGHTS  # what is shipped
+    steps: int = 14_000
+    digits_per_step: int = 24
+    shapes_per_step: int = 40
+    scenes: int = 60_000  # shapes 0 .. scenes - 1, less the held-out ones
+    held_out_share: float = 0.1  # the split of tokenize_fast.py: the tokenizer never saw the held-out images
+    learning_rate: float = 1.5e-3
+    warmup: int = 200  # steps
+    decay: float = 0.35  # last share of the steps, over which the rate falls to zero
+    weight_decay: float = 0.02
+    ema: float = 0.998  # the exponential moving average of the weights is what is shipped
+    drop_all: float = 0.1  # share of images whose tokens are all dropped, for the guidance
+    keep_all: float = 0.2  # share that keeps all tokens; the others keep a uniform number of them
+    regression_weight: float = 0.5
+    spread_weight: float = 0.02
+    eval_every: int = 2_000  # steps
+    save_every: int = 500  # steps
+    seed: int = 0
+
+
+class Regression(nn.Module):
+    """The auxiliary decoder, thrown away after training: codes [B, tokens, D] -> image, by least squares.
+
+    Its direct gradient keeps the codes from collapsing while the flow decoder does not listen to them yet.
+    """
+
+    def __init__(self, model: TinyFlexTok):
+        super().__init__()
+        c = model.config
+        self.shape = (3, c.image_size, c.image_size)
+        self.layers = nn.Sequential(
+            nn.Linear(c.tokens * len(c.levels), 512), nn.GELU(), nn.Linear(512, 3 * c.image_size**2)
+        )
+
+    def forward(self, codes: Tensor, keep: Tensor) -> Tensor:
+        kept = torch.arange(codes.shape[1]) < keep[:, None]
+        return self.layers((codes * kept[..., None]).flatten(1)).unflatten(1, self.shape)
+
+
+def load_images(config: Config) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Both data sets at the tokenizer's size: uint8 [N, 3, 32, 32], labels [N], held-out mask [N]."""
+    digits = load_digits()
+    pictures = [Image.fromarray((d * (255 / 16)).astype(np.uint8)) for d in digits.images]
+    scenes = [scene(0, i) for i in range(config.scenes)]
+    data = {
+        "digits": (torch.stack([preprocess(p, 32) for p in pictures]), torch.from_numpy(digits.target)),
+        "shapes": (
+            torch.from_numpy(np.stack([s[0] for s in scenes])).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor([s[1] for s in scenes]),
+        ),
+    }
+    return {
+        name: (x, y, torch.from_numpy(held_out(np.arange(len(x)), config.held_out_share)))
+        for name, (x, y) in data.items()
+    }
+
+
+def to_float(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Turn (12 degrees), scale (15 %), shear and shift (2 pixels) digits on black at random."""
+    r = torch.rand(len(images), 5, generator=rng) * 2 - 1
+    angle, scale = r[:, 0] * 0.2, 1 + r[:, 1] * 0.15
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([cos, -sin + 0.15 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1, black
+
+
+def losses(
+    model: TinyFlexTok, regression: Regression, images: Tensor, digits: int, config: Config, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Flow matching, regression, and how far each data set's latents are from spread out (the first `digits` rows).
+
+    The spread term asks that the three latents of a register have unit covariance within each data set, so that
+    each set uses the whole code book and not a corner of it.
+    """
+    n, c = len(images), model.config
+    z = model.latents(images)
+    codes = model.fsq(z)
+    keep = torch.randint(1, c.tokens + 1, (n,), generator=rng)
+    keep = torch.where(torch.rand(n, generator=rng) < config.keep_all, c.tokens, keep)
+    flow_keep = torch.where(torch.rand(n, generator=rng) < config.drop_all, 0, keep)
+    time = torch.sigmoid(torch.randn(n, generator=rng))  # logit-normal, as FlexTok
+    noise = torch.randn(images.shape, generator=rng)
+    mix = time[:, None, None, None]
+    velocity = model.velocity((1 - mix) * images + mix * noise, time, codes, flow_keep)
+    spread = torch.zeros(())
+    for part in (z[:digits], z[digits:]):
+        centred = (part - part.mean(0)).transpose(0, 1).float()  # [tokens, n, D]
+        covariance = centred.transpose(1, 2) @ centred / len(part)
+        spread = spread + (covariance - torch.eye(len(c.levels))).square().mean()
+    return {
+        "flow": F.mse_loss(velocity.float(), noise - images),
+        "regression": F.mse_loss(regression(codes, keep).float(), images),
+        "spread": spread,
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: TinyFlexTok, judges: dict[str, Judge], data: dict[str, tuple[Tensor, Tensor, Tensor]], limit: int
+) -> dict[str, dict[str, float]]:
+    """The card's figures, per data set: accuracy of the judge on real held-out images and, relative to it, on
+    reconstructions from k tokens; the fewest and the median number of codes any position uses on training images."""
+    report = {}
+    for name, (images, labels, out) in data.items():
+        x, y = to_float(images[out][:limit]), labels[out][:limit]
+        real = (judges[name].probabilities(x).argmax(1) == y).float().mean().item()
+        row = {"images": float(len(x)), "real": real}
+        tokens = torch.cat(model.tokenize(x))
+        for k in KEEPS:
+            rng = torch.Generator().manual_seed(k)
+            images_k = [
+                model.detokenize(chunk[:, :k].split(1), timesteps=10, generator=rng) for chunk in tokens.split(256)
+            ]
+            right = judges[name].probabilities(torch.cat(images_k)).argmax(1) == y
+            row[f"relative_{k}"] = right.float().mean().item() / real
+        seen = images[~out][:5000]
+        train = torch.cat([torch.cat(model.tokenize(to_float(chunk))) for chunk in seen.split(512)])
+        used = [len(train[:, position].unique()) for position in range(train.shape[1])]
+        row |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(train))}
+        report[name] = row
+    return report
+
+
+def train(config: Config) -> TinyFlexTok:
+    """Train or resume; returns the averaged model."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = config.out / "checkpoint.pt", config.out / "log.csv"
+    rng = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # initial weights
+    model = TinyFlexTok().train()
+    regression = Regression(model)
+    average = TinyFlexTok().eval().requires_grad_(False)
+    average.load_state_dict(model.state_dict())
+    parameters = [*model.parameters(), *regression.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    parts = {"model": model, "regression": regression, "average": average, "optimizer": optimizer}
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        rng.set_state(state["rng"])
+        step = state["step"]
+        print(f"resuming from {checkpoint} at step {step}", flush=True)
+
+    data = load_images(config)
+    judges = {}
+    for name, (images, labels, out) in data.items():
+        path = config.out / f"judge_{name}.pt"
+        if not path.exists():
+            steps = 1500 if name == "digits" else 3000
+            torch.save(train_judge(to_float(images[~out][:40_000]), labels[~out][:40_000], steps).state_dict(), path)
+        judges[name] = Judge(int(labels.max()) + 1)
+        judges[name].load_state_dict(torch.load(path, weights_only=True))
+        judges[name].eval()
+    digits, shapes = (images[~out] for images, _, out in data.values())
+    running: dict[str, float] = {}
+    batch, started, first = config.digits_per_step + config.shapes_per_step, time.monotonic(), step
+    while step < config.steps:
+        rate = min((step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps), 1)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * config.learning_rate
+        rows = torch.randint(len(digits), (config.digits_per_step,), generator=rng)
+        others = torch.randint(len(shapes), (config.shapes_per_step,), generator=rng)
+        images = torch.cat([jitter(to_float(digits[rows]), rng), to_float(shapes[others])])
+        with torch.autocast("cpu", torch.bfloat16):
+            parts_of_loss = losses(model, regression, images, config.digits_per_step, config, rng)
+        loss = (
+            parts_of_loss["flow"]
+            + config.regression_weight * parts_of_loss["regression"]
+            + config.spread_weight * parts_of_loss["spread"]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        with torch.no_grad():
+            decay = min(config.ema, step / (step + 10))
+            for kept, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+                kept.lerp_(now, 1 - decay) if kept.is_floating_point() else kept.copy_(now)
+        for name, value in parts_of_loss.items():
+            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
+        if step % 100 == 0:
+            speed = (step - first) / (time.monotonic() - started)
+            print(
+                f"step {step:>6}/{config.steps}  "
+                + "  ".join(f"{name} {value:.4f}" for name, value in running.items())
+                + f"  lr {rate * config.learning_rate:.1e}  {speed * batch:.0f} img/s"
+                f"  ETA {(config.steps - step) / speed / 60:.0f} min",
+                flush=True,
+            )
+        if step % config.eval_every == 0 or step == config.steps:
+            row = {"step": float(step), **running}
+            for name, figures in evaluate(average, judges, data, 400).items():
+                row |= {f"{name}_{key}": value for key, value in figures.items()}
+                print(f"  {name}: " + "  ".join(f"{k} {v:.3g}" for k, v in figures.items()), flush=True)
+            with log.open("a", newline="") as f:
+                writer = csv.DictWriter(f, list(row))
+                if f.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+        if step % config.save_every == 0 or step == config.steps:
+            temporary = checkpoint.with_suffix(".tmp")
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save(state | {"rng": rng.get_state(), "step": step}, temporary)
+            temporary.replace(checkpoint)
+    return average
+
+
+def main(config: Config) -> None:
+    model = train(config)
+    config.weights.parent.mkdir(parents=True, exist_ok=True)
+    settings = {k: str(v) for k, v in asdict(config).items()}
+    model.save(config.weights, {"training": json.dumps(settings)})
+    print(f"wrote {config.weights} ({config.weights.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
