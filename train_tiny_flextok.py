@@ -17,6 +17,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,7 +180,7 @@ def train(config: Config) -> TinyFlexTok:
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
-    parts = {"model": model, "regression": regression, "average": average, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "regression": regression, "average": average, "optimizer": optimizer}
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)

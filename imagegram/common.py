@@ -79,13 +79,13 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold `folder` for this process; a second run fails at once and names the holder.
 
     The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as f:
+    with (folder / name).open("a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

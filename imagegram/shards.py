@@ -14,6 +14,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uin
         raise UserError(
             f"a vocabulary of {vocab_size} does not fit: uint16 tokens leave {MAX_VOCAB} ids beside the separator"
         )
-    if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < vocab_size):
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
         raise UserError(f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to {tokens.max()}")
     return tokens.astype(np.uint16)
 
@@ -105,7 +106,7 @@ class TokenFolder:
         """Open a folder to read; UserError where there is none."""
         if not (path / "manifest.json").exists():
             raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
-        fields = read_json(path / "manifest.json")
+        fields: dict[str, Any] = read_json(path / "manifest.json")
         return cls(path, Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
 
     def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
@@ -152,7 +153,10 @@ class TokenFolder:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason."""
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
-        arrays = {"shard": check_tokens(tokens, self.manifest.vocab_size), "labels": labels.astype(np.int32)}
+        arrays: dict[str, NDArray[Any]] = {
+            "shard": check_tokens(tokens, self.manifest.vocab_size),
+            "labels": labels.astype(np.int32),
+        }
         for kind, array in arrays.items():
             with atomic(self._file(kind, shard)) as temporary, temporary.open("wb") as f:
                 np.save(f, array)

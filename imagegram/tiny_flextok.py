@@ -14,10 +14,12 @@ The parts are FlexTok's, at a size whose weights fit in the repository:
 `train_tiny_flextok.py` makes the weights; docs/tiny_flextok.md says what they can do.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -242,18 +244,14 @@ class TinyFlexTok(nn.Module):
     def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
         """Write the weights as float16 safetensors, the configuration in the header."""
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        header = {k: repr(v) for k, v in asdict(self.config).items()} | (metadata or {})
+        header = {"config": json.dumps(asdict(self.config))} | (metadata or {})
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, header)
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> "TinyFlexTok":
         """Read weights written by `save`, as float32 on the CPU in eval mode."""
         with safe_open(path, "pt") as f:
-            header = f.metadata()
-        fields = {
-            name: tuple(map(int, header[name].strip("()").split(","))) if name == "levels" else int(header[name])
-            for name in asdict(TinyConfig())
-        }
+            fields: dict[str, Any] = json.loads(f.metadata()["config"])
         model = cls(TinyConfig(**fields))
         model.load_state_dict(load_file(path))
         return model.float().eval()

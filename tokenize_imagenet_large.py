@@ -1,0 +1,41 @@
+"""Tokenize ImageNet's 1.28 million images, resumable, on any number of GPUs.
+
+    python tokenize_imagenet_large.py                                            # one process
+    torchrun --standalone --nproc-per-node=gpu tokenize_imagenet_large.py        # one process for each GPU
+
+The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Process `r` of `n` takes the
+shards s with s % n == r; a shard's bytes do not depend on n, so that a run can be stopped and resumed with another
+number of processes. Needs requirements-flextok.txt. Not measured on a GPU yet.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagegram.common import run_script
+from imagegram.tokenizing import tokenize_dataset
+
+
+@dataclass
+class Config:
+    dataset: str = "benjamin-paine/imagenet-1k-256x256"  # or a local copy in any form that tokenize_fast.py takes
+    split: str = "train"
+    images: int = 0  # the first so many images; 0: all
+    image_column: str = ""  # "": found by its type
+    label_column: str = ""  # "": found by its type
+    codec: str = "EPFL-VILAB/flextok_d18_d28_dfn"
+    out: Path = Path("data/imagenet_tokens")
+    batch_size: int = 64  # images a process; halve it when a GPU runs out of memory
+    workers: int = -1  # loader processes for each process; -1: one for each core
+    held_out_share: float = 0.1  # tokenized but never indexed: the control of every measurement
+    shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
+
+
+def main(config: Config) -> None:
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    tokenize_dataset(**vars(config), rank=rank, world_size=world_size)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))
