@@ -26,9 +26,7 @@ from imagegram.tokenizing import tokenize_dataset
 
 @dataclass
 class Config:
-    dataset: str = (
-        "digits"  # digits | shapes | a Hugging Face name | a folder of images, of .tar files, or saved by datasets
-    )
+    dataset: str = "digits"  # digits | shapes | a Hugging Face name | a folder of images, of tars, or saved by datasets
     split: str = "train"  # of a Hugging Face data set
     images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
     image_column: str = ""  # "": found by its type

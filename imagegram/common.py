@@ -82,12 +82,13 @@ def sha256(path: Path) -> str:
 def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold `folder` for this process; a second run fails at once and names the holder.
 
-    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up.
+    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A record lock, not
+    flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a+") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             f.seek(0)
             holder = f.read().strip() or "unknown"

@@ -210,7 +210,9 @@ def _tars(name: str, paths: Sequence[Path]) -> Source:
 
 def _hugging_face(name: str, split: str, image_column: str, label_column: str) -> Source:
     import datasets
+    import huggingface_hub
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries would bury the one line that helps
     try:
         if Path(name).exists():
             data: Any = datasets.load_from_disk(name)

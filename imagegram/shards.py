@@ -106,8 +106,10 @@ class TokenFolder:
         """Open a folder to read; UserError where there is none."""
         if not (path / "manifest.json").exists():
             raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
-        fields: dict[str, Any] = read_json(path / "manifest.json")
-        return cls(path, Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path / "manifest.json").items()
+        }
+        return cls(path, Manifest(**fields))
 
     def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
         return self.path / f"{kind}-{shard:05d}.{suffix}"

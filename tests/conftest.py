@@ -1,0 +1,54 @@
+"""What the tests share: a data set on disk in every supported form, and a quick way to run a script's main."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagegram.shapes import scene
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    """Twelve different pictures of 32 x 32."""
+    return [Image.fromarray(scene(1, i)[0]) for i in range(12)]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    """A folder of two classes, six PNG files each."""
+    root = tmp_path / "pictures"
+    for i, picture in enumerate(pictures):
+        (root / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        picture.save(root / f"class{i % 2}" / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture
+def write_tar(pictures: list[Image.Image]) -> Callable[[Path], Path]:
+    """Writes a WebDataset tar of the twelve pictures with labels 0, 1, 2, 0, ..."""
+
+    def write(path: Path) -> Path:
+        with tarfile.open(path, "w") as tar:
+            for i, picture in enumerate(pictures):
+                buffer = io.BytesIO()
+                picture.save(buffer, "PNG")
+                for name, data in ((f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        return path
+
+    return write
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """RGB values, uint8 [H, W, 3]."""
+    return np.asarray(image.convert("RGB"))

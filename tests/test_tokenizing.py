@@ -1,0 +1,156 @@
+"""Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad images."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagegram import tokenizing
+from imagegram.common import UserError
+from imagegram.tokenizing import tokenize_dataset
+
+ROOT = Path(__file__).parent.parent
+
+
+class FakeCodec:
+    """Four tokens an image: sums of its quarters. Counts its calls."""
+
+    name, revision, precision = "fake", "1", "int"
+    image_size, tokens_per_image, vocab_size, levels = 32, 4, 500, ()
+    timesteps, guidance_scale = 1, 1.0
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, images: Tensor) -> NDArray[np.uint16]:
+        self.calls += 1
+        return (images.long().flatten(1).unflatten(1, (4, -1)).sum(2) % self.vocab_size).numpy().astype(np.uint16)
+
+    def decode(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
+    fake = FakeCodec()
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: fake)
+    return fake
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The arrays and the bad images of a token folder, byte for byte."""
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl")}
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, codec: FakeCodec) -> None:
+    options = {"dataset": "shapes", "images": 95, "shard_size": 10, "batch_size": 4, "workers": 0}
+    tokenize_dataset(out=tmp_path / "one", **options)  # type: ignore[arg-type]
+    for rank in (2, 0, 1):
+        tokenize_dataset(out=tmp_path / "three", rank=rank, world_size=3, **options)  # type: ignore[arg-type]
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+    assert len(list((tmp_path / "one").glob("shard-*.npy"))) == 10
+
+
+def test_finished_shards_are_skipped_and_a_missing_one_is_redone(
+    tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"dataset": "shapes", "images": 40, "shard_size": 10, "batch_size": 10, "workers": 0}
+    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    before, calls = contents(tmp_path), codec.calls
+    (tmp_path / "shard-00002.json").unlink()  # data without its marker
+    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    assert (contents(tmp_path), codec.calls) == (before, calls + 1)
+    capsys.readouterr()
+    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    assert codec.calls == calls + 1
+    assert "nothing to tokenize" in capsys.readouterr().out
+
+
+def test_bad_images_leave_the_ordinals_of_the_others(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
+    (image_folder / "class0" / "02.png").write_bytes(b"broken")
+    folder = tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=5, batch_size=2, workers=0)
+    assert folder.load().ordinals.tolist() == [0, *range(2, 12)]
+    assert folder.bad().keys() == {1}
+    line = json.loads((tmp_path / "tokens" / "bad.jsonl").read_text())
+    assert line["ordinal"] == 1
+    assert "cannot identify" in line["reason"]
+
+
+def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 3 images can be read: see .*bad\.jsonl"):
+        tokenize_dataset(str(tmp_path), tmp_path / "tokens", workers=0)
+
+
+def test_too_many_bad_images_stop_the_run(
+    tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "MAX_BAD", 1)
+    for i in (0, 2, 4):
+        (image_folder / "class0" / f"{i:02d}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="3 of 4 images cannot be read"):
+        tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+
+
+def test_a_folder_in_use_and_a_full_disk_are_refused(
+    tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = "import sys; from pathlib import Path; from imagegram.common import run_lock\n"
+    hold += "with run_lock(Path(sys.argv[1]), '.lock-0'): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+            tokenize_dataset("shapes", tmp_path, images=5, workers=0)
+        holder.kill()  # leaves no stale lock: the next step gets past it
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="make room first"):
+        tokenize_dataset("shapes", tmp_path, images=5, workers=0)
+    assert not list(tmp_path.glob("shard-*"))
+
+
+def test_killed_at_any_time_the_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+    arguments = ["--dataset", "shapes", "--images", "300", "--shard-size", "20", "--batch-size", "5", "--workers", "2"]
+    command = [sys.executable, str(ROOT / "tokenize_fast.py"), *arguments, "--out"]
+    for finished in (1, 4):  # killed when this many shards are done
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "killed").glob("shard-*.json"))) < finished and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = len(list((tmp_path / "killed").glob("shard-*.json")))
+    assert 4 <= done < 15, "the kill came too late or too early to test anything"
+    for name in ("killed", "whole"):
+        tokenize_dataset("shapes", tmp_path / name, images=300, shard_size=20, batch_size=5, workers=0)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_stop_signal_ends_with_a_line_and_no_temporary(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tokenize_fast.py"), "--dataset", "shapes", "--images", "20000"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path), "--shard-size", "100"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("shard-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on from it" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob(".tmp-*"))
