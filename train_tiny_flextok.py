@@ -9,11 +9,12 @@ shifted, turned and scaled a little) and the procedural shapes (training part). 
     step  1200/14000  flow 0.0712  regression 0.0610  spread 0.21  lr 1.0e-03  210 img/s  ETA 52 min
 
 and, every `eval_every` steps, the judge's relative accuracy on held-out reconstructions from 1 to 16 tokens and the
-number of codes in use. Log and checkpoint: data/tiny_flextok/.
+number of codes in use. Log and checkpoint: data/tiny_flextok/. At the end it measures the weights as shipped and writes
+the figures and pictures of docs/tiny_flextok.md.
 """
 
-import csv
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from imagegram.common import run_script, write_json
 from imagegram.images import held_out, preprocess
 from imagegram.judge import Judge, train_judge
+from imagegram.report import rows_of_images
 from imagegram.shapes import scene
 from imagegram.tiny_flextok import WEIGHTS, TinyFlexTok
 
+Data = tuple[Tensor, Tensor, Tensor]  # images uint8 [N, 3, 32, 32], labels [N], held-out mask [N]
 KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are evaluated
 
 
@@ -39,6 +42,7 @@ KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are evaluated
 class Config:
     out: Path = Path("data/tiny_flextok")  # checkpoint and log
     weights: Path = WEIGHTS  # what is shipped
+    card: Path = Path("docs")  # figures and pictures of the model card
     steps: int = 14_000
     digits_per_step: int = 24
     shapes_per_step: int = 40
@@ -77,8 +81,8 @@ class Regression(nn.Module):
         return self.layers((codes * kept[..., None]).flatten(1)).unflatten(1, self.shape)
 
 
-def load_images(config: Config) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Both data sets at the tokenizer's size: uint8 [N, 3, 32, 32], labels [N], held-out mask [N]."""
+def load_images(config: Config) -> dict[str, Data]:
+    """Both data sets at the tokenizer's size."""
     digits = load_digits()
     pictures = [Image.fromarray((d * (255 / 16)).astype(np.uint8)) for d in digits.images]
     scenes = [scene(0, i) for i in range(config.scenes)]
@@ -139,9 +143,23 @@ def losses(
     }
 
 
+def load_judges(config: Config, data: dict[str, Data]) -> dict[str, Judge]:
+    """Classifiers trained on the real training images of each data set; kept beside the checkpoint."""
+    judges = {}
+    for name, (images, labels, out) in data.items():
+        path = config.out / f"judge_{name}.pt"
+        if not path.exists():
+            steps = 1500 if name == "digits" else 3000
+            torch.save(train_judge(to_float(images[~out][:40_000]), labels[~out][:40_000], steps).state_dict(), path)
+        judges[name] = Judge(int(labels.max()) + 1)
+        judges[name].load_state_dict(torch.load(path, weights_only=True))
+        judges[name].eval()
+    return judges
+
+
 @torch.inference_mode()
 def evaluate(
-    model: TinyFlexTok, judges: dict[str, Judge], data: dict[str, tuple[Tensor, Tensor, Tensor]], limit: int
+    model: TinyFlexTok, judges: dict[str, Judge], data: dict[str, Data], limit: int
 ) -> dict[str, dict[str, float]]:
     """The card's figures, per data set: accuracy of the judge on real held-out images and, relative to it, on
     reconstructions from k tokens; the fewest and the median number of codes any position uses on training images."""
@@ -169,7 +187,7 @@ def evaluate(
 def train(config: Config) -> TinyFlexTok:
     """Train or resume; returns the averaged model."""
     config.out.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = config.out / "checkpoint.pt", config.out / "log.csv"
+    checkpoint, log = config.out / "checkpoint.pt", config.out / "log.jsonl"
     rng = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)  # initial weights
     model = TinyFlexTok().train()
@@ -191,15 +209,7 @@ def train(config: Config) -> TinyFlexTok:
         print(f"resuming from {checkpoint} at step {step}", flush=True)
 
     data = load_images(config)
-    judges = {}
-    for name, (images, labels, out) in data.items():
-        path = config.out / f"judge_{name}.pt"
-        if not path.exists():
-            steps = 1500 if name == "digits" else 3000
-            torch.save(train_judge(to_float(images[~out][:40_000]), labels[~out][:40_000], steps).state_dict(), path)
-        judges[name] = Judge(int(labels.max()) + 1)
-        judges[name].load_state_dict(torch.load(path, weights_only=True))
-        judges[name].eval()
+    judges = load_judges(config, data)
     digits, shapes = (images[~out] for images, _, out in data.values())
     running: dict[str, float] = {}
     batch, started, first = config.digits_per_step + config.shapes_per_step, time.monotonic(), step
@@ -237,16 +247,11 @@ def train(config: Config) -> TinyFlexTok:
                 f"  ETA {(config.steps - step) / speed / 60:.0f} min",
                 flush=True,
             )
-        if step % config.eval_every == 0 or step == config.steps:
-            row = {"step": float(step), **running}
+            with log.open("a") as f:
+                f.write(json.dumps({"step": step} | running) + "\n")
+        if step % config.eval_every == 0 and step < config.steps:
             for name, figures in evaluate(average, judges, data, 400).items():
-                row |= {f"{name}_{key}": value for key, value in figures.items()}
                 print(f"  {name}: " + "  ".join(f"{k} {v:.3g}" for k, v in figures.items()), flush=True)
-            with log.open("a", newline="") as f:
-                writer = csv.DictWriter(f, list(row))
-                if f.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
         if step % config.save_every == 0 or step == config.steps:
             temporary = checkpoint.with_suffix(".tmp")
             state = {name: part.state_dict() for name, part in parts.items()}
@@ -255,13 +260,55 @@ def train(config: Config) -> TinyFlexTok:
     return average
 
 
+def plot(config: Config, figures: dict[str, dict[str, float]], path: Path) -> None:
+    """Losses against steps, relative accuracy against the number of tokens."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for name in ("flow", "regression"):
+        left.plot([row["step"] for row in log], [row[name] for row in log], label=name)
+    left.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title="training")
+    left.legend()
+    for name, row in figures.items():
+        right.plot(KEEPS, [row[f"relative_{k}"] for k in KEEPS], "o-", label=name)
+    right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
+    right.set_xscale("log", base=2)
+    right.set_xticks(KEEPS, [str(k) for k in KEEPS])
+    right.grid(alpha=0.3)
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+def write_card(config: Config) -> None:
+    """Measure the weights as shipped, on all held-out digits and 1,000 held-out scenes; write figures and pictures."""
+    model, data = TinyFlexTok.load(config.weights), load_images(config)
+    figures = evaluate(model, load_judges(config, data), data, 1000)
+    config.card.mkdir(parents=True, exist_ok=True)
+    write_json(config.card / "tiny_flextok.json", figures)
+    print(json.dumps(figures, indent=1))
+    shown = torch.cat([images[out][:10] for images, _, out in data.values()])
+    tokens = torch.cat(model.tokenize(to_float(shown)))
+    rows = [("original", shown)]
+    for k in KEEPS:
+        noise = [torch.Generator().manual_seed(i) for i in range(len(shown))]
+        images = model.detokenize(tokens[:, :k].split(1), timesteps=20, generator=noise)
+        rows.append((f"{k} token{'s' * (k > 1)}", ((images.clamp(-1, 1) + 1) * 127.5).byte()))
+    rows_of_images(rows).save(config.card / "tiny_flextok_reconstructions.png")
+    plot(config, figures, config.card / "tiny_flextok_training.png")
+
+
 def main(config: Config) -> None:
     model = train(config)
     config.weights.parent.mkdir(parents=True, exist_ok=True)
     settings = {k: str(v) for k, v in asdict(config).items()}
     model.save(config.weights, {"training": json.dumps(settings)})
     print(f"wrote {config.weights} ({config.weights.stat().st_size / 1e6:.1f} MB)")
+    write_card(config)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    sys.exit(run_script(main, Config, __doc__))

@@ -252,7 +252,7 @@ class TinyFlexTok(nn.Module):
         """Read weights written by `save`, as float32 on the CPU in eval mode."""
         with safe_open(path, "pt") as f:
             fields: dict[str, Any] = json.loads(f.metadata()["config"])
-        model = cls(TinyConfig(**fields))
+        model = cls(TinyConfig(**(fields | {"levels": tuple(fields["levels"])})))
         model.load_state_dict(load_file(path))
         return model.float().eval()
 
