@@ -1,0 +1,214 @@
+"""The index against brute force, and its refusal to open or to replace anything that is not right."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram import index as index_module
+from imagegram.common import UserError
+from imagegram.images import held_out
+from imagegram.index import Index, build_index, verify_index
+from imagegram.shards import SEPARATOR
+from imagegram.suffix_array import (
+    build_with_fastgram,
+    find_tg_build_index,
+    pointer_width,
+    read_pointers,
+    verify_table,
+)
+from tests.corpora import corpora, index_of, token_folder
+
+CORPORA = corpora()
+
+
+def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:
+    """All suffixes in the order of their little-endian bytes, by sorting them as byte strings."""
+    data = tokens.tobytes()
+    return sorted(range(len(tokens)), key=lambda i: data[2 * i :])
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str) -> None:
+    (shard,) = index_of(tmp_path, CORPORA[name], 65535).shards
+    assert shard.tokens[-2:].tolist() == [SEPARATOR, SEPARATOR]
+    assert read_pointers(shard.table, 0, len(shard.tokens)).tolist() == naive_suffixes(shard.tokens)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("shard_images", [0, 4])
+def test_fastgram_counts_as_brute_force_does(tmp_path: Path, name: str, shard_images: int) -> None:
+    tokens = CORPORA[name]
+    index = index_of(tmp_path, tokens, 65535, shard_images)
+    engine, rng = index.engine(), np.random.default_rng(1)
+    lines = [[SEPARATOR, *row, SEPARATOR] for row in tokens.tolist()]
+    for _ in range(60):
+        row, length = lines[rng.integers(len(lines))], int(rng.integers(1, 5))
+        start = int(rng.integers(0, max(1, len(row) - 1 - length)))
+        query = row[start : start + length]
+        if rng.random() < 0.2:
+            query[-1] = int(rng.integers(0, 65535))
+        ends = [i + len(query) for line in lines for i in range(len(line) - 1) if line[i : i + len(query)] == query]
+        follows = Counter(
+            line[i + len(query)]
+            for line in lines
+            for i in range(len(line) - len(query))
+            if line[i : i + len(query)] == query
+        )
+        if query[-1] != SEPARATOR and SEPARATOR not in query[1:]:
+            assert engine.count(query)["count"] == len(ends)
+            answer = engine.primitive_ntd(query, max_support=10_000)
+            counted = {t: v["cont_cnt"] for t, v in answer["result_by_token_id"].items()}
+            assert counted == dict(follows)
+
+
+def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    first, second = rng.integers(0, 512, (300, 6)), rng.integers(0, 512, (200, 6))
+    a = token_folder(tmp_path / "a", first, held_out_share=0.3)
+    b = token_folder(tmp_path / "b", second, held_out_share=0.3)
+    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "divsufsort")
+    kept = [np.flatnonzero(~held_out(np.arange(n), 0.3)) for n in (300, 200)]
+    assert index.sources == [str(a), str(b)]
+    assert index.images[:, 0].tolist() == [0] * len(kept[0]) + [1] * len(kept[1])
+    assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
+    assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
+    assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
+    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "divsufsort", shard_images=50)
+    assert len(split.shards) == -(-index.num_images // 50)
+    assert np.array_equal(split.tokens, index.tokens)
+
+
+def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    before = index_of(tmp_path, rng.integers(0, 512, (20, 4)))
+    capsys.readouterr()
+    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
+    assert "nothing to build" in capsys.readouterr().out
+    other = token_folder(tmp_path / "other", rng.integers(0, 512, (30, 4)))
+    after = build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+    assert (before.num_images, after.num_images) == (20, 30)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock-index"]
+
+
+def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(tokens: NDArray[np.uint16], table: Path) -> None:
+        right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
+        (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[:, : pointer_width(len(tokens))].tofile(table)
+
+    index_of(tmp_path, CORPORA["one image"])
+    good = (tmp_path / "index" / "index.json").read_bytes()
+    monkeypatch.setattr(index_module, "build_with_divsufsort", swapped)
+    other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
+    with pytest.raises(UserError, match="out of order at entry"):
+        build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+    assert (tmp_path / "index" / "index.json").read_bytes() == good
+
+
+def test_the_verifier_finds_every_kind_of_damage(tmp_path: Path) -> None:
+    index = index_of(tmp_path, CORPORA["random, many tokens"])
+    tokens, table = np.array(index.shards[0].tokens), tmp_path / "index" / "table.0"
+    width, whole = pointer_width(len(tokens)), table.read_bytes()
+    verify_table(tokens, table)
+    entries = np.frombuffer(whole, np.uint8).reshape(-1, width)
+
+    def refused(changed: NDArray[np.uint8], message: str) -> None:
+        table.write_bytes(changed.tobytes())
+        with pytest.raises(UserError, match=message):
+            verify_table(tokens, table)
+
+    for i in (0, 7, len(tokens) - 2):
+        changed = entries.copy()
+        changed[[i, i + 1]] = changed[[i + 1, i]]
+        refused(changed, f"out of order at entry {max(i - 1, 0)}|out of order at entry {i}")
+    changed = entries.copy()
+    changed[5] = changed[6]
+    refused(changed, "not a permutation")
+    changed = entries.copy()
+    changed[5, 0] |= 1
+    refused(changed, "between or behind")
+    changed = entries.copy()
+    changed[5] = 254, *[255] * (width - 1)
+    refused(changed, "between or behind")
+    refused(entries[:, :-1].copy(), "bytes")  # a column short: Fastgram would load it
+    refused(entries[:-1].copy(), "bytes")
+
+
+@pytest.mark.parametrize("name", ["tokenized.0", "table.0", "offset.0", "images.npy"])
+def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
+    index_of(tmp_path, CORPORA["random, many tokens"])
+    file = tmp_path / "index" / name
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="changed since it was verified"):
+        Index.open(tmp_path / "index")
+    file.write_bytes(data[:-1])
+    with pytest.raises(UserError, match="cut short"):
+        Index.open(tmp_path / "index")
+    file.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        Index.open(tmp_path / "index")
+
+
+def test_verify_reads_what_opening_trusts(tmp_path: Path) -> None:
+    index_of(tmp_path, CORPORA["random, many tokens"])
+    verify_index(tmp_path / "index")
+    file, info = tmp_path / "index" / "table.0", tmp_path / "index" / "index.json"
+    data = bytearray(file.read_bytes())
+    data[4] ^= 2
+    file.write_bytes(data)
+    trusted = json.loads(info.read_text())
+    trusted["files"]["table.0"]["mtime_ns"] = file.stat().st_mtime_ns  # as if the time had not changed
+    info.write_text(json.dumps(trusted))
+    Index.open(tmp_path / "index")
+    with pytest.raises(UserError, match="differs from its hash"):
+        verify_index(tmp_path / "index")
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no index in .*: run build_index\.sh first"):
+        Index.open(tmp_path)
+    with pytest.raises(UserError, match=r"no tokens in .*: run tokenize_fast\.py first"):
+        build_index([tmp_path / "none"], tmp_path / "input", tmp_path / "index")
+    a = token_folder(tmp_path / "a", np.zeros((3, 4), int))
+    b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
+    with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds one codec"):
+        build_index([a, b], tmp_path / "input", tmp_path / "index")
+    with pytest.raises(UserError, match="unknown builder 'qsort'"):
+        build_index([a], tmp_path / "input", tmp_path / "index", "qsort")
+    with pytest.raises(UserError, match="every image is held out"):
+        build_index([token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)], tmp_path / "i", tmp_path / "index")
+    data = bytearray((a / "shard-00000.npy").read_bytes())
+    data[-1] ^= 1
+    (a / "shard-00000.npy").write_bytes(data)
+    with pytest.raises(UserError, match="differs from its hash"):
+        build_index([a], tmp_path / "input", tmp_path / "index")
+
+
+def test_tg_build_index_gives_the_same_bytes_or_is_refused(tmp_path: Path) -> None:
+    tool = find_tg_build_index()
+    if not tool:
+        pytest.skip("tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in Fastgram/build/")
+    # 127 and 128 tokens lie around the width where the last entry in order and in place would differ.
+    for n, length in ((40, 7), (1, 125), (2, 62), (1, 126), (1, 127), (300, 120)):
+        tokens = np.random.default_rng(n).integers(0, 3, (n, length))
+        right = index_of(tmp_path / f"{n}-{length}", tokens)
+        table = tmp_path / "table"
+        if pointer_width(len(right.shards[0].tokens)) != pointer_width(len(right.shards[0].tokens) - 1):
+            with pytest.raises(UserError, match="use BUILDER=divsufsort"):
+                build_with_fastgram(tool, tmp_path / f"{n}-{length}" / "input", table)
+        else:
+            build_with_fastgram(tool, tmp_path / f"{n}-{length}" / "input", table)
+            assert table.read_bytes() == (right.path / "table.0").read_bytes()
+
+
+def test_a_named_tool_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TG_BUILD_INDEX", "/no/such/tool")
+    with pytest.raises(UserError, match="is not a program"):
+        find_tg_build_index()
