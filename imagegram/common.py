@@ -9,19 +9,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import tyro
-
-C = TypeVar("C")
 
 
 class UserError(Exception):
     """Something the user can put right: printed as one line with its remedy, without a traceback."""
 
 
-def run_script(main: Callable[[C], object], config: type[C], doc: str | None, args: list[str] | None = None) -> int:
-    """Parse the command line into `config`, call `main`, and return the exit code."""
+def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
+    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as clean as Ctrl-C
     try:
         main(tyro.cli(config, description=doc, args=args))

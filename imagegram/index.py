@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from imagegram.common import UserError, atomic, read_json, run_lock, run_script, sha256, summary, write_json
@@ -287,5 +286,4 @@ def main(command: Build | Verify) -> None:
 
 
 if __name__ == "__main__":
-    commands = tyro.extras.subcommand_type_from_defaults({"build": Build(), "verify": Verify()})
-    sys.exit(run_script(main, commands, __doc__))
+    sys.exit(run_script(main, Build | Verify, __doc__))

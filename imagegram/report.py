@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,25 @@ def shares(sources: NDArray[np.int64]) -> list[tuple[int, float]]:
     return [(int(rows[i]), float(counts[i]) / len(sources)) for i in order]
 
 
-def provenance(generated: list[Image.Image], sources: list[list[tuple[Image.Image, float]]]) -> Image.Image:
-    """Each generated image beside the training images it was stitched from, with the share of each in per cent."""
-    font = ImageFont.load_default(13)
-    side = generated[0].width
-    row, columns = side + 20, max(map(len, sources))
-    sheet = Image.new("RGB", ((side + GAP) * (columns + 1) + 24, row * len(generated) + 20), PAPER)
+def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]) -> Image.Image:
+    """Each generated image beside the training images it was stitched from, with the share of each.
+
+    generated: uint8 [n, 3, S, S]; parts: for each its (training row, share); originals: uint8, one for each of these.
+    """
+    font, left, right = ImageFont.load_default(13), _pictures(generated), iter(_pictures(originals))
+    side, columns = left[0].width, max(map(len, parts))
+    row, x0 = side + 24, side + 30
+    sheet = Image.new("RGB", (x0 + columns * (side + GAP), row * len(left) + 22), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 2), "generated", INK, font)
-    draw.text((side + 24 + GAP, 2), "training images its tokens came from", INK, font)
-    for r, (picture, parts) in enumerate(zip(generated, sources, strict=True)):
-        y = 20 + r * row
+    draw.text((GAP, 3), "generated", INK, font)
+    draw.text((x0, 3), "training images its tokens came from, and their share of the tokens", INK, font)
+    for r, (picture, part) in enumerate(zip(left, parts, strict=True)):
+        y = 22 + r * row
         sheet.paste(picture, (GAP, y))
-        for c, (part, share) in enumerate(parts):
-            x = 24 + (c + 1) * (side + GAP)
-            sheet.paste(part, (x, y))
-            draw.text((x + side // 2, y + side + 2), f"{share:.0%}", INK, font, anchor="ma")
+        for c, (_, share) in enumerate(part):
+            x = x0 + c * (side + GAP)
+            sheet.paste(next(right), (x, y))
+            draw.text((x + side // 2, y + side + 3), f"{share:.0%}", INK, font, anchor="ma")
     return sheet
 
 
@@ -103,14 +107,40 @@ def embedded(file: Path | Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def rate(value: dict[str, float], digits: int = 1) -> str:
-    """A rate with its interval, in per cent: "54.0 % [50.9, 57.1]"."""
-    return f"{100 * value['value']:.{digits}f} % [{100 * value['low']:.{digits}f}, {100 * value['high']:.{digits}f}]"
+@dataclass(frozen=True)
+class Column:
+    """A figure of report.json in the table of the page."""
+
+    key: str
+    title: str
+    help: str
+    percent: bool = False
+
+    def cell(self, figures: dict[str, dict[str, float]]) -> tuple[str, str]:
+        """The value and its interval, as text; dashes where the figure does not apply."""
+        if self.key not in figures:
+            return "-", ""
+        value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
+        return (
+            (f"{value:.1f} %", f"{low:.1f} to {high:.1f}")
+            if self.percent
+            else (f"{value:.2f}", f"{low:.2f} to {high:.2f}")
+        )
 
 
-def number(value: dict[str, float]) -> str:
-    """A number with its interval: "6.62 [6.41, 6.83]"."""
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+COLUMNS = (
+    Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
+    Column("novel", "novel", "no copied run (at any position) of half the tokens or more", percent=True),
+    Column(
+        "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
+    ),
+    Column("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
+    Column(
+        "closer_than_held_out",
+        "P(closer)",
+        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
+    ),
+)
 
 
 def write_page(path: Path, **content: Any) -> None:
@@ -118,6 +148,6 @@ def write_page(path: Path, **content: Any) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"embedded": embedded, "rate": rate, "number": number}
+    environment.filters["embedded"] = embedded
     with atomic(path) as temporary:
-        temporary.write_text(environment.get_template("page.html.j2").render(**content))
+        temporary.write_text(environment.get_template("page.html.j2").render(columns=COLUMNS, **content))

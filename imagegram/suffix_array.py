@@ -67,10 +67,11 @@ def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path) -> None:
             f.write(np.ascontiguousarray(pointers.view(np.uint8).reshape(-1, 8)[:, :width]).tobytes())
 
 
-def read_pointers(table: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.int64]:
-    """Entries `start` to `stop` of a table [tokens, width] as token positions."""
-    raw = np.zeros((stop - start, 8), np.uint8)
-    raw[:, : table.shape[1]] = table[start:stop]
+def pointers_at(table: NDArray[np.uint8], ranks: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+    """Entries of a table [tokens, width] as token positions."""
+    entries = table[ranks]
+    raw = np.zeros((len(entries), 8), np.uint8)
+    raw[:, : table.shape[1]] = entries
     return raw.view("<i8")[:, 0] >> 1
 
 
@@ -96,7 +97,7 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
     for i in starts:
         stop = min(i + CHUNK, n)
         raw = np.asarray(table[i:stop])
-        places = read_pointers(table, i, stop)
+        places = pointers_at(table, slice(i, stop))
         if (raw[:, 0] & 1).any() or places.max() >= n:
             raise UserError(f"{path} points between or behind the tokens: build the index again")
         rank[places] = np.arange(i, stop, dtype=np.int32)
@@ -105,7 +106,7 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
         raise UserError(f"{path} is not a permutation of the suffixes: build the index again")
     for i in starts:
         stop = min(i + CHUNK + 1, n)  # one more: the pair across the chunks
-        places = read_pointers(table, i, stop)
+        places = pointers_at(table, slice(i, stop))
         first = tokens[places].byteswap()
         follow = rank[places + 1]
         ordered = (first[:-1] < first[1:]) | ((first[:-1] == first[1:]) & (follow[:-1] < follow[1:]))

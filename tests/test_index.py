@@ -17,7 +17,7 @@ from imagegram.suffix_array import (
     build_with_fastgram,
     find_tg_build_index,
     pointer_width,
-    read_pointers,
+    pointers_at,
     verify_table,
 )
 from tests.corpora import corpora, index_of, token_folder
@@ -35,7 +35,7 @@ def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:
 def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str) -> None:
     (shard,) = index_of(tmp_path, CORPORA[name], 65535).shards
     assert shard.tokens[-2:].tolist() == [SEPARATOR, SEPARATOR]
-    assert read_pointers(shard.table, 0, len(shard.tokens)).tolist() == naive_suffixes(shard.tokens)
+    assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
 
 
 @pytest.mark.parametrize("name", CORPORA)

@@ -1,0 +1,87 @@
+"""The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
+
+    python overnight_run.py                                                       # the digits (this is `make demo`)
+    python overnight_run.py --dataset shapes --images 20000 --out data/shapes
+    python overnight_run.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
+
+Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
+SAMPLERS costs only itself. Ends with the page's place:
+
+    ---
+    page: data/demo/report.html
+    ...
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagegram.common import run_script, summary
+from imagegram.generating import generate
+from imagegram.index import build_index
+from imagegram.report import write_page
+from imagegram.sampler import Settings
+from imagegram.tokenizing import tokenize_dataset
+
+SAMPLERS = {
+    "soft": Settings("soft", neighbours=5),  # first: the one whose grid is worth looking at
+    "aligned": Settings("aligned", context=2, min_images=2),
+    "aligned-single": Settings("aligned", context=2, min_images=1),
+    "ntd": Settings("ntd", context=2),
+    "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments
+    "unigram": Settings("soft", neighbours=2**31),  # every position on its own: the floor of coherence
+}
+
+
+@dataclass
+class Config:
+    dataset: str = "digits"  # what tokenize_fast.py takes
+    split: str = "train"
+    images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
+    codec: str = "tiny"
+    out: Path = Path("data/demo")
+    sequences: int = 1000  # sampled and measured for each sampler
+    decoded: int = 64  # of these, decoded
+    seed: int = 0
+
+
+def main(config: Config) -> None:
+    started = time.monotonic()
+
+    print("1. Tokenize")
+    tokens = tokenize_dataset(config.dataset, config.out / "tokens", config.codec, config.split, config.images)
+
+    print("2. Build the index")
+    index = build_index([tokens.path], config.out / "index_input", config.out / "index")
+
+    print("3. Generate")
+    runs = []
+    for name, settings in SAMPLERS.items():
+        out = config.out / "generated" / f"{name}-seed{config.seed}"
+        result = generate(index.path, out, settings, config.sequences, config.decoded, config.seed)
+        print(f"{out}: {'generated' if result.new else 'finished before'}")
+        runs.append({"name": name, "settings": settings.describe(), "path": out, "figures": result.report["generated"]})
+
+    print("4. Report")
+    page = config.out / "report.html"
+    write_page(
+        page,
+        manifest=tokens.manifest,
+        training_images=index.num_images,
+        held_out_images=result.report["held_out_images"],
+        control=result.report["held_out"],
+        sequences=config.sequences,
+        seed=config.seed,
+        runs=runs,
+    )
+    summary(
+        page=page,
+        grid=runs[0]["path"] / "grid.png",
+        report=runs[0]["path"] / "report.json",
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))

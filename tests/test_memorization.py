@@ -1,0 +1,93 @@
+"""Planted copies, splices and noise come out as what they are; intervals cover what they promise."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram import memorization as m
+
+RNG = np.random.default_rng(0)
+TRAINING = RNG.integers(0, 512, (200, 16)).astype(np.uint16)
+
+
+def naive_run(sequence: list[int], training: list[list[int]]) -> int:
+    """Longest common substring, by trying all."""
+    pieces = {tuple(row[i:j]) for row in training for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
+    k = len(sequence)
+    return max((j - i for i in range(k) for j in range(i + 1, k + 1) if tuple(sequence[i:j]) in pieces), default=0)
+
+
+@pytest.fixture
+def planted() -> NDArray[np.uint16]:
+    """A copy, a copy shifted by 3, a splice of two images, one with a single token changed, noise."""
+    noise = RNG.integers(512, 600, (1, 16)).astype(np.uint16)
+    shifted = np.concatenate([TRAINING[3, 3:], noise[0, :3]])
+    splice = np.concatenate([TRAINING[1, :10], TRAINING[2, 10:]])
+    touched = TRAINING[4].copy()
+    touched[8] = 599
+    return np.stack([TRAINING[0], shifted, splice, touched, noise[0]])
+
+
+def test_planted_cases(planted: NDArray[np.uint16]) -> None:
+    rows, distances = m.nearest(planted, TRAINING)
+    assert distances[[0, 2, 3, 4]].tolist() == [0, 6, 1, 16]
+    assert rows[[0, 2, 3]].tolist() == [0, 1, 4]
+    assert distances[1] >= 13  # shifted: hardly a token stands where it stood
+    assert m.longest_runs(planted, TRAINING).tolist() == [16, 13, 10, 8, 0]
+    figures, _ = m.describe(planted, TRAINING, RNG)
+    assert figures["exact_copies"]["value"] == pytest.approx(1 / 5)
+    assert figures["novel"]["value"] == pytest.approx(1 / 5)  # the noise; a run of half its tokens is not novel
+
+
+@pytest.mark.parametrize("vocabulary", [2, 5, 65535])
+def test_runs_and_distances_agree_with_brute_force(vocabulary: int) -> None:
+    rng = np.random.default_rng(vocabulary)
+    training = rng.integers(0, vocabulary, (15, 9)).astype(np.uint16)
+    sequences = rng.integers(0, vocabulary, (25, 7)).astype(np.uint16)
+    sequences[:5] = training[:5, 1:8]
+    expected = [naive_run(s, training.tolist()) for s in sequences.tolist()]
+    assert m.longest_runs(sequences, training).tolist() == expected
+    hamming = (sequences[:, None] != training[None, :, :7]).sum(2)
+    rows, distances = m.nearest(sequences, training)
+    assert distances.tolist() == hamming.min(1).tolist()
+    assert rows.tolist() == hamming.argmin(1).tolist()
+
+
+def test_wilson_is_the_score_interval() -> None:
+    for hits, n in ((0, 2000), (27, 50), (50, 50), (540, 1000)):
+        figure = m.wilson(hits, n)
+        for bound in (figure["low"], figure["high"]):
+            if 0 < bound < 1:  # the score test is exactly at its limit there
+                assert abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n) == pytest.approx(1.96, abs=1e-3)
+    assert m.wilson(0, 2000)["high"] == pytest.approx(0.0019, abs=1e-4)
+    assert (m.wilson(0, 9)["low"], m.wilson(9, 9)["high"]) == (0, 1)
+
+
+def test_the_bootstrap_covers_the_mean() -> None:
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(60):
+        figure = m.mean(rng.exponential(1.0, 200), rng)
+        hits += figure["low"] <= 1.0 <= figure["high"]
+    assert 50 <= hits <= 60
+
+
+def test_closer_is_the_probability_that_a_generated_image_is_nearer() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 10, 300), rng.integers(3, 13, 200)
+    expected = ((a[:, None] < b).mean() + 0.5 * (a[:, None] == b).mean()).item()
+    figure = m.closer(a, b, rng)
+    assert figure["value"] == pytest.approx(expected)
+    assert figure["low"] < expected < figure["high"]
+    assert m.closer(np.zeros(50), np.full(50, 9), rng)["value"] == 1
+    assert m.closer(b, b, rng)["value"] == pytest.approx(0.5)
+
+
+def test_held_out_images_are_measured_as_the_generated_are() -> None:
+    held_out = RNG.integers(0, 512, (40, 16)).astype(np.uint16)
+    result = m.measure(TRAINING[:40], TRAINING, held_out, RNG)
+    assert result["generated"]["exact_copies"]["value"] == 1
+    assert result["generated"]["closer_than_held_out"]["value"] == 1
+    assert result["held_out"]["exact_copies"]["value"] == 0
+    again = m.measure(held_out, TRAINING, held_out, RNG)
+    assert again["generated"]["nearest_distance"]["value"] == again["held_out"]["nearest_distance"]["value"]
+    assert again["generated"]["closer_than_held_out"]["value"] == pytest.approx(0.5)

@@ -1,0 +1,195 @@
+"""Samplers draw from exactly the distributions that brute force gives, and name where each token came from."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram.common import UserError
+from imagegram.index import Index
+from imagegram.sampler import Settings, fsq_codes, sample, truncated
+from imagegram.shards import SEPARATOR
+from imagegram.tiny_flextok import FSQ
+from tests.corpora import corpora, index_of
+
+Distribution = dict[int, float]
+
+
+def blind(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
+    """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a token after it."""
+    text = [SEPARATOR, *prefix]
+    for length in range(min(context, len(text)), -1, -1):
+        suffix = text[len(text) - length :]
+        lines = [[SEPARATOR, *row] for row in training]
+        follows = Counter(
+            line[i + length]
+            for line in lines
+            for i in range(len(line) - length)
+            if line[i : i + length] == suffix and line[i + length] != SEPARATOR
+        )
+        if follows:
+            return {t: c / follows.total() for t, c in follows.items()}
+    raise AssertionError
+
+
+def aligned(training: list[list[int]], prefix: list[int], context: int, images: int, anchor: int) -> Distribution:
+    """Next tokens of images with the same tokens at the same places, the context shortened until enough share it."""
+    i = len(prefix)
+    pool = [row for row in training if row[: min(anchor, i)] == prefix[: min(anchor, i)]]
+    best = pool
+    for length in range(1, min(context, i - anchor) + 1):
+        pool = [row for row in pool if row[i - length] == prefix[i - length]]
+        if len(pool) < images:
+            break
+        best = pool
+    follows = Counter(row[i] for row in best)
+    return {t: c / follows.total() for t, c in follows.items()}
+
+
+def check(samples: NDArray[np.uint16], expected: "dict[tuple[int, ...], Distribution]", position: int) -> None:
+    """Chi-square test of the tokens drawn at `position` after every prefix seen often; nothing impossible occurs."""
+    groups: dict[tuple[int, ...], Counter[int]] = {}
+    for row in samples.tolist():
+        groups.setdefault(tuple(row[:position]), Counter())[row[position]] += 1
+    statistic, freedom = 0.0, 0
+    for prefix, counts in groups.items():
+        wanted = expected[prefix]
+        assert set(counts) <= set(wanted)
+        n = counts.total()
+        if n >= 200:
+            statistic += sum((counts[t] - n * p) ** 2 / (n * p) for t, p in wanted.items())
+            freedom += len(wanted) - 1
+    # Wilson & Hilferty's cube-root normal approximation, at five sigma: the seed is fixed, a wrong sampler is far off
+    if freedom:
+        assert ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom)) < 5
+
+
+SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
+
+
+@pytest.mark.parametrize("shard_images", [0, 7])
+@pytest.mark.parametrize("context", [1, 2, 9])
+def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_images: int) -> None:
+    index = index_of(tmp_path, SMALL, shard_images=shard_images)
+    drawn = sample(index, Settings("ntd", context=context), 20_000, np.random.default_rng(1)).tokens
+    rows = SMALL.tolist()
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: blind(rows, list(p), context) for p in prefixes}, position)
+
+
+@pytest.mark.parametrize(
+    ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
+)
+def test_aligned_samples_the_exact_distribution(tmp_path: Path, context: int, images: int, anchor: int) -> None:
+    index = index_of(tmp_path, SMALL)
+    settings = Settings("aligned", context, images, anchor)
+    drawn = sample(index, settings, 20_000, np.random.default_rng(2)).tokens
+    rows = SMALL.tolist()
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
+
+
+@pytest.mark.parametrize("method", ["ntd", "aligned"])
+def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, SMALL)
+    settings = Settings(method, context=1, min_images=1, temperature=0.5, top_k=2)
+    drawn = sample(index, settings, 20_000, np.random.default_rng(3)).tokens
+    rows, expected = SMALL.tolist(), {}
+    for prefix in {tuple(r[:2]) for r in drawn.tolist()}:
+        full = blind(rows, list(prefix), 1) if method == "ntd" else aligned(rows, list(prefix), 1, 1, 0)
+        kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:2]
+        total = sum(p**2 for _, p in kept)
+        expected[prefix] = {t: p**2 / total for t, p in kept}
+    check(drawn, expected, 2)
+
+
+@pytest.mark.parametrize("name", corpora())
+@pytest.mark.parametrize(
+    "settings",
+    [Settings("ntd", 3), Settings("ntd", 2, temperature=0.7), Settings("aligned"), Settings("aligned", 3, 2, 1)],
+)
+def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, settings: Settings) -> None:
+    index = index_of(tmp_path, corpora()[name], 65535, shard_images=6)
+    drawn = sample(index, settings, 50, np.random.default_rng(4))
+    rows, positions = drawn.sources[..., 0], drawn.sources[..., 1]
+    assert np.array_equal(index.tokens[rows, positions], drawn.tokens)
+    assert positions.min() >= 0
+    if settings.method == "aligned":
+        assert (positions == np.arange(index.tokens_per_image)).all()
+
+
+def test_an_unlimited_context_copies_whole_images(tmp_path: Path) -> None:
+    index = index_of(tmp_path, np.random.default_rng(6).integers(0, 512, (50, 8)))
+    known = set(map(tuple, index.tokens.tolist()))
+    for settings in (Settings("ntd", 99), Settings("aligned", 99, 1), Settings("soft", neighbours=1)):
+        assert set(map(tuple, sample(index, settings, 30, np.random.default_rng(0)).tokens.tolist())) <= known
+
+
+def test_soft_with_all_neighbours_is_the_unigram_of_the_position(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL)
+    drawn = sample(index, Settings("soft", neighbours=1000), 20_000, np.random.default_rng(7)).tokens
+    for position in range(5):
+        counts, wanted = (np.bincount(x, minlength=3) for x in (drawn[:, position], SMALL[:, position]))
+        assert np.allclose(counts / 20_000, wanted / 30, atol=0.02)
+
+
+def test_soft_draws_from_the_nearest_prefixes(tmp_path: Path) -> None:
+    index = index_of(tmp_path, np.random.default_rng(8).integers(0, 512, (60, 6)))
+    drawn = sample(index, Settings("soft", neighbours=3), 200, np.random.default_rng(9))
+    codes = FSQ((8, 8, 8)).to_codes
+    import torch
+
+    trained, mine = (codes(torch.from_numpy(t.astype(np.int64))).numpy() for t in (index.tokens, drawn.tokens))
+    for position in range(1, 6):
+        distance = np.square(mine[:, None, :position] - trained[None, :, :position]).sum((2, 3))
+        rank = (distance < np.take_along_axis(distance, drawn.sources[:, position, :1], 1) - 2e-3).sum(1)
+        assert rank.max() == 2  # no more than two images are nearer, and the third is drawn as well
+
+
+def test_codes_are_those_of_the_quantizer() -> None:
+    import torch
+
+    ids = np.arange(8 * 5 * 3)
+    assert np.allclose(fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy())
+
+
+def test_same_seed_same_output(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL)
+    for method in ("ntd", "aligned", "soft"):
+        one, two, other = (sample(index, Settings(method), 50, np.random.default_rng(s)) for s in (1, 1, 2))
+        assert np.array_equal(one.tokens, two.tokens)
+        assert np.array_equal(one.sources, two.sources)
+        assert not np.array_equal(one.tokens, other.tokens)
+
+
+def test_truncation_by_hand() -> None:
+    counts = np.array([1, 4, 3])
+    assert np.allclose(truncated(counts), [1 / 8, 4 / 8, 3 / 8])
+    assert np.allclose(truncated(counts, 0.5), np.array([1, 16, 9]) / 26)
+    assert np.allclose(truncated(counts, 1, 2), [0, 4 / 7, 3 / 7])
+    assert np.allclose(truncated(counts, 0.01), [0, 1, 0], atol=1e-6)
+    assert np.allclose(truncated(counts, 1, 9), [1 / 8, 4 / 8, 3 / 8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings("bigram"), "unknown method 'bigram'"),
+        (Settings(context=0), "must be positive"),
+        (Settings(temperature=0), "must be positive"),
+        (Settings(top_k=-1), "must not be negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: Settings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sample(index_of(tmp_path, SMALL), settings, 1, np.random.default_rng(0))
+
+
+def test_the_soft_sampler_needs_codes(tmp_path: Path) -> None:
+    index: Index = index_of(tmp_path, SMALL, 600)
+    with pytest.raises(UserError, match="no FSQ levels"):
+        sample(index, Settings("soft"), 1, np.random.default_rng(0))
