@@ -122,7 +122,7 @@ def generate(
         neighbours = decode(codec, index.tokens[rows], seeds, timesteps, guidance_scale)
         report.save_images(pictures, out)
         report.grid(pictures, neighbours, distances == 0).save(out / "grid.png")
-        few = slice(0, STITCHED)
+        few = slice(0, min(STITCHED, len(shown)))
         parts = [report.shares(sources)[:MOST_SOURCES] for sources in samples.sources[few]]
         used = np.array([row for part in parts for row, _ in part])
         originals = decode(codec, index.tokens[used], np.zeros(len(used), np.int64), timesteps, guidance_scale)

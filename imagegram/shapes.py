@@ -34,7 +34,7 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
 
 def _background(rng: np.random.Generator, x: NDArray, y: NDArray) -> NDArray:
     def muted() -> NDArray:
-        return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.35), rng.uniform(0.1, 0.95)))
+        return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9)))
 
     first, second, angle = muted(), muted(), rng.uniform(0, 2 * np.pi)
     style = rng.integers(3)
@@ -56,10 +56,10 @@ def scene(seed: int, i: int, size: int = 32) -> tuple[NDArray[np.uint8], int]:
     image = _background(rng, x, y)
     placed: list[tuple[float, float, float]] = []
     label = -1
-    radii = np.sort(rng.uniform(0.13, 0.3, rng.integers(1, 4)))[::-1]
+    radii = np.sort(rng.uniform(0.17, 0.33, rng.integers(1, 4)))[::-1]
     for r in radii:
         kind, hue = int(rng.integers(len(KINDS))), HUES[rng.integers(len(HUES))]
-        color = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.8, 1), rng.uniform(0.75, 1)))
+        color = np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
         for _ in range(20):
             cx, cy = rng.uniform(r, 1 - r, 2)
             if all(np.hypot(cx - px, cy - py) > r + pr for px, py, pr in placed):

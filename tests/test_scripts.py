@@ -1,0 +1,181 @@
+"""Every script on tiny input: they chain, they agree with the overnight run, bad input ends in one line."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import generate_images
+import overnight_run
+import tokenize_fast
+import tokenize_imagenet_large
+from imagegram.common import run_script
+from imagegram.sampler import Settings
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("tokenize_fast", "tokenize_imagenet_large", "generate_images", "overnight_run", "train_tiny_flextok")
+
+
+def run_tokenize(*arguments: str) -> int:
+    return run_script(tokenize_fast.main, tokenize_fast.Config, tokenize_fast.__doc__, list(arguments))
+
+
+def run_generate(*arguments: str) -> int:
+    return run_script(generate_images.main, generate_images.Config, generate_images.__doc__, list(arguments))
+
+
+def run_overnight(*arguments: str) -> int:
+    return run_script(overnight_run.main, overnight_run.Config, overnight_run.__doc__, list(arguments))
+
+
+def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
+    """build_index.sh with everything below `folder`."""
+    places = {"TOKENS": str(tokens), "INDEX_INPUT": str(folder / "input"), "INDEX": str(folder / "index")}
+    environment = os.environ | places | {"PYTHON": sys.executable}
+    return subprocess.run([str(ROOT / "build_index.sh")], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def overnight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished overnight run of 60 digits."""
+    out = tmp_path_factory.mktemp("overnight")
+    assert run_overnight("--images", "60", "--sequences", "30", "--decoded", "4", "--out", str(out)) == 0
+    return out
+
+
+def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -> None:
+    for name in overnight_run.SAMPLERS:
+        folder = overnight / "generated" / f"{name}-seed0"
+        tokens, sources = np.load(folder / "tokens.npy"), np.load(folder / "sources.npy")
+        assert (tokens.shape, tokens.dtype, sources.shape) == ((30, 16), np.uint16, (30, 16, 2))
+        assert len(list(folder.glob("image_*.png"))) == 4
+        assert Image.open(folder / "grid.png").width > 300
+        report = json.loads((folder / "report.json").read_text())
+        assert 0 <= report["generated"]["exact_copies"]["low"] <= report["generated"]["exact_copies"]["high"] <= 1
+        assert report["held_out"]["exact_copies"]["value"] == 0
+    page = (overnight / "report.html").read_text()
+    assert all(f'id="{name}"' in page for name in overnight_run.SAMPLERS)
+    assert page.count("data:image/png;base64,") == 2 * len(overnight_run.SAMPLERS)
+    copier = json.loads((overnight / "generated" / "ntd-long-seed0" / "report.json").read_text())
+    assert copier["generated"]["exact_copies"]["value"] == 1  # a long context does nothing but copy
+
+
+def test_a_second_overnight_run_skips_everything(overnight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {f: f.stat().st_mtime_ns for f in overnight.rglob("*.npy")}
+    assert run_overnight("--images", "60", "--sequences", "30", "--decoded", "4", "--out", str(overnight)) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished before") == len(overnight_run.SAMPLERS)
+    assert "nothing to tokenize" in said
+    assert "nothing to build" in said
+    assert times == {f: f.stat().st_mtime_ns for f in overnight.rglob("*.npy")}
+
+
+def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
+    overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tokenize("--images", "60", "--out", str(tmp_path / "tokens")) == 0
+    built = build(tmp_path, tmp_path / "tokens")
+    assert built.returncode == 0, built.stderr
+    arguments = ["--index", str(tmp_path / "index"), "--sequences", "30", "--images", "4", "--out", str(tmp_path / "g")]
+    assert run_generate(*arguments) == 0
+    assert "exact_copies: " in capsys.readouterr().out
+    name = next(n for n, s in overnight_run.SAMPLERS.items() if s == Settings("soft", neighbours=5))
+    for file in ("tokens.npy", "sources.npy", "image_0003.png"):
+        assert (tmp_path / "g" / file).read_bytes() == (overnight / "generated" / f"{name}-seed0" / file).read_bytes()
+    assert run_generate(*arguments) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1"]
+    assert run_generate(*other) == 0
+    assert (tmp_path / "other" / "tokens.npy").read_bytes() != (tmp_path / "g" / "tokens.npy").read_bytes()
+
+
+def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = [
+        "--dataset",
+        "digits",
+        "--codec",
+        "tiny",
+        "--images",
+        "50",
+        "--shard-size",
+        "20",
+        "--out",
+        str(tmp_path),
+    ]
+    large = tokenize_imagenet_large
+    assert run_script(large.main, large.Config, large.__doc__, arguments) == 0
+    assert [f.name for f in tmp_path.glob("shard-*.npy")] == ["shard-00001.npy"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = importlib.import_module(name)
+    with pytest.raises(SystemExit) as ended:
+        run_script(script.main, script.Config, script.__doc__, ["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert str(script.__doc__).splitlines()[0] in said
+    assert all(f"--{field.name.replace('_', '-')}" in said for field in fields(script.Config))
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The error that a script ended with: a single line."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_bad_input_ends_in_one_line_and_a_non_zero_exit(
+    overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        (["--dataset", "no-such-data-set"], "cannot load the data set"),
+        (["--dataset", str(tmp_path / "empty")], "holds no images"),
+        (["--dataset", str(tmp_path / "missing")], "no data set at"),
+        (["--codec", "no-such-codec"], "unknown codec"),
+        (["--images", "2000"], "2000 were asked for"),
+    ):
+        assert run_tokenize("--out", out, *arguments) == 1
+        assert message in one_line(capsys)
+    assert run_generate("--index", str(tmp_path / "none"), "--out", out) == 1
+    assert "run build_index.sh first" in one_line(capsys)
+    index = str(overnight / "index")
+    assert run_generate("--index", index, "--codec", "EPFL-VILAB/flextok_d18_d28_dfn", "--out", out) == 1
+    assert "holds tokens of codec 'tiny'" in one_line(capsys)
+    assert run_generate("--index", index, "--method", "bigram", "--out", out) == 1
+    assert "unknown method" in one_line(capsys)
+    built = build(tmp_path, tmp_path / "no-tokens")
+    assert (built.returncode, built.stderr.count("\n")) == (1, 1)
+    assert "run tokenize_fast.py first" in built.stderr
+
+
+def test_an_index_of_other_weights_is_refused(
+    overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "index"
+    index.mkdir()
+    for file in (overnight / "index").iterdir():
+        (index / file.name).write_bytes(file.read_bytes())
+    info = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(info | {"revision": "of last year"}))
+    assert run_generate("--index", str(index), "--out", str(tmp_path / "out")) == 1
+    assert "revision of last year" in one_line(capsys)
+
+
+def test_the_program_itself_exits_with_the_error(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tokenize_fast.py"), "--dataset", str(tmp_path), "--out", str(tmp_path / "o")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("error: ")
