@@ -1,12 +1,12 @@
 # make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
 # make test    lint, types and tests
-# make bench   side-by-side timings, see benchmarks/
+# make setup   only .venv
 # Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint setup clean
 
 demo: .venv/installed
 	$(BIN)/python overnight_run.py
@@ -19,8 +19,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+setup: .venv/installed
 
 .venv/installed: requirements.txt
 	@echo "Setting up .venv from requirements.txt (about a minute, 6 GB on disk; once)"
