@@ -1,11 +1,15 @@
 """The index: token folders -> index_input/ -> suffix tables -> a verified index/ that Fastgram opens.
 
-    tokenized.N     uint16 little-endian: for every image the separator 65535, then its tokens; two more separators
-                    end the shard, so that the last suffix in order is the last in position (suffix_array.py)
+    tokenized.N     uint16 little-endian: for every image the separator 65535, then its tokens; then ENDING
     offset.N        uint64: the byte offset of every separator
     table.N         the suffix table
     images.npy      int64 [images, 3]: source (index into index.json's "sources"), ordinal, label of every image
     index.json      what it was made from, by which builder, with hashes; written last
+
+The ending keeps two tools honest. Two separators in a row are the last suffix in order, near the end, which gives
+`tg_build_index` the right pointer width (suffix_array.py). The terminator keeps the corpus from ending in a separator:
+Fastgram finds the tokens that follow a context by bisection, and takes the end of the corpus for a separator, so that
+a first match at the end and a last match before a separator make it count nothing in between.
 
 Held-out images are left out. The folder is built beside and renamed when it is proved right.
 
@@ -29,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError, atomic, read_json, run_lock, run_script, sha256, summary, write_json
-from imagegram.shards import SEPARATOR, Corpus, TokenFolder
+from imagegram.shards import SEPARATOR, TERMINATOR, Corpus, TokenFolder
 from imagegram.suffix_array import (
     MAX_TOKENS,
     build_with_divsufsort,
@@ -39,7 +43,7 @@ from imagegram.suffix_array import (
     verify_table,
 )
 
-SENTINELS = 2  # separators at the end of a shard
+ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
 BUILDERS = ("auto", "tg_build_index", "divsufsort")
 
 
@@ -116,7 +120,7 @@ class Index:
     def tokens(self) -> NDArray[np.uint16]:
         """uint16 [num_images, tokens_per_image]; a view of the file where there is one shard."""
         stride = self.tokens_per_image + 1
-        parts = [s.tokens[: len(s.tokens) - SENTINELS].reshape(-1, stride)[:, 1:] for s in self.shards]
+        parts = [s.tokens[: len(s.tokens) - len(ENDING)].reshape(-1, stride)[:, 1:] for s in self.shards]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def engine(self) -> Any:
@@ -155,14 +159,16 @@ def _gather(folders: Sequence[TokenFolder]) -> tuple[NDArray[np.uint16], NDArray
 def write_input(tokens: NDArray[np.uint16], folder: Path) -> None:
     """Write tokenized.0 and offset.0 of images [n, L]; see the top of this file."""
     n, length = tokens.shape
-    if int(tokens.max()) >= SEPARATOR:
-        raise UserError(f"token {SEPARATOR} is the separator and cannot be in an image")
-    size = n * (length + 1) + SENTINELS
+    if int(tokens.max()) >= TERMINATOR:
+        raise UserError(f"a token of an image is below {TERMINATOR}, here is {tokens.max()}")
+    size = n * (length + 1) + len(ENDING)
     if size > MAX_TOKENS:
         raise UserError(f"{n} images are {size} tokens, a shard holds {MAX_TOKENS}: give --shard-images")
     flat = np.full(size, SEPARATOR, "<u2")
     flat[: n * (length + 1)].reshape(n, length + 1)[:, 1:] = tokens
-    starts = np.append(np.arange(n, dtype="<u8") * (length + 1), np.arange(size - SENTINELS, size, dtype="<u8"))
+    flat[-len(ENDING) :] = ENDING
+    starts = np.arange(n + 2, dtype="<u8") * (length + 1)
+    starts[-1] = starts[-2] + 1
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in (("tokenized.0", flat), ("offset.0", 2 * starts)):
         with atomic(folder / name) as temporary:

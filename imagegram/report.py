@@ -1,7 +1,6 @@
 """Pictures and the page: contact sheets, where images came from, one self-contained HTML file."""
 
 import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,15 +95,9 @@ def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int,
     return sheet
 
 
-def embedded(file: Path | Image.Image) -> str:
+def embedded(file: Path) -> str:
     """A picture as a data: URL, so that the page is one file."""
-    if isinstance(file, Path):
-        data = file.read_bytes()
-    else:
-        buffer = io.BytesIO()
-        file.save(buffer, "PNG")
-        data = buffer.getvalue()
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError
-from imagegram.index import SENTINELS, Index, Shard
-from imagegram.shards import SEPARATOR
+from imagegram.index import ENDING, Index, Shard
+from imagegram.shards import SEPARATOR, TERMINATOR
 from imagegram.suffix_array import pointers_at
 
 METHODS = ("ntd", "aligned", "soft")
 MAX_PAIRS = 1 << 26  # distances held at a time by the soft sampler, 256 MB
+END_OF_IMAGE = int(np.uint16(TERMINATOR).byteswap())  # in byte order, tokens are below and the markers are not
 Ints = NDArray[np.int64]
 
 
@@ -304,7 +305,7 @@ class _BlindMatches:
     def sources(self, rows: Ints, picks: Ints) -> Ints:
         shard, places = self._places(rows, picks)
         stride = self.index.tokens_per_image + 1
-        images = np.cumsum([0, *((len(one.tokens) - SENTINELS) // stride for one in self.index.shards)])
+        images = np.cumsum([0, *((len(one.tokens) - len(ENDING)) // stride for one in self.index.shards)])
         return np.stack([images[shard] + places // stride, places % stride - 1], 1)
 
 
@@ -345,5 +346,5 @@ def _find(shard: Shard, contexts: NDArray[np.uint16]) -> tuple[Ints, Ints]:
             low, high = _narrow(key, swapped[:, offset], low, high)
         else:
             low = _bound(key, np.zeros(n, np.int64), low, high, False)
-            high = _bound(key, np.full(n, SEPARATOR), low, high, False)
+            high = _bound(key, np.full(n, END_OF_IMAGE), low, high, False)
     return low, high

@@ -23,7 +23,8 @@ from imagegram.common import UserError, atomic, read_json, sha256, write_json
 from imagegram.images import held_out
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
-MAX_VOCAB = 65535
+TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator
+MAX_VOCAB = TERMINATOR  # a token is below the terminator
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uin
     """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be another token."""
     if vocab_size > MAX_VOCAB:
         raise UserError(
-            f"a vocabulary of {vocab_size} does not fit: uint16 tokens leave {MAX_VOCAB} ids beside the separator"
+            f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the rest mark ends"
         )
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
         raise UserError(f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to {tokens.max()}")

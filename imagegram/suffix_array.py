@@ -38,12 +38,12 @@ def find_tg_build_index() -> Path | None:
 def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
     """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to `table`.
 
-    The tool takes its pointer width from the last suffix in sorted order. Only a corpus that ends in two separators
-    makes that the last in position as well, up to one token: where this token decides the width, its table would be
-    corrupt, and UserError asks for the other builder.
+    The tool takes its pointer width from the last suffix in sorted order. With the ending that index.py writes, this is
+    the third last in position: where two tokens more or less decide the width, the table would be corrupt, and
+    UserError asks for the other builder.
     """
     tokens = (source / "tokenized.0").stat().st_size // 2
-    if pointer_width(tokens) != pointer_width(tokens - 1):
+    if pointer_width(tokens) != pointer_width(tokens - 2):
         raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=divsufsort")
     out = table.parent / "tg_build_index"
     shutil.rmtree(out, ignore_errors=True)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from imagegram.common import UserError
 from imagegram.index import Index
-from imagegram.sampler import Settings, fsq_codes, sample, truncated
-from imagegram.shards import SEPARATOR
+from imagegram.sampler import Settings, _blind, fsq_codes, sample, truncated
+from imagegram.shards import SEPARATOR, TERMINATOR
 from imagegram.tiny_flextok import FSQ
 from tests.corpora import corpora, index_of
 
@@ -80,6 +80,24 @@ def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_
         check(drawn, {p: blind(rows, list(p), context) for p in prefixes}, position)
 
 
+def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL, shard_images=11)
+    engine, drawn = index.engine(), np.zeros((30, 5), np.uint16)
+    drawn[:, :4] = np.random.default_rng(11).integers(0, 3, (30, 4))  # prefixes that need not occur
+    for position, matches in enumerate(_blind(index, Settings("ntd", context=3), drawn)):
+        for row in range(len(drawn)):
+            everyone = np.arange(matches.counts[row])
+            counts = Counter(matches.next_tokens(np.full(len(everyone), row), everyone).tolist())
+            context = [SEPARATOR, *drawn[row, :position].tolist()][-3:]
+            while True:  # Fastgram stops at a context that only ends images; there is nothing to sample there
+                answer = engine.ntd(context, max_support=10_000)
+                follows = {t: v["cont_cnt"] for t, v in answer["result_by_token_id"].items() if t < TERMINATOR}
+                if follows:
+                    break
+                context = context[1:]
+            assert counts == follows
+
+
 @pytest.mark.parametrize(
     ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
 )
@@ -113,7 +131,7 @@ def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -
     [Settings("ntd", 3), Settings("ntd", 2, temperature=0.7), Settings("aligned"), Settings("aligned", 3, 2, 1)],
 )
 def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, settings: Settings) -> None:
-    index = index_of(tmp_path, corpora()[name], 65535, shard_images=6)
+    index = index_of(tmp_path, corpora()[name], TERMINATOR, shard_images=6)
     drawn = sample(index, settings, 50, np.random.default_rng(4))
     rows, positions = drawn.sources[..., 0], drawn.sources[..., 1]
     assert np.array_equal(index.tokens[rows, positions], drawn.tokens)
