@@ -12,6 +12,8 @@ Figure = dict[str, float]
 Tokens = NDArray[np.uint16]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
 RESAMPLES = 1000
+RUN = 4  # tokens: shorter runs are not counted as copied
+KINDS = ("aligned_copies", "shifted_copies", "mosaics", "new")
 
 
 def wilson(hits: int, n: int) -> Figure:
@@ -72,16 +74,17 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
     return rows, distances
 
 
-def longest_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
-    """The longest run of tokens of each of `sequences` [n, k] that stands, at any position, in one row of `training`.
+def match_lengths(sequences: Tokens, training: Tokens, in_place: bool = False) -> NDArray[np.int64]:
+    """From every token of `sequences` [n, k] on, how many tokens stand in a row in one row of `training` [N, L]; at
+    any position, or (`in_place`) at their own. int64 [n, k].
 
     Runs grow by a token a round; only starts whose run so far is found on both sides stay in the race.
     """
     n, k = sequences.shape
-    longest = np.zeros(n, np.int64)
+    lengths = np.zeros((n, k), np.int64)
     rows, starts = np.divmod(np.arange(n * k), k)
     images, places = np.divmod(np.arange(training.size), training.shape[1])
-    run, other = np.zeros(n * k, np.int64), np.zeros(training.size, np.int64)  # numbers of the runs so far
+    run, other = starts * in_place, places * in_place  # numbers of the runs so far
     for length in range(1, k + 1):
         inside, within = starts + length <= k, places + length <= training.shape[1]
         rows, starts, run = rows[inside], starts[inside], run[inside]
@@ -99,8 +102,45 @@ def longest_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
         rows, starts, run = rows[alive], starts[alive], run[alive]
         if not len(rows):
             break
-        longest[rows] = length
-    return longest
+        lengths[rows, starts] = length
+    return lengths
+
+
+def longest_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
+    """The longest run of tokens of each of `sequences` [n, k] that stands, at any position, in one training row."""
+    return match_lengths(sequences, training).max(1)
+
+
+def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]
+    is of `match_lengths`. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
+    """
+    n, k = lengths.shape
+    place, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    while (going := np.flatnonzero(place < k)).size:
+        place[going] += np.maximum(1, lengths[going, place[going]])
+        count[going] += 1
+    return count
+
+
+def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float64]:
+    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n, k]: as above."""
+    k = lengths.shape[1]
+    end = np.maximum.accumulate(np.where(lengths >= at_least, np.arange(k) + lengths, 0), axis=1)
+    return (end > np.arange(k)).mean(1)
+
+
+def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What each sequence is, an index into KINDS, from its matches at any position and at their own [n, k]:
+
+    an aligned copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
+    more come in one run that stands nowhere at its own place; else a mosaic where half of them or more lie in runs
+    of at least RUN tokens; else new. Short runs are shared by chance: compare with held-out images.
+    """
+    k = lengths.shape[1]
+    run, aligned = lengths.max(1), in_place.max(1)
+    shifted = (2 * run >= k) & (run > aligned)
+    return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
 
 def describe(
@@ -109,17 +149,22 @@ def describe(
     """The figures of one set of sequences [n, k], and their distances to the nearest training sequence.
 
     exact_copies: share equal to the first k tokens of a training image. novel: share that is neither, nor has a
-    copied run of half its length or more. longest_run, nearest_distance: means, in tokens.
+    copied run of half its length or more. longest_run, nearest_distance: means, in tokens. kind_*: shares of the
+    four of `classify`. pieces, copied_share: means of the functions of these names.
     """
     n, k = sequences.shape
     _, distances = nearest(sequences, training)
-    runs = longest_runs(sequences, training)
+    lengths = match_lengths(sequences, training)
+    runs, kinds = lengths.max(1), classify(lengths, match_lengths(sequences, training, in_place=True))
     figures = {
         "exact_copies": wilson(int((distances == 0).sum()), n),
         "novel": wilson(int((2 * runs < k).sum()), n),
         "longest_run": mean(runs, rng),
         "nearest_distance": mean(distances, rng),
+        "pieces": mean(pieces(lengths), rng),
+        "copied_share": mean(copied(lengths), rng),
     }
+    figures |= {f"kind_{name}": wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
     return figures, distances
 
 

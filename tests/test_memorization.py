@@ -53,6 +53,48 @@ def test_runs_and_distances_agree_with_brute_force(vocabulary: int) -> None:
     assert rows.tolist() == hamming.argmin(1).tolist()
 
 
+def test_planted_cases_are_told_apart(planted: NDArray[np.uint16]) -> None:
+    everywhere, in_place = (m.match_lengths(planted, TRAINING, only) for only in (False, True))
+    assert [m.KINDS[kind] for kind in m.classify(everywhere, in_place)] == [
+        "aligned_copies",
+        "shifted_copies",
+        "mosaics",
+        "mosaics",
+        "new",
+    ]
+    assert m.pieces(everywhere)[[0, 2]].tolist() == [1, 2]
+    assert m.pieces(everywhere)[4] == 16
+    assert m.copied(everywhere).tolist() == [1, 13 / 16, 1, 15 / 16, 0]
+    figures, _ = m.describe(planted, TRAINING, RNG)
+    assert [figures[f"kind_{name}"]["value"] for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
+
+
+def fewest_pieces(sequence: list[int], training: list[list[int]]) -> int:
+    """Shortest way through all splits."""
+    known = {tuple(row[i:j]) for row in training for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
+    best = [0]
+    for end in range(1, len(sequence) + 1):
+        whole = [i for i in range(end) if i == end - 1 or tuple(sequence[i:end]) in known]
+        best.append(1 + min(best[i] for i in whole))
+    return best[-1]
+
+
+def test_matches_in_place_and_pieces_agree_with_brute_force() -> None:
+    rng = np.random.default_rng(3)
+    training, sequences = (rng.integers(0, 3, (n, 9)).astype(np.uint16) for n in (6, 40))
+    in_place = m.match_lengths(sequences, training, in_place=True)
+    equal = sequences[:, None] == training
+    for start in range(9):
+        runs = np.cumprod(equal[:, :, start:], axis=2).sum(2).max(1)
+        assert in_place[:, start].tolist() == runs.tolist()
+    everywhere = m.match_lengths(sequences, training)
+    assert m.pieces(everywhere).tolist() == [fewest_pieces(s, training.tolist()) for s in sequences.tolist()]
+    covered = np.zeros((40, 9), bool)
+    for row, start in np.argwhere(everywhere >= 4):
+        covered[row, start : start + everywhere[row, start]] = True
+    assert m.copied(everywhere, 4) == pytest.approx(covered.mean(1))
+
+
 def test_wilson_is_the_score_interval() -> None:
     for hits, n in ((0, 2000), (27, 50), (50, 50), (540, 1000)):
         figure = m.wilson(hits, n)
