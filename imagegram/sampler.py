@@ -10,12 +10,15 @@ draws the token from the exact next-token distribution of the context, however m
 - `aligned`: the same tokens at the same positions. Image tokens are ordered: the same id at another position means
   something else. The longest context of at most `context` tokens that `min_images` images share; the first `anchor`
   tokens must match as well, however short the context.
+- `smoothed`: the same with interpolated Witten-Bell smoothing (1991, doi:10.1109/18.87000): a context that n images
+  share, with t different tokens after it, is left for the next shorter one with probability t / (n + t). Its bits
+  per token are measured in smoothing.py.
 - `soft`: the `neighbours` images whose prefix is nearest in code space, by the squared distance of FSQ codes summed
   over the tokens so far: non-parametric texture synthesis (Efros & Leung, 1999) on tokens. Never short of matches,
   and copying stops at every token where a near image goes another way. Ties are broken at random.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError
+from imagegram.contexts import Ints, bound, ladder, narrow, tally
 from imagegram.index import ENDING, Index, Shard
 from imagegram.shards import SEPARATOR, TERMINATOR
 from imagegram.suffix_array import pointers_at
 
-METHODS = ("ntd", "aligned", "soft")
+METHODS = ("ntd", "aligned", "smoothed", "soft")
 MAX_PAIRS = 1 << 26  # distances held at a time by the soft sampler, 256 MB
 END_OF_IMAGE = int(np.uint16(TERMINATOR).byteswap())  # in byte order, tokens are below and the markers are not
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Settings:
     """How to sample."""
 
     method: str = "aligned"  # one of METHODS
-    context: int = 2  # tokens of context at most
+    context: int = 2  # ntd, aligned, smoothed: tokens of context at most
     min_images: int = 2  # aligned: images that must share a context, else it is shortened
     anchor: int = 0  # aligned: first tokens that must match besides
     neighbours: int = 5  # soft: images to choose among
@@ -47,7 +50,8 @@ class Settings:
 
     def describe(self) -> str:
         """The values that matter to the method, as text."""
-        names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"], "soft": ["neighbours"]}
+        names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"]}
+        names |= {"smoothed": ["context"], "soft": ["neighbours"]}
         values = [f"{name} {getattr(self, name)}" for name in [*names[self.method], "temperature", "top_k"]]
         return f"{self.method}: {', '.join(values)}"
 
@@ -59,6 +63,8 @@ class Settings:
             raise UserError("context, min_images, neighbours and temperature must be positive")
         if min(self.anchor, self.top_k) < 0:
             raise UserError("anchor and top_k must not be negative")
+        if self.method == "smoothed" and (self.anchor or self.top_k or self.temperature != 1):
+            raise UserError("smoothed takes neither anchor, temperature nor top_k: they would act before the smoothing")
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ def _matches(
     """The matches for one position after another, while the caller fills `drawn` [n, L]."""
     if settings.method == "ntd":
         return _blind(index, settings, drawn)
-    if settings.method == "aligned":
-        return _aligned(index, settings, drawn)
+    if settings.method in ("aligned", "smoothed"):
+        return _aligned(index, settings, drawn, rng)
     return _soft(index, settings, drawn, rng)
 
 
@@ -145,27 +151,6 @@ def truncated(counts: Ints, temperature: float = 1.0, top_k: int = 0) -> NDArray
     return weights / weights.sum()
 
 
-def _bound(
-    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints, right: bool
-) -> Ints:
-    """Bisection of many ranges at once: the first place whose key is not less than (`right`: above) `wanted` [n]."""
-    low, high = low.copy(), high.copy()
-    while (active := np.flatnonzero(low < high)).size:
-        middle = (low[active] + high[active]) // 2
-        keys = key(middle)
-        before = keys <= wanted[active] if right else keys < wanted[active]
-        low[active[before]] = middle[before] + 1
-        high[active[~before]] = middle[~before]
-    return low
-
-
-def _narrow(
-    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints
-) -> tuple[Ints, Ints]:
-    """The part of each range [low, high), sorted by `key`, where the key is `wanted` [n]."""
-    return _bound(key, wanted, low, high, False), _bound(key, wanted, low, high, True)
-
-
 @dataclass(frozen=True)
 class _AlignedMatches:
     tokens: NDArray[np.uint16]  # of the index
@@ -186,38 +171,22 @@ class _AlignedMatches:
         return np.stack([images, np.full(len(images), self.position)], 1)
 
 
-def _aligned(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
-    """Matches at the same position, for one position after another; the caller fills `drawn` [n, L] meanwhile.
-
-    The images are kept sorted by their reversed prefix, the last token first: one stable pass over the newest column
-    a position (the positional Burrows-Wheeler transform, Durbin, 2014, doi:10.1093/bioinformatics/btu014). Images
-    that share a context are then neighbours, and a longer context is a range inside that of a shorter one.
-    """
-    trained = index.tokens
-    n, length = drawn.shape
-    order = np.arange(len(trained))
-    anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
-    mine = np.zeros(n, np.int64)  # and of every sequence's
-    for position in range(length):
-        if position:
-            column = trained[:, position - 1]
-            if position <= settings.anchor:
-                both = np.concatenate([anchors * 65536 + column, mine * 65536 + drawn[:, position - 1]])
-                numbers = np.unique(both, return_inverse=True)[1]
-                anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
-            order = order[np.argsort(column[order], kind="stable")]
-            order = order[np.argsort(anchors[order], kind="stable")] if settings.anchor else order
-        grouped = anchors[order]
-        low, high = _narrow(grouped.__getitem__, mine, np.zeros(n, np.int64), np.full(n, len(trained)))
-        growing = np.arange(n)
-        for back in range(1, min(settings.context, position - settings.anchor) + 1):
-            column = trained[order, position - back]
-            wanted = drawn[growing, position - back]
-            inner_low, inner_high = _narrow(column.__getitem__, wanted, low[growing], high[growing])
-            enough = inner_high - inner_low >= settings.min_images
-            growing = growing[enough]
-            low[growing], high[growing] = inner_low[enough], inner_high[enough]
-        yield _AlignedMatches(trained, order, position, low, high - low)
+def _aligned(
+    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
+) -> Iterator[Matches]:
+    """Matches at the same position: of the longest context, or of one drawn by Witten and Bell's weights."""
+    trained, rows = index.tokens, np.arange(len(drawn))
+    smoothed = settings.method == "smoothed"
+    for rungs in ladder(trained, drawn, settings.context, settings.anchor, 1 if smoothed else settings.min_images):
+        counts = rungs.high - rungs.low
+        depth = (counts[1:] > 0).sum(0)
+        if smoothed:
+            column = trained[rungs.order, rungs.position]
+            for d in range(len(counts) - 1, 0, -1):
+                distinct, _ = tally(column, rungs.low[d], rungs.high[d])
+                shorter = rng.random(len(rows)) * (counts[d] + distinct) >= counts[d]
+                depth[(depth == d) & shorter] = d - 1
+        yield _AlignedMatches(trained, rungs.order, rungs.position, rungs.low[depth, rows], counts[depth, rows])
 
 
 @dataclass(frozen=True)
@@ -343,8 +312,8 @@ def _find(shard: Shard, contexts: NDArray[np.uint16]) -> tuple[Ints, Ints]:
             return np.where(inside, keys, -1)  # the end of the corpus comes before every token
 
         if offset < depth:
-            low, high = _narrow(key, swapped[:, offset], low, high)
+            low, high = narrow(key, swapped[:, offset], low, high)
         else:
-            low = _bound(key, np.zeros(n, np.int64), low, high, False)
-            high = _bound(key, np.full(n, END_OF_IMAGE), low, high, False)
+            low = bound(key, np.zeros(n, np.int64), low, high, False)
+            high = bound(key, np.full(n, END_OF_IMAGE), low, high, False)
     return low, high

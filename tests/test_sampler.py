@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from imagegram.common import UserError
 from imagegram.index import Index
-from imagegram.sampler import Settings, _blind, fsq_codes, sample, truncated
+from imagegram.sampler import METHODS, Settings, _blind, fsq_codes, sample, truncated
 from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.smoothing import bits
 from imagegram.tiny_flextok import FSQ
 from tests.corpora import corpora, index_of
 
@@ -111,6 +112,42 @@ def test_aligned_samples_the_exact_distribution(tmp_path: Path, context: int, im
         check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
 
 
+def witten_bell(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
+    """p = (c + t * p_shorter) / (n + t), from the shortest context up to the longest that occurs."""
+    i, p = len(prefix), floor
+    for length in range(min(context, i) + 1):
+        follows = Counter(row[i] for row in rows if row[i - length : i] == prefix[i - length :])
+        n, t = follows.total(), len(follows)
+        if length == 0 and not floor:
+            p = {token: c / n for token, c in follows.items()}
+        elif n:
+            p = {token: (follows[token] + t * p.get(token, 0)) / (n + t) for token in {*p, *follows}}
+    return p
+
+
+@pytest.mark.parametrize("context", [1, 2, 9])
+def test_smoothed_samples_the_exact_distribution(tmp_path: Path, context: int) -> None:
+    index = index_of(tmp_path, SMALL)
+    drawn = sample(index, Settings("smoothed", context), 20_000, np.random.default_rng(12)).tokens
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: witten_bell(SMALL.tolist(), list(p), context, {}) for p in prefixes}, position)
+
+
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_bits_are_those_of_the_smoothed_distribution(tmp_path: Path, context: int) -> None:
+    index = index_of(tmp_path, SMALL, 7)
+    held_out = np.random.default_rng(13).integers(0, 4, (40, 5)).astype(np.uint16)  # 3 occurs nowhere
+    probabilities = 2 ** -bits(index, held_out, context)
+    for row, line in enumerate(held_out.tolist()):
+        for i, token in enumerate(line):
+            expected = witten_bell(SMALL.tolist(), line[:i], context, dict.fromkeys(range(7), 1 / 7))
+            assert probabilities[row, i] == pytest.approx(expected[token])
+    every = np.tile(held_out[:1], (7, 1))
+    every[:, 4] = np.arange(7)
+    assert (2 ** -bits(index, every, context)[:, 4]).sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("method", ["ntd", "aligned"])
 def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -> None:
     index = index_of(tmp_path, SMALL)
@@ -128,7 +165,13 @@ def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -
 @pytest.mark.parametrize("name", corpora())
 @pytest.mark.parametrize(
     "settings",
-    [Settings("ntd", 3), Settings("ntd", 2, temperature=0.7), Settings("aligned"), Settings("aligned", 3, 2, 1)],
+    [
+        Settings("ntd", 3),
+        Settings("ntd", 2, temperature=0.7),
+        Settings("aligned"),
+        Settings("aligned", 3, 2, 1),
+        Settings("smoothed", 3),
+    ],
 )
 def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, settings: Settings) -> None:
     index = index_of(tmp_path, corpora()[name], TERMINATOR, shard_images=6)
@@ -136,7 +179,7 @@ def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, set
     rows, positions = drawn.sources[..., 0], drawn.sources[..., 1]
     assert np.array_equal(index.tokens[rows, positions], drawn.tokens)
     assert positions.min() >= 0
-    if settings.method == "aligned":
+    if settings.method != "ntd":
         assert (positions == np.arange(index.tokens_per_image)).all()
 
 
@@ -177,7 +220,7 @@ def test_codes_are_those_of_the_quantizer() -> None:
 
 def test_same_seed_same_output(tmp_path: Path) -> None:
     index = index_of(tmp_path, SMALL)
-    for method in ("ntd", "aligned", "soft"):
+    for method in METHODS:
         one, two, other = (sample(index, Settings(method), 50, np.random.default_rng(s)) for s in (1, 1, 2))
         assert np.array_equal(one.tokens, two.tokens)
         assert np.array_equal(one.sources, two.sources)
@@ -199,6 +242,7 @@ def test_truncation_by_hand() -> None:
         (Settings("bigram"), "unknown method 'bigram'"),
         (Settings(context=0), "must be positive"),
         (Settings(temperature=0), "must be positive"),
+        (Settings("smoothed", temperature=0.5), "smoothed takes neither"),
         (Settings(top_k=-1), "must not be negative"),
     ],
 )

@@ -1,0 +1,101 @@
+"""Contexts: where the tokens so far stand in the index, by bisection of many sorted ranges at once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+def bound(
+    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints, right: bool
+) -> Ints:
+    """Bisection of many ranges at once: the first place whose key is not less than (`right`: above) `wanted` [n]."""
+    low, high = low.copy(), high.copy()
+    while (active := np.flatnonzero(low < high)).size:
+        middle = (low[active] + high[active]) // 2
+        keys = key(middle)
+        before = keys <= wanted[active] if right else keys < wanted[active]
+        low[active[before]] = middle[before] + 1
+        high[active[~before]] = middle[~before]
+    return low
+
+
+def narrow(
+    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints
+) -> tuple[Ints, Ints]:
+    """The part of each range [low, high), sorted by `key`, where the key is `wanted` [n]."""
+    return bound(key, wanted, low, high, False), bound(key, wanted, low, high, True)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The images that share contexts of 0, 1, 2 ... tokens before `position` with n sequences, each in the last."""
+
+    order: Ints  # images, so sorted that those which share a context are neighbours
+    position: int
+    low: Ints  # [depths, n]: ranges of `order`, empty where fewer images share the context than asked for
+    high: Ints
+
+
+def ladder(
+    trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, anchor: int = 0, least: int = 1
+) -> Iterator[Ladder]:
+    """The contexts at the same position, for one position after another; the caller fills `drawn` [n, L] meanwhile.
+
+    At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too.
+
+    The images are kept sorted by their reversed prefix, the last token first: one stable pass over the newest column
+    a position (the positional Burrows-Wheeler transform, Durbin, 2014, doi:10.1093/bioinformatics/btu014). Images
+    that share a context are then neighbours, and a longer context is a range inside that of a shorter one.
+    """
+    n, length = drawn.shape
+    order = np.arange(len(trained))
+    anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
+    mine = np.zeros(n, np.int64)  # and of every sequence's
+    for position in range(length):
+        if position:
+            column = trained[:, position - 1]
+            if position <= anchor:
+                both = np.concatenate([anchors * 65536 + column, mine * 65536 + drawn[:, position - 1]])
+                numbers = np.unique(both, return_inverse=True)[1]
+                anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
+            order = order[np.argsort(column[order], kind="stable")]
+            order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
+        grouped = anchors[order]
+        ranges = [narrow(grouped.__getitem__, mine, np.zeros(n, np.int64), np.full(n, len(trained)))]
+        growing = np.arange(n)
+        for back in range(1, min(context, position - anchor) + 1):
+            column = trained[order, position - back]
+            wanted = drawn[growing, position - back]
+            low, high = narrow(column.__getitem__, wanted, ranges[-1][0][growing], ranges[-1][1][growing])
+            enough = high - low >= least
+            growing = growing[enough]
+            if not growing.size:
+                break
+            ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
+            ranges[-1][0][growing], ranges[-1][1][growing] = low[enough], high[enough]
+        yield Ladder(order, position, np.stack([r[0] for r in ranges]), np.stack([r[1] for r in ranges]))
+
+
+def tally(
+    column: NDArray[np.uint16], low: Ints, high: Ints, wanted: NDArray[np.uint16] | None = None
+) -> tuple[Ints, Ints]:
+    """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
+
+    Ranges of one depth are equal or disjoint, so that no image is looked at twice.
+    """
+    ranges, which = np.unique(np.stack([low, high], 1), axis=0, return_inverse=True)
+    sizes = ranges[:, 1] - ranges[:, 0]
+    ends = np.cumsum(sizes)
+    places = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - ends + sizes, sizes)
+    pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[places]
+    known, counts = np.unique(pairs, return_counts=True)
+    distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
+    if wanted is None:
+        return distinct, np.zeros_like(low)
+    asked = which.ravel() * 65536 + wanted
+    spots = np.searchsorted(known, asked).clip(max=len(known) - 1)
+    return distinct, np.where(known[spots] == asked, counts[spots], 0)
