@@ -1,6 +1,6 @@
 """Sequences a second of every sampler, against the loop that the first experiments used.
 
-    python -m benchmarks.bench_sampling                    # 225,000 images of 256 tokens: needs about 6 GB, minutes
+    python -m benchmarks.bench_sampling                    # 225,000 synthetic images of 256 tokens
     python -m benchmarks.bench_sampling --images 5000      # a small corpus of the same shape
     python -m benchmarks.bench_sampling --index data/index # an index at hand, such as the digits'
 
