@@ -75,18 +75,37 @@ class Samples:
     sources: Ints
 
 
-def sample(index: Index, settings: Settings, n: int, rng: np.random.Generator) -> Samples:
-    """Draw `n` sequences of `index.tokens_per_image` tokens."""
+def sample(
+    index: Index,
+    settings: Settings,
+    n: int,
+    rng: np.random.Generator,
+    length: int = 0,
+    prefix: NDArray[np.uint16] | None = None,
+) -> Samples:
+    """Draw `n` sequences of `length` tokens (0: `index.tokens_per_image`).
+
+    `prefix` [n, p] gives their first tokens; the source of these is (-1, -1).
+    """
     settings.check()
-    length = index.tokens_per_image
+    length = length or index.tokens_per_image
+    given = 0 if prefix is None else prefix.shape[1]
+    if not given <= length <= index.tokens_per_image:
+        raise UserError(f"{length} tokens after {given}: an image of {index.path} has {index.tokens_per_image}")
+    if given and settings.anchor:
+        raise UserError("an anchor may have no match after a given prefix: set anchor to 0")
     tokens = np.zeros((n, length), np.uint16)
-    sources = np.zeros((n, length, 2), np.int64)
+    sources = np.full((n, length, 2), -1, np.int64)
+    if prefix is not None:
+        tokens[:, :given] = prefix
     # The soft sampler holds a distance for every pair of a sequence and an image.
     step = max(1, MAX_PAIRS // index.num_images) if settings.method == "soft" else n
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
         for position, matches in enumerate(_matches(index, settings, tokens[part], rng)):
+            if position < given:
+                continue
             picks = _draw(matches, settings, rng)
             sources[part, position] = matches.sources(rows, picks)
             tokens[part, position] = matches.next_tokens(rows, picks)

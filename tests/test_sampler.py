@@ -227,6 +227,25 @@ def test_same_seed_same_output(tmp_path: Path) -> None:
         assert not np.array_equal(one.tokens, other.tokens)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_tokens_are_the_first_of_the_whole(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, SMALL)
+    whole, part = (sample(index, Settings(method), 50, np.random.default_rng(1), k) for k in (0, 3))
+    assert np.array_equal(part.tokens, whole.tokens[:, :3])
+    assert np.array_equal(part.sources, whole.sources[:, :3])
+    with pytest.raises(UserError, match="has 5"):
+        sample(index, Settings(method), 1, np.random.default_rng(1), 6)
+
+
+@pytest.mark.parametrize("settings", [Settings("ntd", 99), Settings("aligned", 99, 1), Settings("soft", neighbours=1)])
+def test_a_given_prefix_is_completed(tmp_path: Path, settings: Settings) -> None:
+    index = index_of(tmp_path, np.random.default_rng(14).integers(0, 512, (50, 8)))
+    drawn = sample(index, settings, 50, np.random.default_rng(0), prefix=index.tokens[:, :3])
+    assert np.array_equal(drawn.tokens, index.tokens)
+    assert (drawn.sources[:, :3] == -1).all()
+    assert np.array_equal(drawn.sources[:, 3:, 0], np.tile(np.arange(50)[:, None], 5))
+
+
 def test_truncation_by_hand() -> None:
     counts = np.array([1, 4, 3])
     assert np.allclose(truncated(counts), [1 / 8, 4 / 8, 3 / 8])
