@@ -1,12 +1,13 @@
 # make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
 # make test    lint, types and tests
+# make bench   side-by-side timings against the alternatives, see benchmarks/
 # make setup   only .venv
 # Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint bench setup clean
 
 demo: .venv/installed
 	$(BIN)/python overnight_run.py
@@ -18,6 +19,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed
+	for script in benchmarks/bench_*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 setup: .venv/installed
 

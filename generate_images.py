@@ -27,11 +27,11 @@ from imagegram.sampler import Settings
 
 @dataclass
 class Config:
-    method: str = "soft"  # ntd | aligned | soft: see imagegram/sampler.py
-    context: int = 2  # ntd, aligned: tokens of context at most
+    method: str = "soft"  # ntd | aligned | smoothed | soft: see imagegram/sampler.py
+    context: int = 2  # ntd, aligned, smoothed: tokens of context at most
     min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # aligned: first tokens that must match besides
-    neighbours: int = 5  # soft: images to choose among; 1 copies, all of them give position-unigrams
+    neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
     temperature: float = 1.0  # below 1 sharpens the counts, above 1 flattens them
     top_k: int = 0  # most likely tokens kept; 0: all
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %

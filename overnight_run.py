@@ -25,8 +25,10 @@ from imagegram.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {
-    "soft": Settings("soft", neighbours=5),  # first: the one whose grid is worth looking at
+    "soft": Settings("soft", neighbours=20),  # first: the one whose grid is worth looking at
+    "soft-near": Settings("soft", neighbours=5),
     "aligned": Settings("aligned", context=2, min_images=2),
+    "smoothed": Settings("smoothed", context=2),
     "aligned-single": Settings("aligned", context=2, min_images=1),
     "ntd": Settings("ntd", context=2),
     "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments

@@ -44,6 +44,7 @@ from imagegram.suffix_array import (
 )
 
 ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
+FORMAT = 2  # of the files; an index of another format is built again
 BUILDERS = ("auto", "tg_build_index", "divsufsort")
 
 
@@ -70,6 +71,8 @@ class Index:
         if not (path / "index.json").exists():
             raise UserError(f"no index in {path}: run build_index.sh first")
         info = read_json(path / "index.json")
+        if info.get("format") != FORMAT:
+            raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
         for name, entry in info["files"].items():
             file = path / name
             stat = file.stat() if file.exists() else None
@@ -199,7 +202,7 @@ def build_index(
         raise UserError(f"unknown builder {builder!r}: one of {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
     markers = [sha256(f.path / f"shard-{s:05d}.json") for f in folders for s in range(f.shards) if not f.problem(s)]
-    request = [f.manifest.to_json() for f in folders], markers, shard_images
+    request = FORMAT, [f.manifest.to_json() for f in folders], markers, shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     with run_lock(out.parent, f".lock-{out.name}"):
         if (out / "index.json").exists() and read_json(out / "index.json")["hash"] == digest:
@@ -228,6 +231,7 @@ def build_index(
             for s in [file.stat()]
         }
         info = {
+            "format": FORMAT,
             "hash": digest,
             "builder": used,
             "images": len(images),

@@ -13,7 +13,7 @@ Tokens = NDArray[np.uint16]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
 RESAMPLES = 1000
 RUN = 4  # tokens: shorter runs are not counted as copied
-KINDS = ("aligned_copies", "shifted_copies", "mosaics", "new")
+KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 
 
 def wilson(hits: int, n: int) -> Figure:
@@ -106,11 +106,6 @@ def match_lengths(sequences: Tokens, training: Tokens, in_place: bool = False) -
     return lengths
 
 
-def longest_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
-    """The longest run of tokens of each of `sequences` [n, k] that stands, at any position, in one training row."""
-    return match_lengths(sequences, training).max(1)
-
-
 def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]
     is of `match_lengths`. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
@@ -133,9 +128,9 @@ def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float6
 def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray[np.int64]:
     """What each sequence is, an index into KINDS, from its matches at any position and at their own [n, k]:
 
-    an aligned copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
+    an exact copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
     more come in one run that stands nowhere at its own place; else a mosaic where half of them or more lie in runs
-    of at least RUN tokens; else new. Short runs are shared by chance: compare with held-out images.
+    of at least RUN tokens; else novel. Short runs are shared by chance: compare with held-out images.
     """
     k = lengths.shape[1]
     run, aligned = lengths.max(1), in_place.max(1)
@@ -148,23 +143,20 @@ def describe(
 ) -> tuple[dict[str, Figure], NDArray[np.int64]]:
     """The figures of one set of sequences [n, k], and their distances to the nearest training sequence.
 
-    exact_copies: share equal to the first k tokens of a training image. novel: share that is neither, nor has a
-    copied run of half its length or more. longest_run, nearest_distance: means, in tokens. kind_*: shares of the
-    four of `classify`. pieces, copied_share: means of the functions of these names.
+    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run,
+    nearest_distance: means, in tokens. pieces, copied_share: means of the functions of these names.
     """
-    n, k = sequences.shape
+    n = len(sequences)
     _, distances = nearest(sequences, training)
     lengths = match_lengths(sequences, training)
-    runs, kinds = lengths.max(1), classify(lengths, match_lengths(sequences, training, in_place=True))
-    figures = {
-        "exact_copies": wilson(int((distances == 0).sum()), n),
-        "novel": wilson(int((2 * runs < k).sum()), n),
-        "longest_run": mean(runs, rng),
+    kinds = classify(lengths, match_lengths(sequences, training, in_place=True))
+    figures = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
+    figures |= {
+        "longest_run": mean(lengths.max(1), rng),
         "nearest_distance": mean(distances, rng),
         "pieces": mean(pieces(lengths), rng),
         "copied_share": mean(copied(lengths), rng),
     }
-    figures |= {f"kind_{name}": wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
     return figures, distances
 
 

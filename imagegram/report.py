@@ -123,7 +123,9 @@ class Column:
 
 COLUMNS = (
     Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
-    Column("novel", "novel", "no copied run (at any position) of half the tokens or more", percent=True),
+    Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),
+    Column("mosaics", "mosaics", "half the tokens or more in copied runs of at least four", percent=True),
+    Column("novel", "novel", "none of these", percent=True),
     Column(
         "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
     ),

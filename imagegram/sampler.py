@@ -44,7 +44,7 @@ class Settings:
     context: int = 2  # ntd, aligned, smoothed: tokens of context at most
     min_images: int = 2  # aligned: images that must share a context, else it is shortened
     anchor: int = 0  # aligned: first tokens that must match besides
-    neighbours: int = 5  # soft: images to choose among
+    neighbours: int = 20  # soft: images to choose among
     temperature: float = 1.0  # below 1 sharpens the counts, above 1 flattens them
     top_k: int = 0  # most likely tokens kept; 0: all
 
