@@ -286,9 +286,9 @@ def plot(config: Config, figures: dict[str, dict[str, float]], path: Path) -> No
 
 
 def write_card(config: Config) -> None:
-    """Measure the weights as shipped, on all held-out digits and 1,000 held-out scenes; write figures and pictures."""
+    """Measure the weights as shipped, on all held-out digits and 400 held-out scenes; write figures and pictures."""
     model, data = TinyFlexTok.load(config.weights), load_images(config)
-    figures = evaluate(model, load_judges(config, data), data, 1000)
+    figures = evaluate(model, load_judges(config, data), data, 400)
     config.card.mkdir(parents=True, exist_ok=True)
     write_json(config.card / "tiny_flextok.json", figures)
     print(json.dumps(figures, indent=1))
