@@ -263,7 +263,9 @@ def _hugging_face(name: str, split: str, image_column: str, label_column: str) -
     )
 
 
-Item = tuple[int, torch.Tensor | None, int, str]  # ordinal, uint8 [3, S, S] or None, label, reason if bad
+# Ordinal, pixels uint8 [3, S, S] or None, label, reason if bad. Arrays, not tensors: these would travel through shared
+# memory, which a small /dev/shm does not hold, and whose helper threads complain when a run is stopped.
+Item = tuple[int, NDArray[np.uint8] | None, int, str]
 
 
 class _Preprocessed(Dataset[Item]):
@@ -275,7 +277,7 @@ class _Preprocessed(Dataset[Item]):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 image, label = self.source.read(i)
-                return i, preprocess(image, self.size), label, ""
+                return i, preprocess(image, self.size).numpy(), label, ""
         except Exception as error:  # recorded with its reason by whoever reads the batch
             return i, None, -1, f"{type(error).__name__}: {error}"
 

@@ -110,7 +110,7 @@ def _tokenize_shards(
         for number, batch in enumerate(load_batches(source, batches, codec.image_size, workers), 1):
             good = [(image, label) for _, image, label, _ in batch if image is not None]
             if good:
-                tokens.append(codec.encode(torch.stack([image for image, _ in good])))
+                tokens.append(codec.encode(torch.from_numpy(np.stack([image for image, _ in good]))))
             labels += [label for _, label in good]
             bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
             progress.update(len(batch))
