@@ -1,7 +1,7 @@
 """Tokenize a data set into a folder of uint16 token shards.
 
-    python tokenize_fast.py                                  # the digits, with the embedded tokenizer: 5 seconds
-    python tokenize_fast.py --dataset shapes --images 20000  # one minute on two cores
+    python tokenize_fast.py                                  # the digits, with the embedded tokenizer: 11 s on two cores
+    python tokenize_fast.py --dataset shapes --images 20000
     python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
@@ -12,8 +12,8 @@ time: the same command goes on where it was stopped. Shows a progress bar with i
     tokens: data/tokens
     images: 1797
     bad_images: 0
-    seconds: 3.9
-    images_per_second: 460.8
+    seconds: 3.7
+    images_per_second: 487.6
 """
 
 import sys
