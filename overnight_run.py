@@ -32,7 +32,7 @@ SAMPLERS = {
     "aligned-single": Settings("aligned", context=2, min_images=1),
     "ntd": Settings("ntd", context=2),
     "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments
-    "unigram": Settings("soft", neighbours=2**31),  # every position on its own: the floor of coherence
+    "unigram": Settings("soft", neighbours=1_000_000),  # every position on its own: the floor of coherence
 }
 
 

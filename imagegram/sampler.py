@@ -49,11 +49,11 @@ class Settings:
     top_k: int = 0  # most likely tokens kept; 0: all
 
     def describe(self) -> str:
-        """The values that matter to the method, as text."""
+        """The values that matter, as text."""
         names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"]}
         names |= {"smoothed": ["context"], "soft": ["neighbours"]}
-        values = [f"{name} {getattr(self, name)}" for name in [*names[self.method], "temperature", "top_k"]]
-        return f"{self.method}: {', '.join(values)}"
+        shown = [*names[self.method], *["temperature"] * (self.temperature != 1), *["top_k"] * (self.top_k > 0)]
+        return f"{self.method}: {', '.join(f'{name} {getattr(self, name)}' for name in shown)}"
 
     def check(self) -> None:
         """UserError where a value makes no sense."""
