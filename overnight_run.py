@@ -19,7 +19,7 @@ from pathlib import Path
 
 from imagegram.common import run_script, summary
 from imagegram.generating import generate
-from imagegram.index import build_index
+from imagegram.indexing import build_index
 from imagegram.report import write_page
 from imagegram.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset

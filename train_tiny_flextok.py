@@ -28,10 +28,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from imagegram.common import run_script, write_json
-from imagegram.images import held_out, preprocess
+from imagegram.images import preprocess
 from imagegram.judge import Judge, train_judge
 from imagegram.report import rows_of_images
 from imagegram.shapes import scene
+from imagegram.shards import held_out
 from imagegram.tiny_flextok import WEIGHTS, TinyFlexTok
 
 Data = tuple[Tensor, Tensor, Tensor]  # images uint8 [N, 3, 32, 32], labels [N], held-out mask [N]
@@ -43,42 +44,51 @@ class Config:
     out: Path = Path("data/tiny_flextok")  # checkpoint and log
     weights: Path = WEIGHTS  # what is shipped
     card: Path = Path("docs")  # figures and pictures of the model card
-    steps: int = 12_000
-    digits_per_step: int = 24
-    shapes_per_step: int = 40
+    steps: int = 14_000
+    digits_per_step: int = 32
+    shapes_per_step: int = 32
     scenes: int = 60_000  # shapes 0 .. scenes - 1, less the held-out ones
     held_out_share: float = 0.1  # the split of tokenize_fast.py: the tokenizer never saw the held-out images
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.5e-3  # of AdamW, for everything but the matrices of the blocks
+    muon_rate: float = 4e-3  # of Muon, for those; half the steps AdamW needs
     warmup: int = 200  # steps
     decay: float = 0.3  # last share of the steps, over which the rate falls to zero
     weight_decay: float = 0.02
     ema: float = 0.998  # the exponential moving average of the weights is what is shipped
     drop_all: float = 0.1  # share of images whose tokens are all dropped, for the guidance
-    regression_weight: float = 0.5
-    spread_weight: float = 0.1
-    variance: float = 0.7  # of a data set's latents at least; 1 leaves no room between the means of the two sets
+    pixel_weight: float = 0.5
+    feature_weight: float = 0.1
+    spread_weight: float = 0.05
     eval_every: int = 6_000  # steps
     save_every: int = 500  # steps
     seed: int = 0
 
 
 class Regression(nn.Module):
-    """The auxiliary decoder, thrown away after training: codes [B, tokens, D] -> image, by least squares.
+    """The auxiliary decoder, thrown away after training: prefixes of the codes -> pixels and features of the teacher.
 
-    Its direct gradient keeps the codes from collapsing while the flow decoder does not listen to them yet.
+    Its direct gradient keeps the codes from collapsing while the flow decoder does not listen to them yet. It
+    answers for every prefix length in KEEPS at once, which is cheap, so that the first tokens learn in every step.
+    The features are what FlexTok takes from DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940): what an image shows,
+    beside where its edges are.
     """
 
-    def __init__(self, model: TinyFlexTok):
+    kept: Tensor
+
+    def __init__(self, model: TinyFlexTok, features: int):
         super().__init__()
         c = model.config
-        self.shape = (3, c.image_size, c.image_size)
+        self.sizes = [3 * c.image_size**2, features]
         self.layers = nn.Sequential(
-            nn.Linear(c.tokens * len(c.levels), 512), nn.GELU(), nn.Linear(512, 3 * c.image_size**2)
+            nn.Linear(c.tokens * len(c.levels), 512), nn.GELU(), nn.Linear(512, sum(self.sizes))
         )
+        kept = torch.arange(c.tokens) < torch.tensor(KEEPS)[:, None]
+        self.register_buffer("kept", kept[:, None, :, None], persistent=False)
 
-    def forward(self, codes: Tensor, keep: Tensor) -> Tensor:
-        kept = torch.arange(codes.shape[1]) < keep[:, None]
-        return self.layers((codes * kept[..., None]).flatten(1)).unflatten(1, self.shape)
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, tokens, D] -> pixels [prefixes, B, 3 * H * W], features [prefixes, B, F]."""
+        pixels, features = self.layers((codes * self.kept).flatten(2)).float().split(self.sizes, -1)
+        return pixels, features
 
 
 def load_images(config: Config) -> dict[str, Data]:
@@ -113,13 +123,52 @@ def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1, black
 
 
-def losses(
-    model: TinyFlexTok, regression: Regression, images: Tensor, config: Config, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """Flow matching, regression, and how far the latents are from spread out.
+class Teacher(nn.Module):
+    """Standardised features of a classifier of digits and shapes, trained on the training parts; not the judge."""
 
-    The spread term asks that the latents of a register vary and are uncorrelated within each data set (the digits
-    come first in the batch), so that each uses most of the code book and not a corner of it.
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.net = Judge(classes)
+        self.register_buffer("mean", torch.zeros(256))
+        self.register_buffer("deviation", torch.ones(256))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, 32, 32] in [-1, 1] -> features [B, 256]."""
+        return ((self.net.features(images) - self.mean) / self.deviation).clamp(-4, 4)
+
+
+def load_teacher(config: Config, data: dict[str, Data]) -> Teacher:
+    """Train the teacher, or read it from beside the checkpoint."""
+    (digits, digit, digits_out), (shapes, kind, shapes_out) = data.values()
+    path, n_digits = config.out / "teacher.pt", int(digit.max()) + 1
+    teacher = Teacher(n_digits + int(kind.max()) + 1)
+    if path.exists():
+        teacher.load_state_dict(torch.load(path, weights_only=True))
+        return teacher.eval()
+    copies = 20  # of the few digits, for balance
+    images = to_float(torch.cat([digits[~digits_out].repeat(copies, 1, 1, 1), shapes[~shapes_out][:30_000]]))
+    labels = torch.cat([digit[~digits_out].repeat(copies), kind[~shapes_out][:30_000] + n_digits])
+    teacher.net = train_judge(images, labels, 2500, seed=config.seed + 1)
+    with torch.no_grad():
+        features = torch.cat([teacher.net.features(chunk) for chunk in images[:: len(images) // 5000].split(500)])
+    teacher.mean, teacher.deviation = features.mean(0), features.std(0).clamp(min=1e-3)
+    temporary = path.with_suffix(".tmp")
+    torch.save(teacher.state_dict(), temporary)
+    temporary.replace(path)
+    return teacher.eval()
+
+
+def losses(
+    model: TinyFlexTok, regression: Regression, teacher: Teacher, images: Tensor, config: Config, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Flow matching, regression of pixels and features, and how crowded the latents are.
+
+    The spread term is the uniformity of Wang & Isola (2020, arXiv:2005.10242) within each data set (the digits come
+    first in the batch), so that each uses most of the code book and not a corner of it.
     """
     n, c = len(images), model.config
     z = model.latents(images)
@@ -127,21 +176,22 @@ def losses(
     uniform = torch.randint(1, c.tokens + 1, (n,), generator=rng)
     power = 2 ** torch.randint(c.tokens.bit_length(), (n,), generator=rng)  # FlexTok's choice, rich in short prefixes
     keep = torch.where(torch.rand(n, generator=rng) < 0.5, power, uniform)
-    flow_keep = torch.where(torch.rand(n, generator=rng) < config.drop_all, 0, keep)
+    keep = torch.where(torch.rand(n, generator=rng) < config.drop_all, 0, keep)
     time = torch.sigmoid(torch.randn(n, generator=rng))  # logit-normal, as FlexTok
     noise = torch.randn(images.shape, generator=rng)
     mix = time[:, None, None, None]
-    velocity = model.velocity((1 - mix) * images + mix * noise, time, codes, flow_keep)
+    velocity = model.velocity((1 - mix) * images + mix * noise, time, codes, keep)
+    pixels, features = regression(codes)
     spread = torch.zeros(())
     for part in z.split([config.digits_per_step, config.shapes_per_step]):
-        centred = (part - part.mean(0)).transpose(0, 1).float()  # [tokens, n, D]
-        covariance = centred.transpose(1, 2) @ centred / len(part)
-        variance = covariance.diagonal(dim1=1, dim2=2)
-        spread = spread + F.relu(config.variance - variance).square().mean()
-        spread = spread + (covariance - torch.diag_embed(variance)).square().mean()
+        bounded = part.tanh().transpose(0, 1)  # [tokens, n, D]
+        distance = (bounded[:, :, None] - bounded[:, None]).square().sum(-1)
+        others = ~torch.eye(len(part), dtype=torch.bool)
+        spread = spread + (-4 * distance[:, others]).exp().mean(1).log().mean()
     return {
         "flow": F.mse_loss(velocity.float(), noise - images),
-        "regression": F.mse_loss(regression(codes, keep).float(), images),
+        "pixels": F.mse_loss(pixels, images.flatten(1).expand_as(pixels)),
+        "features": F.mse_loss(features, teacher(images).expand_as(features)),
         "spread": spread,
     }
 
@@ -194,14 +244,19 @@ def train(config: Config) -> TinyFlexTok:
     rng = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)  # initial weights
     model = TinyFlexTok().train()
-    regression = Regression(model)
+    regression = Regression(model, features=256)
     average = TinyFlexTok().eval().requires_grad_(False)
     average.load_state_dict(model.state_dict())
     parameters = [*model.parameters(), *regression.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    matrices = [p for blocks in (model.encoder, model.decoder) for p in blocks.parameters() if p.ndim == 2]
+    known = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in known]
+    adam = torch.optim.AdamW(
+        rest, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
-    parts: dict[str, Any] = {"model": model, "regression": regression, "average": average, "optimizer": optimizer}
+    muon = torch.optim.Muon(matrices, config.muon_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    schedule = [(group, group["lr"]) for optimizer in (adam, muon) for group in optimizer.param_groups]
+    parts: dict[str, Any] = {"model": model, "regression": regression, "average": average, "adam": adam, "muon": muon}
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -212,32 +267,36 @@ def train(config: Config) -> TinyFlexTok:
         print(f"resuming from {checkpoint} at step {step}", flush=True)
 
     data = load_images(config)
+    teacher = load_teacher(config, data)
     digits, shapes = (images[~out] for images, _, out in data.values())
     running: dict[str, float] = {}
     batch, started, first = config.digits_per_step + config.shapes_per_step, time.monotonic(), step
     while step < config.steps:
         rate = min((step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps), 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * config.learning_rate
+        for group, full_rate in schedule:
+            group["lr"] = rate * full_rate
         rows = torch.randint(len(digits), (config.digits_per_step,), generator=rng)
         others = torch.randint(len(shapes), (config.shapes_per_step,), generator=rng)
         images = torch.cat([jitter(to_float(digits[rows]), rng), to_float(shapes[others])])
         with torch.autocast("cpu", torch.bfloat16):
-            parts_of_loss = losses(model, regression, images, config, rng)
+            parts_of_loss = losses(model, regression, teacher, images, config, rng)
         loss = (
             parts_of_loss["flow"]
-            + config.regression_weight * parts_of_loss["regression"]
+            + config.pixel_weight * parts_of_loss["pixels"]
+            + config.feature_weight * parts_of_loss["features"]
             + config.spread_weight * parts_of_loss["spread"]
         )
-        optimizer.zero_grad()
+        adam.zero_grad()
+        muon.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        adam.step()
+        muon.step()
         step += 1
         with torch.no_grad():
-            decay = min(config.ema, step / (step + 10))
+            momentum = min(config.ema, step / (step + 10))
             for kept, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                kept.lerp_(now, 1 - decay) if kept.is_floating_point() else kept.copy_(now)
+                kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)
         for name, value in parts_of_loss.items():
             running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         if step % 100 == 0:
@@ -271,7 +330,7 @@ def plot(config: Config, figures: dict[str, dict[str, float]], path: Path) -> No
 
     log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for name in ("flow", "regression"):
+    for name in ("flow", "pixels", "features"):
         left.plot([row["step"] for row in log], [row[name] for row in log], label=name)
     left.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title="training")
     left.legend()

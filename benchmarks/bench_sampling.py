@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from imagegram.common import run_script, summary
-from imagegram.index import Index, build_index
+from imagegram.index import Index
+from imagegram.indexing import build_index
 from imagegram.sampler import Settings, sample
 from imagegram.shards import SEPARATOR, TERMINATOR, Manifest, TokenFolder
 

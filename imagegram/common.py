@@ -1,6 +1,7 @@
 """What every script needs: one-line errors, atomic writes, the run lock, devices, the summary block."""
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,19 @@ def cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def die_with_parent(parent: int) -> None:
+    """Run first in a child of process `parent`: it is killed when its parent dies, of whatever (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # dead already
+        os._exit(1)
+
+
+def memory_available() -> int:
+    """Bytes of memory that can be taken without swapping."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 @contextlib.contextmanager

@@ -26,19 +26,6 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
 
 
-def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
-    """Whether the images at these ordinals are held out: a hash (SplitMix64) of the ordinal falls below `share`.
-
-    The hash makes the split independent of the size of the data set, of shards and of the order of work.
-    """
-    with np.errstate(over="ignore"):
-        x = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return np.asarray(x / 2.0**64 < share)
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any picture as upright 8-bit RGB, transparency over white."""
     image = ImageOps.exif_transpose(image)

@@ -12,6 +12,7 @@ image has no row, and the images after it keep their ordinals. Every file is wri
 
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError, atomic, read_json, sha256, write_json
-from imagegram.images import held_out
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
+
+
+def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
+    """Whether the images at these ordinals are held out: a hash (SplitMix64) of the ordinal falls below `share`.
+
+    The hash makes the split independent of the size of the data set, of shards and of the order of work.
+    """
+    with np.errstate(over="ignore"):
+        x = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return np.asarray(x / 2.0**64 < share)
 
 
 @dataclass(frozen=True)
@@ -198,16 +211,64 @@ class TokenFolder:
         bad = [ordinal for ordinal, _ in read_json(self._file("shard", shard, "json"))["bad"]]
         return np.setdiff1d(np.arange(covered.start, covered.stop, dtype=np.int64), bad, assume_unique=True)
 
+    def indexed(self, shard: int) -> NDArray[np.bool_]:
+        """Which rows of a finished shard go into the index: those that are not held out."""
+        return ~held_out(self.ordinals(shard), self.manifest.held_out_share)
+
+    def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+        """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""
+        return np.load(self._file("shard", shard), mmap_mode="r"), np.load(self._file("labels", shard))
+
     def load(self) -> Corpus:
         """All rows; the tokens stay on disk when there is a single shard. UserError where a shard is missing."""
         for shard in range(self.shards):
             if problem := self.problem(shard):
                 raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again to complete it")
         ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])
-        tokens = [np.load(self._file("shard", s), mmap_mode="r") for s in range(self.shards)]
+        tokens, labels = zip(*(self.read(s) for s in range(self.shards)), strict=True)
         return Corpus(
             tokens=tokens[0] if len(tokens) == 1 else np.concatenate(tokens),
-            labels=np.concatenate([np.load(self._file("labels", s)) for s in range(self.shards)]),
+            labels=np.concatenate(labels),
             ordinals=ordinals,
             held_out=held_out(ordinals, self.manifest.held_out_share),
         )
+
+
+class IndexedImages:
+    """The images of several token folders that are not held out, one folder after another, read in passes.
+
+    UserError where the folders hold different codecs' tokens, or a shard is missing or damaged, which is found by
+    reading everything once; `trusted` folders were checked before.
+    """
+
+    def __init__(self, folders: Sequence[TokenFolder], trusted: bool = False):
+        self.folders, first = folders, folders[0]
+        self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
+        for folder in folders[1:]:
+            for field in ("codec", "revision", "tokens_per_image", "vocab_size"):
+                here, there = getattr(folder.manifest, field), getattr(first.manifest, field)
+                if here != there:
+                    raise UserError(
+                        f"{folder.path} has {field} {here!r}, {first.path} has {there!r}: an index holds one codec"
+                    )
+        for _, folder, shard in self.shards:
+            if problem := folder.problem(shard, hashes=not trusted):
+                raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
+        kept = [int(folder.indexed(shard).sum()) for _, folder, shard in self.shards]
+        self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
+        if not self.starts[-1]:
+            raise UserError("every image is held out: lower the held-out share and tokenize again")
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
+        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
+        folder), ordinal and label [n, 3]."""
+        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
+            low, high = max(first, start) - start, min(stop, end) - start
+            if low < high:
+                rows = np.flatnonzero(folder.indexed(shard))[low:high]
+                tokens, labels = folder.read(shard)
+                identity = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
+                yield tokens[rows], np.stack(identity, 1).astype(np.int64)

@@ -1,23 +1,29 @@
-"""Suffix tables of a uint16 corpus: two builders, one encoding, one proof.
+"""Suffix tables of a uint16 corpus: three builders, one encoding, one proof.
 
 A table holds, for every suffix of the corpus in sorted order, the byte offset where it starts, little-endian in the
 fewest bytes that hold the largest offset. Suffixes are ordered by their bytes, as Fastgram and infini-gram compare
 them: token by token, each token as its two little-endian bytes, a suffix before its extensions.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.common import UserError, atomic
+from imagegram.common import UserError, atomic, cores, die_with_parent
 
-CHUNK = 1 << 22  # entries handled at a time
-MAX_TOKENS = 2**31 - 1  # of one shard: suffixes are numbered in int32
+CHUNK = 1 << 20  # entries handled at a time
+MAX_TOKENS = 2**31 - 1  # of one shard: the proof numbers its suffixes in int32
+OUT_OF_CORE = 1 << 27  # bytes of corpus that infini-gram's indexer sorts in memory at a time, on every core
+OVERLAP = 100_000  # bytes of the next part that it sees
 
 
 def pointer_width(tokens: int) -> int:
@@ -35,43 +41,101 @@ def find_tg_build_index() -> Path | None:
     return Path(found) if found else None
 
 
-def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
-    """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to `table`.
+def find_infini_gram() -> Path | None:
+    """The indexer that the infini-gram package carries, where that is installed."""
+    spec = importlib.util.find_spec("infini_gram")
+    program = (
+        Path(spec.submodule_search_locations[0]) / "rust_indexing" if spec and spec.submodule_search_locations else None
+    )
+    return program if program and os.access(program, os.X_OK) else None
 
-    The tool takes its pointer width from the last suffix in sorted order. With the ending that index.py writes, this is
-    the third last in position: where two tokens more or less decide the width, the table would be corrupt, and
-    UserError asks for the other builder.
-    """
-    tokens = (source / "tokenized.0").stat().st_size // 2
-    if pointer_width(tokens) != pointer_width(tokens - 2):
-        raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=divsufsort")
-    out = table.parent / "tg_build_index"
-    shutil.rmtree(out, ignore_errors=True)
-    command = [str(tool), f"{source}/", f"{out}/", "2", "4", "full"]
-    result = subprocess.run(command, capture_output=True, text=True)
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid()))
     if result.returncode:
         raise UserError(f"{' '.join(command)} failed ({result.returncode}): {result.stderr.strip()[-300:]}")
+
+
+def suits_fastgram(tokens: int) -> bool:
+    """Whether `tg_build_index` writes the right table for a corpus of so many tokens.
+
+    It takes its pointer width from the last suffix in sorted order. With the ending that index.py writes, this is the
+    third last in position: where two tokens more or less decide the width, its table would be corrupt.
+    """
+    return pointer_width(tokens) == pointer_width(tokens - 2)
+
+
+def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
+    """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to `table`."""
+    tokens = (source / "tokenized.0").stat().st_size // 2
+    if not suits_fastgram(tokens):
+        raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=divsufsort")
+    out = table.with_name(f"{table.name}-tg_build_index")
+    shutil.rmtree(out, ignore_errors=True)
+    _run([str(tool), f"{source}/", f"{out}/", "2", "4", "full"])
     (out / "table.0").replace(table)
     shutil.rmtree(out)
 
 
-def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path) -> None:
-    """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort and write the table."""
+def build_with_infini_gram(tool: Path, source: Path, table: Path) -> None:
+    """Sort parts of the corpus, merge them, join the pieces: infini-gram's steps (Liu et al., 2024, arXiv:2401.17377).
+
+    Parts are cut so that memory is bounded whatever the size of the corpus. Order beyond the OVERLAP at a cut is not
+    looked at by the merge: a corpus with longer repeats across it is refused by `verify_table`.
+    """
+    data = source / "tokenized.0"
+    size = data.stat().st_size
+    parts, merged = (table.with_name(f"{table.name}-{name}") for name in ("parts", "merged"))
+    for folder in (parts, merged):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    common = ["--data-file", str(data), "--ratio", str(pointer_width(size // 2)), "--token-width", "2"]
+    jobs = -(-size // OUT_OF_CORE)
+    jobs = max(jobs, cores()) if size > 100 * OVERLAP else 1  # a small corpus in one piece: exact whatever repeats
+    step = -(-size // jobs // 2) * 2
+    commands = [
+        [str(tool), "make-part", *common, "--parts-dir", str(parts), "--start-byte", str(start), "--end-byte", str(end)]
+        for start in range(0, size, step)
+        for end in [min(start + step + OVERLAP, size)]
+    ]
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(_run, commands))
+    threads = ["--num-threads", str(cores() if jobs > 1 else 1)]
+    folders = ["--parts-dir", str(parts), "--merged-dir", str(merged), "--hacksize", str(OVERLAP)]
+    _run([str(tool), "merge", *common, *folders, *threads])
+    shutil.rmtree(parts)
+    with atomic(table) as temporary:
+        joined = ["--merged-dir", str(merged), "--merged-file", str(temporary)]
+        _run([str(tool), "concat", *common, *joined, *threads])
+    shutil.rmtree(merged)
+
+
+def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path, progress: bool = False) -> None:
+    """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort and write the table.
+
+    It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a token, 18 where
+    the shard has more than 2^30 tokens.
+    """
     from pydivsufsort import divsufsort
 
-    suffixes = divsufsort(tokens.byteswap())  # big-endian values sort like little-endian bytes
+    suffixes = divsufsort(tokens.view(np.uint8))
     width = pointer_width(len(tokens))
-    with atomic(table) as temporary, temporary.open("wb") as f:
-        for i in range(0, len(suffixes), CHUNK):
-            pointers = suffixes[i : i + CHUNK].astype("<u8") * 2
-            f.write(np.ascontiguousarray(pointers.view(np.uint8).reshape(-1, 8)[:, :width]).tobytes())
+    bar = tqdm(total=len(tokens), unit="tok", unit_scale=True, desc="writing the table", disable=not progress, delay=2)
+    with atomic(table) as temporary, temporary.open("wb") as f, bar:
+        for i in range(0, len(suffixes), 2 * CHUNK):
+            chunk = suffixes[i : i + 2 * CHUNK]
+            pointers = chunk[chunk & 1 == 0].astype("<u8")
+            np.ascontiguousarray(pointers.view(np.uint8).reshape(-1, 8)[:, :width]).tofile(f)
+            bar.update(len(pointers))
 
 
 def pointers_at(table: NDArray[np.uint8], ranks: NDArray[np.int64] | slice) -> NDArray[np.int64]:
     """Entries of a table [tokens, width] as token positions."""
-    entries = table[ranks]
+    entries = np.ascontiguousarray(table[ranks])
+    if entries.shape[1] == 4:
+        return (entries.view("<u4")[:, 0] >> 1).astype(np.int64)
     raw = np.zeros((len(entries), 8), np.uint8)
-    raw[:, : table.shape[1]] = entries
+    raw[:, : entries.shape[1]] = entries
     return raw.view("<i8")[:, 0] >> 1
 
 
@@ -92,26 +156,31 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
     n = len(tokens)
     table = open_table(path, n)
     rank = np.full(n + 1, -1, np.int32)  # of every suffix; the empty one comes first
-    starts = range(0, n, CHUNK)
-    bar = tqdm(total=2 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress)
-    for i in starts:
+
+    def scatter(i: int) -> None:
         stop = min(i + CHUNK, n)
-        raw = np.asarray(table[i:stop])
         places = pointers_at(table, slice(i, stop))
-        if (raw[:, 0] & 1).any() or places.max() >= n:
+        if (table[i:stop, 0] & 1).any() or places.max() >= n:
             raise UserError(f"{path} points between or behind the tokens: build the index again")
         rank[places] = np.arange(i, stop, dtype=np.int32)
-        bar.update(stop - i)
-    if (rank[:n] < 0).any():
-        raise UserError(f"{path} is not a permutation of the suffixes: build the index again")
-    for i in starts:
-        stop = min(i + CHUNK + 1, n)  # one more: the pair across the chunks
-        places = pointers_at(table, slice(i, stop))
+
+    def compare(i: int) -> None:
+        places = pointers_at(table, slice(i, min(i + CHUNK + 1, n)))  # one more: the pair across the chunks
         first = tokens[places].byteswap()
         follow = rank[places + 1]
         ordered = (first[:-1] < first[1:]) | ((first[:-1] == first[1:]) & (follow[:-1] < follow[1:]))
         if not ordered.all():
             where = i + int(np.argmin(ordered))
             raise UserError(f"{path} is out of order at entry {where}: build the index again")
-        bar.update(min(CHUNK, n - i))
-    bar.close()
+
+    def permutation(i: int) -> None:
+        if (rank[i : min(i + CHUNK, n)] < 0).any():
+            raise UserError(f"{path} is not a permutation of the suffixes: build the index again")
+
+    steps: list[Callable[[int], None]] = [scatter, permutation, compare]
+    starts = range(0, n, CHUNK)
+    bar = tqdm(total=len(steps) * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2)
+    with ThreadPoolExecutor(cores()) as pool, bar:  # numpy's gathers leave the interpreter to other threads
+        for step in steps:
+            for i, _ in zip(starts, pool.map(step, starts), strict=True):
+                bar.update(min(CHUNK, n - i))

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.index import Index, build_index
+from imagegram.index import Index
+from imagegram.indexing import build_index
 from imagegram.shards import Manifest, TokenFolder
 
 
@@ -40,6 +41,12 @@ def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, sha
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
     return build_index([folder], path / "input", path / "index", "divsufsort", shard_images)
+
+
+def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:
+    """All suffixes in the order of their little-endian bytes, by sorting them as byte strings."""
+    data = tokens.tobytes()
+    return sorted(range(len(tokens)), key=lambda i: data[2 * i :])
 
 
 def corpora() -> dict[str, NDArray[np.int64]]:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from imagegram.common import UserError
-from imagegram.images import Source, held_out, load_batches, open_dataset, preprocess, to_rgb
+from imagegram.images import Source, load_batches, open_dataset, preprocess, to_rgb
 from imagegram.shapes import KINDS, scene
+from imagegram.shards import held_out
 from tests.conftest import pixels
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imagegram import index as index_module
+from imagegram import indexing
 from imagegram.common import UserError
-from imagegram.images import held_out
-from imagegram.index import Index, build_index, verify_index
-from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.index import Index, verify_index
+from imagegram.indexing import build_index
+from imagegram.shards import SEPARATOR, TERMINATOR, held_out
 from imagegram.suffix_array import (
     build_with_fastgram,
     find_tg_build_index,
@@ -20,15 +20,9 @@ from imagegram.suffix_array import (
     pointers_at,
     verify_table,
 )
-from tests.corpora import corpora, index_of, token_folder
+from tests.corpora import corpora, index_of, naive_suffixes, token_folder
 
 CORPORA = corpora()
-
-
-def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:
-    """All suffixes in the order of their little-endian bytes, by sorting them as byte strings."""
-    data = tokens.tobytes()
-    return sorted(range(len(tokens)), key=lambda i: data[2 * i :])
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -97,13 +91,13 @@ def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
 
 
 def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(tokens: NDArray[np.uint16], table: Path) -> None:
+    def swapped(tokens: NDArray[np.uint16], table: Path, progress: bool) -> None:
         right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
         (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[:, : pointer_width(len(tokens))].tofile(table)
 
     index_of(tmp_path, CORPORA["one image"])
     good = (tmp_path / "index" / "index.json").read_bytes()
-    monkeypatch.setattr(index_module, "build_with_divsufsort", swapped)
+    monkeypatch.setattr(indexing, "build_with_divsufsort", swapped)
     other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
     with pytest.raises(UserError, match="out of order at entry"):
         build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")

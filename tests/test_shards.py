@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from imagegram.common import UserError
-from imagegram.images import held_out
-from imagegram.shards import Manifest, TokenFolder, check_tokens
+from imagegram.shards import Manifest, TokenFolder, check_tokens, held_out
 
 MANIFEST = Manifest(
     dataset="fake",

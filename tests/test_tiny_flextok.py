@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from imagegram.codec import load_codec
-from imagegram.images import held_out, open_dataset, preprocess
+from imagegram.images import open_dataset, preprocess
+from imagegram.shards import held_out
 from imagegram.tiny_flextok import FSQ, WEIGHTS, TinyConfig, TinyFlexTok, _projected
 
 

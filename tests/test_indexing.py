@@ -1,0 +1,215 @@
+"""Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
+
+import importlib.util
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from imagegram import indexing, suffix_array
+from imagegram.common import UserError, sha256
+from imagegram.index import Index
+from imagegram.indexing import build_index
+from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.suffix_array import build_with_infini_gram, find_infini_gram, pointers_at
+from tests.corpora import corpora, index_of, naive_suffixes, token_folder
+
+CORPORA = corpora()
+needs_infini_gram = pytest.mark.skipif(
+    importlib.util.find_spec("infini_gram") is None, reason="the package infini-gram is not installed"
+)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Hashes of the data of an index."""
+    return {f.name: sha256(f) for f in folder.iterdir() if f.name != "index.json"}
+
+
+@st.composite
+def token_arrays(draw: st.DrawFn) -> NDArray[np.int64]:
+    """Corpora [n, L] over alphabets from one token to all of them, rich in repeated rows and runs."""
+    n, length = draw(st.integers(1, 12)), draw(st.one_of(st.integers(1, 8), st.integers(1, 300)))
+    alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    letters = rng.choice(TERMINATOR, alphabet, replace=False)
+    rows = letters[rng.integers(0, alphabet, (n, length))]
+    if draw(st.booleans()):
+        rows = rows[rng.integers(0, n, n)]
+    return rows
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(token_arrays(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
+    tmp_path_factory: pytest.TempPathFactory, tokens: NDArray[np.int64], shards: int, rng: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
+    lines = []
+    for shard in index.shards:
+        assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
+        lines.append(shard.tokens.tolist())
+    assert np.array_equal(index.tokens, tokens)
+    engine = index.engine()
+    for _ in range(10):
+        line = rng.choice(lines)
+        length = rng.randint(1, min(6, len(line) - 3))
+        start = rng.randrange(len(line) - 2 - length)
+        query = line[start : start + length]
+        places = [(o, i + length) for o in lines for i in range(len(o) - length) if o[i : i + length] == query]
+        assert engine.count(query)["count"] == len(places)
+        answer = engine.primitive_ntd(query, max_support=100_000)["result_by_token_id"]
+        follows = [o[i] for o, i in places]
+        assert {t: v["cont_cnt"] for t, v in answer.items()} == {t: follows.count(t) for t in set(follows)}
+
+
+def test_several_processes_build_what_one_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
+    one = index_of(tmp_path, tokens, shard_images=7)
+    two = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "two", "divsufsort", 7, workers=2)
+    assert len(two.shards) == 6
+    assert files_of(one.path) == files_of(two.path)
+    assert "shard 5: table by pydivsufsort" in capfd.readouterr().out
+
+
+@needs_infini_gram
+@pytest.mark.parametrize("name", CORPORA)
+def test_infini_gram_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    right = index_of(tmp_path, CORPORA[name], TERMINATOR)
+    other = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "other", "infini-gram")
+    assert other.info["builder"].startswith("infini-gram")
+    assert files_of(other.path) == files_of(right.path)
+
+
+@needs_infini_gram
+def test_infini_gram_in_parts_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = index_of(tmp_path, np.random.default_rng(0).integers(0, 50, (500, 20)))
+    monkeypatch.setattr(suffix_array, "OUT_OF_CORE", 5000)  # bytes; the corpus has 21,006
+    monkeypatch.setattr(suffix_array, "OVERLAP", 100)
+    tool = find_infini_gram()
+    assert tool is not None
+    build_with_infini_gram(tool, tmp_path / "input", tmp_path / "table")
+    assert (tmp_path / "table").read_bytes() == (right.path / "table.0").read_bytes()
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith("table-")]
+
+
+@needs_infini_gram
+@pytest.mark.parametrize("shard_images", [0, 60])
+def test_infini_grams_engine_answers_as_fastgram_does(tmp_path: Path, shard_images: int) -> None:
+    from infini_gram.engine import InfiniGramEngine
+
+    rng = np.random.default_rng(1)
+    tokens = np.minimum(rng.zipf(1.3, (200, 16)) - 1, 511)
+    index = index_of(tmp_path, tokens, shard_images=shard_images)
+    fastgram = index.engine()
+    end = 512  # how that engine reports a separator
+    infini_gram = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
+    for i in range(300):
+        row, length = tokens[rng.integers(len(tokens))], int(rng.integers(1, 6))
+        start = int(rng.integers(0, 16 - length))
+        query = [int(t) for t in row[start : start + length]]
+        if i % 5 == 0:
+            query[-1] = int(rng.integers(0, 512))
+        theirs: Any = infini_gram.ntd(query, max_support=100_000)
+        ours = fastgram.primitive_ntd(query, max_support=100_000)
+        assert infini_gram.count(query)["count"] == fastgram.count(query)["count"]  # type: ignore[typeddict-item]
+        assert theirs["prompt_cnt"] == ours["prompt_cnt"]
+        expected = {SEPARATOR if t == end else t: v["cont_cnt"] for t, v in theirs["result_by_token_id"].items()}
+        assert {t: v["cont_cnt"] for t, v in ours["result_by_token_id"].items()} == expected
+
+
+def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
+    right = files_of(index_of(tmp_path, tokens, shard_images=10).path)
+    arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "divsufsort", 10
+    verify, calls = indexing.verify_table, []
+
+    def third_time_unlucky(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        verify(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexing, "verify_table", third_time_unlucky)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(*arguments)
+    building = tmp_path / ".building-again"
+    table = building / "table.1"
+    table.write_bytes(table.read_bytes()[::-1])  # shard 1 damaged, shard 2 without its marker
+    (building / "shard-2.json").unlink()
+    capsys.readouterr()
+    again = build_index(*arguments)
+    out = capsys.readouterr().out
+    assert "1 of 4 shards are finished" in out
+    assert [line[:8] for line in out.splitlines() if "sorting" in line] == ["shard 1:", "shard 2:", "shard 3:"]
+    assert files_of(again.path) == right
+    other = token_folder(tmp_path / "other", tokens[:20])  # another request: nothing of the old one is taken over
+    build_index([other], tmp_path / "in", tmp_path / "again", "divsufsort", 10)
+    assert not building.exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path, workers: int) -> None:
+    tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
+    right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
+    command = [sys.executable, "-m", "imagegram.index", "build", "--tokens", str(tmp_path / "tokens")]
+    command += ["--index-input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--builder", "divsufsort"]
+    command += ["--shard-images", "500", "--workers", str(workers)]
+    kills, rng = 0, random.Random(workers)
+    while not (tmp_path / "out" / "index.json").exists():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(rng.randint(1, 4)):
+            process.stdout.readline()  # a shard begins or ends
+        time.sleep(rng.random() * 0.05)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert kills < 100
+    assert kills > 2
+    assert files_of(tmp_path / "out") == right
+    Index.open(tmp_path / "out")
+    for _ in range(100):  # workers die with their parent
+        if not any(str(tmp_path) in p.read_text() for p in Path("/proc").glob("[0-9]*/cmdline")):
+            break
+        time.sleep(0.05)
+
+
+def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
+    monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
+    with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds 603: SHARD_IMAGES=60"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort")
+    assert len(build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort", 60).shards) == 2
+    monkeypatch.setattr(indexing, "memory_available", lambda: 5000)
+    with pytest.raises(UserError, match="available: SHARD_IMAGES=40, fewer WORKERS, or BUILDER=infini-gram"):
+        build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
+
+
+def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
+    monkeypatch.setattr(indexing, "find_infini_gram", lambda: None)
+    with pytest.raises(UserError, match="infini-gram is not installed: pip install infini-gram"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "infini-gram")
+    monkeypatch.setattr(indexing, "find_tg_build_index", lambda: None)
+    with pytest.raises(UserError, match="tg_build_index is not found"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "tg_build_index")
+
+
+def test_the_record_of_a_build(tmp_path: Path) -> None:
+    info = json.loads((index_of(tmp_path, CORPORA["one image"]).path / "index.json").read_text())
+    assert info["builder"].startswith("pydivsufsort ")
+    assert set(info["versions"]) == {"fast-gram", "numpy"}
+    assert set(info["files"]) == {"tokenized.0", "offset.0", "table.0", "images.npy"}
