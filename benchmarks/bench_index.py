@@ -42,17 +42,14 @@ class Config:
 
 def write_tokens(path: Path, images: int) -> None:
     """A token folder of random images in shards of 50,000."""
-    settings = {
-        "dataset": "zipf",
-        "split": "train",
-        "fingerprint": "1",
-        "codec": "none",
-        "revision": "",
-        "precision": "",
-    }
     manifest = Manifest(
-        **settings,
+        dataset="zipf",
+        split="train",
+        fingerprint="1",
         images=images,
+        codec="none",
+        revision="",
+        precision="",
         tokens_per_image=LENGTH,
         vocab_size=VOCAB,
         levels=(),
@@ -92,16 +89,8 @@ def main(config: Config) -> None:
         tokens, source, out = (config.folder / name for name in ("tokens", "input", "index"))
         shutil.rmtree(config.folder, ignore_errors=True)
         write_tokens(tokens, images)
-        build = [
-            sys.executable,
-            "-m",
-            "imagegram.index",
-            "build",
-            "--tokens",
-            str(tokens),
-            "--index-input",
-            str(source),
-        ]
+        build = [sys.executable, "-m", "imagegram.index", "build"]
+        build += ["--tokens", str(tokens), "--index-input", str(source)]
         rows: dict[str, list[tuple[float, int, float]]] = {}
         for _ in range(1 if images >= 1_000_000 else config.rounds):
             for builder in builders:

@@ -113,16 +113,16 @@ def test_infini_grams_engine_answers_as_fastgram_does(tmp_path: Path, shard_imag
     index = index_of(tmp_path, tokens, shard_images=shard_images)
     fastgram = index.engine()
     end = 512  # how that engine reports a separator
-    infini_gram = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
+    infini_gram: Any = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
     for i in range(300):
         row, length = tokens[rng.integers(len(tokens))], int(rng.integers(1, 6))
         start = int(rng.integers(0, 16 - length))
         query = [int(t) for t in row[start : start + length]]
         if i % 5 == 0:
             query[-1] = int(rng.integers(0, 512))
-        theirs: Any = infini_gram.ntd(query, max_support=100_000)
+        theirs = infini_gram.ntd(query, max_support=100_000)
         ours = fastgram.primitive_ntd(query, max_support=100_000)
-        assert infini_gram.count(query)["count"] == fastgram.count(query)["count"]  # type: ignore[typeddict-item]
+        assert infini_gram.count(query)["count"] == fastgram.count(query)["count"]
         assert theirs["prompt_cnt"] == ours["prompt_cnt"]
         expected = {SEPARATOR if t == end else t: v["cont_cnt"] for t, v in theirs["result_by_token_id"].items()}
         assert {t: v["cont_cnt"] for t, v in ours["result_by_token_id"].items()} == expected
