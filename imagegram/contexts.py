@@ -99,3 +99,22 @@ def tally(
     asked = which.ravel() * 65536 + wanted
     spots = np.searchsorted(known, asked).clip(max=len(known) - 1)
     return distinct, np.where(known[spots] == asked, counts[spots], 0)
+
+
+def discounts(trained: NDArray[np.uint16], rungs: Ladder) -> list[float]:
+    """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
+    numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
+
+    Never below 0.1, so that what was not seen stays possible.
+    """
+    column = trained[rungs.order, rungs.position].astype(np.int64)
+    starts = np.zeros(len(trained), bool)  # of a new context in the order
+    result = []
+    for depth in range(len(rungs.low)):
+        if depth:
+            context = trained[rungs.order, rungs.position - depth]
+            starts[1:] |= context[1:] != context[:-1]
+        counts = np.unique(np.cumsum(starts) * 65536 + column, return_counts=True)[1]
+        once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+        result.append(max(0.1, once / max(1, once + 2 * twice)))
+    return result

@@ -10,12 +10,15 @@ draws the token from the exact next-token distribution of the context, however m
 - `aligned`: the same tokens at the same positions. Image tokens are ordered: the same id at another position means
   something else. The longest context of at most `context` tokens that `min_images` images share; the first `anchor`
   tokens must match as well, however short the context.
-- `smoothed`: the same with interpolated Witten-Bell smoothing (1991, doi:10.1109/18.87000): a context that n images
-  share, with t different tokens after it, is left for the next shorter one with probability t / (n + t). Its bits
-  per token are measured in smoothing.py.
+- `smoothed`: the same, interpolated over all lengths of context by absolute discounting (smoothing.py), which also
+  gives held-out bits per token.
 - `soft`: the `neighbours` images whose prefix is nearest in code space, by the squared distance of FSQ codes summed
   over the tokens so far: non-parametric texture synthesis (Efros & Leung, 1999) on tokens. Never short of matches,
-  and copying stops at every token where a near image goes another way. Ties are broken at random.
+  and copying stops at every token where a near image goes another way. Ties are broken at random. `recency` below 1
+  lets the distance of earlier tokens fade.
+
+Temperature, top-k and top-p act on the final distribution, after the smoothing. `label` draws the first token from
+the images of one class.
 """
 
 from collections.abc import Iterator
@@ -26,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError
-from imagegram.contexts import Ints, bound, ladder, narrow, tally
+from imagegram.contexts import Ints, bound, discounts, ladder, narrow
 from imagegram.index import ENDING, Index, Shard
 from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.smoothing import distribution, draw
 from imagegram.suffix_array import pointers_at
 
 METHODS = ("ntd", "aligned", "smoothed", "soft")
@@ -45,15 +49,27 @@ class Settings:
     min_images: int = 2  # aligned: images that must share a context, else it is shortened
     anchor: int = 0  # aligned: first tokens that must match besides
     neighbours: int = 20  # soft: images to choose among
-    temperature: float = 1.0  # below 1 sharpens the counts, above 1 flattens them
+    recency: float = 1.0  # soft: weight of a distance after each further token; 1: all tokens count alike
+    temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
+    top_p: float = 1.0  # the fewest tokens kept that have this probability together
+    label: int = -1  # class of the image that gives the first token; -1: any
 
     def describe(self) -> str:
         """The values that matter, as text."""
         names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"]}
         names |= {"smoothed": ["context"], "soft": ["neighbours"]}
-        shown = [*names[self.method], *["temperature"] * (self.temperature != 1), *["top_k"] * (self.top_k > 0)]
+        shown = names[self.method] + [
+            name
+            for name, usual in (("recency", 1), ("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
+            if getattr(self, name) != usual
+        ]
         return f"{self.method}: {', '.join(f'{name} {getattr(self, name)}' for name in shown)}"
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether the distribution is not to be drawn from as it is."""
+        return self.temperature != 1 or self.top_k > 0 or self.top_p < 1
 
     def check(self) -> None:
         """UserError where a value makes no sense."""
@@ -61,10 +77,10 @@ class Settings:
             raise UserError(f"unknown method {self.method!r}: one of {', '.join(METHODS)}")
         if min(self.context, self.min_images, self.neighbours, self.temperature) <= 0:
             raise UserError("context, min_images, neighbours and temperature must be positive")
-        if min(self.anchor, self.top_k) < 0:
-            raise UserError("anchor and top_k must not be negative")
-        if self.method == "smoothed" and (self.anchor or self.top_k or self.temperature != 1):
-            raise UserError("smoothed takes neither anchor, temperature nor top_k: they would act before the smoothing")
+        if min(self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1 or not 0 <= self.recency <= 1:
+            raise UserError("anchor and top_k must not be negative; top_p and recency lie between 0 and 1")
+        if self.anchor and self.method != "aligned":
+            raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,8 @@ def sample(
         for position, matches in enumerate(_matches(index, settings, tokens[part], rng)):
             if position < given:
                 continue
+            if position == 0 and settings.label >= 0:
+                matches = _of_class(index, settings.label, len(rows))
             picks = _draw(matches, settings, rng)
             sources[part, position] = matches.sources(rows, picks)
             tokens[part, position] = matches.next_tokens(rows, picks)
@@ -118,8 +136,10 @@ def _matches(
     """The matches for one position after another, while the caller fills `drawn` [n, L]."""
     if settings.method == "ntd":
         return _blind(index, settings, drawn)
-    if settings.method in ("aligned", "smoothed"):
-        return _aligned(index, settings, drawn, rng)
+    if settings.method == "aligned":
+        return _aligned(index, settings, drawn)
+    if settings.method == "smoothed":
+        return _smoothed(index, settings, drawn, rng)
     return _soft(index, settings, drawn, rng)
 
 
@@ -146,8 +166,8 @@ class Matches(Protocol):
 
 
 def _draw(matches: Matches, settings: Settings, rng: np.random.Generator) -> Ints:
-    """One match for each sequence: uniform, or reweighted by temperature and top-k of the tokens that follow."""
-    if settings.temperature == 1 and not settings.top_k:
+    """One match for each sequence: uniform, or by the reweighted distribution of the tokens that follow."""
+    if not settings.reweighted or (matches.counts == 1).all():
         return rng.integers(0, matches.counts)
     _, first, which = np.unique(matches.identity, axis=0, return_index=True, return_inverse=True)
     picks = np.empty(len(matches.counts), np.int64)
@@ -156,18 +176,28 @@ def _draw(matches: Matches, settings: Settings, rng: np.random.Generator) -> Int
         everyone = np.arange(matches.counts[row])
         tokens = matches.next_tokens(np.full(len(everyone), row), everyone)
         _, token, counts = np.unique(tokens, return_inverse=True, return_counts=True)
-        weights = truncated(counts, settings.temperature, settings.top_k)
+        weights = truncated(counts, settings.temperature, settings.top_k, settings.top_p)
         picks[members] = rng.choice(len(everyone), len(members), p=(weights / counts)[token])
     return picks
 
 
-def truncated(counts: Ints, temperature: float = 1.0, top_k: int = 0) -> NDArray[np.float64]:
-    """Counts of tokens -> probabilities: count ** (1 / temperature), the `top_k` largest kept (ties by order)."""
-    logits = np.log(counts) / temperature
-    if 0 < top_k < len(counts):
-        logits[np.argsort(-logits, kind="stable")[top_k:]] = -np.inf
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+def truncated(
+    weights: NDArray[np.number], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> NDArray[np.float64]:
+    """Weights of tokens [V] -> probabilities: weight ** (1 / temperature), of which the `top_k` largest are kept, and
+    of these the fewest that reach `top_p` together (Holtzman et al., 2020, arXiv:1904.09751). Ties by order."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(weights) / temperature
+    p = np.exp(logits - logits.max())
+    order = np.argsort(-p, kind="stable")
+    if 0 < top_k < len(p):
+        p[order[top_k:]] = 0
+    p /= p.sum()
+    if top_p < 1:
+        before = np.cumsum(p[order]) - p[order]
+        p[order[before >= top_p]] = 0
+        p /= p.sum()
+    return p
 
 
 @dataclass(frozen=True)
@@ -190,22 +220,43 @@ class _AlignedMatches:
         return np.stack([images, np.full(len(images), self.position)], 1)
 
 
-def _aligned(
-    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
-) -> Iterator[Matches]:
-    """Matches at the same position: of the longest context, or of one drawn by Witten and Bell's weights."""
-    trained, rows = index.tokens, np.arange(len(drawn))
-    smoothed = settings.method == "smoothed"
-    for rungs in ladder(trained, drawn, settings.context, settings.anchor, 1 if smoothed else settings.min_images):
+def _aligned(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
+    """Matches at the same position, of the longest context that enough images share."""
+    rows = np.arange(len(drawn))
+    for rungs in ladder(index.tokens, drawn, settings.context, settings.anchor, settings.min_images):
         counts = rungs.high - rungs.low
         depth = (counts[1:] > 0).sum(0)
-        if smoothed:
-            column = trained[rungs.order, rungs.position]
-            for d in range(len(counts) - 1, 0, -1):
-                distinct, _ = tally(column, rungs.low[d], rungs.high[d])
-                shorter = rng.random(len(rows)) * (counts[d] + distinct) >= counts[d]
-                depth[(depth == d) & shorter] = d - 1
-        yield _AlignedMatches(trained, rungs.order, rungs.position, rungs.low[depth, rows], counts[depth, rows])
+        yield _AlignedMatches(index.tokens, rungs.order, rungs.position, rungs.low[depth, rows], counts[depth, rows])
+
+
+def _of_class(index: Index, label: int, n: int) -> Matches:
+    """The first tokens of the images of a class."""
+    images = np.flatnonzero(index.labels == label)
+    if not len(images):
+        raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+    return _AlignedMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))
+
+
+def _smoothed(
+    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
+) -> Iterator[Matches]:
+    """One match each, drawn from the smoothed distribution, reweighted where that is asked for."""
+    step = max(1, MAX_PAIRS // index.vocab_size)
+    for rungs in ladder(index.tokens, drawn, settings.context):
+        if not settings.reweighted:
+            yield _SoftMatches(index.tokens, draw(index, rungs, rng)[:, None], rungs.position)
+            continue
+        column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
+        images = np.empty((len(drawn), 1), np.int64)
+        for first in range(0, len(drawn), step):
+            rows = np.arange(first, min(first + step, len(drawn)))
+            for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
+                token = rng.choice(len(p), p=truncated(p, settings.temperature, settings.top_k, settings.top_p))
+                for low, high in zip(rungs.low[::-1, row], rungs.high[::-1, row], strict=True):
+                    if len(found := np.flatnonzero(column[low:high] == token)):
+                        images[row] = rungs.order[low + rng.choice(found)]
+                        break
+        yield _SoftMatches(index.tokens, images, rungs.position)
 
 
 @dataclass(frozen=True)
@@ -213,6 +264,7 @@ class _SoftMatches:
     tokens: NDArray[np.uint16]  # of the index
     images: Ints  # [n, k]
     position: int
+    everyone: bool = False  # all images, the same for every sequence
 
     @property
     def counts(self) -> Ints:
@@ -220,7 +272,7 @@ class _SoftMatches:
 
     @property
     def identity(self) -> Ints:
-        return self.images if self.position else np.zeros((len(self.images), 1), np.int64)
+        return self.images[:, :1] * 0 if self.everyone else self.images
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
         return self.tokens[self.images[rows, picks], self.position]
@@ -243,10 +295,11 @@ def _soft(index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.r
             nearest = np.broadcast_to(np.arange(len(trained)), (n, len(trained)))
         else:
             images, mine = codes[trained[:, position - 1]], codes[drawn[:, position - 1]]
+            distance *= np.float32(settings.recency)
             for d in range(codes.shape[1]):
                 distance += np.square(images[None, :, d] - mine[:, None, d])
             nearest = np.argpartition(distance, k - 1, axis=1)[:, :k] if k < len(trained) else nearest
-        yield _SoftMatches(trained, nearest, position)
+        yield _SoftMatches(trained, nearest, position, everyone=position == 0)
 
 
 def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:

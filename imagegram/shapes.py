@@ -10,7 +10,7 @@ import colorsys
 import numpy as np
 from numpy.typing import NDArray
 
-KINDS = ("circle", "square", "triangle", "diamond", "cross", "ring")
+KINDS = ("circle", "square", "triangle", "cross", "ring")
 HUES = (0.0, 0.09, 0.16, 0.33, 0.5, 0.62, 0.78, 0.9)  # red, orange, yellow, green, cyan, blue, violet, pink
 
 
@@ -22,8 +22,6 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
         return np.maximum(abs(x), abs(y)) - 0.85 * r
     if kind == "triangle":  # equilateral, point up
         return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.5 * r
-    if kind == "diamond":
-        return (1.5 * abs(x) + abs(y) - r) / 1.8
     if kind == "cross":
         along, across = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
         return np.maximum(along - r, across - 0.32 * r)
@@ -56,7 +54,7 @@ def scene(seed: int, i: int, size: int = 32) -> tuple[NDArray[np.uint8], int]:
     image = _background(rng, x, y)
     placed: list[tuple[float, float, float]] = []
     label = -1
-    radii = np.sort(rng.uniform(0.17, 0.33, rng.integers(1, 4)))[::-1]
+    radii = np.sort(rng.uniform(0.2, 0.36, rng.integers(1, 4)))[::-1]
     for r in radii:
         kind, hue = int(rng.integers(len(KINDS))), HUES[rng.integers(len(HUES))]
         color = np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))

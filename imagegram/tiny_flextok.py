@@ -40,8 +40,8 @@ class TinyConfig:
     levels: tuple[int, ...] = (8, 8, 8)  # FSQ levels; their product is the vocabulary
     width: int = 128
     heads: int = 4
-    encoder_depth: int = 4
-    decoder_depth: int = 5
+    encoder_depth: int = 3
+    decoder_depth: int = 4
 
 
 class FSQ(nn.Module):

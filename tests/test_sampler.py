@@ -112,54 +112,93 @@ def test_aligned_samples_the_exact_distribution(tmp_path: Path, context: int, im
         check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
 
 
-def witten_bell(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
-    """p = (c + t * p_shorter) / (n + t), from the shortest context up to the longest that occurs."""
+def discounted(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
+    """p = (c - D + D * t * p_shorter) / n from the shortest context up to the longest that occurs, where D is
+    n1 / (n1 + 2 n2) of all contexts of that length at that position; without a floor, counts at the bottom."""
     i, p = len(prefix), floor
     for length in range(min(context, i) + 1):
         follows = Counter(row[i] for row in rows if row[i - length : i] == prefix[i - length :])
-        n, t = follows.total(), len(follows)
         if length == 0 and not floor:
-            p = {token: c / n for token, c in follows.items()}
-        elif n:
-            p = {token: (follows[token] + t * p.get(token, 0)) / (n + t) for token in {*p, *follows}}
+            p = {token: c / follows.total() for token, c in follows.items()}
+            continue
+        times = Counter(Counter((*row[i - length : i], row[i]) for row in rows).values())
+        d = max(0.1, times[1] / max(1, times[1] + 2 * times[2]))
+        n, t = follows.total(), len(follows)
+        if n:
+            p = {token: (max(0, follows[token] - d) + d * t * p.get(token, 0)) / n for token in {*p, *follows}}
     return p
 
 
+RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)  # discounts of all sizes
+
+
 @pytest.mark.parametrize("context", [1, 2, 9])
-def test_smoothed_samples_the_exact_distribution(tmp_path: Path, context: int) -> None:
-    index = index_of(tmp_path, SMALL)
+@pytest.mark.parametrize("rows", [SMALL, RARE], ids=["few tokens", "rare tokens"])
+def test_smoothed_samples_the_exact_distribution(tmp_path: Path, rows: NDArray[np.int64], context: int) -> None:
+    index = index_of(tmp_path, rows, 7)
     drawn = sample(index, Settings("smoothed", context), 20_000, np.random.default_rng(12)).tokens
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(drawn, {p: witten_bell(SMALL.tolist(), list(p), context, {}) for p in prefixes}, position)
+        check(drawn, {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}, position)
 
 
 @pytest.mark.parametrize("context", [0, 1, 3])
 def test_bits_are_those_of_the_smoothed_distribution(tmp_path: Path, context: int) -> None:
-    index = index_of(tmp_path, SMALL, 7)
-    held_out = np.random.default_rng(13).integers(0, 4, (40, 5)).astype(np.uint16)  # 3 occurs nowhere
+    index = index_of(tmp_path, RARE, 9)
+    held_out = np.random.default_rng(13).integers(0, 8, (40, 5)).astype(np.uint16)  # 7 occurs nowhere
     probabilities = 2 ** -bits(index, held_out, context)
     for row, line in enumerate(held_out.tolist()):
         for i, token in enumerate(line):
-            expected = witten_bell(SMALL.tolist(), line[:i], context, dict.fromkeys(range(7), 1 / 7))
+            expected = discounted(RARE.tolist(), line[:i], context, dict.fromkeys(range(9), 1 / 9))
             assert probabilities[row, i] == pytest.approx(expected[token])
-    every = np.tile(held_out[:1], (7, 1))
-    every[:, 4] = np.arange(7)
+    every = np.tile(held_out[:1], (9, 1))
+    every[:, 4] = np.arange(9)
     assert (2 ** -bits(index, every, context)[:, 4]).sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method", ["ntd", "aligned"])
-def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -> None:
-    index = index_of(tmp_path, SMALL)
-    settings = Settings(method, context=1, min_images=1, temperature=0.5, top_k=2)
+@pytest.mark.parametrize("method", ["ntd", "aligned", "smoothed"])
+def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, RARE, 7)
+    settings = Settings(method, context=1, min_images=1, temperature=0.5, top_k=3, top_p=0.9)
     drawn = sample(index, settings, 20_000, np.random.default_rng(3)).tokens
-    rows, expected = SMALL.tolist(), {}
+    rows, expected = RARE.tolist(), {}
     for prefix in {tuple(r[:2]) for r in drawn.tolist()}:
-        full = blind(rows, list(prefix), 1) if method == "ntd" else aligned(rows, list(prefix), 1, 1, 0)
-        kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:2]
-        total = sum(p**2 for _, p in kept)
-        expected[prefix] = {t: p**2 / total for t, p in kept}
+        full = {
+            "ntd": lambda p: blind(rows, p, 1),
+            "aligned": lambda p: aligned(rows, p, 1, 1, 0),
+            "smoothed": lambda p: discounted(rows, p, 1, {}),
+        }[method](list(prefix))
+        kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:3]
+        total, nucleus, reached = sum(p**2 for _, p in kept), {}, 0.0
+        for token, p in kept:
+            if reached < 0.9:
+                nucleus[token] = p**2 / total
+            reached += p**2 / total
+        expected[prefix] = {t: p / sum(nucleus.values()) for t, p in nucleus.items()}
     check(drawn, expected, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, np.arange(30)[:, None] + np.zeros((1, 4), int))  # labels 0, 1, 2, 0 ...
+    drawn = sample(index, Settings(method, label=2), 200, np.random.default_rng(0))
+    assert set(drawn.tokens[:, 0].tolist()) == set(range(2, 30, 3))
+    assert (index.labels[drawn.sources[:, 0, 0]] == 2).all()
+    with pytest.raises(UserError, match="no image of class 7"):
+        sample(index, Settings(method, label=7), 1, np.random.default_rng(0))
+
+
+def test_recency_lets_early_tokens_fade(tmp_path: Path) -> None:
+    rows = np.array([[0, 511, 7], [511, 0, 9]])
+    index = index_of(tmp_path, rows)
+    ours = np.array([[0, 0]] * 50, np.uint16)  # the first token is the first image's, the second the second's
+    for recency, first in ((0.5, 9), (0.0, 9)):
+        drawn = sample(
+            index, Settings("soft", neighbours=1, recency=recency), 50, np.random.default_rng(0), prefix=ours
+        )
+        assert set(drawn.tokens[:, 2].tolist()) == {first}
+    drawn = sample(index, Settings("soft", neighbours=1), 50, np.random.default_rng(0), prefix=ours)
+    assert set(drawn.tokens[:, 2].tolist()) == {7, 9}  # as far, one by the first token, the other by the second
 
 
 @pytest.mark.parametrize("name", corpora())
@@ -171,6 +210,7 @@ def test_temperature_and_top_k_reweigh_the_tokens(tmp_path: Path, method: str) -
         Settings("aligned"),
         Settings("aligned", 3, 2, 1),
         Settings("smoothed", 3),
+        Settings("smoothed", 2, temperature=0.7),
     ],
 )
 def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, settings: Settings) -> None:
@@ -253,6 +293,9 @@ def test_truncation_by_hand() -> None:
     assert np.allclose(truncated(counts, 1, 2), [0, 4 / 7, 3 / 7])
     assert np.allclose(truncated(counts, 0.01), [0, 1, 0], atol=1e-6)
     assert np.allclose(truncated(counts, 1, 9), [1 / 8, 4 / 8, 3 / 8])
+    assert np.allclose(truncated(counts, top_p=0.4), [0, 1, 0])
+    assert np.allclose(truncated(counts, top_p=0.6), [0, 4 / 7, 3 / 7])
+    assert np.allclose(truncated(np.array([0, 2, 2, 0])), [0, 0.5, 0.5, 0])
 
 
 @pytest.mark.parametrize(
@@ -261,8 +304,9 @@ def test_truncation_by_hand() -> None:
         (Settings("bigram"), "unknown method 'bigram'"),
         (Settings(context=0), "must be positive"),
         (Settings(temperature=0), "must be positive"),
-        (Settings("smoothed", temperature=0.5), "smoothed takes neither"),
+        (Settings("smoothed", anchor=1), "anchor belongs to the method aligned"),
         (Settings(top_k=-1), "must not be negative"),
+        (Settings(top_p=0), "between 0 and 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: Settings, message: str) -> None:
