@@ -1,7 +1,9 @@
 """Contexts: where the tokens so far stand in the index, by bisection of many sorted ranges at once."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,10 @@ def narrow(
     return bound(key, wanted, low, high, False), bound(key, wanted, low, high, True)
 
 
+def _at(column: NDArray[np.integer], order: Ints, ranks: Ints) -> NDArray[np.integer]:
+    return column[order[ranks]]
+
+
 @dataclass(frozen=True)
 class Ladder:
     """The images that share contexts of 0, 1, 2 ... tokens before `position` with n sequences, each in the last."""
@@ -52,25 +58,28 @@ def ladder(
     that share a context are then neighbours, and a longer context is a range inside that of a shorter one.
     """
     n, length = drawn.shape
-    order = np.arange(len(trained))
+    order, columns = np.arange(len(trained)), deque[NDArray[np.uint16]](maxlen=max(1, min(context, length)))
     anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
     mine = np.zeros(n, np.int64)  # and of every sequence's
     for position in range(length):
         if position:
-            column = trained[:, position - 1]
+            # Contiguous: the rows of a memory-mapped corpus are far apart.
+            column = np.ascontiguousarray(trained[:, position - 1])
+            columns.append(column)
             if position <= anchor:
                 both = np.concatenate([anchors * 65536 + column, mine * 65536 + drawn[:, position - 1]])
                 numbers = np.unique(both, return_inverse=True)[1]
                 anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
             order = order[np.argsort(column[order], kind="stable")]
             order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
-        grouped = anchors[order]
-        ranges = [narrow(grouped.__getitem__, mine, np.zeros(n, np.int64), np.full(n, len(trained)))]
+        ranges = [(np.zeros(n, np.int64), np.full(n, len(trained)))]
+        if anchor:
+            ranges = [narrow(partial(_at, anchors, order), mine, *ranges[0])]
         growing = np.arange(n)
         for back in range(1, min(context, position - anchor) + 1):
-            column = trained[order, position - back]
             wanted = drawn[growing, position - back]
-            low, high = narrow(column.__getitem__, wanted, ranges[-1][0][growing], ranges[-1][1][growing])
+            key = partial(_at, columns[-back], order)
+            low, high = narrow(key, wanted, ranges[-1][0][growing], ranges[-1][1][growing])
             enough = high - low >= least
             growing = growing[enough]
             if not growing.size:

@@ -29,15 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.common import UserError
-from imagegram.contexts import Ints, bound, discounts, ladder, narrow
-from imagegram.index import ENDING, Index, Shard
-from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.contexts import Ints, discounts, ladder
+from imagegram.index import Index
+from imagegram.prefixes import MAX_PAIRS, PrefixDistances
 from imagegram.smoothing import distribution, draw
-from imagegram.suffix_array import pointers_at
+from imagegram.suffixes import blind
 
 METHODS = ("ntd", "aligned", "smoothed", "soft")
-MAX_PAIRS = 1 << 26  # distances held at a time by the soft sampler, 256 MB
-END_OF_IMAGE = int(np.uint16(TERMINATOR).byteswap())  # in byte order, tokens are below and the markers are not
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def _matches(
 ) -> Iterator["Matches"]:
     """The matches for one position after another, while the caller fills `drawn` [n, L]."""
     if settings.method == "ntd":
-        return _blind(index, settings, drawn)
+        return blind(index, drawn, settings.context)
     if settings.method == "aligned":
         return _aligned(index, settings, drawn)
     if settings.method == "smoothed":
@@ -244,7 +242,7 @@ def _smoothed(
     step = max(1, MAX_PAIRS // index.vocab_size)
     for rungs in ladder(index.tokens, drawn, settings.context):
         if not settings.reweighted:
-            yield _SoftMatches(index.tokens, draw(index, rungs, rng)[:, None], rungs.position)
+            yield _ImageMatches(index.tokens, draw(index, rungs, rng)[:, None], rungs.position)
             continue
         column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
         images = np.empty((len(drawn), 1), np.int64)
@@ -256,11 +254,11 @@ def _smoothed(
                     if len(found := np.flatnonzero(column[low:high] == token)):
                         images[row] = rungs.order[low + rng.choice(found)]
                         break
-        yield _SoftMatches(index.tokens, images, rungs.position)
+        yield _ImageMatches(index.tokens, images, rungs.position)
 
 
 @dataclass(frozen=True)
-class _SoftMatches:
+class _ImageMatches:
     tokens: NDArray[np.uint16]  # of the index
     images: Ints  # [n, k]
     position: int
@@ -285,107 +283,13 @@ def _soft(index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.r
     """Matches whose prefix is near in code space; the caller fills `drawn` [n, L] meanwhile."""
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the soft sampler needs their codes")
-    trained = index.tokens
-    codes = fsq_codes(np.arange(index.vocab_size), index.levels)
-    (n, length), k = drawn.shape, min(settings.neighbours, len(trained))
-    # Smaller than any difference between two codes: decides between equal prefixes, and nothing else.
-    distance = rng.random((n, len(trained)), np.float32) * np.float32(1e-3)
+    (n, length), everyone = drawn.shape, np.arange(index.num_images)
+    distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, n)
+    distances.start(rng)
     for position in range(length):
-        if position == 0:
-            nearest = np.broadcast_to(np.arange(len(trained)), (n, len(trained)))
+        if position:
+            distances.add(position - 1, drawn[:, position - 1], settings.recency)
+        if position == 0 or settings.neighbours >= index.num_images:
+            yield _ImageMatches(index.tokens, np.broadcast_to(everyone, (n, len(everyone))), position, everyone=True)
         else:
-            images, mine = codes[trained[:, position - 1]], codes[drawn[:, position - 1]]
-            distance *= np.float32(settings.recency)
-            for d in range(codes.shape[1]):
-                distance += np.square(images[None, :, d] - mine[:, None, d])
-            nearest = np.argpartition(distance, k - 1, axis=1)[:, :k] if k < len(trained) else nearest
-        yield _SoftMatches(trained, nearest, position, everyone=position == 0)
-
-
-def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:
-    """Token ids [...] -> FSQ codes [..., D] in [-1, 1]: mixed-radix digits, the first dimension fastest."""
-    basis = np.cumprod([1, *levels[:-1]])
-    digits = np.asarray(tokens)[..., None] // basis % levels
-    return ((digits - np.array(levels) // 2) / (np.array(levels) // 2)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _BlindMatches:
-    index: Index
-    low: Ints  # [shards, n]: ranks in each shard's suffix table
-    high: Ints
-    depth: Ints  # [n]: tokens of context that matched
-
-    @property
-    def counts(self) -> Ints:
-        return (self.high - self.low).sum(0)
-
-    @property
-    def identity(self) -> Ints:
-        return np.concatenate([self.low, self.high, self.depth[None]]).T
-
-    def _places(self, rows: Ints, picks: Ints) -> tuple[Ints, Ints]:
-        """Shard and place in its corpus of the tokens that follow."""
-        ends = np.cumsum((self.high - self.low)[:, rows], 0)
-        shard = (picks >= ends).sum(0)
-        before = np.concatenate([np.zeros((1, len(rows)), np.int64), ends])[shard, np.arange(len(rows))]
-        rank = self.low[shard, rows] + picks - before
-        places = np.empty(len(rows), np.int64)
-        for number, one in enumerate(self.index.shards):
-            here = shard == number
-            places[here] = pointers_at(one.table, rank[here]) + self.depth[rows[here]]
-        return shard, places
-
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        shard, places = self._places(rows, picks)
-        tokens = np.empty(len(rows), np.uint16)
-        for number, one in enumerate(self.index.shards):
-            tokens[shard == number] = one.tokens[places[shard == number]]
-        return tokens
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        shard, places = self._places(rows, picks)
-        stride = self.index.tokens_per_image + 1
-        images = np.cumsum([0, *((len(one.tokens) - len(ENDING)) // stride for one in self.index.shards)])
-        return np.stack([images[shard] + places // stride, places % stride - 1], 1)
-
-
-def _blind(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
-    """Matches at any position, for one position after another; the caller fills `drawn` [n, L] meanwhile."""
-    n, length = drawn.shape
-    text = np.full((n, length + 1), SEPARATOR, np.uint16)
-    for position in range(length):
-        text[:, position] = drawn[:, position - 1] if position else SEPARATOR
-        low, high = np.zeros((2, len(index.shards), n), np.int64)
-        depth = np.zeros(n, np.int64)
-        missing = np.arange(n)
-        for wanted in range(min(settings.context, position + 1), -1, -1):
-            contexts = text[missing, position + 1 - wanted : position + 1]
-            for number, shard in enumerate(index.shards):
-                low[number, missing], high[number, missing] = _find(shard, contexts)
-            depth[missing] = wanted
-            missing = missing[(high == low).all(0)[missing]]
-            if not missing.size:
-                break
-        yield _BlindMatches(index, low, high, depth)
-
-
-def _find(shard: Shard, contexts: NDArray[np.uint16]) -> tuple[Ints, Ints]:
-    """Ranges of the suffix table that start with each of `contexts` [n, c] and go on with a token of the image."""
-    n, depth = contexts.shape
-    low, high = np.zeros(n, np.int64), np.full(n, len(shard.tokens))
-    size, swapped = len(shard.tokens), contexts.byteswap().astype(np.int64)  # the table's order is that of the bytes
-    for offset in range(depth + 1):
-
-        def key(ranks: Ints, offset: int = offset) -> Ints:
-            places = pointers_at(shard.table, ranks) + offset
-            inside = places < size
-            keys = shard.tokens[np.where(inside, places, 0)].byteswap().astype(np.int64)
-            return np.where(inside, keys, -1)  # the end of the corpus comes before every token
-
-        if offset < depth:
-            low, high = narrow(key, swapped[:, offset], low, high)
-        else:
-            low = bound(key, np.zeros(n, np.int64), low, high, False)
-            high = bound(key, np.full(n, END_OF_IMAGE), low, high, False)
-    return low, high
+            yield _ImageMatches(index.tokens, distances.nearest(settings.neighbours), position)

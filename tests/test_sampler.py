@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from imagegram.common import UserError
 from imagegram.index import Index
-from imagegram.sampler import METHODS, Settings, _blind, fsq_codes, sample, truncated
+from imagegram.prefixes import fsq_codes
+from imagegram.sampler import METHODS, Settings, sample, truncated
 from imagegram.shards import SEPARATOR, TERMINATOR
 from imagegram.smoothing import bits
+from imagegram.suffixes import blind as blind_matches
 from imagegram.tiny_flextok import FSQ
 from tests.corpora import corpora, index_of
 
@@ -85,7 +87,7 @@ def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
     index = index_of(tmp_path, SMALL, shard_images=11)
     engine, drawn = index.engine(), np.zeros((30, 5), np.uint16)
     drawn[:, :4] = np.random.default_rng(11).integers(0, 3, (30, 4))  # prefixes that need not occur
-    for position, matches in enumerate(_blind(index, Settings("ntd", context=3), drawn)):
+    for position, matches in enumerate(blind_matches(index, drawn, 3)):
         for row in range(len(drawn)):
             everyone = np.arange(matches.counts[row])
             counts = Counter(matches.next_tokens(np.full(len(everyone), row), everyone).tolist())
