@@ -16,26 +16,28 @@ beside the training images they were stitched from) and report.json. Prints, aft
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
 
 from imagegram.common import run_script, summary
 from imagegram.generating import generate
 from imagegram.report import COLUMNS
 from imagegram.sampler import Settings
 
+# The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
+SAMPLER = Settings(method="soft", neighbours=20)
+
 
 @dataclass
 class Config:
-    method: str = "soft"  # ntd | aligned | smoothed | soft: see imagegram/sampler.py
-    context: int = 2  # ntd, aligned, smoothed: tokens of context at most
-    min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
-    anchor: int = 0  # aligned: first tokens that must match besides
-    neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
-    temperature: float = 1.0  # below 1 sharpens the counts, above 1 flattens them
-    top_k: int = 0  # most likely tokens kept; 0: all
+    # Every field of Settings is an option of its own: --method ntd --context 16.
+    sampler: OmitArgPrefixes[Settings] = field(default_factory=lambda: SAMPLER)
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
     images: int = 64  # of these, decoded
+    tokens: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
+    given: int = 0  # of these, first tokens taken from held-out images and completed
     seed: int = 0
     index: Path = Path("data/index")
     out: Path | None = None  # None: data/generated/METHOD-seedSEED
@@ -47,22 +49,16 @@ class Config:
 def main(config: Config) -> None:
     result = generate(
         config.index,
-        config.out or Path("data/generated") / f"{config.method}-seed{config.seed}",
-        Settings(
-            config.method,
-            config.context,
-            config.min_images,
-            config.anchor,
-            config.neighbours,
-            config.temperature,
-            config.top_k,
-        ),
+        config.out or Path("data/generated") / f"{config.sampler.method}-seed{config.seed}",
+        config.sampler,
         config.sequences,
         config.images,
         config.seed,
         config.codec,
         config.timesteps,
         config.guidance_scale,
+        config.tokens,
+        config.given,
     )
     if not result.new:
         print(f"{result.path} is finished with these settings, nothing to do")

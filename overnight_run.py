@@ -18,21 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.common import run_script, summary
-from imagegram.generating import generate
+from imagegram.generating import generate, held_out_figures
 from imagegram.indexing import build_index
-from imagegram.report import write_page
+from imagegram.report import Run, write_page
 from imagegram.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {
-    "soft": Settings("soft", neighbours=20),  # first: the one whose grid is worth looking at
-    "soft-near": Settings("soft", neighbours=5),
+    "soft": Settings("soft", neighbours=20),
+    "soft-10": Settings("soft", neighbours=10),
+    "soft-5": Settings("soft", neighbours=5),
+    "soft-fading": Settings("soft", neighbours=20, recency=0.7),
     "aligned": Settings("aligned", context=2, min_images=2),
-    "smoothed": Settings("smoothed", context=2),
+    "aligned-anchored": Settings("aligned", context=2, min_images=2, anchor=1),
     "aligned-single": Settings("aligned", context=2, min_images=1),
+    "smoothed": Settings("smoothed", context=2),
     "ntd": Settings("ntd", context=2),
     "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments
-    "unigram": Settings("soft", neighbours=1_000_000),  # every position on its own: the floor of coherence
+    "unigram": Settings("aligned", context=0),  # every position on its own
 }
 
 
@@ -63,24 +66,26 @@ def main(config: Config) -> None:
         out = config.out / "generated" / f"{name}-seed{config.seed}"
         result = generate(index.path, out, settings, config.sequences, config.decoded, config.seed)
         print(f"{out}: {'generated' if result.new else 'finished before'}")
-        runs.append({"name": name, "settings": settings.describe(), "path": out, "figures": result.report["generated"]})
+        runs.append(Run(name, settings, out, result.report["generated"]))
 
     print("4. Report")
     page = config.out / "report.html"
     write_page(
         page,
+        runs,
         manifest=tokens.manifest,
         training_images=index.num_images,
         held_out_images=result.report["held_out_images"],
-        control=result.report["held_out"],
+        control=result.report.get("held_out", {}),
+        bits=held_out_figures(index, config.out / "bits.json"),
         sequences=config.sequences,
+        decoded=config.decoded,
         seed=config.seed,
-        runs=runs,
     )
     summary(
         page=page,
-        grid=runs[0]["path"] / "grid.png",
-        report=runs[0]["path"] / "report.json",
+        grid=runs[0].path / "grid.png",
+        report=runs[0].path / "report.json",
         seconds=round(time.monotonic() - started, 1),
     )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagegram.common import run_script, summary
+from imagegram.common import cores, run_script, summary
 from imagegram.index import Index
 from imagegram.indexing import build_index
 from imagegram.sampler import Settings, sample
@@ -27,11 +27,11 @@ from imagegram.shards import SEPARATOR, TERMINATOR, Manifest, TokenFolder
 LEVELS = (8, 8, 8, 5, 5, 5)  # FlexTok's, 64,000 codes
 LENGTH = 256
 CONTEXT = 10  # of the first experiments
-SAMPLERS = {
-    "ntd": Settings("ntd", CONTEXT),
-    "aligned": Settings("aligned", 2, 2),
-    "smoothed": Settings("smoothed", 2),
-    "soft": Settings("soft", neighbours=5),
+SAMPLERS = {  # and how many sequences are drawn at a time
+    "ntd": (Settings("ntd", CONTEXT), 2000),
+    "aligned": (Settings("aligned", 2, 2), 2000),
+    "smoothed": (Settings("smoothed", 2), 500),
+    "soft": (Settings("soft", neighbours=20), 128),
 }
 
 
@@ -39,8 +39,7 @@ SAMPLERS = {
 class Config:
     images: int = 225_000  # synthetic ones
     index: Path | None = None  # measured instead of them
-    sequences: int = 64  # drawn at a time
-    loop_sequences: int = 2  # drawn at a time by the loop
+    loop_sequences: int = 2  # drawn by the loop, one after another
     repeats: int = 3
 
 
@@ -103,14 +102,14 @@ def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) ->
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = Index.open(config.index) if config.index else synthetic(Path(folder), config.images)
-        n, few = config.sequences, config.loop_sequences
+        few = config.loop_sequences
         base = rate(lambda rng: loop(index, few, rng), few, config.repeats)
-        print(f"{index.num_images} images of {index.tokens_per_image} tokens, {n} sequences at a time")
-        print(f"loop: {base:.4g} sequences/s")
+        print(f"{index.num_images} images of {index.tokens_per_image} tokens, {cores()} cores")
+        print(f"loop: {base:.4g} sequences/s, one at a time")
         rates = {}
-        for name, settings in SAMPLERS.items():
-            rates[name] = rate(lambda rng, s=settings: sample(index, s, n, rng), n, config.repeats)  # type: ignore[misc]
-            print(f"{name}: {rates[name]:.4g} sequences/s, {rates[name] / base:.4g} times the loop")
+        for name, (settings, n) in SAMPLERS.items():
+            rates[name] = rate(lambda rng, s=settings, n=n: sample(index, s, n, rng), n, config.repeats)  # type: ignore[misc]
+            print(f"{name}: {rates[name]:.4g} sequences/s, {n} at a time, {rates[name] / base:.4g} times the loop")
         summary(loop=base, **rates)
 
 

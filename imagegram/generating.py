@@ -1,6 +1,7 @@
 """Sample token sequences from an index, decode them, and measure what came out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from tqdm import tqdm
 
 from imagegram import memorization, report
 from imagegram.codec import Codec, load_codec
+from imagegram.coherence import LEAST, MOST, Judges
 from imagegram.common import UserError, atomic, read_json, run_lock, write_json
 from imagegram.index import Index
+from imagegram.memorization import Figure
 from imagegram.sampler import Settings, sample
 from imagegram.shards import TokenFolder
+from imagegram.smoothing import held_out_bits
 
 DECODE_BATCH = 64
+GRID = 64  # images of the contact sheet
 STITCHED = 8  # images shown beside their sources
 MOST_SOURCES = 8  # of each
 
@@ -57,10 +62,44 @@ def open_codec(index: Index, name: str = "") -> Codec:
     return codec
 
 
-def held_out_tokens(index: Index) -> NDArray[np.uint16]:
-    """Tokens [M, L] of the images that the data sets of `index` hold out: the control of every measurement."""
+def held_out_images(index: Index) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """The images that the data sets of `index` hold out, the control of every measurement: tokens [M, L], and labels
+    [M], numbered through the data sets."""
     corpora = [TokenFolder.open(Path(source)).load() for source in index.sources]
-    return np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora])
+    labels = [number * 1_000_000 + corpus.labels[corpus.held_out] for number, corpus in enumerate(corpora)]
+    return np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]), np.concatenate(labels)
+
+
+def open_judges(
+    index: Index, decoded: Callable[[NDArray[np.uint16]], Tensor], length: int, path: Path
+) -> Judges | None:
+    """The judges of coherence for images of `length` tokens, trained on what `decoded` makes of held-out tokens, or
+    read from `path`; None where too few images are held out."""
+    tokens, labels = held_out_images(index)
+    if len(tokens) < LEAST:
+        return None
+    key = f"{index.info['hash']} {length}"
+    if judges := Judges.load(path, key):
+        return judges
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(tokens))[:MOST])
+    rows = rng.integers(0, index.num_images, (len(chosen), length))
+    print(f"training the judges of coherence on {len(chosen)} held-out images")
+    real, chaos = decoded(tokens[chosen, :length]), decoded(index.tokens[rows, np.arange(length)])
+    judges = Judges.train(real, labels[chosen], chaos)
+    judges.save(path, key, real, chaos)
+    return judges
+
+
+def held_out_figures(index: Index, path: Path) -> dict[str, Figure]:
+    """Bits per token of at most 1,000 held-out images; kept in `path`."""
+    if path.exists() and (before := read_json(path))["index"] == index.info["hash"]:
+        return dict(before["bits"])
+    rng = np.random.default_rng(0)
+    tokens, _ = held_out_images(index)
+    bits = held_out_bits(index, tokens[np.sort(rng.permutation(len(tokens))[:1000])], rng) if len(tokens) else {}
+    write_json(path, {"index": index.info["hash"], "bits": bits})
+    return bits
 
 
 def generate(
@@ -73,23 +112,30 @@ def generate(
     codec_name: str = "",
     timesteps: int = 0,
     guidance_scale: float = 0.0,
+    length: int = 0,
+    given: int = 0,
 ) -> Generated:
     """Sample `sequences` token sequences, measure all of them, decode the first `images`; into `out`:
 
-    tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 2], for every token the row of the index and the position it
-    was copied from; image_0000.png ...; grid.png, each image above its nearest training image; sources.png, images
-    beside the training images they were stitched from; report.json, written last.
+    tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
+    "sources"), the ordinal of the image and the position it was copied from, -1 for given tokens; image_0000.png ...;
+    grid.png, the first 64 images, each above its nearest training image; sources.png, images beside the training
+    images they were stitched from; report.json, written last. The judges of coherence are kept beside `out`.
 
-    A finished `out` of the same settings and index is left alone. UserError on bad input.
+    The first `length` tokens are drawn (0: all), of these the first `given` taken from held-out images. A finished
+    `out` of the same settings and index is left alone. UserError on bad input.
     """
     index = Index.open(index_path)
     codec = open_codec(index, codec_name)
     timesteps, guidance_scale = timesteps or codec.timesteps, guidance_scale or codec.guidance_scale
+    length = length or index.tokens_per_image
     request = {
         "settings": asdict(settings),
         "seed": seed,
         "sequences": sequences,
         "images": min(images, sequences),
+        "length": length,
+        "given": given,
         "timesteps": timesteps,
         "guidance_scale": guidance_scale,
         "codec": codec.name,
@@ -104,29 +150,44 @@ def generate(
         for stale in out.glob("image_*.png"):
             stale.unlink()
 
+        rng = np.random.default_rng(seed)
+        held_out, _ = held_out_images(index)
+        prefix = None
+        if given:
+            if not len(held_out):
+                raise UserError(f"{index.path} holds out no images whose first tokens could be given")
+            prefix = held_out[rng.integers(0, len(held_out), sequences), :given]
         started = time.monotonic()
-        samples = sample(index, settings, sequences, np.random.default_rng(seed))
+        samples = sample(index, settings, sequences, rng, length, prefix)
         sampling_seconds = time.monotonic() - started
-        for name, array in (("tokens", samples.tokens), ("sources", samples.sources)):
+        rows, positions = samples.sources[..., 0], samples.sources[..., 1:]
+        origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
+        for name, array in (("tokens", samples.tokens), ("sources", np.concatenate([origins, positions], 2))):
             with atomic(out / f"{name}.npy") as temporary, temporary.open("wb") as f:
                 np.save(f, array)
-        held_out = held_out_tokens(index)
-        measures = memorization.measure(samples.tokens, index.tokens, held_out, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        measures = memorization.measure(samples.tokens, index, held_out, rng)
 
-        shown = samples.tokens[:images]
-        seeds = seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
+        def decoded(tokens: NDArray[np.uint16], seeds: NDArray[np.int64] | None = None) -> Tensor:
+            seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
+            return decode(codec, tokens, seeds, timesteps, guidance_scale)
+
+        seeds = seed * 1_000_000 + np.arange(images, dtype=np.int64)
         started = time.monotonic()
-        pictures = decode(codec, shown, seeds, timesteps, guidance_scale)
+        pictures = decoded(samples.tokens[:images], seeds[:sequences])
         decoding_seconds = time.monotonic() - started
-        rows, distances = memorization.nearest(shown, index.tokens)
-        neighbours = decode(codec, index.tokens[rows], seeds, timesteps, guidance_scale)
         report.save_images(pictures, out)
-        report.grid(pictures, neighbours, distances == 0).save(out / "grid.png")
+        if judges := open_judges(index, decoded, length, out.parent / "judges.pt"):
+            for who, figures in judges.measure(pictures, rng).items():
+                measures[who] |= figures
+        shown = samples.tokens[: min(images, GRID)]
+        nearest, distances = memorization.nearest(shown, index.tokens)
+        neighbours = decoded(index.tokens[nearest, :length], seeds[: len(shown)])
+        report.grid(pictures[: len(shown)], neighbours, distances == 0).save(out / "grid.png")
         few = slice(0, min(STITCHED, len(shown)))
-        parts = [report.shares(sources)[:MOST_SOURCES] for sources in samples.sources[few]]
-        used = np.array([row for part in parts for row, _ in part])
-        originals = decode(codec, index.tokens[used], np.zeros(len(used), np.int64), timesteps, guidance_scale)
-        report.provenance(pictures[few], originals, parts).save(out / "sources.png")
+        parts = [report.shares(row)[:MOST_SOURCES] for row in rows[few]]
+        originals = decoded(index.tokens[np.array([row for part in parts for row, _ in part]), :length])
+        report.provenance(pictures[few], originals, parts, index.images[:, 1]).save(out / "sources.png")
         result = {
             "request": request,
             "index": str(index_path),
@@ -134,7 +195,7 @@ def generate(
             "training_images": index.num_images,
             "held_out_images": len(held_out),
             "sequences_per_second": round(sequences / sampling_seconds, 1),
-            "decoded_images_per_second": round(len(shown) / decoding_seconds, 1),
+            "decoded_images_per_second": round(len(pictures) / decoding_seconds, 1),
             **measures,
         }
         write_json(done, result)

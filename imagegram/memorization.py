@@ -4,12 +4,21 @@ measured the same way as the control.
 Every figure is {"value", "low", "high"} with a 95 % interval: Wilson's for rates, the bootstrap over images for means.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
 from tqdm import tqdm
+
+from imagegram.contexts import ladder
+from imagegram.index import Index
+from imagegram.prefixes import MAX_PAIRS, PrefixDistances
+from imagegram.suffixes import longest_runs
 
 Figure = dict[str, float]
 Tokens = NDArray[np.uint16]
+Distances = dict[str, NDArray[np.float64]]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
 RESAMPLES = 1000
 RUN = 4  # tokens: shorter runs are not counted as copied
@@ -35,7 +44,9 @@ def mean(values: NDArray[np.number], rng: np.random.Generator) -> Figure:
 
 def closer(generated: NDArray[np.number], held_out: NDArray[np.number], rng: np.random.Generator) -> Figure:
     """P(d_generated < d_held_out), ties counted half: 0.5 where generated images are as far from the training set as
-    real ones that the index never saw, 1 for a copier (Meehan et al., 2020, arXiv:2004.05675). Bootstrap over both.
+    real ones that the index never saw, 1 for a copier: the three-sample test of Meehan et al. (2020,
+    arXiv:2004.05675), whose statistic is this probability's U. Bootstrap over both; `p_value` is Mann & Whitney's,
+    two-sided, that both are as far.
     """
 
     def probability(a: NDArray[np.number], b: NDArray[np.number]) -> float:
@@ -52,7 +63,8 @@ def closer(generated: NDArray[np.number], held_out: NDArray[np.number], rng: np.
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"value": probability(generated, held_out), "low": float(low), "high": float(high)}
+    p_value = float(mannwhitneyu(generated, held_out).pvalue)
+    return {"value": probability(generated, held_out), "low": float(low), "high": float(high), "p_value": p_value}
 
 
 def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -74,41 +86,45 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
     return rows, distances
 
 
-def match_lengths(sequences: Tokens, training: Tokens, in_place: bool = False) -> NDArray[np.int64]:
-    """From every token of `sequences` [n, k] on, how many tokens stand in a row in one row of `training` [N, L]; at
-    any position, or (`in_place`) at their own. int64 [n, k].
+def nearest_in_codes(sequences: Tokens, index: Index) -> NDArray[np.float32]:
+    """For each of `sequences` [n, k] the squared distance in FSQ code space to the nearest indexed image, summed over
+    the k tokens: float32 [n]. It knows, as Hamming distance does not, that a token can be nearly the same."""
+    result = np.empty(len(sequences), np.float32)
+    step = max(1, MAX_PAIRS // index.num_images)
+    for start in range(0, len(sequences), step):
+        part = sequences[start : start + step]
+        distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, len(part))
+        distances.start()
+        for position in range(part.shape[1]):
+            distances.add(position, part[:, position])
+        result[start : start + step] = distances.smallest.min((1, 2))
+    return result
 
-    Runs grow by a token a round; only starts whose run so far is found on both sides stay in the race.
-    """
+
+def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
+    """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
+    `training` [N, L >= k]: int64 [n, k]. `longest_runs` of suffixes.py finds those at any position."""
     n, k = sequences.shape
-    lengths = np.zeros((n, k), np.int64)
-    rows, starts = np.divmod(np.arange(n * k), k)
-    images, places = np.divmod(np.arange(training.size), training.shape[1])
-    run, other = starts * in_place, places * in_place  # numbers of the runs so far
-    for length in range(1, k + 1):
-        inside, within = starts + length <= k, places + length <= training.shape[1]
-        rows, starts, run = rows[inside], starts[inside], run[inside]
-        images, places, other = images[within], places[within], other[within]
-        run = run * 65536 + sequences[rows, starts + length - 1]
-        other = other * 65536 + training[images, places + length - 1]
-        known = np.unique(run)
-        spots = np.searchsorted(known, other).clip(max=len(known) - 1)
-        common = known[spots] == other if len(known) else np.zeros(0, bool)
-        images, places, other = images[common], places[common], spots[common]
-        found = np.zeros(len(known), bool)
-        found[other] = True
-        run = np.searchsorted(known, run)
-        alive = found[run]
-        rows, starts, run = rows[alive], starts[alive], run[alive]
-        if not len(rows):
-            break
-        lengths[rows, starts] = length
+    lengths, places = np.zeros((n, k), np.int64), np.arange(k)
+    padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
+    for rungs in ladder(training, padded, k):
+        end = rungs.position  # the longest run that ends before it; what starts inside that run reaches as far
+        first = end - (rungs.high - rungs.low > 0)[1:].sum(0)
+        inside = (places >= first[:, None]) & (places < end)
+        lengths = np.where(inside, end - places, lengths)
     return lengths
 
 
+def novelty(lengths: NDArray[np.int64]) -> list[float]:
+    """The n-novelty curve (McCoy et al., 2023, doi:10.1162/tacl_a_00567): for n = 1, 2 ... k the share of n-grams that
+    stand nowhere in the training set. `lengths` [n, k]: runs at any position."""
+    k = lengths.shape[1]
+    return [float((lengths[:, : k - n + 1] < n).mean()) for n in range(1, k + 1)]
+
+
 def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]
-    is of `match_lengths`. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
+    """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]:
+    runs at any position. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
     """
     n, k = lengths.shape
     place, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -138,34 +154,41 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
 
-def describe(
-    sequences: Tokens, training: Tokens, rng: np.random.Generator
-) -> tuple[dict[str, Figure], NDArray[np.int64]]:
+def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], Distances]:
     """The figures of one set of sequences [n, k], and their distances to the nearest training sequence.
 
-    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run,
-    nearest_distance: means, in tokens. pieces, copied_share: means of the functions of these names.
+    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run, in tokens;
+    pieces, copied_share: means of the functions of these names. nearest_distance: in tokens; nearest_in_codes: the
+    squared distance in code space, where the codec has codes.
     """
     n = len(sequences)
-    _, distances = nearest(sequences, training)
-    lengths = match_lengths(sequences, training)
-    kinds = classify(lengths, match_lengths(sequences, training, in_place=True))
-    figures = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
+    distances = {"tokens": nearest(sequences, index.tokens)[1].astype(np.float64)}
+    if index.levels:
+        distances["codes"] = nearest_in_codes(sequences, index).astype(np.float64)
+    lengths = longest_runs(index, sequences)
+    kinds = classify(lengths, aligned_runs(sequences, index.tokens))
+    figures: dict[str, Any] = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
     figures |= {
         "longest_run": mean(lengths.max(1), rng),
-        "nearest_distance": mean(distances, rng),
         "pieces": mean(pieces(lengths), rng),
         "copied_share": mean(copied(lengths), rng),
+        "nearest_distance": mean(distances["tokens"], rng),
     }
-    return figures, distances
+    if index.levels:
+        figures["nearest_in_codes"] = mean(distances["codes"], rng)
+    return figures | {"novelty": novelty(lengths)}, distances
 
 
-def measure(
-    generated: Tokens, training: Tokens, held_out: Tokens, rng: np.random.Generator
-) -> dict[str, dict[str, Figure]]:
-    """All figures of `generated` [n, k] and of `held_out` [M, L], against `training` [N, L]."""
-    figures, distances = describe(generated, training, rng)
+def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L]: the control.
+
+    `closer_than_held_out` and `closer_in_codes` compare their distances to the nearest training sequence.
+    """
+    figures, distances = describe(generated, index, rng)
     if not len(held_out):
         return {"generated": figures}
-    control, real = describe(held_out[:, : generated.shape[1]], training, rng)
-    return {"generated": figures | {"closer_than_held_out": closer(distances, real, rng)}, "held_out": control}
+    control, real = describe(held_out[:, : generated.shape[1]], index, rng)
+    for name, key in (("tokens", "closer_than_held_out"), ("codes", "closer_in_codes")):
+        if name in distances:
+            figures[key] = closer(distances[name], real[name], rng)
+    return {"generated": figures, "held_out": control}

@@ -42,11 +42,13 @@ class PrefixDistances:
         self.distances = np.full((self.tiles, n, BLOCK * TILE), np.inf, np.float32)
         self.smallest = np.empty((n, self.tiles, TILE), np.float32)  # of every block
 
-    def start(self, rng: np.random.Generator) -> None:
-        """Before the first token all images are equally near; ties are broken at random, anew for each sequence."""
+    def start(self, rng: np.random.Generator | None = None) -> None:
+        """Before the first token all images are equally near. With `rng`, ties are broken at random, anew for each
+        sequence."""
         for tile in range(self.tiles):
             width = min(BLOCK * TILE, len(self.training) - tile * BLOCK * TILE)
-            self.distances[tile, :, :width] = rng.random((self.n, width), np.float32) * np.float32(JITTER)
+            jitter = rng.random((self.n, width), np.float32) * np.float32(JITTER) if rng else 0
+            self.distances[tile, :, :width] = jitter
 
     def add(self, position: int, tokens: NDArray[np.uint16], fade: float = 1.0) -> None:
         """Add the distance of `tokens` [n] to the images' tokens at `position`; those so far count `fade` times."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from imagegram.common import atomic
+from imagegram.sampler import Settings
 
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this
@@ -67,20 +68,23 @@ def grid(generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns:
 
 
 def shares(sources: NDArray[np.int64]) -> list[tuple[int, float]]:
-    """Training rows that one image's tokens [k, 2] came from, with their share of it, largest first."""
-    rows, counts = np.unique(sources[:, 0], return_counts=True)
+    """Training rows [k] that one image's tokens came from (-1: given), with their share of it, largest first."""
+    rows, counts = np.unique(sources[sources >= 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [(int(rows[i]), float(counts[i]) / len(sources)) for i in order]
 
 
-def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]) -> Image.Image:
-    """Each generated image beside the training images it was stitched from, with the share of each.
+def provenance(
+    generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]], ordinals: NDArray[np.int64]
+) -> Image.Image:
+    """Each generated image beside the training images it was stitched from, with the share and the ordinal of each.
 
-    generated: uint8 [n, 3, S, S]; parts: for each its (training row, share); originals: uint8, one for each of these.
+    generated: uint8 [n, 3, S, S]; parts: for each its (training row, share); originals: uint8, one for each of these;
+    ordinals: of the training rows in their data sets.
     """
     font, left, right = ImageFont.load_default(13), _pictures(generated), iter(_pictures(originals))
     side, columns = left[0].width, max(map(len, parts))
-    row, x0 = side + 24, side + 30
+    row, x0 = side + 40, side + 30
     sheet = Image.new("RGB", (x0 + columns * (side + GAP), row * len(left) + 22), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 3), "generated", INK, font)
@@ -88,10 +92,11 @@ def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int,
     for r, (picture, part) in enumerate(zip(left, parts, strict=True)):
         y = 22 + r * row
         sheet.paste(picture, (GAP, y))
-        for c, (_, share) in enumerate(part):
+        for c, (training_row, share) in enumerate(part):
             x = x0 + c * (side + GAP)
             sheet.paste(next(right), (x, y))
-            draw.text((x + side // 2, y + side + 3), f"{share:.0%}", INK, font, anchor="ma")
+            caption = f"{share:.0%}\n#{ordinals[training_row]}"
+            draw.multiline_text((x + side // 2, y + side + 3), caption, INK, font, anchor="ma", align="center")
     return sheet
 
 
@@ -135,14 +140,112 @@ COLUMNS = (
         "P(closer)",
         "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
     ),
+    Column(
+        "coherence",
+        "coherence",
+        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
+        "independently drawn tokens 0",
+    ),
+    Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
+    Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
 )
 
 
-def write_page(path: Path, **content: Any) -> None:
-    """Render page.html.j2 into one HTML file."""
+@dataclass
+class Run:
+    """A finished folder of generated images on the page."""
+
+    name: str
+    sampler: Settings
+    path: Path
+    figures: dict[str, Any]
+    best: bool = False  # of its method
+
+    @property
+    def settings(self) -> str:
+        return self.sampler.describe()
+
+    @property
+    def honest(self) -> bool:
+        """Whether it copies no more than held-out real images do."""
+        return self.figures["exact_copies"]["high"] <= 0.01 and self.figures["closer_than_held_out"]["value"] <= 0.65
+
+
+def mark_best(runs: list[Run]) -> None:
+    """Mark of each method the most coherent run that does not copy; where all do, the one that copies least."""
+    for method in {run.sampler.method for run in runs}:
+        alike = [run for run in runs if run.sampler.method == method]
+        if honest := [run for run in alike if "closer_than_held_out" in run.figures and run.honest]:
+            best = max(honest, key=lambda run: run.figures.get("coherence", {"value": 0})["value"])
+        else:
+            best = min(alike, key=lambda run: run.figures["exact_copies"]["value"])
+        best.best = True
+
+
+METHOD_COLORS = {"ntd": "tab:red", "aligned": "tab:blue", "smoothed": "tab:green", "soft": "tab:purple"}
+
+
+def frontier(path: Path, runs: list[Run]) -> None:
+    """Coherence against P(closer), with intervals: copiers are to the right, chaos is at the bottom; hollow where
+    exact copies may be above 1 %."""
+    figure, axes = _axes(7.5, 5.2)
+    axes.axvspan(0.4, 0.65, ymin=0, color="0.93", zorder=0)
+    axes.axhline(0, color="0.6", lw=1, ls=":")
+    axes.plot(0.5, 1, "*", color="black", ms=16, label="held-out real")
+    for run in runs:
+        x, y = run.figures["closer_than_held_out"], run.figures["coherence"]
+        color, copies = METHOD_COLORS[run.sampler.method], run.figures["exact_copies"]["high"] > 0.01
+        for horizontal, vertical in (
+            ([x["low"], x["high"]], [y["value"]] * 2),
+            ([x["value"]] * 2, [y["low"], y["high"]]),
+        ):
+            axes.plot(horizontal, vertical, color=color, lw=1)
+        axes.plot(x["value"], y["value"], "o", color=color, mfc="white" if copies else color, ms=7)
+        axes.annotate(run.name, (x["value"], y["value"]), (5, 4), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="P(closer to the training set than held-out real images): 1 copies", ylabel="coherence", xlim=(0, 1.03)
+    )
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=110)
+
+
+def novelty(path: Path, runs: list[Run], control: list[float]) -> None:
+    """The n-novelty curves of `runs` and of the held-out images."""
+    figure, axes = _axes(7.5, 3.6)
+    axes.plot(range(1, len(control) + 1), control, "k--", lw=2, label="held-out real")
+    for run in runs:
+        curve = run.figures["novelty"]
+        axes.plot(range(1, len(curve) + 1), curve, color=METHOD_COLORS[run.sampler.method], lw=1, alpha=0.8)
+        axes.annotate(run.name, (len(curve), curve[-1]), (4, -3), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="n", ylabel="share of n-grams not in the index", xlim=(1, 1.2 * len(control)))
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _axes(width: float, height: float) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def write_page(path: Path, runs: list[Run], **content: Any) -> None:
+    """Render page.html.j2 into one HTML file, with its plots beside it."""
+    mark_best(runs)
+    plots = {}
+    if all("coherence" in run.figures for run in runs):
+        plots = {"frontier": path.with_name("frontier.png"), "novelty": path.with_name("novelty.png")}
+        frontier(plots["frontier"], runs)
+        novelty(plots["novelty"], runs, content["control"]["novelty"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["embedded"] = embedded
+    content |= {"columns": COLUMNS, "runs": runs, "plots": plots}
+    content["uniform_bits"] = np.log2(content["manifest"].vocab_size)
     with atomic(path) as temporary:
-        temporary.write_text(environment.get_template("page.html.j2").render(columns=COLUMNS, **content))
+        temporary.write_text(environment.get_template("page.html.j2").render(**content))

@@ -40,13 +40,13 @@ METHODS = ("ntd", "aligned", "smoothed", "soft")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample."""
+    """How to sample. A script's --help lists these fields with their comments."""
 
     method: str = "aligned"  # one of METHODS
-    context: int = 2  # ntd, aligned, smoothed: tokens of context at most
-    min_images: int = 2  # aligned: images that must share a context, else it is shortened
+    context: int = 2  # ntd, aligned, smoothed: tokens of context at most; 0: each position on its own
+    min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # aligned: first tokens that must match besides
-    neighbours: int = 20  # soft: images to choose among
+    neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
     recency: float = 1.0  # soft: weight of a distance after each further token; 1: all tokens count alike
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
@@ -73,10 +73,10 @@ class Settings:
         """UserError where a value makes no sense."""
         if self.method not in METHODS:
             raise UserError(f"unknown method {self.method!r}: one of {', '.join(METHODS)}")
-        if min(self.context, self.min_images, self.neighbours, self.temperature) <= 0:
-            raise UserError("context, min_images, neighbours and temperature must be positive")
-        if min(self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1 or not 0 <= self.recency <= 1:
-            raise UserError("anchor and top_k must not be negative; top_p and recency lie between 0 and 1")
+        if min(self.min_images, self.neighbours, self.temperature) <= 0:
+            raise UserError("min_images, neighbours and temperature must be positive")
+        if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1 or not 0 <= self.recency <= 1:
+            raise UserError("context, anchor and top_k must not be negative; top_p and recency lie between 0 and 1")
         if self.anchor and self.method != "aligned":
             raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")
 

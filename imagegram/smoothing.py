@@ -7,19 +7,23 @@ drives D towards 1: a lone continuation is then nearly always left for a shorter
 copying. Witten-Bell's weights trust them too much: on the digits they lose to the position-unigram.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.contexts import Ints, Ladder, discounts, ladder, tally
 from imagegram.index import Index
+from imagegram.memorization import Figure, mean
 
 
-def bits(index: Index, tokens: NDArray[np.uint16], context: int) -> NDArray[np.float64]:
+def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool = True) -> NDArray[np.float64]:
     """-log2 of the probability of every token of `tokens` [n, L], float64 [n, L], after at most `context` tokens.
 
-    Context 0 is the smoothed position-unigram. Under the shortest context lies the uniform distribution, since a
-    held-out token may occur at its position in no indexed image; the sampler leaves it out, because it names a source
-    for every token.
+    Context 0 is the position-unigram. Under the shortest context lies the uniform distribution, since a held-out token
+    may occur at its position in no indexed image; the sampler leaves it out, because it names a source for every
+    token. Not `smoothed`: the counts of the longest context that occurs, and the uniform distribution one time in a
+    hundred, without which the bits are infinite.
     """
     result = np.zeros(tokens.shape)
     for rungs in ladder(index.tokens, tokens, context):
@@ -27,10 +31,21 @@ def bits(index: Index, tokens: NDArray[np.uint16], context: int) -> NDArray[np.f
         p = np.full(len(tokens), 1 / index.vocab_size)
         for low, high, discount in zip(rungs.low, rungs.high, discounts(index.tokens, rungs), strict=True):
             distinct, hits = tally(column, low, high, tokens[:, rungs.position])
-            mixed = (np.maximum(hits - discount, 0) + discount * distinct * p) / np.maximum(1, high - low)
+            taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
+            mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)
             p = np.where(high > low, mixed, p)
-        result[:, rungs.position] = -np.log2(p)
+        result[:, rungs.position] = -np.log2(p if smoothed else 0.99 * p + 0.01 / index.vocab_size)
     return result
+
+
+def held_out_bits(
+    index: Index, held_out: NDArray[np.uint16], rng: np.random.Generator, contexts: Sequence[int] = (1, 2, 3)
+) -> dict[str, Figure]:
+    """Bits per token of held-out images [M, L], with intervals over images: of the position-unigram, and of counts of
+    every length of context with and without smoothing."""
+    ways = [("position-unigram", 0, True), ("position-unigram, unsmoothed", 0, False)]
+    ways += [(f"{kind}, context {n}", n, kind == "smoothed") for kind in ("smoothed", "unsmoothed") for n in contexts]
+    return {name: mean(bits(index, held_out, n, smoothed).mean(1), rng) for name, n, smoothed in ways}
 
 
 def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) -> NDArray[np.float64]:

@@ -153,6 +153,10 @@ def test_bits_are_those_of_the_smoothed_distribution(tmp_path: Path, context: in
         for i, token in enumerate(line):
             expected = discounted(RARE.tolist(), line[:i], context, dict.fromkeys(range(9), 1 / 9))
             assert probabilities[row, i] == pytest.approx(expected[token])
+    for row, line in enumerate(bits(index, held_out, context, smoothed=False)):
+        for i, value in enumerate(line):
+            follows = aligned(RARE.tolist(), held_out[row, :i].tolist(), context, 1, 0)
+            assert 2**-value == pytest.approx(0.99 * follows.get(int(held_out[row, i]), 0) + 0.01 / 9)
     every = np.tile(held_out[:1], (9, 1))
     every[:, 4] = np.arange(9)
     assert (2 ** -bits(index, every, context)[:, 4]).sum() == pytest.approx(1)
@@ -304,7 +308,8 @@ def test_truncation_by_hand() -> None:
     ("settings", "message"),
     [
         (Settings("bigram"), "unknown method 'bigram'"),
-        (Settings(context=0), "must be positive"),
+        (Settings(context=-1), "must not be negative"),
+        (Settings(min_images=0), "must be positive"),
         (Settings(temperature=0), "must be positive"),
         (Settings("smoothed", anchor=1), "anchor belongs to the method aligned"),
         (Settings(top_k=-1), "must not be negative"),

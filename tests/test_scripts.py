@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import generate_images
 import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
+from imagegram import coherence
 from imagegram.common import run_script
 from imagegram.sampler import Settings
+from imagegram.shards import TokenFolder
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("tokenize_fast", "tokenize_imagenet_large", "generate_images", "overnight_run", "train_tiny_flextok")
@@ -42,11 +45,21 @@ def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(ROOT / "build_index.sh")], env=environment, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _hasty_judges() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coherence, "STEPS", 10)
+        yield
+
+
+SMALL = ("--images", "450", "--sequences", "30", "--decoded", "4")  # of these images, 44 are held out
+
+
 @pytest.fixture(scope="module")
 def overnight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished overnight run of 60 digits."""
+    """A small finished overnight run."""
     out = tmp_path_factory.mktemp("overnight")
-    assert run_overnight("--images", "60", "--sequences", "30", "--decoded", "4", "--out", str(out)) == 0
+    assert run_overnight(*SMALL, "--out", str(out)) == 0
     return out
 
 
@@ -54,22 +67,28 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
     for name in overnight_run.SAMPLERS:
         folder = overnight / "generated" / f"{name}-seed0"
         tokens, sources = np.load(folder / "tokens.npy"), np.load(folder / "sources.npy")
-        assert (tokens.shape, tokens.dtype, sources.shape) == ((30, 16), np.uint16, (30, 16, 2))
+        assert (tokens.shape, tokens.dtype, sources.shape) == ((30, 16), np.uint16, (30, 16, 3))
         assert len(list(folder.glob("image_*.png"))) == 4
         assert Image.open(folder / "grid.png").width > 300
         report = json.loads((folder / "report.json").read_text())
         assert 0 <= report["generated"]["exact_copies"]["low"] <= report["generated"]["exact_copies"]["high"] <= 1
         assert report["held_out"]["exact_copies"]["value"] == 0
+        assert report["held_out"]["coherence"]["value"] == pytest.approx(1)
+        assert report["generated"]["coherence"]["low"] <= report["generated"]["coherence"]["high"]
+        origin = np.load(overnight / "tokens" / "shard-00000.npy")
+        assert (sources[..., 0] == 0).all()  # one data set, none of whose bad images shifts the ordinals
+        assert np.array_equal(origin[sources[..., 1], sources[..., 2]], tokens)
     page = (overnight / "report.html").read_text()
     assert all(f'id="{name}"' in page for name in overnight_run.SAMPLERS)
-    assert page.count("data:image/png;base64,") == 2 * len(overnight_run.SAMPLERS)
+    assert page.count("data:image/png;base64,") == 2 * len(overnight_run.SAMPLERS) + 2
+    assert "position-unigram, unsmoothed" in page
     copier = json.loads((overnight / "generated" / "ntd-long-seed0" / "report.json").read_text())
     assert copier["generated"]["exact_copies"]["value"] == 1  # a long context does nothing but copy
 
 
 def test_a_second_overnight_run_skips_everything(overnight: Path, capsys: pytest.CaptureFixture[str]) -> None:
     times = {f: f.stat().st_mtime_ns for f in overnight.rglob("*.npy")}
-    assert run_overnight("--images", "60", "--sequences", "30", "--decoded", "4", "--out", str(overnight)) == 0
+    assert run_overnight(*SMALL, "--out", str(overnight)) == 0
     said = capsys.readouterr().out
     assert said.count("finished before") == len(overnight_run.SAMPLERS)
     assert "nothing to tokenize" in said
@@ -80,7 +99,7 @@ def test_a_second_overnight_run_skips_everything(overnight: Path, capsys: pytest
 def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_tokenize("--images", "60", "--out", str(tmp_path / "tokens")) == 0
+    assert run_tokenize("--images", "450", "--out", str(tmp_path / "tokens")) == 0
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
     arguments = ["--index", str(tmp_path / "index"), "--sequences", "30", "--images", "4", "--out", str(tmp_path / "g")]
@@ -94,6 +113,27 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1"]
     assert run_generate(*other) == 0
     assert (tmp_path / "other" / "tokens.npy").read_bytes() != (tmp_path / "g" / "tokens.npy").read_bytes()
+
+
+def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(overnight: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--index",
+        str(overnight / "index"),
+        "--out",
+        str(tmp_path / "g"),
+        "--sequences",
+        "20",
+        "--images",
+        "2",
+    ]
+    assert run_generate(*arguments, "--tokens", "6", "--given", "2", "--method", "aligned") == 0
+    tokens, sources = np.load(tmp_path / "g" / "tokens.npy"), np.load(tmp_path / "g" / "sources.npy")
+    assert tokens.shape == (20, 6)
+    assert (sources[:, :2] == -1).all()
+    assert (sources[:, 2:] >= 0).all()
+    folder = TokenFolder.open(overnight / "tokens").load()
+    assert set(map(tuple, tokens[:, :2].tolist())) <= set(map(tuple, folder.tokens[folder.held_out, :2].tolist()))
+    assert Image.open(tmp_path / "g" / "image_0001.png").size == (32, 32)
 
 
 def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +164,10 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert str(script.__doc__).splitlines()[0] in said
-    assert all(f"--{field.name.replace('_', '-')}" in said for field in fields(script.Config))
+    options = {field.name for field in fields(script.Config)}
+    if "sampler" in options:  # its fields are options of their own
+        options = options - {"sampler"} | {field.name for field in fields(Settings)}
+    assert all(f"--{name.replace('_', '-')}" in said for name in options)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
