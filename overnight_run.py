@@ -28,7 +28,7 @@ SAMPLERS = {
     "soft": Settings("soft", neighbours=20),
     "soft-10": Settings("soft", neighbours=10),
     "soft-5": Settings("soft", neighbours=5),
-    "soft-fading": Settings("soft", neighbours=20, recency=0.7),
+    "soft-first": Settings("soft", neighbours=20, emphasis=0.5),  # the first tokens count most
     "aligned": Settings("aligned", context=2, min_images=2),
     "aligned-anchored": Settings("aligned", context=2, min_images=2, anchor=1),
     "aligned-single": Settings("aligned", context=2, min_images=1),

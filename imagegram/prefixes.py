@@ -50,9 +50,9 @@ class PrefixDistances:
             jitter = rng.random((self.n, width), np.float32) * np.float32(JITTER) if rng else 0
             self.distances[tile, :, :width] = jitter
 
-    def add(self, position: int, tokens: NDArray[np.uint16], fade: float = 1.0) -> None:
-        """Add the distance of `tokens` [n] to the images' tokens at `position`; those so far count `fade` times."""
-        column = self.right[self.training[:, position]]
+    def add(self, position: int, tokens: NDArray[np.uint16], weight: float = 1.0) -> None:
+        """Add `weight` times the distance of `tokens` [n] to the images' tokens at `position`."""
+        column = self.right[self.training[:, position]] * np.float32(weight)
         mine = self.left[tokens]
 
         def work(tile: int) -> None:
@@ -60,8 +60,6 @@ class PrefixDistances:
             for first in range(0, self.n, SEQUENCES):
                 part = slice(first, first + SEQUENCES)
                 distances = self.distances[tile, part, : images.shape[1]]
-                if fade != 1:
-                    distances *= np.float32(fade)
                 distances += mine[part] @ images
                 whole = self.distances[tile, part]
                 self.smallest[part, tile] = whole.reshape(len(whole), TILE, BLOCK).min(2)

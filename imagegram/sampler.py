@@ -14,8 +14,8 @@ draws the token from the exact next-token distribution of the context, however m
   gives held-out bits per token.
 - `soft`: the `neighbours` images whose prefix is nearest in code space, by the squared distance of FSQ codes summed
   over the tokens so far: non-parametric texture synthesis (Efros & Leung, 1999) on tokens. Never short of matches,
-  and copying stops at every token where a near image goes another way. Ties are broken at random. `recency` below 1
-  lets the distance of earlier tokens fade.
+  and copying stops at every token where a near image goes another way. Ties are broken at random. The token at
+  position i counts (i + 1) ** -emphasis: in a tokenizer with nested dropout the first tokens hold most of the image.
 
 Temperature, top-k and top-p act on the final distribution, after the smoothing. `label` draws the first token from
 the images of one class.
@@ -47,7 +47,7 @@ class Settings:
     min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # aligned: first tokens that must match besides
     neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
-    recency: float = 1.0  # soft: weight of a distance after each further token; 1: all tokens count alike
+    emphasis: float = 0.0  # soft: above 0 the first tokens count most, below 0 the latest; 0: all count alike
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
     top_p: float = 1.0  # the fewest tokens kept that have this probability together
@@ -59,7 +59,7 @@ class Settings:
         names |= {"smoothed": ["context"], "soft": ["neighbours"]}
         shown = names[self.method] + [
             name
-            for name, usual in (("recency", 1), ("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
+            for name, usual in (("emphasis", 0), ("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
             if getattr(self, name) != usual
         ]
         return f"{self.method}: {', '.join(f'{name} {getattr(self, name)}' for name in shown)}"
@@ -75,8 +75,8 @@ class Settings:
             raise UserError(f"unknown method {self.method!r}: one of {', '.join(METHODS)}")
         if min(self.min_images, self.neighbours, self.temperature) <= 0:
             raise UserError("min_images, neighbours and temperature must be positive")
-        if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1 or not 0 <= self.recency <= 1:
-            raise UserError("context, anchor and top_k must not be negative; top_p and recency lie between 0 and 1")
+        if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1:
+            raise UserError("context, anchor and top_k must not be negative, top_p lies between 0 and 1")
         if self.anchor and self.method != "aligned":
             raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")
 
@@ -288,7 +288,7 @@ def _soft(index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.r
     distances.start(rng)
     for position in range(length):
         if position:
-            distances.add(position - 1, drawn[:, position - 1], settings.recency)
+            distances.add(position - 1, drawn[:, position - 1], position**-settings.emphasis)
         if position == 0 or settings.neighbours >= index.num_images:
             yield _ImageMatches(index.tokens, np.broadcast_to(everyone, (n, len(everyone))), position, everyone=True)
         else:

@@ -9,8 +9,8 @@ LEVELS = (8, 8, 8, 5, 5, 5)
 
 
 @pytest.mark.parametrize("images", [5, BLOCK, 2 * BLOCK * TILE + 700])
-@pytest.mark.parametrize("fade", [1.0, 0.7])
-def test_nearest_agrees_with_brute_force(images: int, fade: float) -> None:
+@pytest.mark.parametrize("power", [0.0, 0.7])
+def test_nearest_agrees_with_brute_force(images: int, power: float) -> None:
     rng = np.random.default_rng(images)
     training, mine = (rng.integers(0, 64_000, (n, 9)).astype(np.uint16) for n in (images, 70))
     training[: images // 2] = training[images - images // 2 :]  # ties
@@ -18,9 +18,10 @@ def test_nearest_agrees_with_brute_force(images: int, fade: float) -> None:
     distances.start(rng)
     expected = np.zeros((len(mine), images))
     for position in range(9):
-        distances.add(position, mine[:, position], fade)
+        weight = (position + 1) ** -power
+        distances.add(position, mine[:, position], weight)
         difference = fsq_codes(mine[:, None, position], LEVELS) - fsq_codes(training[None, :, position], LEVELS)
-        expected = expected * fade + np.square(difference.astype(np.float64)).sum(2)
+        expected += weight * np.square(difference.astype(np.float64)).sum(2)
         for k in (1, 4, 100):
             if k < images:
                 found = distances.nearest(k)

@@ -194,17 +194,13 @@ def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> 
         sample(index, Settings(method, label=7), 1, np.random.default_rng(0))
 
 
-def test_recency_lets_early_tokens_fade(tmp_path: Path) -> None:
-    rows = np.array([[0, 511, 7], [511, 0, 9]])
-    index = index_of(tmp_path, rows)
-    ours = np.array([[0, 0]] * 50, np.uint16)  # the first token is the first image's, the second the second's
-    for recency, first in ((0.5, 9), (0.0, 9)):
-        drawn = sample(
-            index, Settings("soft", neighbours=1, recency=recency), 50, np.random.default_rng(0), prefix=ours
-        )
-        assert set(drawn.tokens[:, 2].tolist()) == {first}
-    drawn = sample(index, Settings("soft", neighbours=1), 50, np.random.default_rng(0), prefix=ours)
-    assert set(drawn.tokens[:, 2].tolist()) == {7, 9}  # as far, one by the first token, the other by the second
+def test_emphasis_weighs_the_first_tokens_or_the_latest(tmp_path: Path) -> None:
+    index = index_of(tmp_path, np.array([[0, 511, 7], [511, 0, 9]]))
+    ours = np.zeros((50, 2), np.uint16)  # the first token is the first image's, the second the second's
+    for emphasis, expected in ((0.5, {7}), (-0.5, {9}), (0.0, {7, 9})):
+        settings = Settings("soft", neighbours=1, emphasis=emphasis)
+        drawn = sample(index, settings, 50, np.random.default_rng(0), prefix=ours)
+        assert set(drawn.tokens[:, 2].tolist()) == expected
 
 
 @pytest.mark.parametrize("name", corpora())
