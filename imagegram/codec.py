@@ -54,7 +54,7 @@ class TinyCodec:
     name = "tiny"
     precision = "float32"
     timesteps = 10
-    guidance_scale = 1.5
+    guidance_scale = 2.5
 
     def __init__(self) -> None:
         self.model = TinyFlexTok.load()

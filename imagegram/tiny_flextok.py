@@ -40,6 +40,7 @@ class TinyConfig:
     levels: tuple[int, ...] = (8, 8, 8)  # FSQ levels; their product is the vocabulary
     width: int = 128
     heads: int = 4
+    mlp_ratio: int = 2  # hidden width of the MLPs
     encoder_depth: int = 3
     decoder_depth: int = 4
 
@@ -95,10 +96,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block; with a condition, its norms are scaled, shifted and gated by it (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, conditional: bool = False):
+    def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool = False):
         super().__init__()
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        hidden = mlp_ratio * width
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.modulation = nn.Linear(width, 6 * width) if conditional else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
@@ -131,7 +133,7 @@ class TinyFlexTok(nn.Module):
 
         self.patch_in, self.patch_position = nn.Linear(patch_dim, c.width), table(n_patches)
         self.registers = table(c.tokens)
-        self.encoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.encoder_depth))
+        self.encoder = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth))
         self.to_latents = nn.Linear(c.width, len(c.levels))
         # Without this normalisation the registers hardly differ between images at the start of training, and
         # every image falls into the same code.
@@ -142,7 +144,9 @@ class TinyFlexTok(nn.Module):
         self.dropped = table(1)
         self.noise_in, self.noise_position = nn.Linear(patch_dim, c.width), table(n_patches)
         self.time_in = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
-        self.decoder = nn.ModuleList(Block(c.width, c.heads, conditional=True) for _ in range(c.decoder_depth))
+        self.decoder = nn.ModuleList(
+            Block(c.width, c.heads, c.mlp_ratio, conditional=True) for _ in range(c.decoder_depth)
+        )
         self.patch_out = nn.Linear(c.width, patch_dim)
         nn.init.zeros_(self.patch_out.weight)
         nn.init.zeros_(self.patch_out.bias)
@@ -204,7 +208,7 @@ class TinyFlexTok(nn.Module):
         self,
         token_ids_list: Sequence[Tensor],
         timesteps: int = 20,
-        guidance_scale: float = 1.5,
+        guidance_scale: float = 2.5,
         perform_norm_guidance: bool = False,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
