@@ -51,9 +51,9 @@ def decode(codec: Codec, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], t
 
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another."""
-    if name and name != index.codec:
+    if name and name.partition("@")[0] != index.codec:
         raise UserError(f"{index.path} holds tokens of codec {index.codec!r}, not {name!r}: leave --codec out")
-    codec = load_codec(index.codec)
+    codec = load_codec(index.codec, index.revision)
     if codec.revision != index.revision:
         raise UserError(
             f"{index.path} holds tokens of {index.codec!r} revision {index.revision}, here is {codec.revision}: "
