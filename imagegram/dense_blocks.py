@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from flextok.model.layers.mlp import GatedMlp
 from flextok.model.layers.norm import Fp32LayerNorm
@@ -19,6 +20,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # queries, keys, val
 PAD = 64  # the hidden width of the MLP is filled up with zeros to a multiple: 4778 is no shape for tensor cores
 COPIES = 8  # dropped registers that stand for all: lengths stay multiples of 8, which attention kernels ask of a bias
 STEP = 64  # prefixes are rounded up to multiples of it (and COPIES), so that all prefixes share a handful of graphs
+GRAPHS = 64  # shapes compiled at most: at the default of 8 a ninth one runs uncompiled without a word
 
 
 class Unsupported(NotImplementedError):
@@ -163,6 +165,7 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
     """`function` compiled for every shape that it meets; as it is, with one line, where no compiler works."""
     if not wanted:
         return function
+    torch._dynamo.config.recompile_limit = GRAPHS
     compiled = torch.compile(function, dynamic=False)
     works = True
 
