@@ -59,7 +59,7 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
             f"OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
         )
     try:
-        from flextok.flextok_wrapper import FlexTokFromHub
+        import flextok.flextok_wrapper  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"the codec {name!r} needs the flextok package ({error}): "
@@ -69,8 +69,16 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").exists() or not weights:
         raise UserError(f"{folder} holds no FlexTok: config.json or a .safetensors file is missing")
+    return _loaded(name, folder, weights[0], weights[0].stat().st_mtime_ns, local)
+
+
+@functools.lru_cache(maxsize=1)  # an overnight run opens its codec for every sampler: loaded and compiled once
+def _loaded(name: str, folder: Path, weights: Path, written: int, local: bool) -> "FlexTokCodec":
+    """The model in `folder`, whose weights were `written` at that time."""
+    from flextok.flextok_wrapper import FlexTokFromHub
+
     # The commit of the hub names its folder; a local one is known by its weights.
-    return FlexTokCodec(name, sha256(weights[0])[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder))
+    return FlexTokCodec(name, sha256(weights)[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder))
 
 
 def _download(name: str, revision: str) -> Path:
@@ -169,6 +177,10 @@ class FlexTokCodec:
 
         return FastEncoder(self.model)
 
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Makes the codec's GPU the current one: that is a setting of each thread."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
     def _chunk(self, fast: Any) -> int:
         """Images at a time."""
         return 1 << 30 if self.cuda else CPU_BATCH if fast else STOCK_CPU_BATCH
@@ -182,7 +194,7 @@ class FlexTokCodec:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
-        with memory_for(len(images), "try --batch-size {}"):
+        with self._current(), memory_for(len(images), "try --batch-size {}"):
             return np.concatenate([self._tokens(part) for part in images.split(self._chunk(self.encoder))])
 
     def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
@@ -210,7 +222,7 @@ class FlexTokCodec:
     ) -> Tensor:
         most, remedy = self._chunk(self.decoder), "set DECODE_BATCH in imagegram/generating.py to {}"
         images = []
-        with memory_for(len(tokens), remedy):
+        with self._current(), memory_for(len(tokens), remedy):
             for i in range(0, len(tokens), most):
                 part = self._images(tokens[i : i + most], seeds[i : i + most], timesteps, guidance_scale)
                 images.append(((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())

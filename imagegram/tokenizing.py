@@ -147,14 +147,16 @@ def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
 def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list[Item], NDArray[np.uint16]]]:
     """Every batch with the tokens of its readable images. The next batch is loaded while this one is encoded, so that
     a GPU always has work waiting."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
+    pool, waiting = ThreadPoolExecutor(1), list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
+    try:
         for batch in itertools.chain(batches, [None]):
             if batch is not None:
                 waiting.append((batch, pool.submit(_encode, codec, batch)))
             if waiting and (batch is None or len(waiting) > 1):
                 before, tokens = waiting.pop(0)
                 yield before, tokens.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # stopped: what runs is finished, what waits is not begun
 
 
 def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:

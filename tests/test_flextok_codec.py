@@ -1,10 +1,10 @@
 """The real FlexTok behind the codec interface, against its own calls; and what is said where something is missing."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +29,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_flextok(tmp_path_factory.mktemp("flextok"))
 
 
+def fresh(folder: Path) -> FlexTokCodec:
+    """A codec that no other test shares."""
+    flextok_codec._loaded.cache_clear()
+    codec = load_codec(str(folder))
+    assert isinstance(codec, FlexTokCodec)
+    flextok_codec._loaded.cache_clear()
+    return codec
+
+
 @pytest.fixture(scope="module")
-def codec(folder: Path) -> Any:
-    return load_codec(str(folder))
+def codec(folder: Path) -> FlexTokCodec:
+    return fresh(folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,18 @@ def test_sizes_are_read_from_the_model(codec: FlexTokCodec, capsys: pytest.Captu
     capsys.readouterr()
     assert FlexTokCodec("again", "r", codec.model).precision == "float32"
     assert capsys.readouterr().out == "codec again on cpu in float32 (no CUDA GPU: expect seconds for each image)\n"
+
+
+@needs_flextok
+def test_a_model_is_loaded_once_until_its_weights_change(
+    folder: Path, codec: FlexTokCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = load_codec(str(folder))
+    capsys.readouterr()
+    assert load_codec(str(folder), once.revision) is once
+    assert capsys.readouterr().out == ""
+    os.utime(folder / "model.safetensors")
+    assert load_codec(str(folder)) is not once
 
 
 @needs_flextok
@@ -103,8 +124,7 @@ def test_prefixes_of_no_length_are_refused(codec: FlexTokCodec) -> None:
 def test_a_model_that_is_not_covered_runs_through_its_own_calls(
     codec: FlexTokCodec, folder: Path, images: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = load_codec(str(folder))
-    assert isinstance(other, FlexTokCodec)
+    other = fresh(folder)
     for side in (other.model.encoder, other.model.decoder):
         side.module_dict["more"] = torch.nn.Identity()
     capsys.readouterr()
@@ -121,8 +141,7 @@ def test_a_model_that_is_not_covered_runs_through_its_own_calls(
 
 @needs_flextok
 def test_the_last_batch_is_padded_where_shapes_are_compiled(folder: Path, images: torch.Tensor) -> None:
-    codec = load_codec(str(folder))
-    assert isinstance(codec, FlexTokCodec)
+    codec = fresh(folder)
     tokens, decoded = codec.encode(images), codec.decode(list(codec.encode(images)), [1, 2, 3], 1, 2.0)
     codec.cuda = True  # pads; the device is still the CPU
     shapes: list[int] = []
