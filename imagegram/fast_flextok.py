@@ -96,8 +96,9 @@ class FastEncoder(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> the mean of the VAE's posterior, float32 [B, C, S/8, S/8].
 
-        Pixels travel as bytes and become [-1, 1] here: x / 127.5 - 1 differs from torchvision's (x / 255 - 0.5) / 0.5
-        by 1.2e-7 at most.
+        Pixels travel as bytes and become [-1, 1] here. For every byte x / 127.5 - 1 is what torchvision's ToTensor and
+        Normalize give, (x / 255 - 0.5) / 0.5; a GPU that multiplies by the reciprocal is 1.2e-7 off at most. Resizing
+        stays on the host: on a GPU it would interpolate otherwise than Pillow does.
         """
         mean, _ = self.vae(images.float() / 127.5 - 1).chunk(2, 1)
         return mean.float() * self.vae_scale
