@@ -7,7 +7,8 @@
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out control. Writes
 data/generated/METHOD-seed0/: tokens.npy, sources.npy (image and position that every token was copied from),
 image_0000.png ..., grid.png (each image above its nearest training image, exact copies framed), sources.png (images
-beside the training images they were stitched from) and report.json. Prints, after the progress bars,
+beside the training images they were stitched from), prefixes.png (the first sequences decoded from their first 1, 2,
+4, ... tokens), seeds.png (from several noises) and report.json. Prints, after the progress bars,
 
     ---
     out: data/generated/soft-seed0
@@ -43,7 +44,8 @@ class Config:
     out: Path | None = None  # None: data/generated/METHOD-seedSEED
     codec: str = ""  # "": the one that made the tokens of the index
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
-    guidance_scale: float = 0.0  # 0: the codec's default
+    guidance_scale: float = 0.0  # 0: the codec's default; 1: none
+    strips: int = 4  # sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes
 
 
 def main(config: Config) -> None:
@@ -59,6 +61,7 @@ def main(config: Config) -> None:
         config.guidance_scale,
         config.tokens,
         config.given,
+        config.strips,
     )
     if not result.new:
         print(f"{result.path} is finished with these settings, nothing to do")

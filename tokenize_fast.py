@@ -31,7 +31,7 @@ class Config:
     images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
     image_column: str = ""  # "": found by its type
     label_column: str = ""  # "": found by its type
-    codec: str = "tiny"  # tiny | a FlexTok on the hub, e.g. EPFL-VILAB/flextok_d18_d28_dfn | a local FlexTok folder
+    codec: str = "tiny"  # tiny | EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub [@REVISION] | a folder
     out: Path = Path("data/tokens")
     batch_size: int = 256  # images; halve it when a GPU runs out of memory
     workers: int = -1  # loader processes; -1: one for each core

@@ -36,16 +36,17 @@ class Codec(Protocol):
         ...
 
 
-def load_codec(name: str = "tiny") -> Codec:
-    """Load a codec by name: "tiny", a FlexTok of the Hugging Face hub, or a local FlexTok folder.
+def load_codec(name: str = "tiny", revision: str = "") -> Codec:
+    """Load a codec by name: "tiny", a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder.
 
-    UserError where a package, a file or a connection is missing, with what to install or change.
+    `revision` is that of a hub's model whose name has none. UserError where a package, a file or a connection is
+    missing, with what to install or change.
     """
     if name == "tiny":
         return TinyCodec()
     from imagegram import flextok_codec
 
-    return flextok_codec.load(name)
+    return flextok_codec.load(name, revision)
 
 
 class TinyCodec:

@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +28,11 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         main(tyro.cli(config, description=doc, args=args))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}: make room, then run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)
@@ -57,13 +64,21 @@ def memory_available() -> int:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed."""
+    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed.
+
+    UserError where it cannot be written, as on a full disk (NumPy's error for that has no code of its own).
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
+            "make room, then run the same command again"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -109,6 +124,18 @@ def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         f.write(str(os.getpid()))
         f.flush()
         yield
+
+
+def is_held(file: Path) -> bool:
+    """Whether another process holds the run lock on this file."""
+    try:
+        with file.open("r+") as f:
+            os.lockf(f.fileno(), os.F_TEST, 0)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def summary(**values: object) -> None:

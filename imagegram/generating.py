@@ -1,7 +1,7 @@
 """Sample token sequences from an index, decode them, and measure what came out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from imagegram.memorization import Figure
 from imagegram.sampler import Settings, sample
 from imagegram.shards import TokenFolder
 from imagegram.smoothing import held_out_bits
+from imagegram.strips import draw as draw_strips
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
@@ -37,8 +38,11 @@ class Generated:
     new: bool  # False where it was finished before
 
 
-def decode(codec: Codec, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], timesteps: int, scale: float) -> Tensor:
-    """Tokens [n, k] -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones."""
+Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]  # [n, k], or n prefixes of different lengths
+
+
+def decode(codec: Codec, tokens: Rows, seeds: NDArray[np.int64], timesteps: int, scale: float) -> Tensor:
+    """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones."""
     batches = range(0, len(tokens), DECODE_BATCH)
     with tqdm(total=len(tokens), unit="img", desc="decoding", disable=len(tokens) <= DECODE_BATCH) as progress:
         images = []
@@ -51,9 +55,9 @@ def decode(codec: Codec, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], t
 
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another."""
-    if name and name != index.codec:
+    if name and name.partition("@")[0] != index.codec:
         raise UserError(f"{index.path} holds tokens of codec {index.codec!r}, not {name!r}: leave --codec out")
-    codec = load_codec(index.codec)
+    codec = load_codec(index.codec, index.revision)
     if codec.revision != index.revision:
         raise UserError(
             f"{index.path} holds tokens of {index.codec!r} revision {index.revision}, here is {codec.revision}: "
@@ -114,13 +118,16 @@ def generate(
     guidance_scale: float = 0.0,
     length: int = 0,
     given: int = 0,
+    strips: int = 0,
 ) -> Generated:
     """Sample `sequences` token sequences, measure all of them, decode the first `images`; into `out`:
 
     tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
     "sources"), the ordinal of the image and the position it was copied from, -1 for given tokens; image_0000.png ...;
     grid.png, the first 64 images, each above its nearest training image; sources.png, images beside the training
-    images they were stitched from; report.json, written last. The judges of coherence are kept beside `out`.
+    images they were stitched from; report.json, written last. The judges of coherence are kept beside `out`. The first
+    `strips` sequences are also decoded from their first 1, 2, 4, ... tokens (prefixes.png) and from several noises
+    (seeds.png).
 
     The first `length` tokens are drawn (0: all), of these the first `given` taken from held-out images. A finished
     `out` of the same settings and index is left alone. UserError on bad input.
@@ -136,6 +143,7 @@ def generate(
         "images": min(images, sequences),
         "length": length,
         "given": given,
+        "strips": strips,
         "timesteps": timesteps,
         "guidance_scale": guidance_scale,
         "codec": codec.name,
@@ -168,7 +176,7 @@ def generate(
         rng = np.random.default_rng(seed)
         measures = memorization.measure(samples.tokens, index, held_out, rng)
 
-        def decoded(tokens: NDArray[np.uint16], seeds: NDArray[np.int64] | None = None) -> Tensor:
+        def decoded(tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
             seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
             return decode(codec, tokens, seeds, timesteps, guidance_scale)
 
@@ -188,6 +196,8 @@ def generate(
         parts = [report.shares(row)[:MOST_SOURCES] for row in rows[few]]
         originals = decoded(index.tokens[np.array([row for part in parts for row, _ in part]), :length])
         report.provenance(pictures[few], originals, parts, index.images[:, 1]).save(out / "sources.png")
+        if strips:
+            draw_strips(decoded, shown[:strips], seeds[: min(strips, len(shown))], out)
         result = {
             "request": request,
             "index": str(index_path),

@@ -3,11 +3,13 @@
 A source is a map-style data set: `source[i]` gives the picture and the label of ordinal `i`, or raises.
 """
 
+import contextlib
 import hashlib
 import io
+import os
 import tarfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,8 @@ def _hugging_face(name: str, split: str, image_column: str, label_column: str) -
             data = datasets.load_dataset(name, split=split)
     except UserError:
         raise
+    except IndexError:  # how datasets says that a saved one has no rows
+        raise UserError(f"the data set {name!r} has no images") from None
     except Exception as error:  # the hub, its cache and its builders fail in ways of their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -272,12 +276,28 @@ class _Preprocessed(Dataset[Item]):
 def load_batches(source: Source, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
     """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order asked for.
 
-    `workers` processes read ahead (-1: one for each core, 0: none).
+    `workers` processes read ahead (-1: one for each core, shared with the other processes of torchrun; 0: none).
     """
+    if workers < 0:
+        workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     return DataLoader(
         _Preprocessed(source, size),
         batch_sampler=batches,
         collate_fn=list,
-        num_workers=cores() if workers < 0 else workers,
+        num_workers=workers,
         multiprocessing_context="fork" if workers else None,
     )
+
+
+@contextlib.contextmanager
+def explained_deaths() -> Iterator[None]:
+    """Turn the death of a loader's process, which PyTorch raises wherever its parent happens to be, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that loads images died ({str(error).splitlines()[0]}), perhaps for want of memory: the same "
+            "command goes on from the finished shards, with less memory where --workers is lower"
+        ) from None

@@ -1,6 +1,7 @@
 """Pictures and the page: contact sheets, where images came from, one self-contained HTML file."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,19 @@ def save_images(images: Tensor, folder: Path) -> None:
         Image.fromarray(array).save(folder / f"image_{i:04d}.png")
 
 
-def rows_of_images(rows: list[tuple[str, Tensor]]) -> Image.Image:
-    """One labelled row of images for each (label, uint8 [n, 3, S, S])."""
+def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -> Image.Image:
+    """One labelled row of images for each (label, uint8 [n, 3, S, S]), under the titles of the columns."""
     pictures = [(label, _pictures(images)) for label, images in rows]
     side, font = pictures[0][1][0].width, ImageFont.load_default(14)
     margin = 12 + max(int(font.getlength(label)) for label, _ in pictures)
     columns = max(len(p) for _, p in pictures)
-    sheet = Image.new("RGB", (margin + columns * (side + GAP), len(rows) * (side + GAP) + GAP), PAPER)
+    head = GAP + 18 * bool(titles)
+    sheet = Image.new("RGB", (margin + columns * (side + GAP), len(rows) * (side + GAP) + head), PAPER)
     draw = ImageDraw.Draw(sheet)
+    for c, title in enumerate(titles):
+        draw.text((margin + c * (side + GAP) + side // 2, head - 4), title, INK, font, anchor="ms")
     for r, (label, line) in enumerate(pictures):
-        top = GAP + r * (side + GAP)
+        top = head + r * (side + GAP)
         draw.text((margin - 6, top + side // 2), label, INK, font, anchor="rm")
         for c, picture in enumerate(line):
             sheet.paste(picture, (margin + c * (side + GAP), top))

@@ -158,6 +158,16 @@ class TokenFolder:
         """Shards still to be tokenized, damaged ones included."""
         return [shard for shard in range(self.shards) if self.problem(shard)]
 
+    def damaged(self) -> dict[int, str]:
+        """Shards that have a done-marker and are not whole all the same, with what is wrong."""
+        marked = (shard for shard in range(self.shards) if self._file("shard", shard, "json").exists())
+        return {shard: problem for shard in marked if (problem := self.problem(shard))}
+
+    def images(self) -> int:
+        """Images with tokens in the finished shards."""
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return sum(int(marker["ok"]) for marker in markers)
+
     def write(
         self,
         shard: int,
@@ -169,6 +179,8 @@ class TokenFolder:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason."""
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
+        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
+            left.unlink(missing_ok=True)
         arrays: dict[str, NDArray[Any]] = {
             "shard": check_tokens(tokens, self.manifest.vocab_size),
             "labels": labels.astype(np.int32),

@@ -1,16 +1,20 @@
 """A data set through a codec into a token folder: what both tokenizing scripts run."""
 
+import itertools
 import shutil
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.codec import Codec, load_codec
-from imagegram.common import UserError, run_lock, summary
-from imagegram.images import PREPROCESSING, Source, load_batches, open_dataset
+from imagegram.common import UserError, is_held, run_lock, summary
+from imagegram.images import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
 from imagegram.shards import Manifest, TokenFolder
 
 MAX_BAD_SHARE, MAX_BAD = 0.01, 100  # more unreadable images than both: something is wrong with the data
@@ -38,30 +42,76 @@ def tokenize_dataset(
     model = load_codec(codec)
     source = open_dataset(dataset, split, images, model.image_size, image_column, label_column)
     manifest = _manifest(source, model, held_out_share, shard_size)
+    first = rank == 0  # speaks for all
     with run_lock(out, f".lock-{rank}"):
         folder = TokenFolder.create(out, manifest)
-        mine = [s for s in folder.pending() if s % world_size == rank]
-        if not mine:
+        pending = folder.pending()
+        mine = [s for s in pending if s % world_size == rank]
+        if first and not pending:
             print(f"{out}: all {folder.shards} shards are finished, nothing to tokenize")
+            folder.write_bad()  # a run may have been killed before it did
+        if not pending:
             return folder
-        _check_space(folder, len(mine))
-        if source.flaw:
-            print(f"warning: {source.flaw}")
-        print(
-            f"{source.name}: {len(source)} images, {len(mine)} of {folder.shards} shards to tokenize with {model.name}"
-        )
+        _check_space(folder, len(pending), world_size)
+        if first:
+            for shard, problem in folder.damaged().items():
+                print(f"{out}: shard {shard}: {problem}; tokenized again")
+            if source.flaw:
+                print(f"warning: {source.flaw}")
+            todo = f"{len(pending)} of {folder.shards} shards to tokenize with {model.name}"
+            print(f"{source.name}: {len(source)} images, {todo} in {world_size} process{'es' * (world_size > 1)}")
         started = time.monotonic()
-        done = _tokenize_shards(folder, source, model, mine, batch_size, workers)
-        bad = folder.write_bad()
-        seconds = time.monotonic() - started
-        summary(
-            tokens=out,
-            images=done,
-            bad_images=bad,
-            seconds=round(seconds, 1),
-            images_per_second=done / seconds,
-        )
+        progress = _Progress(folder, pending, mine, shown=first)
+        with progress.bar, explained_deaths():
+            _tokenize_shards(folder, source, model, mine, batch_size, workers, progress)
+            while first and folder.pending() and any(is_held(out / f".lock-{r}") for r in range(1, world_size)):
+                time.sleep(1)
+                progress.look()
+        if first:
+            _finish(folder, pending, time.monotonic() - started)
     return folder
+
+
+def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
+    """Collect the bad images and print the summary; UserError where no image was good."""
+    bad, good, missing = folder.write_bad(), folder.images(), folder.pending()
+    if not missing and not good:
+        raise UserError(f"none of the {bad} images can be read: see {folder.path}/bad.jsonl")
+    if missing:
+        print(
+            f"{len(missing)} of {folder.shards} shards are missing: other processes may still be at work; "
+            "if they have stopped, the same command goes on from the others"
+        )
+    read = sum(len(folder.range(s)) for s in set(planned) - set(missing))
+    summary(
+        tokens=folder.path,
+        images=good,
+        bad_images=bad,
+        seconds=round(seconds, 1),
+        images_per_second=read / seconds,
+    )
+
+
+class _Progress:
+    """One line with img/s and the time left for all processes: own images, and the others' finished shards."""
+
+    def __init__(self, folder: TokenFolder, pending: list[int], mine: list[int], shown: bool):
+        self.folder, self.others, self.looked = folder, set(pending) - set(mine), time.monotonic()
+        total = sum(len(folder.range(s)) for s in pending)
+        # smoothing=0: the mean since the start; others' shards arrive in leaps that a moving average would follow.
+        self.bar = tqdm(total=total, unit="img", desc="tokenizing", smoothing=0, disable=not shown)
+
+    def add(self, images: int) -> None:
+        self.bar.update(images)
+        if time.monotonic() - self.looked > 5:
+            self.look()
+
+    def look(self) -> None:
+        """Count what the other processes have finished since the last look."""
+        finished = set() if self.bar.disable else {s for s in self.others if not self.folder.problem(s)}
+        self.others -= finished
+        self.bar.update(sum(len(self.folder.range(s)) for s in finished))
+        self.looked = time.monotonic()
 
 
 def _manifest(source: Source, codec: Codec, held_out_share: float, shard_size: int) -> Manifest:
@@ -86,45 +136,63 @@ def _manifest(source: Source, codec: Codec, held_out_share: float, shard_size: i
     )
 
 
-def _check_space(folder: TokenFolder, shards: int) -> None:
-    m = folder.manifest
-    need = 2 * shards * m.shard_size * (2 * m.tokens_per_image + 4)  # twice: each file is written beside, then renamed
+def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
+    m = folder.manifest  # every process has one shard beside the finished ones before it is renamed
+    need = (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4)
     free = shutil.disk_usage(folder.path).free
     if free < need:
         raise UserError(f"{folder.path} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: make room first")
 
 
+def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list[Item], NDArray[np.uint16]]]:
+    """Every batch with the tokens of its readable images. The next batch is loaded while this one is encoded, so that
+    a GPU always has work waiting."""
+    pool, waiting = ThreadPoolExecutor(1), list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
+    try:
+        for batch in itertools.chain(batches, [None]):
+            if batch is not None:
+                waiting.append((batch, pool.submit(_encode, codec, batch)))
+            if waiting and (batch is None or len(waiting) > 1):
+                before, tokens = waiting.pop(0)
+                yield before, tokens.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # stopped: what runs is finished, what waits is not begun
+
+
+def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:
+    pixels = [image for _, image, _, _ in batch if image is not None]
+    if not pixels:
+        return np.zeros((0, codec.tokens_per_image), np.uint16)
+    return codec.encode(torch.from_numpy(np.stack(pixels)))
+
+
 def _tokenize_shards(
-    folder: TokenFolder, source: Source, codec: Codec, shards: list[int], batch_size: int, workers: int
-) -> int:
-    """Tokenize `shards` one after another; returns the number of images read."""
-    batches, ends = [], []  # a batch never spans two shards: the bytes do not depend on who tokenizes what
+    folder: TokenFolder,
+    source: Source,
+    codec: Codec,
+    shards: list[int],
+    batch_size: int,
+    workers: int,
+    progress: _Progress,
+) -> None:
+    """Tokenize `shards` one after another."""
+    batches, ends = [], {}  # a batch never spans two shards: the bytes do not depend on who tokenizes what
     for shard in shards:
         covered = list(folder.range(shard))
         batches += [covered[i : i + batch_size] for i in range(0, len(covered), batch_size)]
-        ends.append(len(batches))
-    tokens, labels, bad = [np.zeros((0, codec.tokens_per_image), np.uint16)], list[int](), dict[int, str]()
+        ends[len(batches)] = shard
+    parts, labels, bad = list[NDArray[np.uint16]](), list[int](), dict[int, str]()
     total, all_bad, started = 0, 0, time.monotonic()
-    planned = sum(map(len, batches))
-    with tqdm(total=planned, unit="img", desc="tokenizing", smoothing=0.05) as progress:
-        for number, batch in enumerate(load_batches(source, batches, codec.image_size, workers), 1):
-            good = [(image, label) for _, image, label, _ in batch if image is not None]
-            if good:
-                tokens.append(codec.encode(torch.from_numpy(np.stack([image for image, _ in good]))))
-            labels += [label for _, label in good]
-            bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
-            progress.update(len(batch))
-            if number == ends[0]:
-                folder.write(shards[0], np.concatenate(tokens), np.array(labels), bad, time.monotonic() - started)
-                total, all_bad = total + len(labels), all_bad + len(bad)
-                tokens, labels, bad, started = tokens[:1], [], {}, time.monotonic()
-                shards, ends = shards[1:], ends[1:]
-                if all_bad > MAX_BAD and all_bad > MAX_BAD_SHARE * (total + all_bad):
-                    folder.write_bad()
-                    raise UserError(
-                        f"{all_bad} of {total + all_bad} images cannot be read: see {folder.path}/bad.jsonl"
-                    )
-    if total == 0:
-        folder.write_bad()
-        raise UserError(f"none of the {planned} images can be read: see {folder.path}/bad.jsonl")
-    return total
+    loaded = load_batches(source, batches, codec.image_size, workers)
+    for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
+        parts.append(tokens)
+        labels += [label for _, image, label, _ in batch if image is not None]
+        bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
+        progress.add(len(batch))
+        if number in ends:
+            folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, time.monotonic() - started)
+            total, all_bad = total + len(labels), all_bad + len(bad)
+            parts, labels, bad, started = [], [], {}, time.monotonic()
+            if all_bad > MAX_BAD and all_bad > MAX_BAD_SHARE * (total + all_bad):
+                folder.write_bad()
+                raise UserError(f"{all_bad} of {total + all_bad} images cannot be read: see {folder.path}/bad.jsonl")

@@ -1,6 +1,7 @@
-"""A tiny FlexTok with random weights, saved as the hub would hold it: for tests where the package is installed."""
+"""FlexToks of any size with random weights, also saved as the hub would hold them: where the package is installed."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,28 @@ def _positions(key: str, width: int, sizes: list[int], kind: str) -> dict[str, A
     }
 
 
-def _trunk(side: str, keys: list[str], width: int, mode: str, condition: dict[str, Any]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Shape:
+    """What the models of the zoo differ in, and what their configurations may hold."""
+
+    encoder: tuple[int, int] = (64, 2)  # width, depth
+    decoder: tuple[int, int] = (64, 2)
+    tokens: int = 256
+    expansion: int = 2  # adaptive norms: 1, or 2 for patches and registers apart
+    checkpoint: bool = False  # blocks wrapped for training
+
+
+D18_D28 = Shape((18 * 64, 18), (28 * 64, 28))  # the largest of the zoo, used by the first experiments
+
+
+def _trunk(
+    side: str, keys: list[str], size: tuple[int, int], mode: str, checkpoint: bool, condition: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Packer, transformer and unpacker of one side ("enc" or "dec")."""
-    packing = {"emb_packing_fn_write_key": f"{side}_packing_fn", "per_subseq_embs": True} if condition else {}
+    packing = {}
+    if condition:
+        apart = condition["adaLN_expansion"] == 2
+        packing = {"emb_packing_fn_write_key": f"{side}_packing_fn", "per_subseq_embs": apart}
     shapes = {f"{part}_packed_shapes": f"{side}_ps_{part}" for part in ("inner", "outer")}
     return {
         f"{side}_seq_packer": {
@@ -68,9 +88,10 @@ def _trunk(side: str, keys: list[str], width: int, mode: str, condition: dict[st
             "_target_": FLEXTOK + "trunks.transformers.FlexTransformer",
             "input_seq_read_key": f"{side}_packed",
             "output_seq_write_key": f"{side}_packed",
-            "dim": width,
-            "depth": 2,
+            "dim": size[0],
+            "depth": size[1],
             "block_mask_read_key": f"{side}_mask",
+            "use_act_checkpoint": checkpoint,
             **condition,
         },
         f"{side}_unpacker": {
@@ -82,8 +103,10 @@ def _trunk(side: str, keys: list[str], width: int, mode: str, condition: dict[st
     }
 
 
-def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
-    """The configuration of a FlexTok of real shape (256 x 256 images, 256 tokens of 64,000) and toy width."""
+def config(shape: Shape, vae: Path | None) -> dict[str, Any]:
+    """The configuration of a FlexTok for 256 x 256 images and tokens of 64,000; the VAE is a saved one, or of real
+    size where `vae` is None."""
+    tokens, width, decoder_width = shape.tokens, shape.encoder[0], shape.decoder[0]
     read_vae = {
         "_target_": "flextok.vae_wrapper.StableDiffusionVAE",
         "images_read_key": "rgb",
@@ -94,7 +117,7 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
         "latent_channels": LATENT,
         "scaling_factor": 1.0,
         "dtype_override": "fp32",
-        "hf_hub_path": str(vae),
+        "hf_hub_path": vae and str(vae),
         "compile_encode_fn": False,
         "force_vae_encode": False,
         "frozen": True,
@@ -116,7 +139,7 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
             "size_sampling_mode": "uniform",
             "ordering_mode": "nested",
         },
-        **_trunk("enc", ["enc_patches", "enc_registers"], width, "causal_last", {}),
+        **_trunk("enc", ["enc_patches", "enc_registers"], shape.encoder, "causal_last", shape.checkpoint, {}),
         enc_to_latents={
             "_target_": FLEXTOK + "postprocessors.heads.LinearHead",
             "read_key": "enc_registers",
@@ -129,7 +152,7 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
     condition = {
         "adaLN_emb_read_key": "time",
         "adaLN_packing_fn_read_key": "dec_packing_fn",
-        "adaLN_expansion": 2,
+        "adaLN_expansion": shape.expansion,
     }
     decoder = _chain(
         dec_from_latents={
@@ -137,13 +160,13 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
             "read_key": "codes",
             "write_key": "dec_codes",
             "dim_in": len(levels),
-            "dim": width,
+            "dim": decoder_width,
         },
-        dec_positions=_positions("dec_codes", width, [tokens], "learnable_sum"),
+        dec_positions=_positions("dec_codes", decoder_width, [tokens], "learnable_sum"),
         dec_nested_dropout={
             "_target_": FLEXTOK + "preprocessors.token_dropout.MaskedNestedDropout",
             "read_write_key": "dec_codes",
-            "dim": width,
+            "dim": decoder_width,
             "eval_keep_k_read_key": "eval_keep_k",
             "train_keep_k_write_key": "train_keep_k",
             "size_sampling_mode": "uniform",
@@ -151,25 +174,25 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
         dec_null={
             "_target_": FLEXTOK + "preprocessors.nullcond.LearnedNullCond",
             "read_write_key": "dec_codes",
-            "dim": width,
+            "dim": decoder_width,
             "dropout_prob": 0.2,
         },
         dec_to_last=_permute("noised", "noised_last", "channels_first_to_last"),
-        dec_patch_emb=_patches("noised_last", "dec_patches", width),
-        dec_patch_positions=_positions("dec_patches", width, [16, 16], "sincos"),
+        dec_patch_emb=_patches("noised_last", "dec_patches", decoder_width),
+        dec_patch_positions=_positions("dec_patches", decoder_width, [16, 16], "sincos"),
         dec_time={
             "_target_": FLEXTOK + "preprocessors.time_embedding.TimestepEmbedder",
             "timesteps_read_key": "timesteps",
             "time_embedding_write_key": "time",
-            "dim": width,
+            "dim": decoder_width,
             "max_timestep": 1.0,
         },
-        **_trunk("dec", ["dec_patches", "dec_codes"], width, "full", condition),
+        **_trunk("dec", ["dec_patches", "dec_codes"], shape.decoder, "full", shape.checkpoint, condition),
         dec_to_patches={
             "_target_": FLEXTOK + "postprocessors.heads.ToPatchesLinearHead",
             "read_key": "dec_patches",
             "write_key": "latents_out_last",
-            "dim": width,
+            "dim": decoder_width,
             "channels_out": LATENT,
             "patch_sizes": [2, 2],
             "adaLN_emb_read_key": "time",
@@ -208,8 +231,19 @@ def config(vae: Path, tokens: int = 256, width: int = 64) -> dict[str, Any]:
     }
 
 
-def save_random_flextok(folder: Path) -> Path:
-    """Write a random FlexTok to `folder`, loadable with FlexTokFromHub.from_pretrained."""
+def randomize(model: Any) -> Any:
+    """Heads and adaptive norms start at zero, which would make every token the same: random weights everywhere."""
+    rng = torch.Generator(model.device).manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("vae.") and parameter.requires_grad:
+                scale = 0.1 if parameter.ndim < 2 else 0.5 if "register" in name else parameter.shape[-1] ** -0.5
+                parameter.normal_(0, scale, generator=rng)
+    return model.eval()
+
+
+def save_random_flextok(folder: Path, shape: Shape = Shape()) -> Path:
+    """Write a random FlexTok with a tiny VAE to `folder`, loadable with FlexTokFromHub.from_pretrained."""
     from diffusers.models import AutoencoderKL
     from flextok.flextok_wrapper import FlexTokFromHub
 
@@ -226,15 +260,17 @@ def save_random_flextok(folder: Path) -> Path:
         sample_size=256,
     )
     vae.save_pretrained(folder / "vae")
-    settings = config(folder / "vae")
-    model = FlexTokFromHub(settings)
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # heads and adaptive norms start at zero, which would make every token the same
-        for name, parameter in model.named_parameters():
-            if not name.startswith("vae.") and parameter.requires_grad:
-                scale = 0.1 if parameter.ndim < 2 else 0.5 if "register" in name else parameter.shape[-1] ** -0.5
-                parameter.normal_(0, scale, generator=rng)
-    model.save_pretrained(folder)
+    settings = config(shape, folder / "vae")
+    randomize(FlexTokFromHub(settings)).save_pretrained(folder)
     # The hub's writer sorts the keys, but the order of the modules is the order they run in.
     (folder / "config.json").write_text(json.dumps({"config": settings}))
     return folder
+
+
+def stock_on_cpu(model: Any) -> Any:
+    """The package's own calls, as they run without a GPU and give the same tokens each time."""
+    from imagegram.flextok_codec import use_plain_attention
+
+    use_plain_attention(model)
+    model.vae.sample_posterior = False
+    return model

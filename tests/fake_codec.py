@@ -1,0 +1,28 @@
+"""A codec for tests of everything around a codec."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class FakeCodec:
+    """Four tokens an image: sums of its quarters. Counts its calls."""
+
+    name, revision, precision = "fake", "1", "int"
+    image_size, tokens_per_image, vocab_size = 32, 4, 500
+    levels: tuple[int, ...] = ()
+    timesteps, guidance_scale = 1, 1.0
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, images: Tensor) -> NDArray[np.uint16]:
+        self.calls += 1
+        return (images.long().flatten(1).unflatten(1, (4, -1)).sum(2) % self.vocab_size).numpy().astype(np.uint16)
+
+    def decode(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        raise NotImplementedError

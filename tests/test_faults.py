@@ -1,0 +1,282 @@
+"""Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under torchrun as well."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+
+from imagegram import tokenizing
+from imagegram.common import UserError, is_held
+from imagegram.tokenizing import tokenize_dataset
+from tests.crashing import JOB
+from tests.fake_codec import FakeCodec
+from tests.test_tokenizing import contents
+
+ROOT = Path(__file__).parent.parent
+LARGE = [str(ROOT / "tokenize_imagenet_large.py"), "--dataset", "shapes", "--images", "600", "--codec", "tiny"]
+SMALL_BATCHES = ["--shard-size", "10", "--batch-size", "5", "--workers", "1"]
+
+needs_mounts = pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="this machine does not allow mounts of one's own (unshare -rm)",
+)
+
+
+@pytest.fixture
+def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
+    fake = FakeCodec()
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: fake)
+    return fake
+
+
+@pytest.fixture
+def whole(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
+    """What the job of crashing.py leaves when nothing goes wrong."""
+    tokenize_dataset(out=tmp_path / "whole", **JOB)
+    return contents(tmp_path / "whole")
+
+
+def crash(mode: str, folder: Path, *before: str) -> str:
+    """Run crashing.py; returns what it printed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*before, sys.executable, "-m", "tests.crashing", mode, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
+    """tokenize_imagenet_large.py as the README starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *LARGE]
+    return subprocess.Popen(
+        [*command, *SMALL_BATCHES, "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_shards(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 90
+    while len(list(out.glob("shard-*.json"))) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
+    out = tmp_path / "torchrun"
+    killed = torchrun(2, out)
+    wait_for_shards(out, 3)
+    killed.kill()
+    for rank in (0, 1):  # torchrun's processes outlive it
+        os.kill(int((out / f".lock-{rank}").read_text()), signal.SIGKILL)
+    killed.communicate(timeout=30)
+    after_kill = len(list(out.glob("shard-*.json")))
+    assert 3 <= after_kill < 60, "the kill came too late or too early to test anything"
+
+    stopped = torchrun(3, out)
+    wait_for_shards(out, after_kill + 6)
+    left_by_kill = set(out.glob(".tmp-*"))
+    stopped.send_signal(signal.SIGTERM)
+    _, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode != 0
+    assert "the same command goes on from it" in errors
+    assert set(out.glob(".tmp-*")) <= left_by_kill
+    assert after_kill < len(list(out.glob("shard-*.json"))) < 60
+
+    finished = torchrun(2, out)
+    said, errors = finished.communicate(timeout=120)
+    assert finished.returncode == 0, errors
+    tokenize_dataset("shapes", tmp_path / "plain", images=600, shard_size=10, batch_size=5, workers=0)
+    assert contents(out) == contents(tmp_path / "plain")
+    assert not list(out.glob(".tmp-*-shard-*"))
+    assert said.count("---") == 1  # one process speaks for all
+    assert "\nimages: 600\n" in said
+    assert "missing" not in said
+
+
+def test_killed_at_any_time_it_converges_to_the_same_bytes(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    said = crash("kills", tmp_path)
+    assert "signal: 9\ndata: True\nmarker: False\n" in said  # between the data's rename and its marker
+    assert contents(tmp_path / "marker") == whole
+    assert int(said.partition("kills: ")[2]) >= 3, said
+    assert contents(tmp_path / "loop") == whole
+    assert not list((tmp_path / "loop").glob(".tmp-*-shard-*"))
+
+
+@needs_mounts
+def test_a_full_disk_stops_with_a_line_and_the_rest_is_done_with_more_room(
+    tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    """Also: the loader's processes need no shared memory to speak of."""
+    said = crash("room", tmp_path / "out", "unshare", "-rm")
+    assert "stopped: cannot write" in said
+    assert "make room, then run the same command again" in said
+    assert 0 < int(said.partition("finished: ")[2].split()[0]) < 20
+    assert "left: [] {}" in said
+    assert contents(tmp_path / "copy") == whole
+
+
+def test_a_killed_loader_is_an_error_and_no_hang(
+    tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = codec.encode
+
+    def kills(images: Any) -> Any:
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        return encode(images)
+
+    monkeypatch.setattr(codec, "encode", kills)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"a process that loads images died .* the same command goes on"):
+        tokenize_dataset(out=tmp_path / "out", **JOB | {"workers": 1})
+    assert time.monotonic() - started < 30
+    monkeypatch.setattr(codec, "encode", encode)
+    tokenize_dataset(out=tmp_path / "out", **JOB)
+    assert contents(tmp_path / "out") == whole
+
+
+def test_batches_and_shards_without_a_good_image(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
+    files = sorted(image_folder.rglob("*.png"))
+    for file in files[4:8]:  # shard 1, which is all that process 1 of 3 has
+        file.write_bytes(b"")
+    for rank in (1, 2, 0):
+        options: dict[str, Any] = {"shard_size": 4, "batch_size": 2, "workers": 0, "rank": rank, "world_size": 3}
+        folder = tokenize_dataset(str(image_folder), tmp_path / "tokens", **options)
+    assert not folder.pending()
+    assert folder.load().ordinals.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert list(folder.bad()) == [4, 5, 6, 7]
+    assert len((tmp_path / "tokens" / "bad.jsonl").read_text().splitlines()) == 4
+
+
+def test_an_empty_data_set_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a"])})
+    datasets.Dataset.from_dict({"img": [], "label": []}, features=features).save_to_disk(tmp_path / "empty")
+    with pytest.raises(UserError, match="has no images"):
+        tokenize_dataset(str(tmp_path / "empty"), tmp_path / "tokens", workers=0)
+
+
+def test_more_bad_images_than_allowed_stop_the_run(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
+    for i in range(150):
+        (image_folder / f"z{i:03d}.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"108 of 120 images cannot be read: see .*bad\.jsonl"):
+        tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=60, workers=0)
+    assert len((tmp_path / "tokens" / "bad.jsonl").read_text().splitlines()) == 108
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codec": "other"}, "codec: 'fake' -> 'other'"),
+        ({"revision": "2"}, "revision: '1' -> '2'"),
+        ({"image_size": 64}, "image_size: 32 -> 64"),
+        ({"dataset": "digits"}, "dataset: 'shapes' -> 'digits'"),
+        ({"images": 30}, "images: 20 -> 30"),
+    ],
+)
+def test_going_on_with_something_else_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"dataset": "shapes", "images": 20, "workers": 0}
+    tokenize_dataset(out=tmp_path, **options)
+    before = contents(tmp_path)
+    for name in ("revision", "image_size"):
+        monkeypatch.setattr(codec, name, change.get(name, getattr(codec, name)))
+    monkeypatch.setattr(codec, "name", change.get("codec", "fake"))
+    options |= {name: change[name] for name in options if name in change}
+    with pytest.raises(UserError, match=message):
+        tokenize_dataset(out=tmp_path, **options)
+    assert contents(tmp_path) == before
+
+
+def test_a_truncated_tar_is_named_and_its_complete_samples_are_kept(
+    tmp_path: Path, codec: FakeCodec, write_tar: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = write_tar(tmp_path / "a.tar")
+    data = tar.read_bytes()
+    tar.write_bytes(data[: data.index(b"007.png") + 700])
+    folder = tokenize_dataset(str(tar), tmp_path / "tokens", workers=0)
+    assert folder.images() == 7
+    assert "warning: a.tar: " in capsys.readouterr().out
+
+
+def test_a_damaged_shard_is_named_and_redone_alone(
+    tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenize_dataset(out=tmp_path, **JOB)
+    times = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.npy")}
+    (tmp_path / "shard-00007.npy").write_bytes(whole["shard-00007.npy"][:-1])
+    (tmp_path / "labels-00009.npy").unlink()
+    (tmp_path / "bad.jsonl").unlink()
+    capsys.readouterr()
+    tokenize_dataset(out=tmp_path, **JOB)
+    said = capsys.readouterr().out
+    assert "shard 7: shard-00007.npy is cut short or too long; tokenized again" in said
+    assert "shard 9: labels-00009.npy is missing; tokenized again" in said
+    assert contents(tmp_path) == whole
+    redone = {n for n, t in times.items() if (tmp_path / n).stat().st_mtime_ns != t}
+    assert redone == {"shard-00007.npy", "labels-00007.npy", "shard-00009.npy", "labels-00009.npy"}
+    (tmp_path / "bad.jsonl").unlink()  # killed before it was written
+    tokenize_dataset(out=tmp_path, **JOB)
+    assert contents(tmp_path) == whole
+
+
+def test_the_space_of_all_processes_is_asked_for(
+    tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
+    monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="make room first"):
+        tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+    usage.free = 22 * 10 * 12
+    tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+    assert len(list(tmp_path.glob("shard-*.npy"))) == 10
+
+
+def test_the_first_process_speaks_for_all(tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+    tokenize_dataset(out=tmp_path, rank=0, world_size=3, **JOB)  # another number: 4 shards of process 1 or 2 remain
+    said = capsys.readouterr()
+    assert "10 of 20 shards to tokenize with fake in 3 processes" in said.out
+    assert "6 of 20 shards are missing: other processes may still be at work" in said.out
+    assert "\nimages: 140\n" in said.out
+    tokenize_dataset(out=tmp_path, **JOB)
+    assert "\nimages: 200\n" in capsys.readouterr().out
+
+
+def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec: FakeCodec) -> None:
+    folder = tokenize_dataset(out=tmp_path, **JOB)
+    (tmp_path / "shard-00003.json").unlink()
+    progress = tokenizing._Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
+    with progress.bar as bar:
+        progress.add(10)
+        progress.look()
+        progress.look()
+        assert (bar.total, bar.n) == (200, 10 + 90)  # nine of the other process's ten
+    assert not is_held(tmp_path / ".lock-0")
+    assert not is_held(tmp_path / ".lock-5")
+
+
+def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imagegram.images import load_batches, open_dataset
+
+    source = open_dataset(str(image_folder))
+    monkeypatch.setattr("imagegram.images.cores", lambda: 16)
+    assert load_batches(source, [[0]], 32).num_workers == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert load_batches(source, [[0]], 32).num_workers == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert load_batches(source, [[0]], 32).num_workers == 1

@@ -1,0 +1,87 @@
+"""The scripts end to end with a tiny random FlexTok in a local folder and a saved data set with cifar10's columns."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import overnight_run
+from imagegram.codec import load_codec
+from imagegram.flextok_codec import FlexTokCodec
+from imagegram.images import preprocess
+from imagegram.shapes import scene
+from imagegram.shards import TokenFolder
+from tests.random_flextok import Shape, save_random_flextok
+from tests.test_scripts import build, run_generate, run_overnight, run_tokenize
+
+if importlib.util.find_spec("flextok") is None:
+    pytest.skip("the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True)
+
+IMAGES, TOKENS = 24, 32
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_flextok(tmp_path_factory.mktemp("codec"), Shape((64, 1), (64, 1), TOKENS))
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cifar")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    rows = {"img": [Image.fromarray(scene(2, i)[0]) for i in range(IMAGES)], "label": [i % 10 for i in range(IMAGES)]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": data, "test": data.select(range(5))}).save_to_disk(folder)
+    return folder
+
+
+def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -> None:
+    arguments = ["--dataset", str(cifar), "--codec", str(codec), "--shard-size", "10", "--batch-size", "7"]
+    assert run_tokenize(*arguments, "--workers", "1", "--out", str(tmp_path / "tokens")) == 0
+    folder = TokenFolder.open(tmp_path / "tokens")
+    m, corpus = folder.manifest, folder.load()
+    assert (m.codec, m.precision, m.tokens_per_image, m.vocab_size) == (str(codec), "float32", TOKENS, 64000)
+    assert (m.image_size, m.image_column, m.label_column, m.class_names) == (256, "img", "label", tuple(NAMES))
+    assert corpus.labels.tolist() == [i % 10 for i in range(IMAGES)]
+    pixels = preprocess(Image.fromarray(scene(2, 23)[0]), 256)
+    assert np.array_equal(load_codec(str(codec)).encode(pixels[None])[0], corpus.tokens[23])
+
+    built = build(tmp_path, tmp_path / "tokens")
+    assert built.returncode == 0, built.stderr
+    arguments = ["--index", str(tmp_path / "index"), "--sequences", "8", "--images", "2", "--timesteps", "2"]
+    assert run_generate(*arguments, "--strips", "1", "--out", str(tmp_path / "made")) == 0
+    assert np.load(tmp_path / "made" / "tokens.npy").shape == (8, TOKENS)
+    assert Image.open(tmp_path / "made" / "image_0001.png").size == (256, 256)
+    assert Image.open(tmp_path / "made" / "prefixes.png").width > 6 * 256  # 1, 2, 4, 8, 16, 32 tokens
+    assert Image.open(tmp_path / "made" / "seeds.png").width > 6 * 256
+    report = json.loads((tmp_path / "made" / "report.json").read_text())
+    assert report["request"]["guidance_scale"] == FlexTokCodec.guidance_scale
+
+
+def test_an_image_of_generated_tokens_is_what_the_codec_decodes(codec: Path, tmp_path: Path) -> None:
+    """A decoded picture does not depend on what else is decoded."""
+    model = load_codec(str(codec))
+    tokens = np.arange(3 * TOKENS, dtype=np.uint16).reshape(3, TOKENS) * 601
+    many = model.decode([tokens[0], tokens[1][:4], tokens[2]], [3, 4, 5], 2, 3.0)
+    one = model.decode([tokens[1][:4]], [4], 2, 3.0)
+    assert (many[1].int() - one[0].int()).abs().max() <= 1
+    assert isinstance(many, torch.Tensor)
+
+
+def test_the_overnight_run(
+    codec: Path, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FlexTokCodec, "timesteps", 1)
+    few = dict(list(overnight_run.SAMPLERS.items())[:2])
+    monkeypatch.setattr(overnight_run, "SAMPLERS", few)
+    arguments = ["--dataset", str(cifar), "--codec", str(codec), "--sequences", "8", "--decoded", "2"]
+    assert run_overnight(*arguments, "--out", str(tmp_path)) == 0
+    assert "data:image/png" in (tmp_path / "report.html").read_text()
+    assert run_overnight(*arguments, "--out", str(tmp_path)) == 0
+    assert capsys.readouterr().out.count("finished before") == len(few)
