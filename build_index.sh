@@ -13,9 +13,9 @@ cd "$(dirname "$0")"
 TOKENS="${TOKENS:-data/tokens}"                # token folders, separated by spaces
 INDEX_INPUT="${INDEX_INPUT:-data/index_input}" # the flat corpus, input of the builders
 INDEX="${INDEX:-data/index}"                   # the finished index
-BUILDER="${BUILDER:-auto}"                     # auto | tg_build_index | divsufsort | infini-gram
+BUILDER="${BUILDER:-auto}"                     # auto | tg_build_index | numpy | divsufsort | infini-gram
 SHARD_IMAGES="${SHARD_IMAGES:-0}"              # images a shard; 0: all in one
-WORKERS="${WORKERS:-1}"                        # shards built at once, 10 bytes of memory a token each
+WORKERS="${WORKERS:-1}"                        # shards built at once, 14 bytes of memory a token each
 PYTHON="${PYTHON:-.venv/bin/python}"
 
 # shellcheck disable=SC2086  # TOKENS is a list

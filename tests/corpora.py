@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imagegram.index import Index
 from imagegram.indexing import build_index
-from imagegram.shards import Manifest, TokenFolder
+from imagegram.shards import TERMINATOR, Manifest, TokenFolder
 
 
 def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0) -> Path:
@@ -41,6 +42,19 @@ def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, sha
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
     return build_index([folder], path / "input", path / "index", "divsufsort", shard_images)
+
+
+@st.composite
+def token_arrays(draw: st.DrawFn, max_images: int = 12, max_length: int = 300) -> NDArray[np.int64]:
+    """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and runs."""
+    n, length = draw(st.integers(1, max_images)), draw(st.one_of(st.integers(1, 8), st.integers(1, max_length)))
+    alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    letters = rng.choice(TERMINATOR, alphabet, replace=False)
+    rows = letters[rng.integers(0, alphabet, (n, length))]
+    if draw(st.booleans()):
+        rows = rows[rng.integers(0, n, n)]
+    return rows
 
 
 def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:

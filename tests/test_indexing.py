@@ -22,7 +22,7 @@ from imagegram.index import Index
 from imagegram.indexing import build_index
 from imagegram.shards import SEPARATOR, TERMINATOR
 from imagegram.suffix_array import build_with_infini_gram, find_infini_gram, pointers_at
-from tests.corpora import corpora, index_of, naive_suffixes, token_folder
+from tests.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
 
 CORPORA = corpora()
 needs_infini_gram = pytest.mark.skipif(
@@ -33,19 +33,6 @@ needs_infini_gram = pytest.mark.skipif(
 def files_of(folder: Path) -> dict[str, str]:
     """Hashes of the data of an index."""
     return {f.name: sha256(f) for f in folder.iterdir() if f.name != "index.json"}
-
-
-@st.composite
-def token_arrays(draw: st.DrawFn) -> NDArray[np.int64]:
-    """Corpora [n, L] over alphabets from one token to all of them, rich in repeated rows and runs."""
-    n, length = draw(st.integers(1, 12)), draw(st.one_of(st.integers(1, 8), st.integers(1, 300)))
-    alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    letters = rng.choice(TERMINATOR, alphabet, replace=False)
-    rows = letters[rng.integers(0, alphabet, (n, length))]
-    if draw(st.booleans()):
-        rows = rows[rng.integers(0, n, n)]
-    return rows
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
