@@ -98,13 +98,13 @@ def _build_table(source: Path, table: Path, builder: str, progress: bool) -> str
     tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to be able to write
     tool = find_tg_build_index() if builder in ("auto", "tg_build_index") else None
     if builder == "tg_build_index" and not tool:
-        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=divsufsort")
+        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=numpy")
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
     if builder == "infini-gram":
         if not (program := find_infini_gram()):
-            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=divsufsort")
+            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=numpy")
         build_with_infini_gram(program, source, table)
         return f"infini-gram {version('infini-gram')}"
     if builder in ("auto", "numpy"):

@@ -70,7 +70,7 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
     """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to `table`."""
     tokens = (source / "tokenized.0").stat().st_size // 2
     if not suits_fastgram(tokens):
-        raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=divsufsort")
+        raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=numpy")
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
     _run([str(tool), f"{source}/", f"{out}/", "2", "4", "full"])
