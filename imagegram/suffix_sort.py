@@ -139,7 +139,7 @@ def sort_suffixes(tokens: NDArray[np.uint16], progress: bool = False) -> NDArray
             head[tied[1:]] |= key[1:] != key[:-1]
             return tied.astype(np.int32)
 
-        list(pool.map(lambda part: renumber(np.arange(*part, dtype=np.int32)), _parts(head, CHUNK)))
+        list(pool.map(lambda part: renumber(np.arange(*part, dtype=np.int32)), _parts(head, PART)))
         while True:
             # Ranks are read by all before any is renewed: a group half renewed would be sorted wrong.
             ties = [tied for tied in pool.map(by_rank, _parts(head, PART)) if len(tied)]
