@@ -158,8 +158,13 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     assert "2 of 4 shards are finished" in out
     assert [line[:8] for line in out.splitlines() if "sorting" in line] == ["shard 1:", "shard 3:"]
     assert files_of(again.path) == right
-    other = token_folder(tmp_path / "other", tokens[:20])  # another request: nothing of the old one is taken over
-    build_index([other], tmp_path / "in", tmp_path / "again", "numpy", 10)
+    again.path.rename(building)  # a run killed just before its last step
+    build_index(*arguments)
+    assert "sorting" not in capsys.readouterr().out
+    assert files_of(again.path) == right
+    again.path.rename(building)  # and another request: nothing of it is taken over
+    other = token_folder(tmp_path / "other", tokens[:20])
+    assert build_index([other], tmp_path / "in", tmp_path / "again", "numpy", 10).num_images == 20
     assert not building.exists()
 
 
