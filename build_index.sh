@@ -4,9 +4,9 @@
 #   ./build_index.sh
 #   TOKENS="data/food101 data/cifar100" INDEX=data/both ./build_index.sh
 #
-# Reads TOKENS, writes INDEX_INPUT (tokenized.0, offset.0) and INDEX (what Fastgram opens). Fastgram's
-# tg_build_index does the sorting where it is found ($TG_BUILD_INDEX, the PATH, Fastgram/build/), pydivsufsort
-# elsewhere, with the same bytes. The table is verified before INDEX appears; a finished INDEX is left alone.
+# Reads TOKENS, writes INDEX_INPUT (tokenized.0, offset.0) and INDEX (what Fastgram opens). BUILDER=auto is Fastgram's
+# tg_build_index where it is found ($TG_BUILD_INDEX, the PATH, Fastgram/build/), numpy elsewhere; all builders write the
+# same bytes. The table is verified before INDEX appears; a finished INDEX is left alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 
