@@ -162,9 +162,10 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) 
     return step
 
 
-def _check_space(building: Path, tokens: int) -> None:
-    """UserError where the disk has no room for corpora of `tokens` and their tables."""
-    need, free = 7 * tokens, shutil.disk_usage(building).free  # 2 bytes and at most 5
+def _check_space(building: Path, tokens: int, builder: str) -> None:
+    """UserError where the disk has no room for corpora of `tokens` and their tables: 2 bytes and at most 5 a token."""
+    need = tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
+    free = shutil.disk_usage(building).free
     if free < need:
         raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: make room first")
 
@@ -266,7 +267,8 @@ def _build(
         for i, (part, source) in enumerate(zip(parts, inputs, strict=True))
     ]
     todo = _resume(building, digest, jobs)
-    _check_space(building, (folders[0].manifest.tokens_per_image + 1) * sum(job.stop - job.first for job in todo))
+    todo_tokens = (folders[0].manifest.tokens_per_image + 1) * sum(job.stop - job.first for job in todo)
+    _check_space(building, todo_tokens, builder)
     _run_jobs(todo, workers)
     _finish(building, digest, jobs, images)
 

@@ -73,7 +73,7 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
         raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=numpy")
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
-    _run([str(tool), f"{source}/", f"{out}/", "2", "4", "full"])
+    _run([str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"])
     (out / "table.0").replace(table)
     shutil.rmtree(out)
 
