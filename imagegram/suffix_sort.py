@@ -126,9 +126,9 @@ def sort_suffixes(tokens: NDArray[np.uint16], progress: bool = False) -> NDArray
 
         def by_rank(part: tuple[int, int]) -> NDArray[np.int32]:
             heads = head[part[0] : part[1] + 1]
-            tied = np.flatnonzero(~(heads[1:] & heads[:-1])) + part[0]
+            tied = (np.flatnonzero(~(heads[1:] & heads[:-1])) + part[0]).astype(np.int32)
             places, bits = order[tied], max(0, len(tied) - 1).bit_length()
-            key = np.cumsum(head[tied]) - 1
+            key = np.cumsum(head[tied], dtype=np.int64)  # the number of the group
             key <<= 31
             key |= rank[places + depth]
             key <<= bits
@@ -137,7 +137,7 @@ def sort_suffixes(tokens: NDArray[np.uint16], progress: bool = False) -> NDArray
             order[tied] = places[key & ((1 << bits) - 1)]
             key >>= bits
             head[tied[1:]] |= key[1:] != key[:-1]
-            return tied.astype(np.int32)
+            return tied
 
         list(pool.map(lambda part: renumber(np.arange(*part, dtype=np.int32)), _parts(head, PART)))
         while True:
