@@ -5,8 +5,9 @@
 
 The corpora are 256 tokens an image, Zipf-like over 64,000 ids, 5 % of the images copies of others. Timed is the whole
 command: for `tg_build_index (tool alone)` that program on a finished input, with no check of what it wrote; for all
-others `python -m imagegram.index build`, which reads and hashes the tokens, writes the input, sorts, proves the table
-and hashes it. Peak memory is that of the largest process. Prints a Markdown table of medians.
+others `python -m imagegram.index build`, which starts Python, reads and hashes the tokens, writes the input, sorts,
+proves the table and hashes it. Peak memory is that of the largest process, mapped files included. Every table has to
+have the same bytes. Prints a Markdown table of medians.
 """
 
 import json
@@ -24,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from imagegram.common import run_script
+from imagegram.common import UserError, run_script, sha256
 from imagegram.shards import Manifest, TokenFolder
 from imagegram.suffix_array import find_infini_gram, find_tg_build_index
 
@@ -67,23 +68,24 @@ def write_tokens(path: Path, images: int) -> None:
         folder.write(shard, np.clip(tokens, 0, VOCAB - 1), np.zeros(n, int), {}, 1.0)
 
 
-def measure(command: list[str]) -> tuple[float, int]:
-    """Seconds and peak bytes of a command."""
+def measure(command: list[str]) -> tuple[float, float, int]:
+    """Seconds, seconds of all cores together, and peak bytes of a command."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        assert process.stderr is not None
-        raise SystemExit(f"{' '.join(command)} failed: {process.stderr.read().decode()[-500:]}")
-    return seconds, usage.ru_maxrss * 1024
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        if status:
+            errors.seek(0)
+            raise UserError(f"{' '.join(command)} failed: {errors.read().decode()[-500:]}")
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def main(config: Config) -> None:
     tool = find_tg_build_index()
-    builders = ["divsufsort", *["infini-gram"] * bool(find_infini_gram()), *["tg_build_index"] * bool(tool)]
+    builders = ["numpy", "divsufsort", *["infini-gram"] * bool(find_infini_gram()), *["tg_build_index"] * bool(tool)]
     print(f"{os.cpu_count()} cores; medians of {config.rounds} rounds, one round from 1,000,000 images on\n")
-    print("| images | builder | seconds | of which proof | tokens/s | bytes a token | ratio to the tool alone |")
+    print("| images | builder | seconds | of which proof | core-seconds | bytes a token | ratio to the tool alone |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for images in config.images:
         tokens, source, out = (config.folder / name for name in ("tokens", "input", "index"))
@@ -91,26 +93,31 @@ def main(config: Config) -> None:
         write_tokens(tokens, images)
         build = [sys.executable, "-m", "imagegram.index", "build"]
         build += ["--tokens", str(tokens), "--index-input", str(source)]
-        rows: dict[str, list[tuple[float, int, float]]] = {}
+        rows: dict[str, list[tuple[float, float, int, float]]] = {}
+        tables = set[str]()
         for _ in range(1 if images >= 1_000_000 else config.rounds):
             for builder in builders:
                 if builder == "tg_build_index" and images > config.tool_limit:
                     continue
                 shutil.rmtree(out, ignore_errors=True)
-                seconds, peak = measure([*build, "--out", str(out), "--builder", builder])
+                cost = measure([*build, "--out", str(out), "--builder", builder])
                 proof = json.loads((out / "index.json").read_text())["verify_seconds"]
-                rows.setdefault(builder, []).append((seconds, peak, proof))
+                rows.setdefault(builder, []).append((*cost, proof))
+                tables.add(sha256(out / "table.0"))
             if tool and images <= config.tool_limit:
                 shutil.rmtree(out)
-                seconds, peak = measure([str(tool), f"{source}/", f"{out}/", "2", "4", "full"])
-                rows.setdefault(TOOL, []).append((seconds, peak, 0.0))
+                cost = measure([str(tool), f"{source}/", f"{out}/", "2", "4", "full"])
+                rows.setdefault(TOOL, []).append((*cost, 0.0))
+                tables.add(sha256(out / "table.0"))
+        if len(tables) > 1:
+            raise UserError(f"{images} images: the builders wrote different tables")
         count = images * (LENGTH + 1) + 3
         for builder, runs in rows.items():
-            seconds, peak, proof = (median(column) for column in zip(*runs, strict=True))
+            seconds, work, peak, proof = (median(column) for column in zip(*runs, strict=True))
+            checked = f"{proof:.1f}" if proof else "none"
             ratio = f"{median(r[0] for r in rows[TOOL]) / seconds:.1f}x" if TOOL in rows else "not run"
             print(
-                f"| {images:,} | {builder} | {seconds:.1f} | {proof:.1f} | {count / seconds / 1e6:.1f} M "
-                f"| {peak / count:.1f} | {ratio} |",
+                f"| {images:,} | {builder} | {seconds:.1f} | {checked} | {work:.1f} | {peak / count:.1f} | {ratio} |",
                 flush=True,
             )
     shutil.rmtree(config.folder, ignore_errors=True)

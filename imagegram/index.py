@@ -17,6 +17,7 @@ Held-out images are left out. indexing.py builds the folder.
     python -m imagegram.index verify data/index
 """
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -135,8 +136,22 @@ class Index:
 
 
 def verify_index(path: Path) -> None:
-    """Read everything: hashes, the contents of every shard, the proof of every table. UserError says what is wrong."""
+    """Read everything: hashes, the contents of every shard, the proof of every table.
+
+    UserError says what is wrong; the index does not open any more then, whatever the times of its files say.
+    """
     index, started = Index.open(path), time.monotonic()
+    try:
+        _verify(index)
+    except UserError:
+        with contextlib.suppress(OSError):  # a folder that is not ours to write
+            (path / "index.json").rename(path / "index.json.wrong")
+        raise
+    summary(index=path, images=index.num_images, shards=len(index.shards), verified_seconds=time.monotonic() - started)
+
+
+def _verify(index: Index) -> None:
+    path = index.path
     for name, entry in index.info["files"].items():
         if sha256(path / name) != entry["sha256"]:
             raise UserError(f"{path / name} differs from its hash: build the index again")
@@ -145,7 +160,6 @@ def verify_index(path: Path) -> None:
         if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
             raise UserError(f"{path}/offset.{number} does not list the separators: build the index again")
         verify_table(shard.tokens, path / f"table.{number}", progress=True)
-    summary(index=path, images=index.num_images, shards=len(index.shards), verified_seconds=time.monotonic() - started)
 
 
 @dataclass
@@ -155,9 +169,9 @@ class Build:
     tokens: tuple[Path, ...] = (Path("data/tokens"),)
     index_input: Path = Path("data/index_input")
     out: Path = Path("data/index")
-    builder: str = "auto"  # auto | tg_build_index | divsufsort | infini-gram
+    builder: str = "auto"  # auto | tg_build_index | numpy | divsufsort | infini-gram
     shard_images: int = 0  # images a shard; 0: all in one
-    workers: int = 1  # shards built at once, 10 bytes of memory a token each
+    workers: int = 1  # shards built at once, 14 bytes of memory a token each
 
 
 @dataclass

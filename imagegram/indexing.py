@@ -37,13 +37,15 @@ from imagegram.suffix_array import (
     build_with_divsufsort,
     build_with_fastgram,
     build_with_infini_gram,
+    build_with_numpy,
     find_infini_gram,
     find_tg_build_index,
     suits_fastgram,
     verify_table,
 )
 
-BUILDERS = ("auto", "tg_build_index", "divsufsort", "infini-gram")
+# Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.
+BUILDERS = {"tg_build_index": 36, "numpy": 14, "divsufsort": 10, "infini-gram": 10}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def write_input(images: IndexedImages, first: int, stop: int, folder: Path) -> i
     """Write tokenized.0 and offset.0 of images `first` to `stop`, see the top of this file; returns the tokens."""
     n, stride = stop - first, images.folders[0].manifest.tokens_per_image + 1
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".tmp-*"):  # by a killed run
+        left.unlink()
     with atomic(folder / "tokenized.0") as temporary, temporary.open("wb") as f:
         for tokens, _ in images.chunks(first, stop):
             if int(tokens.max()) >= TERMINATOR:
@@ -94,15 +98,18 @@ def _build_table(source: Path, table: Path, builder: str, progress: bool) -> str
     tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to be able to write
     tool = find_tg_build_index() if builder in ("auto", "tg_build_index") else None
     if builder == "tg_build_index" and not tool:
-        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=divsufsort")
+        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=numpy")
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
     if builder == "infini-gram":
         if not (program := find_infini_gram()):
-            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=divsufsort")
+            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=numpy")
         build_with_infini_gram(program, source, table)
         return f"infini-gram {version('infini-gram')}"
+    if builder in ("auto", "numpy"):
+        build_with_numpy(tokens, table, progress)
+        return f"numpy {version('numpy')}"
     build_with_divsufsort(tokens, table, progress)
     return f"pydivsufsort {version('pydivsufsort')}"
 
@@ -141,15 +148,26 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) 
     most = (MAX_TOKENS - len(ENDING)) // stride
     if step > most:
         raise UserError(f"{step} images are {step * stride} tokens, a shard holds {MAX_TOKENS}: SHARD_IMAGES={most}")
-    tokens = step * stride + len(ENDING)
-    need, available = workers * tokens * (10 if tokens < 2**30 else 18), memory_available()
-    if builder in ("auto", "divsufsort") and need > available:
-        less = int(0.8 * available / (10 * workers * stride))
+    if builder == "auto":
+        builder = "tg_build_index" if find_tg_build_index() else "numpy"
+    each, available = BUILDERS[builder] * workers * stride, memory_available()
+    need = each * step * (1.8 if builder == "divsufsort" and step * stride >= 2**30 else 1)
+    if need > available:
         raise UserError(
-            f"sorting {workers} x {step} images needs {need / 2**30:.1f} GiB of memory, {available / 2**30:.1f} are "
-            f"available: SHARD_IMAGES={less}, fewer WORKERS, or BUILDER=infini-gram"
+            f"building {workers} x {step} images with {builder} needs {need / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} are available: SHARD_IMAGES={int(0.8 * available / each)}"
+            + ", fewer WORKERS" * (workers > 1)
+            + ", or BUILDER=numpy" * (builder == "tg_build_index")
         )
     return step
+
+
+def _check_space(building: Path, tokens: int, builder: str) -> None:
+    """UserError where the disk has no room for corpora of `tokens` and their tables: 2 bytes and at most 5 a token."""
+    need = tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
+    free = shutil.disk_usage(building).free
+    if free < need:
+        raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: make room first")
 
 
 def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
@@ -170,6 +188,91 @@ def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
             raise
 
 
+def _finished(out: Path, digest: str) -> Index | None:
+    """The index in `out` where it is the one asked for, and whole."""
+    try:
+        if (out / "index.json").exists() and read_json(out / "index.json").get("hash") == digest:
+            return Index.open(out)
+    except UserError as error:
+        print(f"not kept: {error}")
+    return None
+
+
+def _resume(building: Path, digest: str, jobs: Sequence[Job]) -> list[Job]:
+    """Make or clean the folder in which an index grows; returns the jobs still to do."""
+    asked = building / "request.json"
+    if not (asked.exists() and read_json(asked) == digest):
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        write_json(asked, digest)
+    done = [job for job in jobs if job.done()]
+    keep = {asked.name, *(job.marker.name for job in done)}
+    keep |= {name for job in done for name in read_json(job.marker)["files"]}
+    for left in building.iterdir():  # by a killed run
+        if left.name not in keep:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if done:
+        print(f"{len(done)} of {len(jobs)} shards are finished")
+    return [job for job in jobs if job not in done]
+
+
+def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedImages) -> None:
+    """Write images.npy and index.json."""
+    with atomic(building / "images.npy") as temporary:
+        table = np.lib.format.open_memmap(temporary, "w+", np.int64, (len(images), 3))
+        done = 0
+        for _, identity in images.chunks(0, len(images)):
+            table[done : done + len(identity)] = identity
+            done += len(identity)
+        table.flush()
+    shards, manifest = [read_json(job.marker) for job in jobs], images.folders[0].manifest
+    info = {
+        "format": FORMAT,
+        "hash": digest,
+        "builder": ", ".join(sorted({shard["builder"] for shard in shards})),
+        "versions": {name: version(name) for name in ("fast-gram", "numpy")},
+        "images": len(images),
+        "shards": len(shards),
+        "tokens_per_image": manifest.tokens_per_image,
+        "vocab_size": manifest.vocab_size,
+        "levels": list(manifest.levels),
+        "codec": manifest.codec,
+        "revision": manifest.revision,
+        "sources": [str(folder.path) for folder in images.folders],
+        "seconds": round(sum(shard["seconds"] for shard in shards), 3),
+        "verify_seconds": round(sum(shard["verify_seconds"] for shard in shards), 3),
+        "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
+        | {"images.npy": entry_of(building / "images.npy")},
+    }
+    write_json(building / "index.json", info)
+
+
+def _build(
+    building: Path,
+    digest: str,
+    folders: Sequence[TokenFolder],
+    index_input: Path,
+    builder: str,
+    shard_images: int,
+    workers: int,
+) -> None:
+    """Build all shards in `building`, and complete it with index.json."""
+    images = IndexedImages(folders)
+    step = _plan(images, shard_images, workers, builder)
+    parts = [(first, min(first + step, len(images))) for first in range(0, len(images), step)]
+    inputs = [index_input if len(parts) == 1 else index_input / f"shard-{i}" for i in range(len(parts))]
+    token_folders = [folder.path for folder in folders]
+    jobs = [
+        Job(token_folders, *part, i, source, building, builder, progress=workers == 1)
+        for i, (part, source) in enumerate(zip(parts, inputs, strict=True))
+    ]
+    todo = _resume(building, digest, jobs)
+    todo_tokens = (folders[0].manifest.tokens_per_image + 1) * sum(job.stop - job.first for job in todo)
+    _check_space(building, todo_tokens, builder)
+    _run_jobs(todo, workers)
+    _finish(building, digest, jobs, images)
+
+
 def build_index(
     token_folders: Sequence[Path],
     index_input: Path,
@@ -180,84 +283,41 @@ def build_index(
 ) -> Index:
     """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
 
-    `builder` is one of BUILDERS; all give the same bytes. `shard_images` splits the images into shards (0: one), of
-    which `workers` processes build one each at a time. Finished shards of an interrupted run are kept. UserError on bad
-    input or a wrong table; `out` then is what it was before.
+    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else numpy. All give the same bytes.
+    `shard_images` splits the images into shards (0: one), of which `workers` processes build one each at a time.
+    Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then is what it was.
     """
-    if builder not in BUILDERS:
-        raise UserError(f"unknown builder {builder!r}: one of {', '.join(BUILDERS)}")
+    if builder not in ("auto", *BUILDERS):
+        raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
     markers = [sha256(f.path / f"shard-{s:05d}.json") for f in folders for s in range(f.shards) if not f.problem(s)]
     request = FORMAT, [f.manifest.to_json() for f in folders], markers, shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
-    with run_lock(out.parent, f".lock-{out.name}"):
-        if (out / "index.json").exists() and read_json(out / "index.json")["hash"] == digest:
+    with run_lock(out.parent, f".lock-{out.name}"), run_lock(index_input):
+        old, building = (out.parent / f".{what}-{out.name}" for what in ("old", "building"))
+        shutil.rmtree(old, ignore_errors=True)  # of a run killed at its very end
+        if index := _finished(out, digest):
             print(f"{out} is finished, nothing to build")
-            return Index.open(out)
+            return index
         started = time.monotonic()
-        images = IndexedImages(folders)
-        step = _plan(images, shard_images, workers, builder)
-        building = out.parent / f".building-{out.name}"
-        asked = building / "request.json"
-        if not (asked.exists() and read_json(asked) == digest):
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir(parents=True)
-            write_json(asked, digest)
-        parts = [(first, min(first + step, len(images))) for first in range(0, len(images), step)]
-        inputs = [index_input if len(parts) == 1 else index_input / f"shard-{i}" for i in range(len(parts))]
-        jobs = [
-            Job(token_folders, *part, i, source, building, builder, progress=workers == 1)
-            for i, (part, source) in enumerate(zip(parts, inputs, strict=True))
-        ]
-        todo = [job for job in jobs if not job.done()]
-        if len(todo) < len(jobs):
-            print(f"{len(jobs) - len(todo)} of {len(jobs)} shards are finished")
-        _run_jobs(todo, workers)
-        with atomic(building / "images.npy") as temporary:
-            table = np.lib.format.open_memmap(temporary, "w+", np.int64, (len(images), 3))
-            done = 0
-            for _, identity in images.chunks(0, len(images)):
-                table[done : done + len(identity)] = identity
-                done += len(identity)
-            table.flush()
-        shards = [read_json(job.marker) for job in jobs]
-        manifest = folders[0].manifest
-        info = {
-            "format": FORMAT,
-            "hash": digest,
-            "builder": ", ".join(sorted({shard["builder"] for shard in shards})),
-            "versions": {name: version(name) for name in ("fast-gram", "numpy")},
-            "images": len(images),
-            "shards": len(shards),
-            "tokens_per_image": manifest.tokens_per_image,
-            "vocab_size": manifest.vocab_size,
-            "levels": list(manifest.levels),
-            "codec": manifest.codec,
-            "revision": manifest.revision,
-            "sources": [str(path) for path in token_folders],
-            "seconds": round(sum(shard["seconds"] for shard in shards), 3),
-            "verify_seconds": round(sum(shard["verify_seconds"] for shard in shards), 3),
-            "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
-            | {"images.npy": entry_of(building / "images.npy")},
-        }
-        write_json(building / "index.json", info)
-        keep = {"index.json", *info["files"]}
+        if not _finished(building, digest):  # it is where a run was killed before the next lines
+            _build(building, digest, folders, index_input, builder, shard_images, workers)
+        keep = {"index.json", *read_json(building / "index.json")["files"]}
         for file in building.iterdir():
             if file.name not in keep:
                 file.unlink()
-        old = out.parent / f".old-{out.name}"
-        shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             out.rename(old)
         building.rename(out)
         shutil.rmtree(old, ignore_errors=True)
+    index = Index.open(out)
     summary(
         index=out,
-        images=len(images),
-        shards=len(shards),
-        builder=info["builder"],
-        build_seconds=info["seconds"],
-        verify_seconds=info["verify_seconds"],
+        images=index.num_images,
+        shards=len(index.shards),
+        builder=index.info["builder"],
+        build_seconds=index.info["seconds"],
+        verify_seconds=index.info["verify_seconds"],
         seconds=time.monotonic() - started,
     )
-    return Index.open(out)
+    return index

@@ -1,6 +1,7 @@
 """The index against brute force, and its refusal to open or to replace anything that is not right."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from imagegram import indexing
 from imagegram.common import UserError
-from imagegram.index import Index, verify_index
+from imagegram.index import Index, entry_of, verify_index
 from imagegram.indexing import build_index
 from imagegram.shards import SEPARATOR, TERMINATOR, held_out
 from imagegram.suffix_array import (
@@ -25,9 +26,10 @@ from tests.corpora import corpora, index_of, naive_suffixes, token_folder
 CORPORA = corpora()
 
 
+@pytest.mark.parametrize("builder", ["numpy", "divsufsort"])
 @pytest.mark.parametrize("name", CORPORA)
-def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str) -> None:
-    (shard,) = index_of(tmp_path, CORPORA[name], TERMINATOR).shards
+def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str, builder: str) -> None:
+    (shard,) = index_of(tmp_path, CORPORA[name], TERMINATOR, builder=builder).shards
     assert shard.tokens[-3:].tolist() == [SEPARATOR, SEPARATOR, TERMINATOR]
     assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
 
@@ -64,14 +66,14 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     first, second = rng.integers(0, 512, (300, 6)), rng.integers(0, 512, (200, 6))
     a = token_folder(tmp_path / "a", first, held_out_share=0.3)
     b = token_folder(tmp_path / "b", second, held_out_share=0.3)
-    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "divsufsort")
+    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "numpy")
     kept = [np.flatnonzero(~held_out(np.arange(n), 0.3)) for n in (300, 200)]
     assert index.sources == [str(a), str(b)]
     assert index.images[:, 0].tolist() == [0] * len(kept[0]) + [1] * len(kept[1])
     assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
     assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
     assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
-    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "divsufsort", shard_images=50)
+    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "numpy", shard_images=50)
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
 
@@ -82,10 +84,10 @@ def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
     rng = np.random.default_rng(3)
     before = index_of(tmp_path, rng.integers(0, 512, (20, 4)))
     capsys.readouterr()
-    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
+    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy")
     assert "nothing to build" in capsys.readouterr().out
     other = token_folder(tmp_path / "other", rng.integers(0, 512, (30, 4)))
-    after = build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+    after = build_index([other], tmp_path / "input", tmp_path / "index", "numpy")
     assert (before.num_images, after.num_images) == (20, 30)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock-index"]
 
@@ -97,10 +99,10 @@ def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytes
 
     index_of(tmp_path, CORPORA["one image"])
     good = (tmp_path / "index" / "index.json").read_bytes()
-    monkeypatch.setattr(indexing, "build_with_divsufsort", swapped)
+    monkeypatch.setattr(indexing, "build_with_numpy", swapped)
     other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
     with pytest.raises(UserError, match="out of order at entry"):
-        build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+        build_index([other], tmp_path / "input", tmp_path / "index", "numpy")
     assert (tmp_path / "index" / "index.json").read_bytes() == good
 
 
@@ -134,34 +136,50 @@ def test_the_verifier_finds_every_kind_of_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenized.0", "table.0", "offset.0", "images.npy"])
-def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_changed_files_are_refused_and_the_same_command_builds_them_again(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     index_of(tmp_path, CORPORA["random, many tokens"])
     file = tmp_path / "index" / name
-    data = bytearray(file.read_bytes())
+    right, data = file.read_bytes(), bytearray(file.read_bytes())
     data[-9] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(UserError, match="changed since it was verified"):
-        Index.open(tmp_path / "index")
-    file.write_bytes(data[:-1])
-    with pytest.raises(UserError, match="cut short"):
-        Index.open(tmp_path / "index")
-    file.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        Index.open(tmp_path / "index")
+    for damage, problem in ((data, "changed since it was verified"), (data[:-1], "is cut short"), (None, "is missing")):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        with pytest.raises(UserError, match=problem):
+            Index.open(tmp_path / "index")
+        capsys.readouterr()
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy")
+        assert f"not kept: {file} {problem}" in capsys.readouterr().out
+        assert file.read_bytes() == right
 
 
-def test_verify_reads_what_opening_trusts(tmp_path: Path) -> None:
-    index_of(tmp_path, CORPORA["random, many tokens"])
+def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_of(tmp_path, CORPORA["random, many tokens"], shard_images=20)
+    capsys.readouterr()
     verify_index(tmp_path / "index")
-    file, info = tmp_path / "index" / "table.0", tmp_path / "index" / "index.json"
-    data = bytearray(file.read_bytes())
-    data[4] ^= 2
-    file.write_bytes(data)
-    trusted = json.loads(info.read_text())
-    trusted["files"]["table.0"]["mtime_ns"] = file.stat().st_mtime_ns  # as if the time had not changed
-    info.write_text(json.dumps(trusted))
-    Index.open(tmp_path / "index")
-    with pytest.raises(UserError, match="differs from its hash"):
+    assert re.search(r"shards: 2\nverified_seconds: [0-9.e-]+\n", capsys.readouterr().out)
+    file, info = tmp_path / "index" / "table.1", tmp_path / "index" / "index.json"
+
+    def hide(hashes: bool) -> None:
+        """Make the record agree with the changed file: in its time, or in its hash as well."""
+        trusted = json.loads(info.read_text())
+        entry = trusted["files"]["table.1"]
+        trusted["files"]["table.1"] = entry_of(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
+        info.write_text(json.dumps(trusted))
+
+    for hashes, problem in ((False, "differs from its hash"), (True, "out of order at entry")):
+        data = bytearray(file.read_bytes())
+        data[4:6], data[8:10] = data[8:10], data[4:6]  # two entries of two bytes change places
+        file.write_bytes(data)
+        hide(hashes)
+        Index.open(tmp_path / "index")
+        with pytest.raises(UserError, match=problem):
+            verify_index(tmp_path / "index")
+        with pytest.raises(UserError, match="no index in"):
+            Index.open(tmp_path / "index")
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy", 20)
         verify_index(tmp_path / "index")
 
 
@@ -185,21 +203,41 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         build_index([a], tmp_path / "input", tmp_path / "index")
 
 
-def test_tg_build_index_gives_the_same_bytes_or_is_refused(tmp_path: Path) -> None:
-    tool = find_tg_build_index()
-    if not tool:
-        pytest.skip("tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in Fastgram/build/")
-    # Around 128 tokens, two more or less decide the width.
-    for n, length in ((40, 7), (1, 123), (1, 124), (1, 125), (1, 126), (1, 127), (300, 120)):
+needs_tool = pytest.mark.skipif(
+    not find_tg_build_index(),
+    reason="tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in Fastgram/build/",
+)
+
+
+@needs_tool
+@pytest.mark.parametrize("name", CORPORA)
+def test_tg_build_index_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    right = index_of(tmp_path, CORPORA[name], TERMINATOR)
+    other = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "other", "tg_build_index")
+    assert other.info["builder"].startswith("tg_build_index (")
+    for file in ("tokenized.0", "offset.0", "table.0"):
+        assert (other.path / file).read_bytes() == (right.path / file).read_bytes()
+
+
+@needs_tool
+def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_widen(tmp_path: Path) -> None:
+    tool, refused = find_tg_build_index(), 0
+    assert tool
+    # Around 128 and 32,768 tokens, two more or less decide the width.
+    for n, length in ((1, 123), (1, 124), (1, 125), (1, 126), (1, 127), (56, 583), (5, 6552), (5, 6553), (6, 5460)):
         tokens = np.random.default_rng(n).integers(0, 3, (n, length))
         right = index_of(tmp_path / f"{n}-{length}", tokens)
-        table = tmp_path / "table"
+        table, source = tmp_path / "table", tmp_path / f"{n}-{length}" / "input"
         if pointer_width(len(right.shards[0].tokens)) != pointer_width(len(right.shards[0].tokens) - 2):
-            with pytest.raises(UserError, match="use BUILDER=divsufsort"):
-                build_with_fastgram(tool, tmp_path / f"{n}-{length}" / "input", table)
+            refused += 1
+            with pytest.raises(UserError, match="use BUILDER=numpy"):
+                build_with_fastgram(tool, source, table)
+            auto = build_index([tmp_path / f"{n}-{length}" / "tokens"], source, tmp_path / f"auto-{n}-{length}")
+            assert auto.info["builder"].startswith("numpy ")
         else:
-            build_with_fastgram(tool, tmp_path / f"{n}-{length}" / "input", table)
+            build_with_fastgram(tool, source, table)
             assert table.read_bytes() == (right.path / "table.0").read_bytes()
+    assert refused >= 2
 
 
 def test_a_named_tool_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
