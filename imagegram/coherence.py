@@ -27,7 +27,7 @@ from imagegram.memorization import RESAMPLES, Figure, mean
 
 LEAST, MOST = 40, 1000  # held-out images: fewer say nothing, more are not decoded
 SIZE = 32  # pixels that a judge sees
-STEPS = 300  # of its training
+STEPS = 150  # of its training
 K = 5  # neighbours, of density and coverage
 Floats = NDArray[np.float64]
 

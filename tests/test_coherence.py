@@ -25,7 +25,7 @@ def noise(n: int, seed: int) -> Tensor:
 @pytest.fixture(scope="module")
 def judges() -> Judges:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coherence, "STEPS", 40)
+        patch.setattr(coherence, "STEPS", 25)
         return Judges.train(pictures(REAL), np.array(LABELS), noise(120, 0))
 
 
@@ -46,7 +46,7 @@ def test_coherence_is_one_for_real_images_and_zero_for_chaos(judges: Judges) -> 
 
 def test_without_labels_the_judges_tell_real_from_chaos() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coherence, "STEPS", 40)
+        patch.setattr(coherence, "STEPS", 25)
         judges = Judges.train(pictures(REAL), np.full(120, -1), noise(120, 0))
     figures = judges.measure(noise(60, 1), np.random.default_rng(0))
     assert figures["generated"]["coherence"]["value"] == pytest.approx(0, abs=0.15)

@@ -74,6 +74,8 @@ def wait_for_shards(out: Path, count: int) -> None:
 def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
     out = tmp_path / "torchrun"
     killed = torchrun(2, out)
+    while not all((out / f".lock-{rank}").exists() for rank in (0, 1)):
+        time.sleep(0.05)
     wait_for_shards(out, 3)
     killed.kill()
     for rank in (0, 1):  # torchrun's processes outlive it
