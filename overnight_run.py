@@ -25,10 +25,10 @@ from imagegram.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {
-    "soft": Settings("soft", neighbours=20),
-    "soft-10": Settings("soft", neighbours=10),
-    "soft-5": Settings("soft", neighbours=5),
-    "soft-first": Settings("soft", neighbours=20, emphasis=0.5),  # the first tokens count most
+    "soft": Settings("soft", neighbours=4),
+    "soft-2": Settings("soft", neighbours=2),
+    "soft-20": Settings("soft", neighbours=20),
+    "soft-first": Settings("soft", neighbours=4, emphasis=0.5),  # the first tokens count most
     "aligned": Settings("aligned", context=2, min_images=2),
     "aligned-anchored": Settings("aligned", context=2, min_images=2, anchor=1),
     "aligned-single": Settings("aligned", context=2, min_images=1),

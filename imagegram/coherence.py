@@ -25,7 +25,7 @@ from imagegram.common import atomic
 from imagegram.judge import Judge, train_judge
 from imagegram.memorization import RESAMPLES, Figure, mean
 
-LEAST, MOST = 40, 1000  # held-out images: fewer say nothing, more are not decoded
+LEAST, MOST = 40, 400  # held-out images: fewer say nothing, more are not decoded
 SIZE = 32  # pixels that a judge sees
 STEPS = 150  # of its training
 K = 5  # neighbours, of density and coverage
