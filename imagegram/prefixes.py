@@ -52,11 +52,12 @@ class PrefixDistances:
 
     def add(self, position: int, tokens: NDArray[np.uint16], weight: float = 1.0) -> None:
         """Add `weight` times the distance of `tokens` [n] to the images' tokens at `position`."""
-        column = self.right[self.training[:, position]] * np.float32(weight)
+        column = np.ascontiguousarray(self.training[:, position])
+        right = self.right * np.float32(weight)
         mine = self.left[tokens]
 
         def work(tile: int) -> None:
-            images = column[tile * BLOCK * TILE : (tile + 1) * BLOCK * TILE].T
+            images = right[column[tile * BLOCK * TILE : (tile + 1) * BLOCK * TILE]].T
             for first in range(0, self.n, SEQUENCES):
                 part = slice(first, first + SEQUENCES)
                 distances = self.distances[tile, part, : images.shape[1]]
