@@ -1,6 +1,6 @@
 """Building the index: this project's command with every builder, against running Fastgram's tg_build_index by hand.
 
-    python benchmarks/bench_index.py                                      # about 40 minutes and 24 GB of disk
+    python benchmarks/bench_index.py                                      # about half an hour and 15 GB of disk
     python benchmarks/bench_index.py --images 10000 50000 --rounds 3
 
 The corpora are 256 tokens an image, Zipf-like over 64,000 ids, 5 % of the images copies of others. Timed is the whole

@@ -45,7 +45,7 @@ from imagegram.suffix_array import (
 )
 
 # Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.
-BUILDERS = {"tg_build_index": 36, "numpy": 14, "divsufsort": 10, "infini-gram": 10}
+BUILDERS = {"tg_build_index": 32, "numpy": 14, "divsufsort": 10, "infini-gram": 10}
 
 
 @dataclass(frozen=True)
