@@ -196,7 +196,7 @@ def frontier(path: Path, runs: list[Run]) -> None:
     axes.axvspan(0.4, 0.65, ymin=0, color="0.93", zorder=0)
     axes.axhline(0, color="0.6", lw=1, ls=":")
     axes.plot(0.5, 1, "*", color="black", ms=16, label="held-out real")
-    for run in runs:
+    for number, run in enumerate(runs):
         x, y = run.figures["closer_than_held_out"], run.figures["coherence"]
         color, copies = METHOD_COLORS[run.sampler.method], run.figures["exact_copies"]["high"] > 0.01
         for horizontal, vertical in (
@@ -205,9 +205,13 @@ def frontier(path: Path, runs: list[Run]) -> None:
         ):
             axes.plot(horizontal, vertical, color=color, lw=1)
         axes.plot(x["value"], y["value"], "o", color=color, mfc="white" if copies else color, ms=7)
-        axes.annotate(run.name, (x["value"], y["value"]), (5, 4), textcoords="offset points", fontsize=8)
+        below = number % 2  # neighbours in the list are often neighbours here
+        offset = (5, -11 if below else 4)
+        axes.annotate(run.name, (x["value"], y["value"]), offset, textcoords="offset points", fontsize=8)
     axes.set(
-        xlabel="P(closer to the training set than held-out real images): 1 copies", ylabel="coherence", xlim=(0, 1.03)
+        xlabel="P(closer to the training set than a held-out image)",
+        ylabel="coherence",
+        xlim=(-0.02, 1.15),
     )
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=110)
@@ -217,12 +221,14 @@ def novelty(path: Path, runs: list[Run], control: list[float]) -> None:
     """The n-novelty curves of `runs` and of the held-out images."""
     figure, axes = _axes(7.5, 3.6)
     axes.plot(range(1, len(control) + 1), control, "k--", lw=2, label="held-out real")
+    styles = ("-", "--", ":", "-.")
     for run in runs:
-        curve = run.figures["novelty"]
-        axes.plot(range(1, len(curve) + 1), curve, color=METHOD_COLORS[run.sampler.method], lw=1, alpha=0.8)
-        axes.annotate(run.name, (len(curve), curve[-1]), (4, -3), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="n", ylabel="share of n-grams not in the index", xlim=(1, 1.2 * len(control)))
-    axes.legend()
+        curve, alike = run.figures["novelty"], [r.name for r in runs if r.sampler.method == run.sampler.method]
+        color, style = METHOD_COLORS[run.sampler.method], styles[alike.index(run.name) % len(styles)]
+        axes.plot(range(1, len(curve) + 1), curve, style, color=color, lw=1.2, label=run.name)
+    axes.set(xlabel="n", ylabel="share of n-grams not in the index", xlim=(1, len(control)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     figure.savefig(path, dpi=110)
 
 
