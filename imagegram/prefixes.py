@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from imagegram.common import cores
 
 BLOCK = 256  # images whose smallest distance is known
-TILE = 8  # blocks handled at a time: 2,048 images x 64 sequences are 512 KB, about a core's cache
-SEQUENCES = 64  # of a tile
+TILE = 8  # blocks handled at a time: 2,048 images x 32 sequences are 256 KB, which a core's cache holds
+SEQUENCES = 32  # of a tile
 MAX_PAIRS = 1 << 26  # distances held at a time, 256 MB
 JITTER = 1e-3  # smaller than any difference between two codes: decides between equal prefixes, and nothing else
 
@@ -32,7 +33,7 @@ class PrefixDistances:
     """Squared distances in code space of the prefixes of n sequences to those of `training` [N, L], uint16."""
 
     def __init__(self, training: NDArray[np.uint16], levels: tuple[int, ...], vocab_size: int, n: int):
-        self.training, self.n = training, n
+        self.training, self.n, self.libraries = training, n, ThreadpoolController()
         codes = fsq_codes(np.arange(vocab_size), levels)
         norms, ones = np.square(codes).sum(1, keepdims=True), np.ones((vocab_size, 1), np.float32)
         self.left = np.concatenate([-2 * codes, norms, ones], 1)  # of a sequence; its product with
@@ -65,7 +66,8 @@ class PrefixDistances:
                 whole = self.distances[tile, part]
                 self.smallest[part, tile] = whole.reshape(len(whole), TILE, BLOCK).min(2)
 
-        with ThreadPoolExecutor(cores()) as pool:
+        # The products are small: threads of the library's own would only wait for each other.
+        with self.libraries.limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
             list(pool.map(work, range(self.tiles)))
 
     def nearest(self, k: int) -> NDArray[np.int64]:
