@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the suffix-array index of one or more token folders: 3 s for the digits.
+# Build the suffix-array index of one or more token folders: 1 s for the digits.
 #
 #   ./build_index.sh
 #   TOKENS="data/food101 data/cifar100" INDEX=data/both ./build_index.sh

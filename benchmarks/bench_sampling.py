@@ -39,7 +39,7 @@ SAMPLERS = {  # and how many sequences are drawn at a time
 class Config:
     images: int = 225_000  # synthetic ones
     index: Path | None = None  # measured instead of them
-    loop_sequences: int = 2  # drawn by the loop, one after another
+    loop_sequences: int = 20  # drawn by the loop, one after another; the first ones find a cold cache
     repeats: int = 3
 
 
