@@ -4,7 +4,7 @@ Every count c of a token after a context gives up a discount D; what all t diffe
 shorter context, p = (c - D + D * t * p_shorter) / n: interpolated Kneser-Ney (Kneser & Ney, 1995; Chen & Goodman,
 1999) with the plain counts of the shorter contexts. Most contexts of image tokens were seen once or twice, which
 drives D towards 1: a lone continuation is then nearly always left for a shorter context, which is the way out of
-copying. Witten-Bell's weights trust them too much: on the digits they lose to the position-unigram.
+copying.
 """
 
 from collections.abc import Sequence
