@@ -8,11 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from imagegram.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+# One thread: what is small gains nothing from two, and threads that wait for each other stand still on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
+torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
     out = tmp_path / "torchrun"
     killed = torchrun(2, out)
     while not all((out / f".lock-{rank}").exists() for rank in (0, 1)):
+        assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.05)
     wait_for_shards(out, 3)
     killed.kill()

@@ -222,21 +222,21 @@ def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(t
 
 def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
-    started = time.monotonic()
     right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
-    seconds, kills, rng = time.monotonic() - started, 0, random.Random(0)
+    kills, rng = 0, random.Random(0)
 
     def build() -> None:
         build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "numpy", 500)
 
-    for _ in range(5):
+    for _ in range(4):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        while killed(build, after_seconds=rng.uniform(0.001, 0.4 * seconds)):
+        longest = 0.02  # seconds; more every time, so that the slowest machine gets to the end
+        while killed(build, after_seconds=rng.uniform(0.001, longest)):
             kills += 1
-            assert kills < 1000
+            longest *= 1.3
         assert files_of(tmp_path / "out") == right
         Index.open(tmp_path / "out")
-    assert kills > 5
+    assert kills > 8
 
 
 def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) -> None:
