@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +10,16 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
-def bound(
-    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints, right: bool
-) -> Ints:
-    """Bisection of many ranges at once: the first place whose key is not less than (`right`: above) `wanted` [n]."""
+def bound(key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints) -> Ints:
+    """Bisection of many ranges at once: the first place in each [low, high) whose key is not below `wanted` [n]."""
     low, high = low.copy(), high.copy()
-    while (active := np.flatnonzero(low < high)).size:
+    active = np.flatnonzero(low < high)
+    while active.size:
         middle = (low[active] + high[active]) // 2
-        keys = key(middle)
-        before = keys <= wanted[active] if right else keys < wanted[active]
-        low[active[before]] = middle[before] + 1
-        high[active[~before]] = middle[~before]
+        below = key(middle) < wanted[active]
+        low[active[below]] = middle[below] + 1
+        high[active[~below]] = middle[~below]
+        active = active[low[active] < high[active]]
     return low
 
 
@@ -29,11 +27,17 @@ def narrow(
     key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints
 ) -> tuple[Ints, Ints]:
     """The part of each range [low, high), sorted by `key`, where the key is `wanted` [n]."""
-    return bound(key, wanted, low, high, False), bound(key, wanted, low, high, True)
+    wanted = wanted.astype(np.int64)
+    both = bound(key, np.concatenate([wanted, wanted + 1]), np.tile(low, 2), np.tile(high, 2))
+    return both[: len(low)], both[len(low) :]
 
 
-def _at(column: NDArray[np.integer], order: Ints, ranks: Ints) -> NDArray[np.integer]:
-    return column[order[ranks]]
+def search(keys: Ints, wanted: Ints) -> tuple[Ints, Ints]:
+    """Where sorted `keys` [N] hold each of `wanted` [n], as ranges. Asked in order, which spares most cache misses."""
+    order = np.argsort(wanted)
+    low, high = np.empty((2, len(wanted)), np.int64)
+    low[order], high[order] = (np.searchsorted(keys, wanted[order], side) for side in ("left", "right"))
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,19 @@ def ladder(
                 anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
             order = order[np.argsort(column[order], kind="stable")]
             order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
-        ranges = [(np.zeros(n, np.int64), np.full(n, len(trained)))]
-        if anchor:
-            ranges = [narrow(partial(_at, anchors, order), mine, *ranges[0])]
-        growing = np.arange(n)
+        # Contexts as numbers, in the order of the images and therefore sorted; and the same of the sequences.
+        keys, wanted = anchors[order], mine
+        whole = (np.zeros(n, np.int64), np.full(n, len(trained)))
+        ranges, growing = [search(keys, wanted) if anchor else whole], np.arange(n)
         for back in range(1, min(context, position - anchor) + 1):
-            wanted = drawn[growing, position - back]
-            key = partial(_at, columns[-back], order)
-            low, high = narrow(key, wanted, ranges[-1][0][growing], ranges[-1][1][growing])
+            if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
+                keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
+                wanted = keys[ranges[-1][0][growing]]
+            keys = keys * 65536 + columns[-back][order]
+            wanted = wanted * 65536 + drawn[growing, position - back]
+            low, high = search(keys, wanted)
             enough = high - low >= least
-            growing = growing[enough]
+            growing, wanted = growing[enough], wanted[enough]
             if not growing.size:
                 break
             ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
