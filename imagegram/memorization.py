@@ -94,10 +94,9 @@ def nearest_in_codes(sequences: Tokens, index: Index) -> NDArray[np.float32]:
     for start in range(0, len(sequences), step):
         part = sequences[start : start + step]
         distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, len(part))
-        distances.start()
         for position in range(part.shape[1]):
             distances.add(position, part[:, position])
-        result[start : start + step] = distances.smallest.min((1, 2))
+        result[start : start + step] = distances.smallest()
     return result
 
 

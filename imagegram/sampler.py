@@ -284,8 +284,7 @@ def _soft(index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.r
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the soft sampler needs their codes")
     (n, length), everyone = drawn.shape, np.arange(index.num_images)
-    distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, n)
-    distances.start(rng)
+    distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, n, rng)
     for position in range(length):
         if position:
             distances.add(position - 1, drawn[:, position - 1], position**-settings.emphasis)

@@ -3,19 +3,18 @@
 import numpy as np
 import pytest
 
-from imagegram.prefixes import BLOCK, JITTER, TILE, PrefixDistances, fsq_codes
+from imagegram.prefixes import FOLLOWED, JITTER, TILE, PrefixDistances, fsq_codes
 
 LEVELS = (8, 8, 8, 5, 5, 5)
 
 
-@pytest.mark.parametrize("images", [5, BLOCK, 2 * BLOCK * TILE + 700])
+@pytest.mark.parametrize("images", [5, TILE, 2 * FOLLOWED + 700, 40_000])
 @pytest.mark.parametrize("power", [0.0, 0.7])
 def test_nearest_agrees_with_brute_force(images: int, power: float) -> None:
     rng = np.random.default_rng(images)
     training, mine = (rng.integers(0, 64_000, (n, 9)).astype(np.uint16) for n in (images, 70))
     training[: images // 2] = training[images - images // 2 :]  # ties
-    distances = PrefixDistances(training, LEVELS, 64_000, len(mine))
-    distances.start(rng)
+    distances = PrefixDistances(training, LEVELS, 64_000, len(mine), rng)
     expected = np.zeros((len(mine), images))
     for position in range(9):
         weight = (position + 1) ** -power
@@ -32,8 +31,7 @@ def test_nearest_agrees_with_brute_force(images: int, power: float) -> None:
 
 def test_ties_are_broken_at_random() -> None:
     training = np.zeros((3000, 2), np.uint16)
-    distances = PrefixDistances(training, LEVELS, 64_000, 500)
-    distances.start(np.random.default_rng(0))
+    distances = PrefixDistances(training, LEVELS, 64_000, 500, np.random.default_rng(0))
     distances.add(0, np.zeros(500, np.uint16))
     found = distances.nearest(2)
     assert len(np.unique(found)) > 700
