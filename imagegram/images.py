@@ -4,9 +4,11 @@ A source is a map-style data set: `source[i]` gives the picture and the label of
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -270,7 +272,9 @@ class _Preprocessed(Dataset[Item]):
                 image, label = self.source.read(i)
                 return i, preprocess(image, self.size).numpy(), label, ""
         except Exception as error:  # recorded with its reason by whoever reads the batch
-            return i, None, -1, f"{type(error).__name__}: {error}"
+            # Without the address in memory of what held the bytes: it says nothing, and differs every time.
+            what = re.sub(r" <\S+ object at \w+>", "", str(error))
+            return i, None, -1, f"{type(error).__name__}: {what}"
 
 
 def load_batches(source: Source, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
@@ -300,4 +304,10 @@ def explained_deaths() -> Iterator[None]:
         raise UserError(
             f"a process that loads images died ({str(error).splitlines()[0]}), perhaps for want of memory: the same "
             "command goes on from the finished shards, with less memory where --workers is lower"
+        ) from None
+    except OSError as error:  # of a semaphore: files that cannot be written have a line of their own
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "shared memory (/dev/shm) is full, where the processes that load images meet: make room, or --workers 0"
         ) from None

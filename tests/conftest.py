@@ -3,7 +3,6 @@
 import io
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +36,24 @@ def image_folder(tmp_path: Path, pictures: list[Image.Image]) -> Path:
     return root
 
 
-@pytest.fixture
-def write_tar(pictures: list[Image.Image]) -> Callable[[Path], Path]:
-    """Writes a WebDataset tar of the twelve pictures with labels 0, 1, 2, 0, ..."""
+def whole_tar(path: Path) -> Path:
+    """A WebDataset tar of the twelve pictures with labels 0, 1, 2, 0, ..."""
+    with tarfile.open(path, "w") as tar:
+        for i in range(12):
+            buffer = io.BytesIO()
+            Image.fromarray(scene(1, i)[0]).save(buffer, "PNG")
+            for name, data in ((f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
 
-    def write(path: Path) -> Path:
-        with tarfile.open(path, "w") as tar:
-            for i, picture in enumerate(pictures):
-                buffer = io.BytesIO()
-                picture.save(buffer, "PNG")
-                for name, data in ((f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-        return path
 
-    return write
+def truncated_tar(path: Path) -> Path:
+    """The same, cut off inside the eighth picture."""
+    data = whole_tar(path).read_bytes()
+    path.write_bytes(data[: data.index(b"007.png") + 700])
+    return path
 
 
 def pixels(image: Image.Image) -> np.ndarray:

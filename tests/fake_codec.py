@@ -1,10 +1,13 @@
 """A codec for tests of everything around a codec."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+JOB: dict[str, Any] = {"dataset": "shapes", "images": 200, "shard_size": 10, "batch_size": 5, "workers": 0}
 
 
 class FakeCodec:

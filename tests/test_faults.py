@@ -5,29 +5,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import datasets
 import pytest
 
 from imagegram import tokenizing
 from imagegram.common import UserError, is_held
 from imagegram.tokenizing import tokenize_dataset
-from tests.crashing import JOB
-from tests.fake_codec import FakeCodec
+from tests.fake_codec import JOB, FakeCodec
 from tests.test_tokenizing import contents
+from tests.together import MOUNTING, SCENARIOS
 
 ROOT = Path(__file__).parent.parent
 LARGE = [str(ROOT / "tokenize_imagenet_large.py"), "--dataset", "shapes", "--images", "600", "--codec", "tiny"]
 SMALL_BATCHES = ["--shard-size", "10", "--batch-size", "5", "--workers", "1"]
-
-needs_mounts = pytest.mark.skipif(
-    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
-    reason="this machine does not allow mounts of one's own (unshare -rm)",
-)
 
 
 @pytest.fixture
@@ -39,18 +31,9 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
 
 @pytest.fixture
 def whole(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
-    """What the job of crashing.py leaves when nothing goes wrong."""
+    """What the job leaves when nothing goes wrong."""
     tokenize_dataset(out=tmp_path / "whole", **JOB)
     return contents(tmp_path / "whole")
-
-
-def crash(mode: str, folder: Path, *before: str) -> str:
-    """Run crashing.py; returns what it printed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*before, sys.executable, "-m", "tests.crashing", mode, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
@@ -69,6 +52,25 @@ def wait_for_shards(out: Path, count: int) -> None:
     deadline = time.monotonic() + 90
     while len(list(out.glob("shard-*.json"))) < count and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def test_whatever_goes_wrong_under_torchrun_ends_in_a_line_or_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.together", str(tmp_path)]
+    mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    if mounts:
+        command = ["unshare", "-rm", *command, "mounts"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    ended = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("0 ", "1 "))]
+    expected = [*SCENARIOS, *(MOUNTING if mounts else ())]
+    assert sorted(ended) == sorted(2 * [scenario.__name__ for scenario in expected])
+    assert "warning: a.tar: " in done.stdout
+    if not mounts:
+        pytest.skip(
+            "all passed but those of a full disk: this machine does not allow mounts of one's own (unshare -rm)"
+        )
 
 
 def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
@@ -104,112 +106,6 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
     assert said.count("---") == 1  # one process speaks for all
     assert "\nimages: 600\n" in said
     assert "missing" not in said
-
-
-def test_killed_at_any_time_it_converges_to_the_same_bytes(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    said = crash("kills", tmp_path)
-    assert "signal: 9\ndata: True\nmarker: False\n" in said  # between the data's rename and its marker
-    assert contents(tmp_path / "marker") == whole
-    assert int(said.partition("kills: ")[2]) >= 3, said
-    assert contents(tmp_path / "loop") == whole
-    assert not list((tmp_path / "loop").glob(".tmp-*-shard-*"))
-
-
-@needs_mounts
-def test_a_full_disk_stops_with_a_line_and_the_rest_is_done_with_more_room(
-    tmp_path: Path, whole: dict[str, bytes]
-) -> None:
-    """Also: the loader's processes need no shared memory to speak of."""
-    said = crash("room", tmp_path / "out", "unshare", "-rm")
-    assert "stopped: cannot write" in said
-    assert "make room, then run the same command again" in said
-    assert 0 < int(said.partition("finished: ")[2].split()[0]) < 20
-    assert "left: [] {}" in said
-    assert contents(tmp_path / "copy") == whole
-
-
-def test_a_killed_loader_is_an_error_and_no_hang(
-    tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = codec.encode
-
-    def kills(images: Any) -> Any:
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-        return encode(images)
-
-    monkeypatch.setattr(codec, "encode", kills)
-    started = time.monotonic()
-    with pytest.raises(UserError, match=r"a process that loads images died .* the same command goes on"):
-        tokenize_dataset(out=tmp_path / "out", **JOB | {"workers": 1})
-    assert time.monotonic() - started < 30
-    monkeypatch.setattr(codec, "encode", encode)
-    tokenize_dataset(out=tmp_path / "out", **JOB)
-    assert contents(tmp_path / "out") == whole
-
-
-def test_batches_and_shards_without_a_good_image(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
-    files = sorted(image_folder.rglob("*.png"))
-    for file in files[4:8]:  # shard 1, which is all that process 1 of 3 has
-        file.write_bytes(b"")
-    for rank in (1, 2, 0):
-        options: dict[str, Any] = {"shard_size": 4, "batch_size": 2, "workers": 0, "rank": rank, "world_size": 3}
-        folder = tokenize_dataset(str(image_folder), tmp_path / "tokens", **options)
-    assert not folder.pending()
-    assert folder.load().ordinals.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert list(folder.bad()) == [4, 5, 6, 7]
-    assert len((tmp_path / "tokens" / "bad.jsonl").read_text().splitlines()) == 4
-
-
-def test_an_empty_data_set_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a"])})
-    datasets.Dataset.from_dict({"img": [], "label": []}, features=features).save_to_disk(tmp_path / "empty")
-    with pytest.raises(UserError, match="has no images"):
-        tokenize_dataset(str(tmp_path / "empty"), tmp_path / "tokens", workers=0)
-
-
-def test_more_bad_images_than_allowed_stop_the_run(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
-    for i in range(150):
-        (image_folder / f"z{i:03d}.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"108 of 120 images cannot be read: see .*bad\.jsonl"):
-        tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=60, workers=0)
-    assert len((tmp_path / "tokens" / "bad.jsonl").read_text().splitlines()) == 108
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"codec": "other"}, "codec: 'fake' -> 'other'"),
-        ({"revision": "2"}, "revision: '1' -> '2'"),
-        ({"image_size": 64}, "image_size: 32 -> 64"),
-        ({"dataset": "digits"}, "dataset: 'shapes' -> 'digits'"),
-        ({"images": 30}, "images: 20 -> 30"),
-    ],
-)
-def test_going_on_with_something_else_is_refused(
-    change: dict[str, Any], message: str, tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"dataset": "shapes", "images": 20, "workers": 0}
-    tokenize_dataset(out=tmp_path, **options)
-    before = contents(tmp_path)
-    for name in ("revision", "image_size"):
-        monkeypatch.setattr(codec, name, change.get(name, getattr(codec, name)))
-    monkeypatch.setattr(codec, "name", change.get("codec", "fake"))
-    options |= {name: change[name] for name in options if name in change}
-    with pytest.raises(UserError, match=message):
-        tokenize_dataset(out=tmp_path, **options)
-    assert contents(tmp_path) == before
-
-
-def test_a_truncated_tar_is_named_and_its_complete_samples_are_kept(
-    tmp_path: Path, codec: FakeCodec, write_tar: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    tar = write_tar(tmp_path / "a.tar")
-    data = tar.read_bytes()
-    tar.write_bytes(data[: data.index(b"007.png") + 700])
-    folder = tokenize_dataset(str(tar), tmp_path / "tokens", workers=0)
-    assert folder.images() == 7
-    assert "warning: a.tar: " in capsys.readouterr().out
 
 
 def test_a_damaged_shard_is_named_and_redone_alone(

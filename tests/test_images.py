@@ -1,7 +1,6 @@
 """Every form of data set gives the same pictures; every bad picture is named and stops nothing."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -14,7 +13,7 @@ from imagegram.common import UserError
 from imagegram.images import Source, load_batches, open_dataset, preprocess, to_rgb
 from imagegram.shapes import KINDS, scene
 from imagegram.shards import held_out
-from tests.conftest import pixels
+from tests.conftest import pixels, truncated_tar, whole_tar
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -47,7 +46,7 @@ def test_digits_and_shapes_open_by_name() -> None:
 
 
 def test_folder_tar_and_saved_data_set_give_the_same_pictures(
-    tmp_path: Path, image_folder: Path, write_tar: Callable[[Path], Path], pictures: list[Image.Image]
+    tmp_path: Path, image_folder: Path, pictures: list[Image.Image]
 ) -> None:
     features = datasets.Features(
         {
@@ -60,7 +59,7 @@ def test_folder_tar_and_saved_data_set_give_the_same_pictures(
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     saved = open_dataset(str(tmp_path / "saved"))
     assert (saved.image_column, saved.label_column, saved.class_names) == ("img", "fine", ("a", "b", "c"))
-    tar = open_dataset(str(write_tar(tmp_path / "a.tar")))
+    tar = open_dataset(str(whole_tar(tmp_path / "a.tar")))
     for i, picture in enumerate(pictures):
         for source in (saved, tar):
             image, label = source.read(i)
@@ -88,11 +87,8 @@ def test_a_table_without_pictures_asks_for_the_column(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "saved"))
 
 
-def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path, write_tar: Callable[[Path], Path]) -> None:
-    whole = write_tar(tmp_path / "a.tar")
-    data = whole.read_bytes()
-    whole.write_bytes(data[: data.index(b"007.png") + 700])  # inside the data of the eighth picture
-    source = open_dataset(str(whole))
+def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path) -> None:
+    source = open_dataset(str(truncated_tar(tmp_path / "a.tar")))
     assert len(source) == 7
     assert "complete samples are kept" in source.flaw
     assert [source.read(i)[1] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
@@ -160,6 +156,7 @@ def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folde
     items = [item for batch in load_batches(source, [list(range(len(source)))], 32, workers=0) for item in batch]
     reasons = {source_name: reason for source_name, (_, image, _, reason) in enumerate(items) if image is None}
     assert len(reasons) == 4
+    assert not any("0x" in reason for reason in reasons.values())
     assert sorted(r.split(":")[0] for r in reasons.values()) == [
         "DecompressionBombError",
         "OSError",
