@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python overnight_run.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -4,9 +4,10 @@
 
 Needed once: the weights are shipped in imagegram/weights/. The training data are the digits (training part,
 shifted, turned and scaled a little) and the procedural shapes (training part). A checkpoint is written every
-`save_every` steps; the same command resumes from it and ends with the same weights. Prints one line per 100 steps:
+`save_every` steps; the same command resumes from it and ends with the same weights. After `encoder_steps` the encoder
+is finished: its averaged weights stay as they are, and the decoder alone goes on. Prints one line per 100 steps:
 
-    step   3600/6400  flow 0.0665  pixels 0.0969  features 0.4903  spread -6.2941  lr 1.5e-03  91 img/s  ETA 25 min
+    step   3600/12500  flow 0.0665  pixels 0.0969  features 0.4903  spread -6.2941  lr 1.5e-03  91 img/s  ETA 85 min
 
 and, every `eval_every` steps, the judge's relative accuracy on held-out reconstructions from 1 to 16 tokens and the
 number of codes in use. Log and checkpoint: data/tiny_flextok/. At the end it measures the weights as shipped and writes
@@ -45,7 +46,8 @@ class Config:
     out: Path = Path("data/tiny_flextok")  # checkpoint and log
     weights: Path = WEIGHTS  # what is shipped
     card: Path = Path("docs")  # figures and pictures of the model card
-    steps: int = 6_400
+    steps: int = 12_500
+    encoder_steps: int = 5_500  # from then on the decoder alone, which needs more of them and takes half the time each
     digits_per_step: int = 24
     shapes_per_step: int = 24
     scenes: int = 60_000  # shapes 0 .. scenes - 1, less the held-out ones
@@ -58,10 +60,11 @@ class Config:
     ema: float = 0.998  # the exponential moving average of the weights is what is shipped
     drop_all: float = 0.1  # share of images whose tokens are all dropped, for the guidance
     pixel_weight: float = 0.5
-    feature_weight: float = 0.1  # twice that from `second_phase` on
+    feature_weight: float = 0.2
     spread_weight: float = 0.05
-    second_phase: int = 3_500  # step from which the first token is spread over both data sets together: see `losses`
-    eval_every: int = 3_200  # steps
+    spread_more: int = 3_000  # step from which the spread of the first token, which both data sets share, counts more
+    noise_shift: float = 0.7  # mean of the logit of the time; what the tokens decide is decided among much noise
+    eval_every: int = 3_000  # steps
     save_every: int = 500  # steps
     seed: int = 0
 
@@ -179,31 +182,35 @@ def losses(
     images: Tensor,
     config: Config,
     rng: torch.Generator,
-    together: bool,
+    step: int,
 ) -> dict[str, Tensor]:
     """Flow matching, regression of pixels and features, and how crowded the latents are.
 
     The spread term is the uniformity of Wang & Isola (2020, arXiv:2005.10242) within each data set (the digits come
-    first in the batch), so that each uses most of the code book and not a corner of it. `together`: the first token,
-    on which all others depend, is spread over both data sets, else it cannot tell a digit from a scene.
+    first in the batch), so that each uses most of the code book and not a corner of it. The first token is spread over
+    both data sets together, else it cannot tell a digit from a scene. Once the encoder is finished, the flow alone.
     """
-    n, c = len(images), model.config
-    z = model.latents(images)
-    codes = model.fsq(z)
+    n, c, frozen = len(images), model.config, step >= config.encoder_steps
+    with torch.set_grad_enabled(not frozen):
+        z = model.latents(images)
+        codes = model.fsq(z)
     uniform = torch.randint(1, c.tokens + 1, (n,), generator=rng)
     power = 2 ** torch.randint(c.tokens.bit_length(), (n,), generator=rng)  # FlexTok's choice, rich in short prefixes
     keep = torch.where(torch.rand(n, generator=rng) < 0.5, power, uniform)
     keep = torch.where(torch.rand(n, generator=rng) < config.drop_all, 0, keep)
-    time = torch.sigmoid(torch.randn(n, generator=rng))  # logit-normal, as FlexTok
+    time = torch.sigmoid(config.noise_shift + torch.randn(n, generator=rng))  # logit-normal
     noise = torch.randn(images.shape, generator=rng)
     mix = time[:, None, None, None]
     velocity = model.velocity((1 - mix) * images + mix * noise, time, codes, keep)
+    flow = {"flow": F.mse_loss(velocity.float(), noise - images)}
+    if frozen:
+        return flow
     pixels, features = regression(codes)
     sizes = [config.digits_per_step, config.shapes_per_step]
     within = torch.stack([_crowding(part) for part in z.split(sizes)]).sum(0)  # of every token
-    spread = torch.cat([2 * _crowding(z[:, :1]), within[1:]]).mean() if together else within.mean()
-    return {
-        "flow": F.mse_loss(velocity.float(), noise - images),
+    first = (6 if step >= config.spread_more else 2) * _crowding(z[:, :1])
+    spread = torch.cat([first, within[1:]]).mean()
+    return flow | {
         "pixels": F.mse_loss(pixels, images.flatten(1).expand_as(pixels)),
         "features": F.mse_loss(features, teacher(images).expand_as(features)),
         "spread": spread,
@@ -292,8 +299,14 @@ def train(config: Config) -> TinyFlexTok:
     digits, shapes = (images[~out] for images, _, out in data.values())
     running: dict[str, float] = {}
     batch, started, first = config.digits_per_step + config.shapes_per_step, time.monotonic(), step
+    weights = {"flow": 1.0, "pixels": config.pixel_weight}
+    weights |= {"features": config.feature_weight, "spread": config.spread_weight}
     half = bool(torch.cpu.get_capabilities()["avx512_bf16"])  # a processor without it is slower in bfloat16
     while step < config.steps:
+        if step == config.encoder_steps:
+            model.load_state_dict(average.state_dict())
+            running, started, first = {}, time.monotonic(), step
+        model.latent_norm.train(step < config.encoder_steps)
         rate = min((step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps), 1)
         for group, full_rate in schedule:
             group["lr"] = rate * full_rate
@@ -301,13 +314,9 @@ def train(config: Config) -> TinyFlexTok:
         others = torch.randint(len(shapes), (config.shapes_per_step,), generator=rng)
         images = torch.cat([jitter(to_float(digits[rows]), rng), to_float(shapes[others])])
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            parts_of_loss = losses(model, regression, teacher, images, config, rng, step >= config.second_phase)
-        loss = (
-            parts_of_loss["flow"]
-            + config.pixel_weight * parts_of_loss["pixels"]
-            + config.feature_weight * (1 + (step >= config.second_phase)) * parts_of_loss["features"]
-            + config.spread_weight * parts_of_loss["spread"]
-        )
+            parts_of_loss = losses(model, regression, teacher, images, config, rng, step)
+        loss = sum(weights[name] * value for name, value in parts_of_loss.items())
+        assert isinstance(loss, Tensor)
         adam.zero_grad()
         muon.zero_grad()
         loss.backward()
@@ -353,7 +362,8 @@ def plot(config: Config, figures: dict[str, dict[str, float]], path: Path) -> No
     log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name in ("flow", "pixels", "features"):
-        left.plot([row["step"] for row in log], [row[name] for row in log], label=name)
+        rows = [row for row in log if name in row]
+        left.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
     left.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title="training")
     left.legend()
     for name, row in figures.items():

@@ -16,8 +16,9 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         (group,) = self.param_groups
-        for shape in {p.shape for p in group["params"]}:
-            alike = [p for p in group["params"] if p.shape == shape]
+        trained = [p for p in group["params"] if p.grad is not None]
+        for shape in {p.shape for p in trained}:
+            alike = [p for p in trained if p.shape == shape]
             for p in alike:
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 momentum.lerp_(p.grad, 0.05)
