@@ -28,7 +28,7 @@ from imagegram.report import COLUMNS
 from imagegram.sampler import Settings
 
 # The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
-SAMPLER = Settings(method="soft", neighbours=4)
+SAMPLER = Settings(method="soft", neighbours=20)
 
 
 @dataclass

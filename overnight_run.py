@@ -25,9 +25,9 @@ from imagegram.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {
-    "soft": Settings("soft", neighbours=4),
+    "soft": Settings("soft", neighbours=20),
+    "soft-4": Settings("soft", neighbours=4),
     "soft-2": Settings("soft", neighbours=2),
-    "soft-20": Settings("soft", neighbours=20),
     "soft-first": Settings("soft", neighbours=4, emphasis=0.5),  # the first tokens count most
     "aligned": Settings("aligned", context=2, min_images=2),
     "aligned-anchored": Settings("aligned", context=2, min_images=2, anchor=1),

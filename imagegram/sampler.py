@@ -46,7 +46,7 @@ class Settings:
     context: int = 2  # ntd, aligned, smoothed: tokens of context at most; 0: each position on its own
     min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # aligned: first tokens that must match besides
-    neighbours: int = 4  # soft: images to choose among; 1 copies, all of them give position-unigrams
+    neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
     emphasis: float = 0.0  # soft: above 0 the first tokens count most, below 0 the latest; 0: all count alike
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
