@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from imagegram import shards, tokenizing
+from imagegram.codec import Codec
 from imagegram.common import UserError, die_with_parent, run_lock
 from imagegram.flextok_codec import memory_for
 from imagegram.shapes import scene
@@ -33,10 +34,18 @@ from tests.test_tokenizing import contents
 RANK, WORLD = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
 
 
+def use(codec: Codec) -> None:
+    """Have the scripts find this codec, whatever they ask for."""
+
+    def load(name: str = "tiny", revision: str = "") -> Codec:
+        return codec
+
+    tokenizing.load_codec = load
+
+
 def run(out: Path, **changes: Any) -> TokenFolder:
     """This process's share of a job, with a codec that can be changed."""
-    codec = changes.pop("codec", FakeCodec())
-    tokenizing.load_codec = lambda name: codec
+    use(changes.pop("codec", FakeCodec()))
     return tokenize_dataset(out=out, rank=RANK, world_size=WORLD, **JOB | changes)
 
 
@@ -61,7 +70,7 @@ def meet(folder: Path, point: str) -> None:
 
 def alone(out: Path, **changes: Any) -> dict[str, bytes]:
     """What one process that nothing happens to leaves; every process makes its own."""
-    tokenizing.load_codec = lambda name: FakeCodec()
+    use(FakeCodec())
     tokenize_dataset(out=out / f"alone-{RANK}", **JOB | changes)
     return contents(out / f"alone-{RANK}")
 
