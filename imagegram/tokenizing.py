@@ -17,6 +17,7 @@ from imagegram.common import UserError, is_held, run_lock, summary
 from imagegram.images import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
 from imagegram.shards import Manifest, TokenFolder
 
+GRACE = 60  # seconds in which the others of torchrun may begin: one that is not there by then is not waited for
 MAX_BAD_SHARE, MAX_BAD = 0.01, 100  # more unreadable images than both: something is wrong with the data
 
 
@@ -64,8 +65,11 @@ def tokenize_dataset(
         progress = _Progress(folder, pending, mine, shown=first)
         with progress.bar, explained_deaths():
             _tokenize_shards(folder, source, model, mine, batch_size, workers, progress)
-            while first and folder.pending() and any(is_held(out / f".lock-{r}") for r in range(1, world_size)):
-                time.sleep(1)
+            others = [out / f".lock-{r}" for r in range(1, world_size)]
+            while first and others and folder.pending():
+                if not any(map(is_held, others)) and time.monotonic() - started > GRACE:
+                    break
+                time.sleep(0.5)
                 progress.look()
         if first:
             _finish(folder, pending, time.monotonic() - started)

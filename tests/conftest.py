@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from imagegram import tokenizing
 from imagegram.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
@@ -18,6 +19,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in the tests' own process is one process of several, and the others are not about to begin."""
+    monkeypatch.setattr(tokenizing, "GRACE", -1)
 
 
 @pytest.fixture
