@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from imagegram.common import UserError
 from imagegram.contexts import Ints, discounts, ladder
 from imagegram.index import Index
-from imagegram.prefixes import MAX_PAIRS, PrefixDistances
+from imagegram.prefixes import FOLLOWED, MAX_PAIRS, PrefixDistances
 from imagegram.smoothing import distribution, draw
 from imagegram.suffixes import blind
 
@@ -112,8 +112,8 @@ def sample(
     sources = np.full((n, length, 2), -1, np.int64)
     if prefix is not None:
         tokens[:, :given] = prefix
-    # The soft sampler holds a distance for every pair of a sequence and an image.
-    step = max(1, MAX_PAIRS // index.num_images) if settings.method == "soft" else n
+    # The soft sampler holds a distance for every pair of a sequence and an image, and more for those that it follows.
+    step = max(1, MAX_PAIRS // max(index.num_images, 16 * FOLLOWED)) if settings.method == "soft" else n
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
