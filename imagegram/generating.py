@@ -25,8 +25,8 @@ from imagegram.strips import draw as draw_strips
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
-STITCHED = 8  # images shown beside their sources
-MOST_SOURCES = 8  # of each
+STITCHED = 6  # images shown beside their sources
+MOST_SOURCES = 6  # of each
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ def generate(
                 measures[who] |= figures
         shown = samples.tokens[: min(images, GRID)]
         nearest, distances = memorization.nearest(shown, index.tokens)
-        neighbours = decoded(index.tokens[nearest, :length], seeds[: len(shown)])
+        neighbours = pictures[: len(shown)].clone()  # an exact copy looks like its original, from the same noise
+        if (others := np.flatnonzero(distances)).size:
+            neighbours[others] = decoded(index.tokens[nearest[others], :length], seeds[others])
         report.grid(pictures[: len(shown)], neighbours, distances == 0).save(out / "grid.png")
         few = slice(0, min(STITCHED, len(shown)))
         parts = [report.shares(row)[:MOST_SOURCES] for row in rows[few]]

@@ -192,11 +192,14 @@ METHOD_COLORS = {"ntd": "tab:red", "aligned": "tab:blue", "smoothed": "tab:green
 def frontier(path: Path, runs: list[Run]) -> None:
     """Coherence against P(closer), with intervals: copiers are to the right, chaos is at the bottom; hollow where
     exact copies may be above 1 %."""
+    from adjustText import adjust_text
+
     figure, axes = _axes(7.5, 5.2)
     axes.axvspan(0.4, 0.65, ymin=0, color="0.93", zorder=0)
     axes.axhline(0, color="0.6", lw=1, ls=":")
-    axes.plot(0.5, 1, "*", color="black", ms=16, label="held-out real")
-    for number, run in enumerate(runs):
+    axes.plot(0.5, 1, "*", color="black", ms=16)
+    names = [axes.text(0.5, 1, "held-out real", fontsize=8, fontweight="bold")]
+    for run in runs:
         x, y = run.figures["closer_than_held_out"], run.figures["coherence"]
         color, copies = METHOD_COLORS[run.sampler.method], run.figures["exact_copies"]["high"] > 0.01
         for horizontal, vertical in (
@@ -205,15 +208,15 @@ def frontier(path: Path, runs: list[Run]) -> None:
         ):
             axes.plot(horizontal, vertical, color=color, lw=1)
         axes.plot(x["value"], y["value"], "o", color=color, mfc="white" if copies else color, ms=7)
-        below = number % 2  # neighbours in the list are often neighbours here
-        offset = (5, -11 if below else 4)
-        axes.annotate(run.name, (x["value"], y["value"]), offset, textcoords="offset points", fontsize=8)
+        names.append(axes.text(x["value"], y["value"], run.name, fontsize=8))
     axes.set(
         xlabel="P(closer to the training set than a held-out image)",
         ylabel="coherence",
         xlim=(-0.02, 1.15),
     )
-    axes.legend(loc="lower left")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # the layout stays as it was drawn
+    adjust_text(names, ax=axes, expand=(1.25, 1.7), arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.7})
     figure.savefig(path, dpi=110)
 
 
