@@ -66,7 +66,7 @@ def memory_available() -> int:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed.
 
-    UserError where it cannot be written, as on a full disk (NumPy's error for that has no code of its own).
+    UserError where it cannot be written, as on a full disk (NumPy's error for that has no number).
     """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
@@ -75,6 +75,8 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         temporary.replace(path)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
+            raise UserError(f"cannot write {path} ({error}): mend that, then run the same command again") from None
         raise UserError(
             f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
             "make room, then run the same command again"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagegram.common import UserError
+from imagegram.common import UserError, atomic
 from imagegram.shards import Manifest, TokenFolder, check_tokens, held_out
 
 MANIFEST = Manifest(
@@ -114,3 +114,8 @@ def test_ids_that_would_wrap_are_refused_before_the_cast(wrong: int) -> None:
     with pytest.raises(UserError, match=r"outside \[0, 512\)"):
         check_tokens(np.array([[0, 511], [wrong, 3]], np.int64), 512)
     assert check_tokens(np.array([[0, 511]], np.int64), 512).dtype == np.uint16
+
+
+def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mend that"), atomic(tmp_path / "gone" / "x") as file:
+        file.write_text("")
