@@ -2,8 +2,8 @@
 
 The parts are FlexTok's, at a size whose weights fit in the repository:
 
-- encoder: 8x8 patches of a 32x32 RGB image and 16 registers in one transformer. Patches see each other; a
-  register sees the patches and the registers before it, so the registers form an ordered sequence.
+- encoder: patches of a 32x32 RGB image, made by convolutions, and 16 registers in one transformer. Patches see each
+  other; a register sees the patches and the registers before it, so the registers form an ordered sequence.
 - quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505), levels [8, 8, 8]: 512 codes.
 - nested dropout: the decoder is trained on prefixes of the registers, so that any prefix decodes and the first
   tokens hold what matters most.
@@ -35,7 +35,7 @@ class TinyConfig:
     """Sizes of a TinyFlexTok."""
 
     image_size: int = 32  # pixels
-    patch_size: int = 4  # pixels
+    patch_size: int = 4  # pixels, of the decoder
     tokens: int = 16  # registers, the tokens of an image
     levels: tuple[int, ...] = (8, 8, 8)  # FSQ levels; their product is the vocabulary
     width: int = 128
@@ -43,6 +43,7 @@ class TinyConfig:
     mlp_ratio: int = 2  # hidden width of the MLPs
     encoder_depth: int = 3
     decoder_depth: int = 4
+    pixel_width: int = 16  # channels of the decoder's last layers
 
 
 class FSQ(nn.Module):
@@ -117,44 +118,95 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(F.layer_norm(x, norm) * (1 + scale2) + shift2)
 
 
+def _table(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(rows, width) * 0.02)
+
+
+class Encoder(nn.Module):
+    """Images [B, 3, H, W] -> normalised latents of the registers [B, tokens, D], before quantization.
+
+    Convolutions make the patches, where FlexTok takes those of the latents of a VAE: with linear patches a
+    transformer of this size sees corners only after a training many times as long (Xiao et al., 2021,
+    arXiv:2106.14881).
+    """
+
+    mask: Tensor
+
+    def __init__(self, c: TinyConfig):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out, stride in ((3, 32, 2), (32, 64, 1), (64, 128, 2)):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride, 1), nn.GroupNorm(c_out // 8, c_out), nn.GELU()]
+        self.patches = nn.Sequential(*layers, nn.Conv2d(128, c.width, 3, 2, 1))
+        n_patches = (c.image_size // 8) ** 2
+        self.patch_position, self.registers = _table(n_patches, c.width), _table(c.tokens, c.width)
+        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth))
+        self.to_latents = nn.Linear(c.width, len(c.levels))
+        # Without this normalisation the registers hardly differ between images at the start of training, and
+        # every image falls into the same code.
+        self.norm = nn.BatchNorm1d(c.tokens * len(c.levels), affine=False, momentum=0.02)
+        mask = torch.ones(n_patches + c.tokens, n_patches + c.tokens, dtype=torch.bool).tril()
+        mask[:n_patches, :n_patches] = True  # patches: each other; registers: all patches and the registers before
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.patch_position
+        x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
+        for block in self.blocks:
+            x = block(x, self.mask)
+        z = self.to_latents(F.layer_norm(x[:, -len(self.registers) :], x.shape[-1:]))
+        return self.norm(z.float().flatten(1)).view_as(z)
+
+
+class Decoder(nn.Module):
+    """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep` [B] codes.
+
+    `keep` = 0 drops every token: the unconditional branch of the guidance.
+    """
+
+    def __init__(self, c: TinyConfig):
+        super().__init__()
+        self.patch_size, self.side = c.patch_size, c.image_size // c.patch_size
+        patch_dim = 3 * c.patch_size**2
+        self.from_codes, self.token_position = nn.Linear(len(c.levels), c.width), _table(c.tokens, c.width)
+        self.dropped = _table(1, c.width)
+        self.noise_in, self.noise_position = nn.Linear(patch_dim, c.width), _table(self.side**2, c.width)
+        self.time_in = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.blocks = nn.ModuleList(
+            Block(c.width, c.heads, c.mlp_ratio, conditional=True) for _ in range(c.decoder_depth)
+        )
+        self.patch_out = nn.Linear(c.width, c.pixel_width * c.patch_size**2)
+        # The last layers see across the borders of the patches.
+        self.pixels = nn.Sequential(
+            nn.Conv2d(c.pixel_width + 3, c.pixel_width, 3, 1, 1), nn.GELU(), nn.Conv2d(c.pixel_width, 3, 3, 1, 1)
+        )
+        nn.init.zeros_(self.pixels[2].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.pixels[2].bias)  # type: ignore[arg-type]
+
+    def forward(self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
+        n_tokens, width = self.token_position.shape
+        kept = torch.arange(n_tokens, device=codes.device) < keep[:, None]
+        tokens = torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
+        patches = F.pixel_unshuffle(noised, self.patch_size).flatten(2).transpose(1, 2)
+        x = torch.cat([self.noise_in(patches) + self.noise_position, tokens], 1)
+        half = width // 2
+        frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=time.device) / half)
+        angle = 1000 * time[:, None] * frequency
+        condition = self.time_in(torch.cat([angle.cos(), angle.sin()], -1))
+        for block in self.blocks:
+            x = block(x, None, condition)
+        x = self.patch_out(F.layer_norm(x[:, :-n_tokens], (width,)))
+        x = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch_size)
+        return self.pixels(torch.cat([x, noised], 1))
+
+
 class TinyFlexTok(nn.Module):
     """Encoder, quantizer and flow decoder. Images are float [B, 3, 32, 32] in [-1, 1]."""
-
-    encoder_mask: Tensor
 
     def __init__(self, config: TinyConfig | None = None):
         super().__init__()
         self.config = c = config or TinyConfig()
-        n_patches = (c.image_size // c.patch_size) ** 2
-        patch_dim = 3 * c.patch_size**2
-
-        def table(rows: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(rows, c.width) * 0.02)
-
-        self.patch_in, self.patch_position = nn.Linear(patch_dim, c.width), table(n_patches)
-        self.registers = table(c.tokens)
-        self.encoder = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth))
-        self.to_latents = nn.Linear(c.width, len(c.levels))
-        # Without this normalisation the registers hardly differ between images at the start of training, and
-        # every image falls into the same code.
-        self.latent_norm = nn.BatchNorm1d(c.tokens * len(c.levels), affine=False, momentum=0.02)
-        self.fsq = FSQ(c.levels)
-
-        self.from_codes, self.token_position = nn.Linear(len(c.levels), c.width), table(c.tokens)
-        self.dropped = table(1)
-        self.noise_in, self.noise_position = nn.Linear(patch_dim, c.width), table(n_patches)
-        self.time_in = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
-        self.decoder = nn.ModuleList(
-            Block(c.width, c.heads, c.mlp_ratio, conditional=True) for _ in range(c.decoder_depth)
-        )
-        self.patch_out = nn.Linear(c.width, patch_dim)
-        nn.init.zeros_(self.patch_out.weight)
-        nn.init.zeros_(self.patch_out.bias)
-
-        n = n_patches + c.tokens
-        mask = torch.ones(n, n, dtype=torch.bool).tril()  # registers: all patches and the registers before
-        mask[:n_patches, :n_patches] = True  # patches: each other
-        self.register_buffer("encoder_mask", mask, persistent=False)
+        self.encoder, self.fsq, self.decoder = Encoder(c), FSQ(c.levels), Decoder(c)
 
     @property
     def vocab_size(self) -> int:
@@ -162,46 +214,12 @@ class TinyFlexTok(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.registers.device
-
-    def _patches(self, images: Tensor) -> Tensor:
-        p = self.config.patch_size
-        return F.pixel_unshuffle(images, p).flatten(2).transpose(1, 2)
-
-    def _unpatch(self, patches: Tensor) -> Tensor:
-        side = self.config.image_size // self.config.patch_size
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (side, side)), self.config.patch_size)
-
-    def latents(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> normalised latents of the registers [B, tokens, D], before quantization."""
-        x = self.patch_in(self._patches(images)) + self.patch_position
-        x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
-        for block in self.encoder:
-            x = block(x, self.encoder_mask)
-        z = self.to_latents(F.layer_norm(x[:, -self.config.tokens :], x.shape[-1:]))
-        return self.latent_norm(z.float().flatten(1)).view_as(z)
-
-    def velocity(self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
-        """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep` [B] tokens.
-
-        `keep` = 0 drops every token: the unconditional branch of the guidance.
-        """
-        kept = torch.arange(self.config.tokens, device=codes.device) < keep[:, None]
-        tokens = torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
-        x = torch.cat([self.noise_in(self._patches(noised)) + self.noise_position, tokens], 1)
-        half = self.config.width // 2
-        frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=time.device) / half)
-        angle = 1000 * time[:, None] * frequency
-        condition = self.time_in(torch.cat([angle.cos(), angle.sin()], -1))
-        for block in self.decoder:
-            x = block(x, None, condition)
-        x = x[:, : -self.config.tokens]
-        return self._unpatch(self.patch_out(F.layer_norm(x, x.shape[-1:])))
+        return self.encoder.registers.device
 
     @torch.inference_mode()
     def tokenize(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, 32, 32] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns them."""
-        return list(self.fsq.to_tokens(self.fsq(self.latents(images))).split(1))
+        return list(self.fsq.to_tokens(self.fsq(self.encoder(images))).split(1))
 
     @torch.inference_mode()
     def detokenize(
@@ -231,9 +249,9 @@ class TinyFlexTok(nn.Module):
         for step in range(timesteps, 0, -1):
             time = torch.full((len(x),), step / timesteps, device=device)
             if guidance_scale == 1:
-                v = self.velocity(x, time, codes, keep)
+                v = self.decoder(x, time, codes, keep)
             else:
-                both = self.velocity(
+                both = self.decoder(
                     x.repeat(2, 1, 1, 1), time.repeat(2), codes.repeat(2, 1, 1), torch.cat([keep, 0 * keep])
                 )
                 v, unconditional = both.chunk(2)
