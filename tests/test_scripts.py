@@ -50,7 +50,7 @@ def _hasty() -> Iterator[None]:
     """Judges hardly trained, and only some of the samplers."""
     some = {name: overnight_run.SAMPLERS[name] for name in ("soft", "aligned", "ntd-long")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coherence, "STEPS", 10)
+        patch.setattr(coherence, "STEPS", 40)
         patch.setattr(overnight_run, "SAMPLERS", some)
         yield
 
