@@ -1,6 +1,6 @@
 """The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
 
-    python overnight_run.py                                         # the digits (`make demo`): up to 3.5 min, two cores
+    python overnight_run.py                                         # the digits (`make demo`): 1 to 3.5 min, two cores
     python overnight_run.py --dataset shapes --images 20000 --out data/shapes
     python overnight_run.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
