@@ -1,6 +1,6 @@
 """Sample token sequences from the index, decode them, and say what was copied.
 
-    python generate_images.py                                  # 1,000 sequences, 64 pictures: 64 s on two cores
+    python generate_images.py                                  # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
     python generate_images.py --method ntd --context 16        # plain infini-gram: copies whole images
     python generate_images.py --method aligned --min-images 1 --seed 1
 

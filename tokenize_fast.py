@@ -1,6 +1,6 @@
 """Tokenize a data set into a folder of uint16 token shards.
 
-    python tokenize_fast.py                                  # the digits, with the embedded tokenizer: 15 s
+    python tokenize_fast.py                                  # the digits, with the embedded tokenizer: 6 to 15 s
     python tokenize_fast.py --dataset shapes --images 20000
     python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 

@@ -26,7 +26,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from imagegram.common import run_script, write_json
+from imagegram.codec import TinyCodec
+from imagegram.common import atomic, run_script, write_json
 from imagegram.images import preprocess
 from imagegram.judge import Judge, train_judge
 from imagegram.report import rows_of_images
@@ -101,9 +102,8 @@ def load_teacher(config: Config, data: dict[str, Data]) -> Teacher:
     print("training the teacher", flush=True)
     teacher.net = train_judge(images, labels, 1000, seed=config.seed + 1)
     teacher.standardise(images[:: max(1, len(images) // 5000)])
-    temporary = path.with_suffix(".tmp")
-    torch.save(teacher.state_dict(), temporary)
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        torch.save(teacher.state_dict(), temporary)
     return teacher.eval()
 
 
@@ -114,7 +114,9 @@ def load_judges(config: Config, data: dict[str, Data]) -> dict[str, Judge]:
         path = config.out / f"judge_{name}.pt"
         if not path.exists():
             steps = 400 if name == "digits" else 1000
-            torch.save(train_judge(to_float(images[~out][:40_000]), labels[~out][:40_000], steps).state_dict(), path)
+            judge = train_judge(to_float(images[~out][:40_000]), labels[~out][:40_000], steps)
+            with atomic(path) as temporary:
+                torch.save(judge.state_dict(), temporary)
         judges[name] = Judge(int(labels.max()) + 1)
         judges[name].load_state_dict(torch.load(path, weights_only=True))
         judges[name].eval()
@@ -136,7 +138,8 @@ def evaluate(
         for k in KEEPS:
             rng = torch.Generator().manual_seed(k)
             images_k = [
-                model.detokenize(chunk[:, :k].split(1), timesteps=10, generator=rng) for chunk in tokens.split(256)
+                model.detokenize(chunk[:, :k].split(1), TinyCodec.timesteps, generator=rng)
+                for chunk in tokens.split(256)
             ]
             right = judges[name].probabilities(torch.cat(images_k)).argmax(1) == y
             row[f"relative_{k}"] = right.float().mean().item() / real
@@ -173,13 +176,11 @@ def train(config: Config) -> TinyFlexTok:
         for name, figures in evaluate(averaged, judges, data, 100).items():
             print(f"  {name}: " + "  ".join(f"{k} {v:.3g}" for k, v in figures.items()), flush=True)
 
-    weights = {"pixels": config.pixel_weight, "features": config.feature_weight, "spread": config.spread_weight}
-
     fit(
         "encoder",
         nn.ModuleList([model.encoder, regression]),
         lambda rng: encoder_losses(model, regression, teacher, draw(rng), config.digits_per_step, rng),
-        weights,
+        {"pixels": config.pixel_weight, "features": config.feature_weight, "spread": config.spread_weight},
         config.encoder_steps,
         config.out,
         config.seed,

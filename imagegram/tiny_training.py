@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imagegram.common import atomic
 from imagegram.judge import Judge
 from imagegram.muon import Muon
 from imagegram.tiny_flextok import TinyFlexTok
@@ -224,7 +225,7 @@ def fit(
         log.write_text("".join(line + "\n" for line in lines))
         print(f"{name}: resuming from {checkpoint} at step {step}", flush=True)
     started, first = time.monotonic(), step
-    half = bool(torch.cpu.get_capabilities()["avx512_bf16"])  # a processor without it is slower in bfloat16
+    half = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # a processor without it is slower in bfloat16
     while step < steps:
         rate = min((step + 1) / WARMUP, (steps - step) / (DECAY * steps), 1)
         for optimizer, full_rate in ((adam, ADAM_RATE), (muon, MUON_RATE)):
@@ -256,10 +257,9 @@ def fit(
             with log.open("a") as f:
                 f.write(json.dumps({"step": step} | running) + "\n")
         if step % SAVE_EVERY == 0 or step == steps:
-            temporary = checkpoint.with_suffix(".tmp")
             state = {key: value.state_dict() for key, value in parts.items()}
-            torch.save(state | {"rng": rng.get_state(), "step": step, "running": running}, temporary)
-            temporary.replace(checkpoint)
+            with atomic(checkpoint) as temporary:
+                torch.save(state | {"rng": rng.get_state(), "step": step, "running": running}, temporary)
             look(step, average)
     part.load_state_dict(average.state_dict())
     part.eval().requires_grad_(False)

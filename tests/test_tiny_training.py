@@ -133,8 +133,8 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path)
 
         def save(state: dict[str, object], path: Path, stage: str = stage, step: int = step) -> None:
             saved(state, path)
-            if path.stem == stage and state["step"] == step:
-                path.replace(path.with_suffix(".pt"))
+            if path.name.endswith(f"-{stage}.pt") and state["step"] == step:
+                path.replace(path.with_name(f"{stage}.pt"))
                 raise Interrupted
 
         with pytest.MonkeyPatch.context() as patch:
