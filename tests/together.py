@@ -243,6 +243,7 @@ def two_runs(folder: Path) -> None:
             held = f"is in use by process {(folder / f'pid-{holder}').read_text()}: wait for it"
             assert held in error_of(folder / "out")
             meet(folder, f"tried against {holder}")
+        meet(folder, f"released by {holder}")
     run(folder / "out")  # what the locks of ended runs left is no hindrance
     meet(folder, "done")
     assert contents(folder / "out") == alone(folder)
