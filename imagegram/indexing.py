@@ -273,6 +273,21 @@ def _build(
     _finish(building, digest, jobs, images)
 
 
+def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
+    """UserError where the build would replace or bury files that are not an index."""
+    if out.is_dir() and not (out / "index.json").exists() and not (out / "index.json.wrong").exists():
+        # An empty folder, or one that only carries the lock of an earlier attempt, is nobody's.
+        if any(not file.name.startswith(".lock") for file in out.iterdir()):
+            raise UserError(f"{out} holds files that are not an index: choose another folder for the index")
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a folder for the index")
+    target = out.resolve()
+    for kept in (*token_folders, index_input):
+        other = kept.resolve()
+        if target == other or target in other.parents or other in target.parents:
+            raise UserError(f"the index {out} and {kept} lie in each other: choose another folder for the index")
+
+
 def build_index(
     token_folders: Sequence[Path],
     index_input: Path,
@@ -286,7 +301,10 @@ def build_index(
     `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else numpy. All give the same bytes.
     `shard_images` splits the images into shards (0: one), of which `workers` processes build one each at a time.
     Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then is what it was.
+    A folder `out` is replaced only where it holds an index. A link is followed: its target is replaced, the link stays.
     """
+    _check_places(token_folders, index_input, out)
+    shown, out = out, out.resolve() if out.is_symlink() else out
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
@@ -297,7 +315,7 @@ def build_index(
         old, building = (out.parent / f".{what}-{out.name}" for what in ("old", "building"))
         shutil.rmtree(old, ignore_errors=True)  # of a run killed at its very end
         if index := _finished(out, digest):
-            print(f"{out} is finished, nothing to build")
+            print(f"{shown} is finished, nothing to build")
             return index
         started = time.monotonic()
         if not _finished(building, digest):  # it is where a run was killed before the next lines
@@ -312,7 +330,7 @@ def build_index(
         shutil.rmtree(old, ignore_errors=True)
     index = Index.open(out)
     summary(
-        index=out,
+        index=shown,
         images=index.num_images,
         shards=len(index.shards),
         builder=index.info["builder"],

@@ -289,3 +289,39 @@ def test_the_record_of_a_build(tmp_path: Path) -> None:
     assert info["builder"].startswith("numpy ")
     assert set(info["versions"]) == {"fast-gram", "numpy"}
     assert set(info["files"]) == {"tokenized.0", "offset.0", "table.0", "images.npy"}
+
+
+def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
+    """A folder of somebody's results, tokens or index input under the name of the index: refused, nothing touched."""
+    tokens = token_folder(tmp_path / "data" / "tokens", np.random.default_rng(0).integers(0, 9, (20, 4)))
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "paper.txt").write_text("a week of work")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    index_input = tmp_path / "input"
+    with pytest.raises(UserError, match="not an index"):
+        build_index([tokens], index_input, results)
+    with pytest.raises(UserError, match="is a file"):
+        build_index([tokens], index_input, results / "paper.txt")
+    for out in (tokens, tokens / "index"):
+        with pytest.raises(UserError, match=r"not an index|in each other"):
+            build_index([tokens], index_input, out)
+    with pytest.raises(UserError, match=r"not an index|in each other"):
+        build_index([tokens], index_input, tmp_path / "data")
+    with pytest.raises(UserError, match="in each other"):
+        build_index([tokens], index_input, index_input)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one, two = (token_folder(tmp_path / name, rng.integers(0, 9, (20, 4))) for name in ("one", "two"))
+    disk, link = tmp_path / "disk", tmp_path / "index"
+    disk.mkdir()
+    link.symlink_to(disk)
+    first = build_index([one], tmp_path / "input", link, "numpy")
+    second = build_index([two], tmp_path / "input", link, "numpy")
+    assert first.info["hash"] != second.info["hash"]
+    assert link.is_symlink()
+    assert (disk / "index.json").exists()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".old", ".building"))] == []
