@@ -19,7 +19,6 @@ from imagegram.common import UserError, atomic, read_json, run_lock, write_json
 from imagegram.index import Index
 from imagegram.memorization import Figure
 from imagegram.sampler import Settings, sample
-from imagegram.shards import TokenFolder
 from imagegram.smoothing import held_out_bits
 from imagegram.strips import draw as draw_strips
 
@@ -69,7 +68,7 @@ def open_codec(index: Index, name: str = "") -> Codec:
 def held_out_images(index: Index) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """The images that the data sets of `index` hold out, the control of every measurement: tokens [M, L], and labels
     [M], numbered through the data sets."""
-    corpora = [TokenFolder.open(Path(source)).load() for source in index.sources]
+    corpora = [folder.load() for folder in index.token_folders()]
     labels = [number * 1_000_000 + corpus.labels[corpus.held_out] for number, corpus in enumerate(corpora)]
     return np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]), np.concatenate(labels)
 

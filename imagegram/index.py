@@ -30,7 +30,7 @@ import tyro
 from numpy.typing import NDArray
 
 from imagegram.common import UserError, read_json, run_script, sha256, summary
-from imagegram.shards import SEPARATOR, TERMINATOR
+from imagegram.shards import SEPARATOR, TERMINATOR, TokenFolder
 from imagegram.suffix_array import open_table, verify_table
 
 ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
@@ -116,6 +116,32 @@ class Index:
     @property
     def sources(self) -> list[str]:
         return list(self.info["sources"])
+
+    def token_folders(self) -> list[TokenFolder]:
+        """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.
+
+        Looked for at their path from the index on, then at their full path. An index of an older version recorded the
+        path as it was typed, and nothing of the contents.
+        """
+        relative = self.info.get("relative_sources", self.sources)
+        contents = self.info.get("source_contents", [""] * len(relative))
+        return [self._token_folder(*paths) for paths in zip(relative, self.sources, contents, strict=True)]
+
+    def _token_folder(self, relative: str, path: str, contents: str) -> TokenFolder:
+        places = [place for place in (self.path.resolve() / relative, Path(path)) if (place / "manifest.json").exists()]
+        folders = [TokenFolder.open(place) for place in places]
+        for folder in folders:
+            if contents in ("", folder.contents()):
+                return folder
+        if folders:
+            raise UserError(
+                f"{folders[0].path} does not hold the tokens that {self.path} was built from (other images, or shards "
+                "are missing): tokenize them again, or build the index again"
+            )
+        raise UserError(
+            f"the tokens that {self.path} was built from are not in {path}: move them back there, or build the index "
+            "again from where they are now"
+        )
 
     @property
     def labels(self) -> NDArray[np.int64]:

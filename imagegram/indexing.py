@@ -26,7 +26,6 @@ from imagegram.common import (
     memory_available,
     read_json,
     run_lock,
-    sha256,
     summary,
     write_json,
 )
@@ -238,7 +237,10 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
         "levels": list(manifest.levels),
         "codec": manifest.codec,
         "revision": manifest.revision,
-        "sources": [str(folder.path) for folder in images.folders],
+        "sources": [str(folder.path.resolve()) for folder in images.folders],
+        # The index and its tokens may move together: then these paths, from the index on, still lead there.
+        "relative_sources": [os.path.relpath(folder.path.resolve(), building.resolve()) for folder in images.folders],
+        "source_contents": [folder.contents() for folder in images.folders],
         "seconds": round(sum(shard["seconds"] for shard in shards), 3),
         "verify_seconds": round(sum(shard["verify_seconds"] for shard in shards), 3),
         "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
@@ -308,8 +310,7 @@ def build_index(
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
-    markers = [sha256(f.path / f"shard-{s:05d}.json") for f in folders for s in range(f.shards) if not f.problem(s)]
-    request = FORMAT, [f.manifest.to_json() for f in folders], markers, shard_images
+    request = FORMAT, [folder.contents() for folder in folders], shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     with run_lock(out.parent, f".lock-{out.name}"), run_lock(index_input):
         old, building = (out.parent / f".{what}-{out.name}" for what in ("old", "building"))

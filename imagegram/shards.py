@@ -10,6 +10,7 @@ Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data
 image has no row, and the images after it keep their ordinals. Every file is written beside and renamed.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -208,6 +209,18 @@ class TokenFolder:
         """Unreadable images of the finished shards: ordinal -> reason."""
         markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
         return {int(ordinal): str(reason) for marker in markers for ordinal, reason in marker["bad"]}
+
+    def contents(self) -> str:
+        """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
+
+        It covers the tokens and labels of the finished shards, the unreadable images and the manifest, of which only
+        the place of the data set is left out (its fingerprint stays).
+        """
+        manifest = self.manifest.to_json()
+        del manifest["dataset"]
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        shards = [[marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]] for marker in markers]
+        return hashlib.sha256(json.dumps([manifest, shards]).encode()).hexdigest()[:16]
 
     def write_bad(self) -> int:
         """Write bad.jsonl; returns the number of bad images."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from imagegram import indexing
 from imagegram.common import UserError
 from imagegram.index import Index, entry_of, verify_index
 from imagegram.indexing import build_index
-from imagegram.shards import SEPARATOR, TERMINATOR, held_out
+from imagegram.shards import SEPARATOR, TERMINATOR, TokenFolder, held_out
 from imagegram.suffix_array import (
     build_with_fastgram,
     find_tg_build_index,
@@ -244,3 +245,40 @@ def test_a_named_tool_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TG_BUILD_INDEX", "/no/such/tool")
     with pytest.raises(UserError, match="is not a program"):
         find_tg_build_index()
+
+
+def test_the_token_folders_are_found_by_path_and_known_by_their_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built with relative paths, used from another directory, moved as a whole; other tokens at the path: refused."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 9, (30, 4))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    token_folder(Path("tokens"), rows)
+    build_index([Path("tokens")], Path("input"), Path("index"), "numpy")
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(Index.open(Path("here/index")).token_folders()[0].load().tokens, rows)
+
+    here.rename(tmp_path / "there")
+    moved = Index.open(Path("there/index"))
+    assert moved.token_folders()[0].path.samefile("there/tokens")
+
+    shutil.rmtree("there/tokens")
+    with pytest.raises(UserError, match="are not in"):
+        moved.token_folders()
+    token_folder(Path("there/tokens"), rng.integers(0, 9, (30, 4)))
+    with pytest.raises(UserError, match="does not hold the tokens that"):
+        moved.token_folders()
+
+
+def test_tokens_made_again_with_the_same_bytes_are_the_same(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 9, (30, 4))
+    index = index_of(tmp_path, rows)
+    shutil.rmtree(tmp_path / "tokens")
+    folder = TokenFolder.open(token_folder(tmp_path / "tokens", rows))
+    marker = folder.path / "shard-00000.json"
+    marker.write_text(marker.read_text().replace('"seconds": 1.0', '"seconds": 2.0'))
+    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", "numpy")
+    assert again.info == index.info
