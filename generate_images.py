@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from imagegram.common import run_script, summary
+from imagegram.cli import run_script, summary
 from imagegram.generating import generate
-from imagegram.report import COLUMNS
-from imagegram.sampler import Settings
+from imagegram.report.sheets import COLUMNS
+from imagegram.sampling.sampler import Settings
 
 # The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
 SAMPLER = Settings(method="soft", neighbours=20)

@@ -17,11 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.common import run_script, summary
+from imagegram.cli import run_script, summary
 from imagegram.generating import generate, held_out_figures
-from imagegram.indexing import build_index
-from imagegram.report import Run, write_page
-from imagegram.sampler import Settings
+from imagegram.index.build import build_index
+from imagegram.report.sheets import Run, write_page
+from imagegram.sampling.sampler import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {

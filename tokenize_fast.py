@@ -5,7 +5,7 @@
     python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
-Reads nothing but the data set; writes data/tokens/ (the files are described in imagegram/shards.py), one shard at a
+Reads nothing but the data set; writes data/tokens/ (the files are described in imagegram/tokens.py), one shard at a
 time: the same command goes on where it was stopped. Shows a progress bar with img/s, then prints
 
     ---
@@ -20,7 +20,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.common import run_script
+from imagegram.cli import run_script
 from imagegram.tokenizing import tokenize_dataset
 
 

@@ -27,7 +27,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.common import run_script
+from imagegram.cli import run_script
 from imagegram.tokenizing import tokenize_dataset
 
 

@@ -2,7 +2,7 @@
 
     python train_tiny_flextok.py
 
-Needed once: the weights are shipped in imagegram/weights/. The training data are the digits (training part,
+Needed once: the weights are shipped in imagegram/codec/weights/. The training data are the digits (training part,
 shifted, turned and scaled a little) and the procedural shapes (training part). First the encoder is trained, with a
 regression of pixels and features, then the flow decoder on the finished encoder's tokens. Checkpoints are written every
 500 steps; the same command resumes from them and ends with the same weights. Prints one line per 100 steps:
@@ -26,15 +26,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from imagegram.cli import atomic, run_script, write_json
 from imagegram.codec import TinyCodec
-from imagegram.common import atomic, run_script, write_json
-from imagegram.images import preprocess
-from imagegram.judge import Judge, train_judge
-from imagegram.report import rows_of_images
-from imagegram.shapes import scene
-from imagegram.shards import held_out
-from imagegram.tiny_flextok import WEIGHTS, TinyFlexTok
-from imagegram.tiny_training import (
+from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
+from imagegram.data.shapes import scene
+from imagegram.data.sources import preprocess
+from imagegram.measure.classifier import Judge, train_judge
+from imagegram.report.sheets import rows_of_images
+from imagegram.tokens import held_out
+from imagegram.training.losses import (
     KEEPS,
     Alignment,
     Regression,

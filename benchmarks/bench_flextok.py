@@ -24,10 +24,10 @@ import torch._dynamo
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagegram.common import run_script, summary
-from imagegram.flextok_codec import DECODE_DTYPE, ENCODE_DTYPE, choose_device, use_plain_attention
-from imagegram.shapes import scene
-from imagegram.shards import SEPARATOR
+from imagegram.cli import run_script, summary
+from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, choose_device, use_plain_attention
+from imagegram.data.shapes import scene
+from imagegram.tokens import SEPARATOR
 
 SCALE = 7.5
 FLIP_IMAGES = 64  # tokenized in every precision
@@ -47,7 +47,7 @@ def build(small: bool, device: torch.device) -> Any:
     """A FlexTok with random weights, as a loaded one stands on the device."""
     from flextok.flextok_wrapper import FlexTokFromHub
 
-    from tests.random_flextok import D18_D28, config, randomize, save_random_flextok
+    from tests.support.random_flextok import D18_D28, config, randomize, save_random_flextok
 
     if small:
         with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +117,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: int, table: Table) -> Tensor:
     """Both paths for tokenizing, from bytes on the host to uint16 on the host; returns tokens [n, L]."""
-    from imagegram.fast_flextok import FastEncoder
+    from imagegram.codec.fast_flextok import FastEncoder
 
     device, cuda = model.device, model.device.type == "cuda"
     dtype = ENCODE_DTYPE if cuda else torch.float32
@@ -142,7 +142,7 @@ def bench_decode(
     model: Any, tokens: Tensor, kept: int, batches: Sequence[int], timesteps: int, repeats: int, table: Table
 ) -> None:
     """Both paths for decoding the first `kept` of `tokens` [n, L] to images on the device."""
-    from imagegram.fast_flextok import FastDecoder
+    from imagegram.codec.fast_flextok import FastDecoder
 
     device, cuda = model.device, model.device.type == "cuda"
     dtype = DECODE_DTYPE if cuda else torch.float32
@@ -167,7 +167,7 @@ def bench_decode(
 
 def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
     """The share of tokens that each precision makes otherwise than float32 with TF32 off."""
-    from imagegram.fast_flextok import FastEncoder
+    from imagegram.codec.fast_flextok import FastEncoder
 
     def tokens(dtype: torch.dtype, tf32: bool) -> Tensor:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -25,9 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from imagegram.common import UserError, run_script, sha256
-from imagegram.shards import Manifest, TokenFolder
-from imagegram.suffix_array import find_infini_gram, find_tg_build_index
+from imagegram.cli import UserError, run_script, sha256
+from imagegram.index.table import find_infini_gram, find_tg_build_index
+from imagegram.tokens import Manifest, TokenFolder
 
 LENGTH, VOCAB, COPIES = 256, 64_000, 0.05
 TOOL = "tg_build_index (tool alone)"

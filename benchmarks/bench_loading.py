@@ -19,8 +19,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from imagegram.common import cores, run_script, summary
-from imagegram.images import Source, load_batches, open_dataset
+from imagegram.cli import cores, run_script, summary
+from imagegram.data.sources import Source, load_batches, open_dataset
 
 SIZE = 256  # what FlexTok takes
 GPU = 1362  # img/s: an H200 at its measured peak needs so many for tokenizing (d18 encoder and VAE in float16)

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imagegram.common import cores, run_script, summary
-from imagegram.index import Index
-from imagegram.indexing import build_index
-from imagegram.sampler import Settings, sample
-from imagegram.shards import SEPARATOR, TERMINATOR, Manifest, TokenFolder
+from imagegram.cli import cores, run_script, summary
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.sampling.sampler import Settings, sample
+from imagegram.tokens import SEPARATOR, TERMINATOR, Manifest, TokenFolder
 
 LEVELS = (8, 8, 8, 5, 5, 5)  # FlexTok's, 64,000 codes
 LENGTH = 256

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from imagegram import memorization, report
+from imagegram.cli import UserError, atomic, read_json, run_lock, write_json
 from imagegram.codec import Codec, load_codec
-from imagegram.coherence import LEAST, MOST, Judges
-from imagegram.common import UserError, atomic, read_json, run_lock, write_json
-from imagegram.index import Index
-from imagegram.memorization import Figure
-from imagegram.sampler import Settings, sample
-from imagegram.smoothing import held_out_bits
-from imagegram.strips import draw as draw_strips
+from imagegram.index.folder import Index
+from imagegram.measure import copying as memorization
+from imagegram.measure.coherence import LEAST, MOST, Judges
+from imagegram.measure.copying import Figure
+from imagegram.report import sheets as report
+from imagegram.report.strips import draw as draw_strips
+from imagegram.sampling.sampler import Settings, sample
+from imagegram.sampling.smoothed import held_out_bits
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from imagegram.cli import UserError, is_held, run_lock, summary
 from imagegram.codec import Codec, load_codec
-from imagegram.common import UserError, is_held, run_lock, summary
-from imagegram.images import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
-from imagegram.shards import Manifest, TokenFolder
+from imagegram.data.sources import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
+from imagegram.tokens import Manifest, TokenFolder
 
 GRACE = 60  # seconds in which the others of torchrun may begin: one that is not there by then is not waited for
 MAX_BAD_SHARE, MAX_BAD = 0.01, 100  # more unreadable images than both: something is wrong with the data

@@ -12,7 +12,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from imagegram import tokenizing
-from imagegram.shapes import scene
+from imagegram.data.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # One thread: what is small gains nothing from two, and threads that wait for each other stand still on a busy machine.

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from imagegram import tokenizing
-from imagegram.common import UserError, is_held
+from imagegram.cli import UserError, is_held
 from imagegram.tokenizing import tokenize_dataset
-from tests.fake_codec import JOB, FakeCodec
+from tests.support.fake_codec import JOB, FakeCodec
+from tests.support.together import MOUNTING, SCENARIOS
 from tests.test_tokenizing import contents
-from tests.together import MOUNTING, SCENARIOS
 
 ROOT = Path(__file__).parent.parent
 LARGE = [str(ROOT / "tokenize_imagenet_large.py"), "--dataset", "shapes", "--images", "600", "--codec", "tiny"]
@@ -57,7 +57,7 @@ def wait_for_shards(out: Path, count: int) -> None:
 
 def test_whatever_goes_wrong_under_torchrun_ends_in_a_line_or_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.together", str(tmp_path)]
+    command += ["-m", "tests.support.together", str(tmp_path)]
     mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
     if mounts:
         command = ["unshare", "-rm", *command, "mounts"]
@@ -169,10 +169,10 @@ def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec
 def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imagegram.images import load_batches, open_dataset
+    from imagegram.data.sources import load_batches, open_dataset
 
     source = open_dataset(str(image_folder))
-    monkeypatch.setattr("imagegram.images.cores", lambda: 16)
+    monkeypatch.setattr("imagegram.data.sources.cores", lambda: 16)
     assert load_batches(source, [[0]], 32).num_workers == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert load_batches(source, [[0]], 32).num_workers == 2

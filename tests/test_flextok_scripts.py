@@ -12,11 +12,11 @@ from PIL import Image
 
 import overnight_run
 from imagegram.codec import load_codec
-from imagegram.flextok_codec import FlexTokCodec
-from imagegram.images import preprocess
-from imagegram.shapes import scene
-from imagegram.shards import TokenFolder
-from tests.random_flextok import Shape, save_random_flextok
+from imagegram.codec.flextok import FlexTokCodec
+from imagegram.data.shapes import scene
+from imagegram.data.sources import preprocess
+from imagegram.tokens import TokenFolder
+from tests.support.random_flextok import Shape, save_random_flextok
 from tests.test_scripts import build, run_generate, run_overnight, run_tokenize
 
 if importlib.util.find_spec("flextok") is None:

@@ -17,10 +17,10 @@ import generate_images
 import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
-from imagegram import coherence
-from imagegram.common import run_script
-from imagegram.sampler import Settings
-from imagegram.shards import TokenFolder
+from imagegram.cli import run_script
+from imagegram.measure import coherence
+from imagegram.sampling.sampler import Settings
+from imagegram.tokens import TokenFolder
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("tokenize_fast", "tokenize_imagenet_large", "generate_images", "overnight_run", "train_tiny_flextok")

@@ -1,0 +1,284 @@
+"""The real FlexTok (Bachmann et al., 2025, arXiv:2502.13967) behind the codec interface.
+
+Tokens and images come from the dense path of fast_flextok.py; a model that it does not cover runs through the
+package's own calls, which is said in one line. What the package leaves to the caller is decided here: eval mode,
+inference mode, the mean of the VAE's posterior (the class default samples it, and gives other tokens each time), noise
+drawn for each image from a seed of its own (the package's generator makes an image depend on its place in the batch),
+and batches padded to one size, since every size is compiled anew.
+
+On a CUDA GPU tokens are computed in float16 and images in bfloat16; an image that overflows float16 is tokenized again
+in TF32. On a CPU everything is float32. In half precision a token near the border of two levels can come out as its
+neighbour, and where the borders fall also depends on the GPU and the batch size: benchmarks/bench_flextok.py measures
+how often.
+"""
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagegram.cli import UserError, sha256
+from imagegram.tokens import MAX_VOCAB, SEPARATOR
+
+ZOO = (  # of https://huggingface.co/EPFL-VILAB; the numbers are the depths of encoder and decoder
+    "EPFL-VILAB/flextok_d18_d28_dfn",
+    "EPFL-VILAB/flextok_d18_d28_in1k",
+    "EPFL-VILAB/flextok_d18_d18_in1k",
+    "EPFL-VILAB/flextok_d12_d12_in1k",
+)
+ENCODE_DTYPE = torch.float16  # on a GPU: bfloat16 has too few digits for the borders between two tokens
+DECODE_DTYPE = torch.bfloat16  # on a GPU: has the range of float32, and an image does not need more digits
+CPU_BATCH = 8  # images at a time on a CPU: more only take memory
+STOCK_CPU_BATCH = 2  # of the package's calls, whose mask there has (512 x batch)^2 entries
+NOISE = "imagegram_noise"  # the key under which the package's pipeline finds the noise
+
+
+def load(name: str, revision: str = "") -> "FlexTokCodec":
+    """Load a FlexTok: OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face hub, or a local folder.
+
+    `revision` is used where the name has none. UserError says what to install or change.
+
+    The package builds a model from the classes that its configuration names, whichever they are: load repositories
+    that you trust, at a revision that you have seen.
+    """
+    local = Path(name).exists()
+    if not local:
+        name, _, given = name.partition("@")
+        revision = given or revision
+    if not local and (name.startswith((".", "/")) or name.count("/") != 1):
+        raise UserError(
+            f"unknown codec {name!r}: tiny, a local FlexTok folder, or one of the hub (OWNER/NAME or "
+            f"OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
+        )
+    try:
+        import flextok.flextok_wrapper  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the codec {name!r} needs the flextok package ({error}): "
+            ".venv/bin/uv pip install -r requirements-flextok.txt, or use --codec tiny"
+        ) from None
+    folder = Path(name) if local else _download(name, revision)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").exists() or not weights:
+        raise UserError(f"{folder} holds no FlexTok: config.json or a .safetensors file is missing")
+    return _loaded(name, folder, weights[0], weights[0].stat().st_mtime_ns, local)
+
+
+@functools.lru_cache(maxsize=1)  # an overnight run opens its codec for every sampler: loaded and compiled once
+def _loaded(name: str, folder: Path, weights: Path, written: int, local: bool) -> "FlexTokCodec":
+    """The model in `folder`, whose weights were `written` at that time."""
+    from flextok.flextok_wrapper import FlexTokFromHub
+
+    # The commit of the hub names its folder; a local one is known by its weights.
+    return FlexTokCodec(name, sha256(weights)[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder))
+
+
+def _download(name: str, revision: str) -> Path:
+    """The folder of a model in the hub's cache, named by its commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None))
+    except RevisionNotFoundError:
+        raise UserError(f"the model {name!r} has no revision {revision!r} on the Hugging Face hub") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"there is no model {name!r} on the Hugging Face hub; FlexTok's are {', '.join(ZOO)}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        at = f" at revision {revision}" if revision else ""
+        raise UserError(
+            f"cannot reach the Hugging Face hub for {name!r}, and it is not in the cache{at}: "
+            "connect, give a local folder, or use --codec tiny"
+        ) from None
+
+
+@contextlib.contextmanager
+def memory_for(batch: int, remedy: str) -> Iterator[None]:
+    """Turn running out of memory into one line that names the batch size to use."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one; the CPU's allocator has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise UserError(f"memory does not hold a batch of {batch}: {remedy.format(max(1, batch // 2))}") from None
+
+
+def choose_device() -> tuple[torch.device, str]:
+    """The best device of this process, and why: under torchrun each process has a GPU of its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), "no CUDA GPU: expect seconds for each image"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device, torch.cuda.get_device_name(device)
+
+
+class FlexTokCodec:
+    """A loaded FlexTok on the best device."""
+
+    timesteps = 20
+    guidance_scale = 7.5
+
+    def __init__(self, name: str, revision: str, model: Any):
+        self.name, self.revision = name, revision
+        self.levels = tuple(model.regularizer._levels.tolist())
+        self.vocab_size = int(model.regularizer.codebook_size)
+        self.tokens_per_image = int(model.encoder.module_dict["enc_register_module"].n_max)
+        self.latent_size = _latent_size(model)
+        self.image_size = self.latent_size * int(model.downsample_factor)
+        if math.prod(self.levels) != self.vocab_size or self.vocab_size > MAX_VOCAB:
+            raise UserError(
+                f"{name} has {self.vocab_size} tokens of levels {self.levels}: not their product, or above {MAX_VOCAB}"
+            )
+        self.device, reason = choose_device()
+        self.cuda = self.device.type == "cuda"
+        self.model = model.eval().to(self.device)
+        model.vae.sample_posterior = False
+        model.pipeline.noise_read_key = NOISE
+        self.batch = 0  # the size that batches are padded to on a GPU: that of the largest so far
+        self.encoder = self._dense("FastEncoder", ENCODE_DTYPE if self.cuda else torch.float32)
+        self.precision = "float16" if self.encoder and self.cuda else "float32"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"codec {name} on {self.device} in {self.precision} ({reason})")
+
+    def _dense(self, part: str, dtype: torch.dtype) -> Any:
+        """A half of the dense path, or None with one line where it does not cover this model."""
+        try:
+            from imagegram.codec import fast_flextok
+
+            return getattr(fast_flextok, part)(self.model, dtype, compiled=self.cuda)
+        except (ImportError, AttributeError, NotImplementedError) as error:  # also what another version has elsewhere
+            print(f"{part} does not cover {self.name} ({error}): the package's own calls are used, which are slower")
+            if not self.cuda:
+                use_plain_attention(self.model)
+            return None
+
+    @functools.cached_property
+    def decoder(self) -> Any:
+        lower = self.cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        return self._dense("FastDecoder", DECODE_DTYPE if lower else torch.float32)
+
+    @functools.cached_property
+    def exact_encoder(self) -> Any:
+        """For images that overflow float16. Not compiled: it is rarely needed."""
+        from imagegram.codec.fast_flextok import FastEncoder
+
+        return FastEncoder(self.model)
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Makes the codec's GPU the current one: that is a setting of each thread."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _chunk(self, fast: Any) -> int:
+        """Images at a time."""
+        return 1 << 30 if self.cuda else CPU_BATCH if fast else STOCK_CPU_BATCH
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """A batch on the device, on a GPU filled up with copies of its last row."""
+        if self.cuda:
+            self.batch = max(self.batch, len(x))
+            x = torch.cat([x, x[-1:].expand(self.batch - len(x), *x.shape[1:])])
+        return x.to(self.device)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> NDArray[np.uint16]:
+        with self._current(), memory_for(len(images), "try --batch-size {}"):
+            return np.concatenate([self._tokens(part) for part in images.split(self._chunk(self.encoder))])
+
+    def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
+        """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16 in one copy."""
+        batch = self._padded(images)
+        if not self.encoder:
+            return self._uint16(torch.cat(self.model.tokenize(batch.float() / 127.5 - 1)))[: len(images)]
+        tokens = self._uint16(self.encoder.tokens(batch))[: len(images)]
+        overflown = (tokens == SEPARATOR).any(1)
+        if overflown.any() and self.precision != "float32":
+            with _tf32():
+                tokens[overflown] = self._uint16(self.exact_encoder.tokens(batch))[: len(images)][overflown]
+        return tokens
+
+    def _uint16(self, tokens: Tensor) -> NDArray[np.uint16]:
+        """Ids outside the vocabulary become SEPARATOR, which no token folder takes: none can wrap to another token."""
+        if tokens.shape[1] != self.tokens_per_image:
+            raise UserError(f"{self.name} made {tokens.shape[1]} tokens an image, not {self.tokens_per_image}")
+        inside = (tokens >= 0) & (tokens < self.vocab_size)
+        return torch.where(inside, tokens, SEPARATOR).to(torch.uint16).cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        most, remedy = self._chunk(self.decoder), "set DECODE_BATCH in imagegram/generating.py to {}"
+        images = []
+        with self._current(), memory_for(len(tokens), remedy):
+            for i in range(0, len(tokens), most):
+                part = self._images(tokens[i : i + most], seeds[i : i + most], timesteps, guidance_scale)
+                images.append(((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
+        return torch.cat(images)
+
+    def _images(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        """Images [B, 3, S, S] about [-1, 1]; each image's noise is drawn on the CPU from its own seed."""
+        kept = [len(row) for row in tokens]
+        if not all(0 < k <= self.tokens_per_image for k in kept):
+            raise UserError(f"{self.name} decodes 1 to {self.tokens_per_image} tokens, not {min(kept)} to {max(kept)}")
+        shape = self.model.pipeline.out_channels, self.latent_size, self.latent_size
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        ids = torch.zeros(len(kept), self.tokens_per_image, dtype=torch.long)
+        for row, prefix in zip(ids, tokens, strict=True):
+            row[: len(prefix)] = torch.from_numpy(prefix.astype(np.int64))
+        ids, noise = self._padded(ids), self._padded(noise)
+        kept += kept[-1:] * (len(ids) - len(kept))
+        if self.decoder:
+            return self.decoder.images(ids, kept, noise, timesteps, guidance_scale)[: len(tokens)]
+        prefixes = [row[None, :k] for row, k in zip(ids, kept, strict=True)]
+        data = self.model._prepare_data_dict_for_detokenization(prefixes)
+        data[NOISE] = list(noise.split(1))
+        options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "perform_norm_guidance": True}
+        data = self.model.decode(data, vae_image_sizes=self.latent_size, verbose=False, **options)
+        return torch.cat(list(data[self.model.image_write_key]))[: len(tokens)]
+
+
+def _latent_size(model: Any) -> int:
+    """Height and width of the latents: the decoder's grid of patches times their size."""
+    parts: dict[str, list[Any]] = {}
+    for module in model.decoder.module_dict.values():
+        parts.setdefault(type(module).__name__, []).append(module)
+    sizes = next(m.max_sizes for m in parts["PositionalEmbeddingAdder"] if len(m.max_sizes) == 2)
+    return int(sizes[0]) * int(parts["PatchEmbedder"][0].patch_sizes[0])
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    """Matrix products of float32 in TF32, on tensor cores."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def use_plain_attention(model: Any) -> None:
+    """FlexAttention needs a GPU or a compiler: attend with a materialized mask, (512 x batch)^2 entries large."""
+    from flextok.model.layers.attention import FlexAttention
+    from flextok.model.preprocessors.flex_seq_packing import BlockWiseSequencePacker
+
+    for module in model.modules():
+        if isinstance(module, FlexAttention):
+            module.use_flex_attention = False
+        elif isinstance(module, BlockWiseSequencePacker):
+            module.return_materialized_mask = True

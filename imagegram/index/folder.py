@@ -1,0 +1,188 @@
+"""The index: token folders -> index_input/ -> suffix tables -> a verified index/ that Fastgram opens.
+
+    tokenized.N     uint16 little-endian: for every image the separator 65535, then its tokens; then ENDING
+    offset.N        uint64: the byte offset of every separator
+    table.N         the suffix table
+    images.npy      int64 [images, 3]: source (index into index.json's "sources"), ordinal, label of every image
+    index.json      what it was made from, by which builder, with hashes; written last
+
+The ending keeps two tools honest. Two separators in a row are the last suffix in order, near the end, which gives
+`tg_build_index` the right pointer width (suffix_array.py). The terminator keeps the corpus from ending in a separator:
+Fastgram finds the tokens that follow a context by bisection, and takes the end of the corpus for a separator, so that
+a first match at the end and a last match before a separator make it count nothing in between.
+
+Held-out images are left out. build.py builds the folder.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError, read_json, sha256, summary
+from imagegram.index.table import open_table, verify_table
+from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder
+
+ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
+FORMAT = 2  # of the files; an index of another format is built again
+
+
+def entry_of(file: Path) -> dict[str, Any]:
+    """What is recorded of a verified file."""
+    stat = file.stat()
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256(file)}
+
+
+def difference(file: Path, entry: dict[str, Any]) -> str | None:
+    """How a file differs from what was recorded of it; None where it does not."""
+    if not file.exists():
+        return "is missing"
+    stat = file.stat()
+    if stat.st_size != entry["bytes"]:
+        return "is cut short"
+    # A copied folder has new times: then the content decides.
+    changed = stat.st_mtime_ns != entry["mtime_ns"] and sha256(file) != entry["sha256"]
+    return "changed since it was verified" if changed else None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard, memory-mapped: tokens uint16 [T] with separators, table uint8 [T, pointer width]."""
+
+    tokens: NDArray[np.uint16]
+    table: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Index:
+    """An opened index. Rows of `tokens` are the indexed images in the order of their token folders."""
+
+    path: Path
+    info: dict[str, Any]  # index.json
+    shards: tuple[Shard, ...]
+    images: NDArray[np.int64]  # [num_images, 3]: source, ordinal, label
+
+    @classmethod
+    def open(cls, path: Path) -> "Index":
+        """Open a verified index; UserError where it is missing, or its files changed since they were verified."""
+        if not (path / "index.json").exists():
+            raise UserError(f"no index in {path}: run build_index.sh first")
+        info = read_json(path / "index.json")
+        if info.get("format") != FORMAT:
+            raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
+        for name, entry in info["files"].items():
+            if problem := difference(path / name, entry):
+                raise UserError(f"{path / name} {problem}: build the index again")
+        shards = []
+        for number in range(info["shards"]):
+            tokens = np.memmap(path / f"tokenized.{number}", np.dtype("<u2"), "r")
+            shards.append(Shard(tokens, open_table(path / f"table.{number}", len(tokens))))
+        return cls(path, info, tuple(shards), np.load(path / "images.npy", mmap_mode="r"))
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @property
+    def tokens_per_image(self) -> int:
+        return int(self.info["tokens_per_image"])
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.info["vocab_size"])
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return tuple(self.info["levels"])
+
+    @property
+    def codec(self) -> str:
+        return str(self.info["codec"])
+
+    @property
+    def revision(self) -> str:
+        return str(self.info["revision"])
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.info["sources"])
+
+    def token_folders(self) -> list[TokenFolder]:
+        """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.
+
+        Looked for at their path from the index on, then at their full path. An index of an older version recorded the
+        path as it was typed, and nothing of the contents.
+        """
+        relative = self.info.get("relative_sources", self.sources)
+        contents = self.info.get("source_contents", [""] * len(relative))
+        return [self._token_folder(*paths) for paths in zip(relative, self.sources, contents, strict=True)]
+
+    def _token_folder(self, relative: str, path: str, contents: str) -> TokenFolder:
+        places = [place for place in (self.path.resolve() / relative, Path(path)) if (place / "manifest.json").exists()]
+        folders = [TokenFolder.open(place) for place in places]
+        for folder in folders:
+            if contents in ("", folder.contents()):
+                return folder
+        if folders:
+            raise UserError(
+                f"{folders[0].path} does not hold the tokens that {self.path} was built from (other images, or shards "
+                "are missing): tokenize them again, or build the index again"
+            )
+        raise UserError(
+            f"the tokens that {self.path} was built from are not in {path}: move them back there, or build the index "
+            "again from where they are now"
+        )
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.images[:, 2]
+
+    @cached_property
+    def tokens(self) -> NDArray[np.uint16]:
+        """uint16 [num_images, tokens_per_image]; a view of the file where there is one shard."""
+        stride = self.tokens_per_image + 1
+        parts = [s.tokens[: len(s.tokens) - len(ENDING)].reshape(-1, stride)[:, 1:] for s in self.shards]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @cached_property
+    def lone(self) -> dict[int, NDArray[np.bool_]]:
+        """Answers of `suffixes.lone_contexts`, by the length of the context: filled and read by `suffixes.blind`."""
+        return {}
+
+    def engine(self) -> Any:
+        """Fastgram over this folder."""
+        from fastgram.engine import GramEngine
+
+        return GramEngine(str(self.path), eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
+
+
+def verify_index(path: Path) -> None:
+    """Read everything: hashes, the contents of every shard, the proof of every table.
+
+    UserError says what is wrong; the index does not open any more then, whatever the times of its files say.
+    """
+    index, started = Index.open(path), time.monotonic()
+    try:
+        _verify(index)
+    except UserError:
+        with contextlib.suppress(OSError):  # a folder that is not ours to write
+            (path / "index.json").rename(path / "index.json.wrong")
+        raise
+    summary(index=path, images=index.num_images, shards=len(index.shards), verified_seconds=time.monotonic() - started)
+
+
+def _verify(index: Index) -> None:
+    path = index.path
+    for name, entry in index.info["files"].items():
+        if sha256(path / name) != entry["sha256"]:
+            raise UserError(f"{path / name} differs from its hash: build the index again")
+    for number, shard in enumerate(index.shards):
+        separators = np.flatnonzero(shard.tokens == SEPARATOR)
+        if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
+            raise UserError(f"{path}/offset.{number} does not list the separators: build the index again")
+        verify_table(shard.tokens, path / f"table.{number}", progress=True)

@@ -1,0 +1,82 @@
+"""The distribution of the `smoothed` sampler: absolute discounting, interpolated over contexts at the same position.
+
+Every count c of a token after a context gives up a discount D; what all t different tokens gave up goes to the next
+shorter context, p = (c - D + D * t * p_shorter) / n: interpolated Kneser-Ney (Kneser & Ney, 1995; Chen & Goodman,
+1999) with the plain counts of the shorter contexts. Most contexts of image tokens were seen once or twice, which
+drives D towards 1: a lone continuation is then nearly always left for a shorter context, which is the way out of
+copying.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.index.folder import Index
+from imagegram.measure.copying import Figure, mean
+from imagegram.sampling.aligned import Ints, Ladder, discounts, ladder, tally
+
+
+def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool = True) -> NDArray[np.float64]:
+    """-log2 of the probability of every token of `tokens` [n, L], float64 [n, L], after at most `context` tokens.
+
+    Context 0 is the position-unigram. Under the shortest context lies the uniform distribution, since a held-out token
+    may occur at its position in no indexed image; the sampler leaves it out, because it names a source for every
+    token. Not `smoothed`: the counts of the longest context that occurs, and the uniform distribution one time in a
+    hundred, without which the bits are infinite.
+    """
+    result = np.zeros(tokens.shape)
+    for rungs in ladder(index.tokens, tokens, context):
+        column = index.tokens[rungs.order, rungs.position]
+        p = np.full(len(tokens), 1 / index.vocab_size)
+        for low, high, discount in zip(rungs.low, rungs.high, discounts(index.tokens, rungs), strict=True):
+            distinct, hits = tally(column, low, high, tokens[:, rungs.position])
+            taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
+            mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)
+            p = np.where(high > low, mixed, p)
+        result[:, rungs.position] = -np.log2(p if smoothed else 0.99 * p + 0.01 / index.vocab_size)
+    return result
+
+
+def held_out_bits(
+    index: Index, held_out: NDArray[np.uint16], rng: np.random.Generator, contexts: Sequence[int] = (1, 2, 3)
+) -> dict[str, Figure]:
+    """Bits per token of held-out images [M, L], with intervals over images: of the position-unigram, and of counts of
+    every length of context with and without smoothing."""
+    ways = [("position-unigram", 0, True), ("position-unigram, unsmoothed", 0, False)]
+    ways += [(f"{kind}, context {n}", n, kind == "smoothed") for kind in ("smoothed", "unsmoothed") for n in contexts]
+    return {name: mean(bits(index, held_out, n, smoothed).mean(1), rng) for name, n, smoothed in ways}
+
+
+def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) -> NDArray[np.float64]:
+    """The next-token distributions [len(rows), vocabulary] that the sampler draws from; `taken`: `discounts`."""
+    column = index.tokens[rungs.order, rungs.position]
+    p = np.tile(np.bincount(column, minlength=index.vocab_size) / len(column), (len(rows), 1))
+    for low, high, discount in zip(rungs.low[1:, rows], rungs.high[1:, rows], taken[1:], strict=True):
+        for row in np.flatnonzero(high > low):
+            counts = np.bincount(column[low[row] : high[row]], minlength=index.vocab_size)
+            left = discount * np.count_nonzero(counts)
+            p[row] = (np.maximum(counts - discount, 0) + left * p[row]) / (high[row] - low[row])
+    return p
+
+
+def draw(index: Index, rungs: Ladder, rng: np.random.Generator) -> Ints:
+    """An image for every sequence, whose next token is drawn from `distribution`: int64 [n].
+
+    A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the count of its token;
+    else the same is done with the next shorter context.
+    """
+    column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
+    places = rng.integers(rungs.low[0], rungs.high[0])
+    missing = np.ones(len(places), bool)
+    for depth in range(len(rungs.low) - 1, 0, -1):
+        low, high = rungs.low[depth], rungs.high[depth]
+        asked = np.flatnonzero(missing & (high > low))
+        if not len(asked):
+            continue
+        tried = rng.integers(low[asked], high[asked])
+        _, counts = tally(column, low[asked], high[asked], column[tried])
+        kept = rng.random(len(asked)) * counts < counts - taken[depth]
+        places[asked[kept]] = tried[kept]
+        missing[asked[kept]] = False
+    return rungs.order[places]

@@ -1,0 +1,123 @@
+"""The training images whose prefix is nearest in code space, for many sequences at once: what the soft sampler asks.
+
+A squared distance is a sum over tokens and never shrinks, so not every distance has to be known at every position.
+All of them are brought up to date once in a while: a matrix product over several tokens at a time, since
+|x - y|^2 = |x|^2 - 2 x.y + |y|^2. Up to the next time only the few images that were nearest then are followed; as long
+as k of them are no farther than all others were, they are the k nearest of all.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from imagegram.cli import cores
+
+TILE = 2048  # images handled at a time, times
+SEQUENCES = 64  # of these
+FOLLOWED = 2048  # images that are followed for every sequence, or a hundredth of all
+LONGEST = 16  # positions between two updates of all distances, at most
+MAX_PAIRS = 1 << 26  # distances held at a time, 256 MB
+JITTER = 1e-3  # smaller than any difference between two codes: decides between equal prefixes, and nothing else
+
+
+def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:
+    """Token ids [...] -> FSQ codes [..., D] in [-1, 1]: mixed-radix digits, the first dimension fastest."""
+    basis = np.cumprod([1, *levels[:-1]])
+    digits = np.asarray(tokens)[..., None] // basis % levels
+    return ((digits - np.array(levels) // 2) / (np.array(levels) // 2)).astype(np.float32)
+
+
+class PrefixDistances:
+    """Squared distances in code space of the prefixes of n sequences to those of `training` [N, L], uint16.
+
+    With `rng`, ties between equal prefixes are broken at random, anew for each sequence.
+    """
+
+    def __init__(
+        self,
+        training: NDArray[np.uint16],
+        levels: tuple[int, ...],
+        vocab_size: int,
+        n: int,
+        rng: np.random.Generator | None = None,
+    ):
+        self.training, self.libraries = training, ThreadpoolController()
+        codes = fsq_codes(np.arange(vocab_size), levels)
+        norms, ones = np.square(codes).sum(1, keepdims=True), np.ones((vocab_size, 1), np.float32)
+        self.left = np.concatenate([-2 * codes, norms, ones], 1)  # of a sequence; its product with
+        self.right = np.concatenate([codes, ones, norms], 1)  # that of an image is their squared distance
+        shape = n, len(training)
+        self.distances = rng.random(shape, np.float32) * np.float32(JITTER) if rng else np.zeros(shape, np.float32)
+        self.position = 0  # the next one
+        self.pending: list[tuple[int, NDArray[np.uint16], np.float32]] = []  # added since all were up to date
+        self.followed: list[tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32]]] = []
+        self.others = np.empty(n, np.float32)  # no image that is not followed is nearer than that
+
+    def add(self, position: int, tokens: NDArray[np.uint16], weight: float = 1.0) -> None:
+        """Add `weight` times the distance of `tokens` [n] to the images' tokens at `position`, the next one."""
+        if len(self.pending) == LONGEST:
+            self._update()
+        for (_, coming, distances), left in zip(self.followed, self.left[tokens] * np.float32(weight), strict=False):
+            distances += self.right.take(coming[:, len(self.pending)], 0) @ left
+        self.pending.append((position, tokens.copy(), np.float32(weight)))
+        self.position = position + 1
+
+    def _update(self) -> None:
+        """Bring all distances up to date."""
+        self.followed = []
+        if not self.pending:
+            return
+        columns = [np.ascontiguousarray(self.training[:, position]) for position, _, _ in self.pending]
+        left = np.concatenate([self.left[tokens] * weight for _, tokens, weight in self.pending], 1)
+
+        def work(first: int) -> None:
+            tile = slice(first, first + TILE)
+            right = np.concatenate([self.right.take(column[tile], 0) for column in columns], 1).T
+            for start in range(0, len(left), SEQUENCES):
+                part = slice(start, start + SEQUENCES)
+                self.distances[part, tile] += left[part] @ right
+
+        # The products are small: threads of the library's own would only wait for each other.
+        with self.libraries.limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(work, range(0, len(self.training), TILE)))
+        self.pending = []
+
+    def _follow(self, k: int) -> None:
+        """Choose the images to follow from here on."""
+        n = max(2 * k, FOLLOWED, len(self.training) // 100)
+        step = max(1, len(self.training) // 4096)  # a sample tells how far the n nearest are
+        for row, distances in enumerate(self.distances):
+            sample = distances[::step]
+            furthest = np.partition(sample, n // step)[n // step] if n // step < len(sample) else np.inf
+            images = np.flatnonzero(distances <= furthest)
+            if len(images) < k:
+                images, furthest = np.arange(len(distances)), np.inf
+            self.others[row] = furthest
+            coming = self.training[images, self.position : self.position + LONGEST]
+            self.followed.append((images, coming, distances[images]))
+
+    def nearest(self, k: int) -> NDArray[np.int64]:
+        """The `k` nearest images of every sequence, in no order: int64 [n, k]; k is less than N."""
+        if self.followed:
+            found, furthest = self._nearest_followed(k)
+            if (furthest <= self.others).all():
+                return found
+        self._update()
+        self._follow(k)
+        return self._nearest_followed(k)[0]
+
+    def _nearest_followed(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The nearest images that are followed [n, k], and the distance [n] of the furthest of them."""
+        found, furthest = np.empty((len(self.distances), k), np.int64), np.full(len(self.distances), np.inf, np.float32)
+        for row, (images, _, distances) in enumerate(self.followed):
+            if len(images) >= k:
+                best = np.argpartition(distances, k - 1)[:k]
+                found[row], furthest[row] = images[best], distances[best[-1]]
+        return found, furthest
+
+    def smallest(self) -> NDArray[np.float32]:
+        """The distance of every sequence [n] to its nearest image."""
+        self._update()
+        return self.distances.min(1)

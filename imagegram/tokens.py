@@ -1,0 +1,299 @@
+"""Token folders: what the tokenizing scripts write and everything after them reads.
+
+    manifest.json       what the tokens are (Manifest); written first, compared on resume
+    shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
+    labels-00000.npy    int32 [n], -1 where the data set has no labels
+    shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
+    bad.jsonl           all bad images of the finished shards
+
+Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data set, whoever tokenizes it. A bad
+image has no row, and the images after it keep their ordinals. Every file is written beside and renamed.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError, atomic, read_json, sha256, write_json
+
+SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
+TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator
+MAX_VOCAB = TERMINATOR  # a token is below the terminator
+
+
+def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
+    """Whether the images at these ordinals are held out: a hash (SplitMix64) of the ordinal falls below `share`.
+
+    The hash makes the split independent of the size of the data set, of shards and of the order of work.
+    """
+    with np.errstate(over="ignore"):
+        x = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return np.asarray(x / 2.0**64 < share)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a token folder was made from. Two runs may share a folder only if all of it is equal."""
+
+    dataset: str
+    split: str
+    fingerprint: str  # of the data set's content or files
+    images: int  # images planned, readable or not
+    codec: str
+    revision: str  # of the codec's weights
+    precision: str  # of tokenizing
+    tokens_per_image: int
+    vocab_size: int
+    levels: tuple[int, ...]  # FSQ levels, () where the codec has none
+    image_size: int  # pixels
+    preprocessing: str
+    held_out_share: float
+    shard_size: int
+    class_names: tuple[str, ...] = ()
+    image_column: str = ""
+    label_column: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The rows of a token folder (or of several, one after another).
+
+    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], places in the data set;
+    held_out: bool [n].
+    """
+
+    tokens: NDArray[np.uint16]
+    labels: NDArray[np.int32]
+    ordinals: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+
+
+def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uint16]:
+    """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be another token."""
+    if vocab_size > MAX_VOCAB:
+        raise UserError(
+            f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the rest mark ends"
+        )
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
+        raise UserError(f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to {tokens.max()}")
+    return tokens.astype(np.uint16)
+
+
+class TokenFolder:
+    """A folder of token shards; see the top of this file for its files."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path, self.manifest = path, manifest
+        self.shards = -(-manifest.images // manifest.shard_size)
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
+        """Start or resume a folder; UserError where it holds tokens of something else."""
+        check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
+        if manifest.images == 0:
+            raise UserError(f"the data set {manifest.dataset!r} has no images")
+        file = path / "manifest.json"
+        if file.exists():
+            before, now = read_json(file), manifest.to_json()
+            changed = [f"{k}: {before.get(k)!r} -> {now[k]!r}" for k in now if before.get(k) != now[k]]
+            if changed:
+                raise UserError(f"{path} holds other tokens ({'; '.join(changed)}): choose another folder or delete it")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(file, manifest.to_json())
+        return cls(path, manifest)
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenFolder":
+        """Open a folder to read; UserError where there is none."""
+        if not (path / "manifest.json").exists():
+            raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path / "manifest.json").items()
+        }
+        return cls(path, Manifest(**fields))
+
+    def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
+        return self.path / f"{kind}-{shard:05d}.{suffix}"
+
+    def range(self, shard: int) -> range:
+        """The ordinals that a shard covers."""
+        start = shard * self.manifest.shard_size
+        return range(start, min(start + self.manifest.shard_size, self.manifest.images))
+
+    def problem(self, shard: int, hashes: bool = False) -> str | None:
+        """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
+        try:
+            marker = json.loads(self._file("shard", shard, "json").read_text())
+            if marker["manifest"] != self.manifest.to_json():
+                return "was made under another manifest"
+            rows = marker["ok"]
+            if rows + len(marker["bad"]) != len(self.range(shard)):
+                return "does not account for every image"
+            for kind, shape in (("shard", (rows, self.manifest.tokens_per_image)), ("labels", (rows,))):
+                file = self._file(kind, shard)
+                if file.stat().st_size != marker["bytes"][kind] or np.load(file, mmap_mode="r").shape != shape:
+                    return f"{file.name} is cut short or too long"
+                if hashes and sha256(file) != marker["sha256"][kind]:
+                    return f"{file.name} differs from its hash"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (ValueError, KeyError):
+            return "is damaged"
+        return None
+
+    def pending(self) -> list[int]:
+        """Shards still to be tokenized, damaged ones included."""
+        return [shard for shard in range(self.shards) if self.problem(shard)]
+
+    def damaged(self) -> dict[int, str]:
+        """Shards that have a done-marker and are not whole all the same, with what is wrong."""
+        marked = (shard for shard in range(self.shards) if self._file("shard", shard, "json").exists())
+        return {shard: problem for shard in marked if (problem := self.problem(shard))}
+
+    def images(self) -> int:
+        """Images with tokens in the finished shards."""
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return sum(int(marker["ok"]) for marker in markers)
+
+    def write(
+        self,
+        shard: int,
+        tokens: NDArray[np.integer],
+        labels: NDArray[np.integer],
+        bad: dict[int, str],
+        seconds: float,
+    ) -> None:
+        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason."""
+        marker = self._file("shard", shard, "json")
+        marker.unlink(missing_ok=True)
+        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
+            left.unlink(missing_ok=True)
+        arrays: dict[str, NDArray[Any]] = {
+            "shard": check_tokens(tokens, self.manifest.vocab_size),
+            "labels": labels.astype(np.int32),
+        }
+        for kind, array in arrays.items():
+            with atomic(self._file(kind, shard)) as temporary, temporary.open("wb") as f:
+                np.save(f, array)
+        files = {kind: self._file(kind, shard) for kind in arrays}
+        write_json(
+            marker,
+            {
+                "first": self.range(shard).start,
+                "ok": len(tokens),
+                "bad": [[ordinal, reason] for ordinal, reason in sorted(bad.items())],
+                "bytes": {kind: file.stat().st_size for kind, file in files.items()},
+                "sha256": {kind: sha256(file) for kind, file in files.items()},
+                "seconds": round(seconds, 3),
+                "images_per_second": round(len(tokens) / max(seconds, 1e-9), 1),
+                "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "manifest": self.manifest.to_json(),
+            },
+        )
+
+    def bad(self) -> dict[int, str]:
+        """Unreadable images of the finished shards: ordinal -> reason."""
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return {int(ordinal): str(reason) for marker in markers for ordinal, reason in marker["bad"]}
+
+    def contents(self) -> str:
+        """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
+
+        It covers the tokens and labels of the finished shards, the unreadable images and the manifest, of which only
+        the place of the data set is left out (its fingerprint stays).
+        """
+        manifest = self.manifest.to_json()
+        del manifest["dataset"]
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        shards = [[marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]] for marker in markers]
+        return hashlib.sha256(json.dumps([manifest, shards]).encode()).hexdigest()[:16]
+
+    def write_bad(self) -> int:
+        """Write bad.jsonl; returns the number of bad images."""
+        bad = self.bad()
+        with atomic(self.path / "bad.jsonl") as temporary:
+            lines = (json.dumps({"ordinal": ordinal, "reason": reason}) + "\n" for ordinal, reason in bad.items())
+            temporary.write_text("".join(lines))
+        return len(bad)
+
+    def ordinals(self, shard: int) -> NDArray[np.int64]:
+        """The place in the data set of every row of a finished shard."""
+        covered = self.range(shard)
+        bad = [ordinal for ordinal, _ in read_json(self._file("shard", shard, "json"))["bad"]]
+        return np.setdiff1d(np.arange(covered.start, covered.stop, dtype=np.int64), bad, assume_unique=True)
+
+    def indexed(self, shard: int) -> NDArray[np.bool_]:
+        """Which rows of a finished shard go into the index: those that are not held out."""
+        return ~held_out(self.ordinals(shard), self.manifest.held_out_share)
+
+    def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+        """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""
+        return np.load(self._file("shard", shard), mmap_mode="r"), np.load(self._file("labels", shard))
+
+    def load(self) -> Corpus:
+        """All rows; the tokens stay on disk when there is a single shard. UserError where a shard is missing."""
+        for shard in range(self.shards):
+            if problem := self.problem(shard):
+                raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again to complete it")
+        ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])
+        tokens, labels = zip(*(self.read(s) for s in range(self.shards)), strict=True)
+        return Corpus(
+            tokens=tokens[0] if len(tokens) == 1 else np.concatenate(tokens),
+            labels=np.concatenate(labels),
+            ordinals=ordinals,
+            held_out=held_out(ordinals, self.manifest.held_out_share),
+        )
+
+
+class IndexedImages:
+    """The images of several token folders that are not held out, one folder after another, read in passes.
+
+    UserError where the folders hold different codecs' tokens, or a shard is missing or damaged, which is found by
+    reading everything once; `trusted` folders were checked before.
+    """
+
+    def __init__(self, folders: Sequence[TokenFolder], trusted: bool = False):
+        self.folders, first = folders, folders[0]
+        self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
+        for folder in folders[1:]:
+            for field in ("codec", "revision", "tokens_per_image", "vocab_size"):
+                here, there = getattr(folder.manifest, field), getattr(first.manifest, field)
+                if here != there:
+                    raise UserError(
+                        f"{folder.path} has {field} {here!r}, {first.path} has {there!r}: an index holds one codec"
+                    )
+        for _, folder, shard in self.shards:
+            if problem := folder.problem(shard, hashes=not trusted):
+                raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
+        kept = [int(folder.indexed(shard).sum()) for _, folder, shard in self.shards]
+        self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
+        if not self.starts[-1]:
+            raise UserError("every image is held out: lower the held-out share and tokenize again")
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
+        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
+        folder), ordinal and label [n, 3]."""
+        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
+            low, high = max(first, start) - start, min(stop, end) - start
+            if low < high:
+                rows = np.flatnonzero(folder.indexed(shard))[low:high]
+                tokens, labels = folder.read(shard)
+                identity = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
+                yield tokens[rows], np.stack(identity, 1).astype(np.int64)

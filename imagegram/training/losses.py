@@ -1,0 +1,265 @@
+"""What trains the embedded tokenizer: the teacher, the losses of its two halves, and the loop; train_tiny_flextok.py
+is the script."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imagegram.cli import atomic
+from imagegram.codec.tiny_flextok import TinyFlexTok
+from imagegram.measure.classifier import Judge
+from imagegram.training.muon import Muon
+
+KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are trained most and evaluated
+ADAM_RATE = 1.5e-3  # of everything but the matrices of the blocks
+MUON_RATE = 4e-3  # of those; half the steps AdamW needs
+WARMUP = 200  # steps
+DECAY = 0.3  # last share of the steps, over which the rates fall to zero
+WEIGHT_DECAY = 0.02
+EMA = 0.998  # the exponential moving average of the weights is what is kept
+SAVE_EVERY = 500  # steps
+Losses = dict[str, Tensor]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> what the tokenizer sees: float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) digits on black at random."""
+    r = torch.rand(len(images), 5, generator=rng) * 2 - 1
+    angle, scale = r[:, 0] * 0.12, 1 + r[:, 1] * 0.1
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1, black
+
+
+class Teacher(nn.Module):
+    """Standardised features of a classifier of digits and scenes trained on the training parts; it is not the judge.
+
+    Images [B, 3, 32, 32] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256].
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    map_mean: Tensor
+    map_deviation: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.net = Judge(classes).eval()
+        for name, size in (("", 256), ("map_", 128)):
+            self.register_buffer(name + "mean", torch.zeros(size))
+            self.register_buffer(name + "deviation", torch.ones(size))
+
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net.body[:-1](images), self.net.features(images)  # before the last pooling, and after it
+
+    @torch.no_grad()
+    def standardise(self, images: Tensor) -> None:
+        """Take means and deviations from images [N, 3, 32, 32]."""
+        maps, whole = (torch.cat(x) for x in zip(*map(self._features, images.split(500)), strict=True))
+        self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
+        self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps, whole = self._features(images)
+        maps = (maps - self.map_mean[:, None, None]) / self.map_deviation[:, None, None]
+        return maps.clamp(-4, 4), ((whole - self.mean) / self.deviation).clamp(-4, 4)
+
+
+class Regression(nn.Module):
+    """The decoder that the encoder is trained with, thrown away afterwards.
+
+    Codes [B, tokens, D], of which the first `keep` [B] are seen -> pixels [B, 3, 32, 32] and the teacher's features.
+    A flow decoder does not listen to the codes at first, and they collapse. The features are what FlexTok takes from
+    DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940): what an image shows, beside where its edges are.
+    """
+
+    def __init__(self, codes: int):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(codes, 512), nn.GELU())
+        self.whole = nn.Linear(512, 256)
+        self.grid = nn.Sequential(nn.Linear(512, 64 * 64), nn.GELU(), nn.Unflatten(1, (64, 8, 8)))
+        self.map = nn.Conv2d(64, 128, 1)
+        layers: list[nn.Module] = [nn.Conv2d(64, 64, 3, 1, 1), nn.GELU()]
+        for c_in, c_out in ((64, 16), (16, 8)):
+            layers += [nn.Conv2d(c_in, 4 * c_out, 3, 1, 1), nn.PixelShuffle(2), nn.GELU()]
+        self.pixels = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, 1, 1))
+
+    def forward(self, codes: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        kept = torch.arange(codes.shape[1]) < keep[:, None]
+        hidden = self.hidden((codes * kept[..., None]).flatten(1))
+        grid = self.grid(hidden)
+        return self.pixels(grid).float(), self.map(grid).float(), self.whole(hidden).float()
+
+
+class Alignment(nn.Module):
+    """Predicts the teacher's map [B, 128, 8, 8] from the decoder's patches [B, 64, width] after its second block.
+
+    Thrown away afterwards. With it the decoder heeds early what the tokens say is where: REPA, as in FlexTok's decoder.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 128), nn.Unflatten(1, (8, 8)))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.head(patches).permute(0, 3, 1, 2).float()
+
+
+def crowding(latents: Tensor) -> Tensor:
+    """Latents [n, tokens, D] -> for every token the log of the mean Gaussian potential between its latents: the
+    uniformity of Wang & Isola (2020, arXiv:2005.10242)."""
+    bounded = latents.tanh().transpose(0, 1)
+    distance = (bounded[:, :, None] - bounded[:, None]).square().sum(-1)
+    others = ~torch.eye(len(latents), dtype=torch.bool)
+    return (-4 * distance[:, others]).exp().mean(1).log()
+
+
+def encoder_losses(
+    model: TinyFlexTok,
+    regression: Regression,
+    teacher: Teacher,
+    images: Tensor,
+    digits: int,
+    rng: torch.Generator,
+) -> Losses:
+    """Regression from all codes and from a prefix of them, and how crowded the latents are.
+
+    The latents of each data set (the first `digits` images are digits) are spread, so that each uses most of the code
+    book and not a corner of it. The first token is spread over both together, else it cannot tell a digit from a scene;
+    of the digits, which are alike, this alone would leave too few codes: their own counts twice.
+    """
+    n, tokens = len(images), model.config.tokens
+    z = model.encoder(images)
+    codes = model.fsq(z)
+    prefix = torch.tensor(KEEPS)[torch.randint(len(KEEPS), (n,), generator=rng)]
+    keep = torch.cat([torch.full((n,), tokens), prefix])
+    predicted = regression(codes.repeat(2, 1, 1), keep)
+    pixels, maps, whole = (
+        F.mse_loss(x, y.repeat(2, *[1] * (y.ndim - 1)))
+        for x, y in zip(predicted, (images, *teacher(images)), strict=True)
+    )
+    of_digits = crowding(z[:digits])
+    within = of_digits + crowding(z[digits:])
+    spread = torch.cat([6 * crowding(z[:, :1]) + 2 * of_digits[:1], within[1:]]).mean()
+    return {"pixels": pixels, "features": maps + whole, "spread": spread}
+
+
+def decoder_losses(
+    model: TinyFlexTok,
+    alignment: Alignment,
+    teacher: Teacher,
+    images: Tensor,
+    drop_all: float,
+    noise_shift: float,
+    rng: torch.Generator,
+) -> Losses:
+    """Flow matching from prefixes of the codes, and how far the decoder's patches are from the teacher's features (one
+    minus their cosine); the encoder is finished."""
+    n, tokens = len(images), model.config.tokens
+    with torch.no_grad():
+        codes = model.fsq(model.encoder(images))
+    uniform = torch.randint(1, tokens + 1, (n,), generator=rng)
+    power = 2 ** torch.randint(tokens.bit_length(), (n,), generator=rng)  # FlexTok's choice, rich in short prefixes
+    keep = torch.where(torch.rand(n, generator=rng) < 0.5, power, uniform)
+    keep = torch.where(torch.rand(n, generator=rng) < drop_all, 0, keep)
+    time = torch.sigmoid(noise_shift + torch.randn(n, generator=rng))  # logit-normal
+    noise = torch.randn(images.shape, generator=rng)
+    mix = time[:, None, None, None]
+    hidden: list[Tensor] = []
+    hook = model.decoder.blocks[1].register_forward_hook(lambda block, inputs, output: hidden.append(output))
+    velocity = model.decoder((1 - mix) * images + mix * noise, time, codes, keep)
+    hook.remove()
+    similarity = F.cosine_similarity(alignment(hidden[0][:, :-tokens]), teacher(images)[0], dim=1)
+    return {"flow": F.mse_loss(velocity.float(), noise - images), "alignment": 1 - similarity.mean()}
+
+
+def fit(
+    name: str,
+    part: nn.ModuleList,
+    losses: Callable[[torch.Generator], Losses],
+    weights: dict[str, float],
+    steps: int,
+    folder: Path,
+    seed: int,
+    batch: int,
+    look: Callable[[int, nn.ModuleList], None] = lambda step, average: None,
+) -> None:
+    """Train `part` in place for `steps`, or resume from `folder`/`name`.pt; it ends with the exponential moving average
+    of its weights. Muon trains the matrices of the blocks, AdamW the rest. Losses go to `folder`/`name`.jsonl.
+
+    `losses` draws a batch (of `batch` images) and returns its losses, which `weights` weigh. `look` is called with the
+    step and the averaged part after every save.
+    """
+    checkpoint, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
+    rng = torch.Generator().manual_seed(seed)
+    part.train().requires_grad_(True)
+    average = copy.deepcopy(part).eval().requires_grad_(False)
+    matrices = [p for n, p in part.named_parameters() if "blocks" in n and p.ndim == 2 and "modulation" not in n]
+    known = {id(p) for p in matrices}
+    rest = [p for p in part.parameters() if id(p) not in known]
+    adam = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
+    muon = Muon(matrices, MUON_RATE, WEIGHT_DECAY)
+    parts: dict[str, Any] = {"part": part, "average": average, "adam": adam, "muon": muon}
+    step, running = 0, dict[str, float]()
+    log.touch()
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for key, value in parts.items():
+            value.load_state_dict(state[key])
+        rng.set_state(state["rng"])
+        step, running = state["step"], state["running"]
+        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log.write_text("".join(line + "\n" for line in lines))
+        print(f"{name}: resuming from {checkpoint} at step {step}", flush=True)
+    started, first = time.monotonic(), step
+    half = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # a processor without it is slower in bfloat16
+    while step < steps:
+        rate = min((step + 1) / WARMUP, (steps - step) / (DECAY * steps), 1)
+        for optimizer, full_rate in ((adam, ADAM_RATE), (muon, MUON_RATE)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * full_rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            values = losses(rng)
+        adam.zero_grad()
+        muon.zero_grad()
+        torch.stack([weights[key] * value for key, value in values.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        adam.step()
+        muon.step()
+        step += 1
+        with torch.no_grad():
+            momentum = min(EMA, step / (step + 10))
+            for kept, now in zip(average.state_dict().values(), part.state_dict().values(), strict=True):
+                kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)
+        for key, value in values.items():
+            running[key] = 0.98 * running.get(key, value.item()) + 0.02 * value.item()
+        if step % 100 == 0 or step == steps:
+            speed = (step - first) / (time.monotonic() - started)
+            print(
+                f"{name} step {step:>6}/{steps}  "
+                + "  ".join(f"{key} {value:.4f}" for key, value in running.items())
+                + f"  lr {rate * ADAM_RATE:.1e}  {speed * batch:.0f} img/s  ETA {(steps - step) / speed / 60:.0f} min",
+                flush=True,
+            )
+            with log.open("a") as f:
+                f.write(json.dumps({"step": step} | running) + "\n")
+        if step % SAVE_EVERY == 0 or step == steps:
+            state = {key: value.state_dict() for key, value in parts.items()}
+            with atomic(checkpoint) as temporary:
+                torch.save(state | {"rng": rng.get_state(), "step": step, "running": running}, temporary)
+            look(step, average)
+    part.load_state_dict(average.state_dict())
+    part.eval().requires_grad_(False)

@@ -1,0 +1,144 @@
+"""The miniature keeps FlexTok's promises: ordered registers, prefixes that decode, guidance, reproducible noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from imagegram.codec import load_codec
+from imagegram.codec.tiny_flextok import FSQ, WEIGHTS, TinyConfig, TinyFlexTok, _projected
+from imagegram.data.sources import open_dataset, preprocess
+from imagegram.tokens import held_out
+
+
+@pytest.fixture(scope="module")
+def model() -> TinyFlexTok:
+    """Random weights everywhere, also where training starts from zero."""
+    torch.manual_seed(0)
+    model = TinyFlexTok(TinyConfig(width=32, heads=2, encoder_depth=2, decoder_depth=2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def noise(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_fsq_ids_are_mixed_radix_digits_of_neighbouring_codes() -> None:
+    fsq = FSQ((8, 5, 3))
+    ids = torch.arange(120)
+    codes = fsq.to_codes(ids)
+    assert (fsq.to_tokens(codes) == ids).all()
+    assert len(codes.unique(dim=0)) == 120
+    assert codes.abs().max() <= 1
+    digits = np.stack([ids % 8, ids // 8 % 5, ids // 40], 1)
+    assert np.allclose(np.diff(codes[:8, 0]), 0.25)
+    assert np.array_equal(np.unique(digits[:, 2]), [0, 1, 2])
+    z = torch.linspace(-6, 6, 4001)[:, None].expand(-1, 3)
+    quantized = fsq(z)
+    assert [len(quantized[:, d].unique()) for d in range(3)] == [8, 5, 3]  # every level is reached, none besides
+    assert (quantized.diff(dim=0) >= 0).all()
+
+
+def test_the_quantizer_passes_the_gradient_straight_through() -> None:
+    z = torch.tensor([[0.1, -0.3, 0.2]], requires_grad=True)
+    FSQ((8, 8, 8))(z).sum().backward()
+    assert z.grad is not None
+    assert (z.grad > 0.1).all()
+
+
+def test_a_register_sees_the_patches_and_the_registers_before_it(model: TinyFlexTok, images: Tensor) -> None:
+    with torch.no_grad():
+        before = model.encoder(images)
+        model.encoder.registers[9] += 1
+        after = model.encoder(images)
+        model.encoder.registers[9] -= 1
+        darker = model.encoder(images * torch.ones(32).index_fill(0, torch.tensor([31]), 0.5))
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert all((before[:, i] != after[:, i]).any() for i in range(9, 16))
+    assert all((before[:, i] != darker[:, i]).any() for i in range(16))
+
+
+def test_tokenize_returns_what_flextok_returns(model: TinyFlexTok, images: Tensor) -> None:
+    tokens = model.tokenize(images)
+    assert [t.shape for t in tokens] == [(1, 16)] * 5
+    assert all(t.dtype == torch.int64 and t.min() >= 0 and t.max() < 512 for t in tokens)
+    assert torch.equal(torch.cat(tokens[2:3]), torch.cat(model.tokenize(images[2:3])))
+
+
+def test_only_the_prefix_matters(model: TinyFlexTok) -> None:
+    full = torch.randint(512, (1, 16), generator=torch.Generator().manual_seed(2))
+    other = full.clone()
+    other[:, 5:] = (other[:, 5:] + 1) % 512
+    decode = {k: model.detokenize([t[:, :k] for t in (full, other)], 2, generator=noise(3, 3)) for k in (5, 6)}
+    assert torch.allclose(*decode[5])
+    assert (decode[6][0] - decode[6][1]).abs().max() > 1e-3
+
+
+def test_an_image_does_not_depend_on_its_batch(model: TinyFlexTok) -> None:
+    tokens = list(torch.randint(512, (3, 16), generator=torch.Generator().manual_seed(4)).split(1))
+    batch = model.detokenize([tokens[0], tokens[1][:, :4], tokens[2]], 3, generator=noise(7, 8, 9))
+    alone = model.detokenize([tokens[1][:, :4]], 3, generator=noise(8))
+    assert torch.allclose(batch[1], alone[0], atol=1e-4)
+    shared = model.detokenize(tokens, 3, generator=torch.Generator().manual_seed(7))
+    again = model.detokenize(tokens, 3, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(shared, again)
+
+
+def test_guidance_of_one_is_none_and_more_moves_away_from_the_unconditional(model: TinyFlexTok) -> None:
+    tokens = list(torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(5)).split(1))
+    codes = model.fsq.to_codes(torch.cat(tokens))
+    time = torch.ones(2)
+    start = torch.stack([torch.randn(3, 32, 32, generator=g) for g in noise(6, 6)])
+    with torch.inference_mode():
+        conditional = model.decoder(start, time, codes, torch.tensor([16, 16]))
+        unconditional = model.decoder(start, time, codes, torch.tensor([0, 0]))
+    for scale in (1.0, 3.0):
+        expected = start - (unconditional + scale * (conditional - unconditional))
+        assert torch.allclose(model.detokenize(tokens, 1, scale, generator=noise(6, 6)), expected, atol=1e-4)
+
+
+def test_projected_guidance_is_orthogonal_and_bounded() -> None:
+    rng = torch.Generator().manual_seed(0)
+    difference, prediction = (torch.randn(4, 3, 8, 8, generator=rng) * 3 for _ in range(2))
+    out = _projected(difference, prediction)
+    dots = (out * prediction).sum((1, 2, 3)) / prediction.flatten(1).norm(dim=1)
+    assert dots.abs().max() < 1e-4
+    assert out.flatten(1).norm(dim=1).max() <= 2.5
+
+
+def test_weights_survive_saving(tmp_path: Path, model: TinyFlexTok, images: Tensor) -> None:
+    model.save(tmp_path / "a.safetensors")
+    once = TinyFlexTok.load(tmp_path / "a.safetensors")
+    once.save(tmp_path / "b.safetensors")
+    twice = TinyFlexTok.load(tmp_path / "b.safetensors")
+    assert once.config == model.config
+    assert torch.equal(torch.cat(once.tokenize(images)), torch.cat(twice.tokenize(images)))
+
+
+def test_shipped_weights_rebuild_held_out_digits_better_with_more_tokens() -> None:
+    assert WEIGHTS.stat().st_size <= 6e6
+    codec, digits = load_codec("tiny"), open_dataset("digits")
+    rows = np.flatnonzero(held_out(np.arange(len(digits)), 0.1))[:32]
+    images = torch.stack([preprocess(digits.read(int(i))[0], codec.image_size) for i in rows])
+    tokens = codec.encode(images)
+    assert (tokens.shape, tokens.dtype) == ((32, 16), np.uint16)
+    seeds = list(range(32))
+    error = {}
+    for k in (1, 4, 16):
+        decoded = codec.decode([t[:k] for t in tokens], seeds, 4, codec.guidance_scale)
+        assert decoded.dtype == torch.uint8
+        error[k] = ((decoded.float() - images.float()) / 127.5).square().mean().item()
+    shuffled = codec.decode(list(np.roll(tokens, 1, 0)), seeds, 4, codec.guidance_scale)
+    chance = ((shuffled.float() - images.float()) / 127.5).square().mean().item()
+    assert error[16] < error[4] < error[1] < 0.8 * chance
+    assert error[16] < 0.15 * chance

@@ -1,0 +1,177 @@
+"""Every form of data set gives the same pictures; every bad picture is named and stops nothing."""
+
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.shapes import KINDS, scene
+from imagegram.data.sources import Source, load_batches, open_dataset, preprocess, to_rgb
+from imagegram.tokens import held_out
+from tests.conftest import pixels, truncated_tar, whole_tar
+
+
+def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
+    mask = held_out(np.arange(100_000), 0.1)
+    assert abs(mask.mean() - 0.1) < 0.005
+    assert (held_out(np.arange(1000), 0.1) == mask[:1000]).all()
+    assert not (mask & ~held_out(np.arange(100_000), 0.2)).any()  # a larger share only adds images
+    assert abs(np.corrcoef(mask[:-1], mask[1:])[0, 1]) < 0.02  # neighbours are independent
+
+
+def test_shapes_depend_on_seed_and_ordinal_alone_and_scale_with_the_size() -> None:
+    first, label = scene(0, 7)
+    again, _ = scene(0, 7)
+    assert (first == again).all()
+    assert 0 <= label < len(KINDS)
+    assert (scene(1, 7)[0] != first).any()
+    assert (scene(0, 8)[0] != first).any()
+    large = np.asarray(Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX), np.float32)
+    assert np.abs(large - first).mean() < 3  # the same scene at another resolution
+    labels = [scene(0, i)[1] for i in range(600)]
+    assert np.bincount(labels, minlength=len(KINDS)).min() > 60
+
+
+def test_digits_and_shapes_open_by_name() -> None:
+    digits = open_dataset("digits")
+    assert (len(digits), digits.class_names) == (1797, tuple("0123456789"))
+    assert digits.read(5)[1] == 5
+    assert len(open_dataset("shapes", images=30)) == 30
+    assert open_dataset("shapes", images=3, image_size=64).read(2)[0].size == (64, 64)
+
+
+def test_folder_tar_and_saved_data_set_give_the_same_pictures(
+    tmp_path: Path, image_folder: Path, pictures: list[Image.Image]
+) -> None:
+    features = datasets.Features(
+        {
+            "caption": datasets.Value("string"),
+            "img": datasets.Image(),
+            "fine": datasets.ClassLabel(names=["a", "b", "c"]),
+        }
+    )
+    rows = {"caption": ["x"] * 12, "img": pictures, "fine": [i % 3 for i in range(12)]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    saved = open_dataset(str(tmp_path / "saved"))
+    assert (saved.image_column, saved.label_column, saved.class_names) == ("img", "fine", ("a", "b", "c"))
+    tar = open_dataset(str(whole_tar(tmp_path / "a.tar")))
+    for i, picture in enumerate(pictures):
+        for source in (saved, tar):
+            image, label = source.read(i)
+            assert (pixels(image) == pixels(picture)).all()
+            assert label == i % 3
+    folder = open_dataset(str(image_folder))
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    assert [folder.read(i)[1] for i in range(12)] == [0] * 6 + [1] * 6
+    assert all((pixels(folder.read(i)[0]) == pixels(pictures[j])).all() for i, j in enumerate(order))
+
+
+def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    data = datasets.Dataset.from_dict({"image": pictures}).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
+    assert len(open_dataset(str(tmp_path / "saved"))) == 12
+    with pytest.raises(UserError, match="no split 'test'; it has train"):
+        open_dataset(str(tmp_path / "saved"), split="test")
+    with pytest.raises(UserError, match="no column 'label'; it has image"):
+        open_dataset(str(tmp_path / "saved"), label_column="label")
+
+
+def test_a_table_without_pictures_asks_for_the_column(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"no image column \(columns: text\)"):
+        open_dataset(str(tmp_path / "saved"))
+
+
+def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path) -> None:
+    source = open_dataset(str(truncated_tar(tmp_path / "a.tar")))
+    assert len(source) == 7
+    assert "complete samples are kept" in source.flaw
+    assert [source.read(i)[1] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/folder", "no data set at"),
+        ("./nothing", "no data set at"),
+        ("no-such-data-set", "cannot load the data set 'no-such-data-set'"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_dataset(name)
+
+
+def test_empty_folder_and_too_many_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images"):
+        open_dataset(str(tmp_path))
+    with pytest.raises(UserError, match="1797 images, 1798 were asked for"):
+        open_dataset("digits", images=1798)
+
+
+def test_unusual_pictures_become_the_expected_rgb() -> None:
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    assert pixels(to_rgb(red.convert("CMYK")))[0, 0].tolist() == [255, 0, 0]
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]  # transparent: the white behind it
+    assert pixels(to_rgb(Image.new("LA", (4, 4), (0, 127))))[0, 0].tolist() == [128, 128, 128]
+    palette = Image.new("P", (4, 4), 3)
+    palette.putpalette([0, 0, 0] * 3 + [0, 255, 0])
+    assert pixels(to_rgb(palette))[0, 0].tolist() == [0, 255, 0]
+    buffer = io.BytesIO()
+    palette.save(buffer, "PNG", transparency=3)
+    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [255, 255, 255]
+    deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
+    assert pixels(to_rgb(deep))[0, 0].tolist() == [127, 127, 127]
+    turned = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))  # red, blue from left to right
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    turned.save(buffer, "PNG", exif=exif)
+    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [0, 0, 255]
+
+
+def test_preprocess_resizes_the_shorter_side_and_crops_the_centre() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    out = preprocess(Image.fromarray(wide), 10)
+    assert (out.shape, out.dtype) == ((3, 10, 10), torch.uint8)
+    assert (out == 200).all()
+    assert preprocess(Image.new("L", (8, 8), 255), 32).shape == (3, 32, 32)
+
+
+def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folder: Path) -> None:
+    good = (image_folder / "class0" / "00.png").read_bytes()
+    (image_folder / "class0" / "empty.jpg").write_bytes(b"")
+    (image_folder / "class0" / "page.jpg").write_text("<html></html>")
+    (image_folder / "class0" / "short.png").write_bytes(good[: len(good) // 2])
+    bomb = Image.new("1", (20_000, 20_000))
+    bomb.save(image_folder / "class1" / "bomb.png")
+    source = open_dataset(str(image_folder))
+    items = [item for batch in load_batches(source, [list(range(len(source)))], 32, workers=0) for item in batch]
+    reasons = {source_name: reason for source_name, (_, image, _, reason) in enumerate(items) if image is None}
+    assert len(reasons) == 4
+    assert not any("0x" in reason for reason in reasons.values())
+    assert sorted(r.split(":")[0] for r in reasons.values()) == [
+        "DecompressionBombError",
+        "OSError",
+        "UnidentifiedImageError",
+        "UnidentifiedImageError",
+    ]
+    assert [i for i, *_ in items] == list(range(16))
+
+
+def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
+    source: Source = open_dataset(str(image_folder))
+    batches = [[0, 1, 2], [3], [10, 11]]
+
+    def read(workers: int) -> list[list[tuple[int, int, int]]]:
+        loaded = load_batches(source, batches, 32, workers)
+        return [[(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None] for batch in loaded]
+
+    assert read(0) == read(2)

@@ -1,0 +1,328 @@
+"""Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError, sha256
+from imagegram.index import build as indexing
+from imagegram.index import table as suffix_array
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.index.table import build_with_infini_gram, find_infini_gram, pointers_at
+from imagegram.tokens import SEPARATOR, TERMINATOR
+from tests.support.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
+
+CORPORA = corpora()
+needs_infini_gram = pytest.mark.skipif(
+    importlib.util.find_spec("infini_gram") is None, reason="the package infini-gram is not installed"
+)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Hashes of the data of an index."""
+    return {f.name: sha256(f) for f in folder.iterdir() if f.name != "index.json"}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(token_arrays(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
+    tmp_path_factory: pytest.TempPathFactory, tokens: NDArray[np.int64], shards: int, rng: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
+    whole = build_index([folder / "tokens"], folder / "input", folder / "whole", "numpy").engine()
+    lines = []
+    for shard in index.shards:
+        assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
+        lines.append(shard.tokens.tolist())
+    assert np.array_equal(index.tokens, tokens)
+    engine = index.engine()
+    for _ in range(10):
+        line = rng.choice(lines)
+        length = rng.randint(1, min(6, len(line) - 3))
+        start = rng.randrange(len(line) - 2 - length)
+        query = line[start : start + length]
+        places = [(o, i + length) for o in lines for i in range(len(o) - length) if o[i : i + length] == query]
+        assert engine.count(query)["count"] == len(places)
+        answer = engine.primitive_ntd(query, max_support=100_000)["result_by_token_id"]
+        follows = [o[i] for o, i in places]
+        assert {t: v["cont_cnt"] for t, v in answer.items()} == {t: follows.count(t) for t in set(follows)}
+        if SEPARATOR not in query[1:]:  # within an image it does not matter how many shards there are
+            assert whole.count(query)["count"] == len(places) - 2 * (len(lines) - 1) * (query == [SEPARATOR])
+
+
+def test_several_processes_build_what_one_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
+    one = index_of(tmp_path, tokens, shard_images=7)
+    two = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "two", "numpy", 7, workers=2)
+    assert len(two.shards) == 6
+    assert files_of(one.path) == files_of(two.path)
+    assert "shard 5: table by numpy" in capfd.readouterr().out
+
+
+@needs_infini_gram
+@pytest.mark.parametrize("name", CORPORA)
+def test_infini_gram_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    right = index_of(tmp_path, CORPORA[name], TERMINATOR)
+    other = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "other", "infini-gram")
+    assert other.info["builder"].startswith("infini-gram")
+    assert files_of(other.path) == files_of(right.path)
+
+
+@needs_infini_gram
+def test_infini_gram_in_parts_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = index_of(tmp_path, np.random.default_rng(0).integers(0, 50, (500, 20)))
+    monkeypatch.setattr(suffix_array, "OUT_OF_CORE", 5000)  # bytes; the corpus has 21,006
+    monkeypatch.setattr(suffix_array, "OVERLAP", 100)
+    tool = find_infini_gram()
+    assert tool is not None
+    build_with_infini_gram(tool, tmp_path / "input", tmp_path / "table")
+    assert (tmp_path / "table").read_bytes() == (right.path / "table.0").read_bytes()
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith("table-")]
+
+
+@needs_infini_gram
+@pytest.mark.parametrize("shard_images", [0, 60])
+def test_infini_grams_engine_answers_as_fastgram_does(tmp_path: Path, shard_images: int) -> None:
+    from infini_gram.engine import InfiniGramEngine
+
+    rng = np.random.default_rng(1)
+    tokens = np.minimum(rng.zipf(1.3, (200, 16)) - 1, 511)
+    index = index_of(tmp_path, tokens, shard_images=shard_images)
+    fastgram = index.engine()
+    end = 512  # how that engine reports a separator
+    infini_gram: Any = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
+    for i in range(300):
+        row, length = tokens[rng.integers(len(tokens))], int(rng.integers(1, 6))
+        start = int(rng.integers(0, 16 - length))
+        query = [int(t) for t in row[start : start + length]]
+        if i % 5 == 0:
+            query[-1] = int(rng.integers(0, 512))
+        theirs = infini_gram.ntd(query, max_support=100_000)
+        ours = fastgram.primitive_ntd(query, max_support=100_000)
+        assert infini_gram.count(query)["count"] == fastgram.count(query)["count"]
+        assert theirs["prompt_cnt"] == ours["prompt_cnt"]
+        expected = {SEPARATOR if t == end else t: v["cont_cnt"] for t, v in theirs["result_by_token_id"].items()}
+        assert {t: v["cont_cnt"] for t, v in ours["result_by_token_id"].items()} == expected
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no table", "no marker"])
+def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
+    right = files_of(index_of(tmp_path, tokens, shard_images=10).path)
+    arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "numpy", 10
+    verify, calls = indexing.verify_table, []
+
+    def fourth_time_unlucky(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        verify(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexing, "verify_table", fourth_time_unlucky)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(*arguments)
+    building = tmp_path / ".building-again"
+    table = building / "table.1"
+    data = table.read_bytes()
+    if damage == "flipped bit":
+        table.write_bytes(bytes([data[0] ^ 2]) + data[1:])
+    elif damage == "cut short":
+        table.write_bytes(data[:-1])
+    else:
+        (table if damage == "no table" else building / "shard-1.json").unlink()
+    (building / "table.3-parts").mkdir()  # of another builder, killed
+    (building / "table.3-parts" / "table.0").touch()
+    capsys.readouterr()
+    again = build_index(*arguments)
+    out = capsys.readouterr().out
+    assert "2 of 4 shards are finished" in out
+    assert [line[:8] for line in out.splitlines() if "sorting" in line] == ["shard 1:", "shard 3:"]
+    assert files_of(again.path) == right
+    again.path.rename(building)  # a run killed just before its last step
+    build_index(*arguments)
+    assert "sorting" not in capsys.readouterr().out
+    assert files_of(again.path) == right
+    again.path.rename(building)  # and another request: nothing of it is taken over
+    other = token_folder(tmp_path / "other", tokens[:20])
+    assert build_index([other], tmp_path / "in", tmp_path / "again", "numpy", 10).num_images == 20
+    assert not building.exists()
+
+
+def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
+    """Run `build` in a copy of this process and SIGKILL it, before its n-th change of a folder or after a time.
+
+    False where it ended before.
+    """
+    events = 0
+
+    def count(event: str, arguments: Any) -> None:
+        nonlocal events
+        changes = event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir")
+        if changes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            events += 1
+            if events == at_event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            if at_event:
+                sys.addaudithook(count)
+            build()
+            os._exit(0)
+        os._exit(1)
+    if after_seconds:
+        time.sleep(after_seconds)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 3, (12, 5))
+    right = files_of(index_of(tmp_path, tokens, shard_images=6).path)
+    other = index_of(tmp_path / "other", tokens[:3]).path  # what the build replaces
+
+    def build() -> None:
+        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", "numpy", 6)
+
+    for event in range(1, 1000):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(other, tmp_path / "out" / "index")
+        if not killed(build, at_event=event):
+            break
+        build()
+        assert files_of(tmp_path / "out" / "index") == right
+        assert {f.name for f in (tmp_path / "out").iterdir()} == {"index", ".lock-index"}
+        assert not list((tmp_path / "in").rglob(".tmp-*"))
+        Index.open(tmp_path / "out" / "index")
+    assert 40 < event < 999
+
+
+def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
+    right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
+    kills, rng = 0, random.Random(0)
+
+    def build() -> None:
+        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "numpy", 500)
+
+    for _ in range(4):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        longest = 0.02  # seconds; more every time, so that the slowest machine gets to the end
+        while killed(build, after_seconds=rng.uniform(0.001, longest)):
+            kills += 1
+            longest *= 1.3
+        assert files_of(tmp_path / "out") == right
+        Index.open(tmp_path / "out")
+    assert kills > 8
+
+
+def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
+    right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
+    command = [sys.executable, "-m", "imagegram.index", "build", "--tokens", str(tmp_path / "tokens")]
+    command += ["--index-input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--builder", "numpy"]
+    command += ["--shard-images", "500", "--workers", "2"]
+    for lines in (2, 3):  # a shard began or ended
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()  # until the workers have closed it as well
+        assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in p.read_text(errors="ignore")]
+    subprocess.run(command, check=True)
+    assert files_of(tmp_path / "out") == right
+
+
+def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
+    monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
+    with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds 603: SHARD_IMAGES=60"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort")
+    assert len(build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort", 60).shards) == 2
+    monkeypatch.setattr(indexing, "memory_available", lambda: 14_000)
+    with pytest.raises(UserError, match=r"2 x 60 images with numpy needs .*: SHARD_IMAGES=40, fewer WORKERS$"):
+        build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60, workers=2)
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="needs 0 MB, 0 MB are free: make room first"):
+        build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60)
+    usage.free = 7000
+    build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60)
+
+
+def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
+    monkeypatch.setattr(indexing, "find_infini_gram", lambda: None)
+    with pytest.raises(UserError, match="infini-gram is not installed: pip install infini-gram"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "infini-gram")
+    monkeypatch.setattr(indexing, "find_tg_build_index", lambda: None)
+    with pytest.raises(UserError, match="tg_build_index is not found"):
+        build_index([folder], tmp_path / "in", tmp_path / "index", "tg_build_index")
+
+
+def test_the_record_of_a_build(tmp_path: Path) -> None:
+    info = json.loads((index_of(tmp_path, CORPORA["one image"]).path / "index.json").read_text())
+    assert info["builder"].startswith("numpy ")
+    assert set(info["versions"]) == {"fast-gram", "numpy"}
+    assert set(info["files"]) == {"tokenized.0", "offset.0", "table.0", "images.npy"}
+
+
+def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
+    """A folder of somebody's results, tokens or index input under the name of the index: refused, nothing touched."""
+    tokens = token_folder(tmp_path / "data" / "tokens", np.random.default_rng(0).integers(0, 9, (20, 4)))
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "paper.txt").write_text("a week of work")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    index_input = tmp_path / "input"
+    with pytest.raises(UserError, match="not an index"):
+        build_index([tokens], index_input, results)
+    with pytest.raises(UserError, match="is a file"):
+        build_index([tokens], index_input, results / "paper.txt")
+    for out in (tokens, tokens / "index"):
+        with pytest.raises(UserError, match=r"not an index|in each other"):
+            build_index([tokens], index_input, out)
+    with pytest.raises(UserError, match=r"not an index|in each other"):
+        build_index([tokens], index_input, tmp_path / "data")
+    with pytest.raises(UserError, match="in each other"):
+        build_index([tokens], index_input, index_input)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one, two = (token_folder(tmp_path / name, rng.integers(0, 9, (20, 4))) for name in ("one", "two"))
+    disk, link = tmp_path / "disk", tmp_path / "index"
+    disk.mkdir()
+    link.symlink_to(disk)
+    first = build_index([one], tmp_path / "input", link, "numpy")
+    second = build_index([two], tmp_path / "input", link, "numpy")
+    assert first.info["hash"] != second.info["hash"]
+    assert link.is_symlink()
+    assert (disk / "index.json").exists()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".old", ".building"))] == []

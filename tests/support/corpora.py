@@ -1,0 +1,82 @@
+"""Small corpora as token folders and as indexes, for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.tokens import TERMINATOR, Manifest, TokenFolder
+
+
+def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0) -> Path:
+    """A finished token folder with the rows of `tokens` [n, L] and labels 0, 1, 2, 0, ..."""
+    n, length = tokens.shape
+    manifest = Manifest(
+        dataset="fake",
+        split="train",
+        fingerprint="f",
+        images=n,
+        codec="tiny",
+        revision="r",
+        precision="float32",
+        tokens_per_image=length,
+        vocab_size=vocab_size,
+        levels=(8, 8, 8) if vocab_size == 512 else (),
+        image_size=32,
+        preprocessing="none",
+        held_out_share=held_out_share,
+        shard_size=1000,
+    )
+    folder = TokenFolder.create(path, manifest)
+    for shard in range(folder.shards):
+        covered = folder.range(shard)
+        rows = tokens[covered.start : covered.stop]
+        folder.write(shard, rows, np.arange(len(rows)) % 3, {}, 1.0)
+    return path
+
+
+def index_of(
+    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0, builder: str = "numpy"
+) -> Index:
+    """An index of all rows of `tokens` [n, L], below `path`."""
+    folder = token_folder(path / "tokens", tokens, vocab_size)
+    return build_index([folder], path / "input", path / "index", builder, shard_images)
+
+
+@st.composite
+def token_arrays(draw: st.DrawFn, max_images: int = 12, max_length: int = 300) -> NDArray[np.int64]:
+    """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and runs."""
+    n, length = draw(st.integers(1, max_images)), draw(st.one_of(st.integers(1, 8), st.integers(1, max_length)))
+    alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    letters = rng.choice(TERMINATOR, alphabet, replace=False)
+    rows = letters[rng.integers(0, alphabet, (n, length))]
+    if draw(st.booleans()):
+        rows = rows[rng.integers(0, n, n)]
+    return rows
+
+
+def naive_suffixes(tokens: NDArray[np.uint16]) -> list[int]:
+    """All suffixes in the order of their little-endian bytes, by sorting them as byte strings."""
+    data = tokens.tobytes()
+    return sorted(range(len(tokens)), key=lambda i: data[2 * i :])
+
+
+def corpora() -> dict[str, NDArray[np.int64]]:
+    """Random and adversarial corpora, [n, L]."""
+    rng = np.random.default_rng(0)
+    repeated = np.repeat(rng.integers(0, 20, (6, 10)), 3, axis=0)
+    return {
+        "random, two tokens": rng.integers(0, 2, (40, 7)),
+        "random, many tokens": rng.integers(0, 512, (30, 12)),
+        "first image sorts last": np.vstack([np.full((1, 5), 511), rng.integers(0, 9, (19, 5))]),
+        "all images equal": np.tile(rng.integers(0, 512, (1, 6)), (9, 1)),
+        "one image": rng.integers(0, 512, (1, 8)),
+        "one token everywhere": np.zeros((10, 4), np.int64),
+        "one token an image": rng.integers(0, 4, (20, 1)),
+        "copies of whole images": repeated,
+        "bytes that order the other way": rng.choice([1, 256, 257, 65278, 255, 65024], (25, 6)),
+    }

@@ -1,0 +1,121 @@
+"""The contract of token folders: what is finished, what is damaged, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagegram.cli import UserError, atomic
+from imagegram.tokens import Manifest, TokenFolder, check_tokens, held_out
+
+MANIFEST = Manifest(
+    dataset="fake",
+    split="train",
+    fingerprint="f",
+    images=25,
+    codec="fake",
+    revision="r",
+    precision="float32",
+    tokens_per_image=4,
+    vocab_size=100,
+    levels=(10, 10),
+    image_size=8,
+    preprocessing="none",
+    held_out_share=0.2,
+    shard_size=10,
+)
+
+
+def fill(path: Path) -> TokenFolder:
+    """Three shards of 10, 10 and 5 images; ordinals 3 and 21 are bad."""
+    folder = TokenFolder.create(path, MANIFEST)
+    for shard in range(3):
+        covered = [i for i in folder.range(shard) if i not in (3, 21)]
+        tokens = np.array([[i, i + 1, i + 2, i + 3] for i in covered])
+        bad = {i: "torn" for i in folder.range(shard) if i in (3, 21)}
+        folder.write(shard, tokens, np.array(covered) % 7, bad, 1.0)
+    return folder
+
+
+def test_rows_labels_and_ordinals_come_back(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    corpus = TokenFolder.open(tmp_path).load()
+    kept = [i for i in range(25) if i not in (3, 21)]
+    assert corpus.tokens.dtype == np.uint16
+    assert corpus.tokens[:, 0].tolist() == kept == corpus.ordinals.tolist()
+    assert corpus.labels.tolist() == [i % 7 for i in kept]
+    assert (corpus.held_out == held_out(np.array(kept), 0.2)).all()
+    assert folder.bad() == {3: "torn", 21: "torn"}
+    assert folder.write_bad() == 2
+    assert [json.loads(line)["ordinal"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == [3, 21]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_every_damage_is_seen_and_only_that_shard_is_pending(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    assert folder.pending() == []
+    data, labels, marker = (tmp_path / n for n in ("shard-00001.npy", "labels-00001.npy", "shard-00001.json"))
+    whole = {file: file.read_bytes() for file in (data, labels, marker)}
+
+    def damaged(file: Path, content: bytes | None) -> str | None:
+        file.unlink() if content is None else file.write_bytes(content)
+        assert folder.pending() == [1]
+        problem = folder.problem(1)
+        with pytest.raises(UserError, match="shard 1"):
+            folder.load()
+        file.write_bytes(whole[file])
+        assert folder.pending() == []
+        return problem
+
+    assert damaged(data, whole[data][:-1]) == "shard-00001.npy is cut short or too long"
+    assert damaged(data, whole[data][:-8]) == "shard-00001.npy is cut short or too long"  # one row
+    assert damaged(labels, whole[labels] + b"x") == "labels-00001.npy is cut short or too long"
+    assert damaged(data, None) == "shard-00001.npy is missing"
+    assert damaged(marker, None) == "shard-00001.json is missing"
+    assert damaged(marker, b"{") == "is damaged"
+    other = json.loads(whole[marker])
+    other["bad"] = [[10, "x"]]
+    assert damaged(marker, json.dumps(other).encode()) == "does not account for every image"
+    other = json.loads(whole[marker])
+    other["manifest"]["revision"] = "s"
+    assert damaged(marker, json.dumps(other).encode()) == "was made under another manifest"
+
+
+def test_one_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    file = tmp_path / "shard-00002.npy"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    assert folder.problem(2) is None  # same size: only reading it all tells
+    assert folder.problem(2, hashes=True) == "shard-00002.npy differs from its hash"
+
+
+def test_another_manifest_is_refused_with_the_difference(tmp_path: Path) -> None:
+    fill(tmp_path)
+    TokenFolder.create(tmp_path, MANIFEST)
+    with pytest.raises(UserError, match="codec: 'fake' -> 'other'; tokens_per_image: 4 -> 8"):
+        TokenFolder.create(tmp_path, replace(MANIFEST, codec="other", tokens_per_image=8))
+
+
+def test_missing_and_empty_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run tokenize_fast\.py first"):
+        TokenFolder.open(tmp_path)
+    with pytest.raises(UserError, match="has no images"):
+        TokenFolder.create(tmp_path, replace(MANIFEST, images=0))
+    with pytest.raises(UserError, match="vocabulary of 65280 does not fit"):
+        TokenFolder.create(tmp_path, replace(MANIFEST, vocab_size=65280))
+
+
+@pytest.mark.parametrize("wrong", [-1, 512, 65535, 65536 + 3, 2**40])
+def test_ids_that_would_wrap_are_refused_before_the_cast(wrong: int) -> None:
+    with pytest.raises(UserError, match=r"outside \[0, 512\)"):
+        check_tokens(np.array([[0, 511], [wrong, 3]], np.int64), 512)
+    assert check_tokens(np.array([[0, 511]], np.int64), 512).dtype == np.uint16
+
+
+def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mend that"), atomic(tmp_path / "gone" / "x") as file:
+        file.write_text("")
