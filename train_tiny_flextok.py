@@ -26,11 +26,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from imagegram.cli import atomic, run_script, write_json
+from imagegram.cli import run_script
 from imagegram.codec import TinyCodec
 from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
 from imagegram.data.shapes import scene
 from imagegram.data.sources import preprocess
+from imagegram.files import atomic, write_json
 from imagegram.measure.classifier import Judge, train_judge
 from imagegram.report.sheets import rows_of_images
 from imagegram.tokens import held_out

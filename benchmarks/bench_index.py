@@ -25,7 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from imagegram.cli import UserError, run_script, sha256
+from imagegram.cli import UserError, run_script
+from imagegram.files import sha256
 from imagegram.index.table import find_infini_gram, find_tg_build_index
 from imagegram.tokens import Manifest, TokenFolder
 

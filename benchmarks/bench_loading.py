@@ -19,8 +19,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from imagegram.cli import cores, run_script, summary
+from imagegram.cli import run_script, summary
 from imagegram.data.sources import Source, load_batches, open_dataset
+from imagegram.machine import cores
 
 SIZE = 256  # what FlexTok takes
 GPU = 1362  # img/s: an H200 at its measured peak needs so many for tokenizing (d18 encoder and VAE in float16)

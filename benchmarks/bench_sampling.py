@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imagegram.cli import cores, run_script, summary
+from imagegram.cli import run_script, summary
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
+from imagegram.machine import cores
 from imagegram.sampling.sampler import Settings, sample
 from imagegram.tokens import SEPARATOR, TERMINATOR, Manifest, TokenFolder
 

@@ -1,17 +1,9 @@
-"""What every script needs: one-line errors, atomic writes, the run lock, devices, the summary block."""
+"""What every script shares: errors of one line, the command line, the closing block of results."""
 
-import contextlib
-import ctypes
 import errno
-import fcntl
-import hashlib
-import json
-import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import tyro
@@ -38,106 +30,6 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)
         return 130
     return 0
-
-
-def cores() -> int:
-    """CPU cores that this process may really use: the affinity mask, cut by a container's quota."""
-    count = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2 or no quota ("max")
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    return count
-
-
-def die_with_parent(parent: int) -> None:
-    """Run first in a child of process `parent`: it is killed when its parent dies, of whatever (Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # dead already
-        os._exit(1)
-
-
-def memory_available() -> int:
-    """Bytes of memory that can be taken without swapping."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed.
-
-    UserError where it cannot be written, as on a full disk (NumPy's error for that has no number).
-    """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
-            raise UserError(f"cannot write {path} ({error}): mend that, then run the same command again") from None
-        raise UserError(
-            f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
-            "make room, then run the same command again"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically, indented, keys in the order given."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; UserError where the file is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold `folder` for this process; a second run fails at once and names the holder.
-
-    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A record lock, not
-    flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("a+") as f:
-        try:
-            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            f.seek(0)
-            holder = f.read().strip() or "unknown"
-            raise UserError(f"{folder} is in use by process {holder}: wait for it or choose another folder") from None
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
-        yield
-
-
-def is_held(file: Path) -> bool:
-    """Whether another process holds the run lock on this file."""
-    try:
-        with file.open("r+") as f:
-            os.lockf(f.fileno(), os.F_TEST, 0)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def summary(**values: object) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from imagegram.cli import UserError, atomic, read_json, run_lock, write_json
+from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
+from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.measure import copying as memorization
 from imagegram.measure.coherence import LEAST, MOST, Judges

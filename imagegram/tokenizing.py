@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.cli import UserError, is_held, run_lock, summary
+from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, load_codec
 from imagegram.data.sources import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
+from imagegram.files import is_held, run_lock
 from imagegram.tokens import Manifest, TokenFolder
 
 GRACE = 60  # seconds in which the others of torchrun may begin: one that is not there by then is not waited for

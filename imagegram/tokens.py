@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError, atomic, read_json, sha256, write_json
+from imagegram.cli import UserError
+from imagegram.files import atomic, read_json, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from imagegram import tokenizing
-from imagegram.cli import UserError, is_held
+from imagegram.cli import UserError
+from imagegram.files import is_held
 from imagegram.tokenizing import tokenize_dataset
 from tests.support.fake_codec import JOB, FakeCodec
 from tests.support.together import MOUNTING, SCENARIOS

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagegram.cli import UserError, atomic
+from imagegram.cli import UserError
+from imagegram.files import atomic
 from imagegram.tokens import Manifest, TokenFolder, check_tokens, held_out
 
 MANIFEST = Manifest(

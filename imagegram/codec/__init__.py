@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagegram.cli import sha256
 from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
+from imagegram.files import sha256
 
 
 class Codec(Protocol):

@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagegram.cli import UserError, sha256
+from imagegram.cli import UserError
+from imagegram.files import sha256
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
 ZOO = (  # of https://huggingface.co/EPFL-VILAB; the numbers are the depths of encoder and decoder

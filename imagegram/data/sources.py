@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from imagegram.cli import UserError, cores
+from imagegram.cli import UserError
 from imagegram.data import shapes
+from imagegram.machine import cores
 
 PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}

@@ -19,16 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imagegram.cli import (
-    UserError,
-    atomic,
-    die_with_parent,
-    memory_available,
-    read_json,
-    run_lock,
-    summary,
-    write_json,
-)
+from imagegram.cli import UserError, summary
+from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import ENDING, FORMAT, Index, difference, entry_of
 from imagegram.index.table import (
     MAX_TOKENS,
@@ -41,6 +33,7 @@ from imagegram.index.table import (
     suits_fastgram,
     verify_table,
 )
+from imagegram.machine import die_with_parent, memory_available
 from imagegram.tokens import SEPARATOR, TERMINATOR, IndexedImages, TokenFolder
 
 # Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError, read_json, sha256, summary
+from imagegram.cli import UserError, summary
+from imagegram.files import read_json, sha256
 from imagegram.index.table import open_table, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.cli import cores
+from imagegram.machine import cores
 
 CHUNK = 1 << 20  # tokens read at a time
 BUCKET = 1 << 18  # suffixes sorted at once by their bytes; more where that many begin with one token

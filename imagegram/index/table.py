@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.cli import UserError, atomic, cores, die_with_parent
+from imagegram.cli import UserError
+from imagegram.files import atomic
 from imagegram.index.sort import BYTE_ORDER, count_tokens, sort_suffixes
+from imagegram.machine import cores, die_with_parent
 
 CHUNK = 1 << 18  # entries handled at a time
 MAX_TOKENS = 2**31 - 1  # of one shard: the proof numbers its suffixes in int32

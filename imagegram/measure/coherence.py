@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagegram.cli import atomic
+from imagegram.files import atomic
 from imagegram.measure.classifier import Judge, train_judge
 from imagegram.measure.copying import RESAMPLES, Figure, mean
 

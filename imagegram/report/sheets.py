@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from imagegram.cli import atomic
+from imagegram.files import atomic
 from imagegram.sampling.sampler import Settings
 
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.cli import cores
 from imagegram.index.folder import ENDING, Index, Shard
 from imagegram.index.table import pointers_at
+from imagegram.machine import cores
 from imagegram.sampling.aligned import Ints, bound, narrow
 from imagegram.tokens import SEPARATOR, TERMINATOR
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from imagegram.cli import cores
+from imagegram.machine import cores
 
 TILE = 2048  # images handled at a time, times
 SEQUENCES = 64  # of these

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imagegram.cli import atomic
 from imagegram.codec.tiny_flextok import TinyFlexTok
+from imagegram.files import atomic
 from imagegram.measure.classifier import Judge
 from imagegram.training.muon import Muon
 

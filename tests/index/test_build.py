@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError, sha256
+from imagegram.cli import UserError
+from imagegram.files import sha256
 from imagegram.index import build as indexing
 from imagegram.index import table as suffix_array
 from imagegram.index.build import build_index

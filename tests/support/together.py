@@ -22,10 +22,12 @@ from PIL import Image
 
 from imagegram import tokenizing
 from imagegram import tokens as shards
-from imagegram.cli import UserError, die_with_parent, run_lock
+from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.codec.flextok import memory_for
 from imagegram.data.shapes import scene
+from imagegram.files import run_lock
+from imagegram.machine import die_with_parent
 from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 from tests.conftest import truncated_tar
