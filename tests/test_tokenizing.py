@@ -87,7 +87,7 @@ def test_too_many_bad_images_stop_the_run(
 def test_a_folder_in_use_and_a_full_disk_are_refused(
     tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold = "import sys; from pathlib import Path; from imagegram.cli import run_lock\n"
+    hold = "import sys; from pathlib import Path; from imagegram.files import run_lock\n"
     hold += "with run_lock(Path(sys.argv[1]), '.lock-0'): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
