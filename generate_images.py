@@ -25,7 +25,7 @@ from tyro.conf import OmitArgPrefixes
 from imagegram.cli import run_script, summary
 from imagegram.generating import generate
 from imagegram.report.sheets import COLUMNS
-from imagegram.sampling.sampler import Settings
+from imagegram.sampling.settings import Settings
 
 # The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
 SAMPLER = Settings(method="soft", neighbours=20)

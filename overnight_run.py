@@ -21,7 +21,7 @@ from imagegram.cli import run_script, summary
 from imagegram.generating import generate, held_out_figures
 from imagegram.index.build import build_index
 from imagegram.report.sheets import Run, write_page
-from imagegram.sampling.sampler import Settings
+from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {

@@ -23,7 +23,8 @@ from imagegram.cli import run_script, summary
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.machine import cores
-from imagegram.sampling.sampler import Settings, sample
+from imagegram.sampling.sampler import sample
+from imagegram.sampling.settings import Settings
 from imagegram.tokens import SEPARATOR, TERMINATOR, Manifest, TokenFolder
 
 LEVELS = (8, 8, 8, 5, 5, 5)  # FlexTok's, 64,000 codes

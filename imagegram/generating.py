@@ -21,7 +21,8 @@ from imagegram.measure.coherence import LEAST, MOST, Judges
 from imagegram.measure.copying import Figure
 from imagegram.report import sheets as report
 from imagegram.report.strips import draw as draw_strips
-from imagegram.sampling.sampler import Settings, sample
+from imagegram.sampling.sampler import sample
+from imagegram.sampling.settings import Settings
 from imagegram.sampling.smoothed import held_out_bits
 
 DECODE_BATCH = 64

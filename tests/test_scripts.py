@@ -19,7 +19,7 @@ import tokenize_fast
 import tokenize_imagenet_large
 from imagegram.cli import run_script
 from imagegram.measure import coherence
-from imagegram.sampling.sampler import Settings
+from imagegram.sampling.settings import Settings
 from imagegram.tokens import TokenFolder
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from imagegram.files import atomic
-from imagegram.sampling.sampler import Settings
+from imagegram.sampling.settings import Settings
 
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this

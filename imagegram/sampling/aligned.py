@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
+from imagegram.sampling.matches import Ints, Matches
+from imagegram.sampling.settings import Settings
 
 
 def bound(key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints) -> Ints:
@@ -96,41 +99,38 @@ def ladder(
         yield Ladder(order, position, np.stack([r[0] for r in ranges]), np.stack([r[1] for r in ranges]))
 
 
-def tally(
-    column: NDArray[np.uint16], low: Ints, high: Ints, wanted: NDArray[np.uint16] | None = None
-) -> tuple[Ints, Ints]:
-    """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
+@dataclass(frozen=True)
+class AlignedMatches:
+    tokens: NDArray[np.uint16]  # of the index
+    order: Ints
+    position: int
+    low: Ints
+    counts: Ints
 
-    Ranges of one depth are equal or disjoint, so that no image is looked at twice.
-    """
-    ranges, which = np.unique(np.stack([low, high], 1), axis=0, return_inverse=True)
-    sizes = ranges[:, 1] - ranges[:, 0]
-    ends = np.cumsum(sizes)
-    places = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - ends + sizes, sizes)
-    pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[places]
-    known, counts = np.unique(pairs, return_counts=True)
-    distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
-    if wanted is None:
-        return distinct, np.zeros_like(low)
-    asked = which.ravel() * 65536 + wanted
-    spots = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    return distinct, np.where(known[spots] == asked, counts[spots], 0)
+    @property
+    def identity(self) -> Ints:
+        return np.stack([self.low, self.counts], 1)
+
+    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
+        return self.tokens[self.order[self.low[rows] + picks], self.position]
+
+    def sources(self, rows: Ints, picks: Ints) -> Ints:
+        images = self.order[self.low[rows] + picks]
+        return np.stack([images, np.full(len(images), self.position)], 1)
 
 
-def discounts(trained: NDArray[np.uint16], rungs: Ladder) -> list[float]:
-    """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
-    numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
+def aligned_matches(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
+    """Matches at the same position, of the longest context that enough images share."""
+    rows = np.arange(len(drawn))
+    for rungs in ladder(index.tokens, drawn, settings.context, settings.anchor, settings.min_images):
+        counts = rungs.high - rungs.low
+        depth = (counts[1:] > 0).sum(0)
+        yield AlignedMatches(index.tokens, rungs.order, rungs.position, rungs.low[depth, rows], counts[depth, rows])
 
-    Never below 0.1, so that what was not seen stays possible.
-    """
-    column = trained[rungs.order, rungs.position].astype(np.int64)
-    starts = np.zeros(len(trained), bool)  # of a new context in the order
-    result = []
-    for depth in range(len(rungs.low)):
-        if depth:
-            context = trained[rungs.order, rungs.position - depth]
-            starts[1:] |= context[1:] != context[:-1]
-        counts = np.unique(np.cumsum(starts) * 65536 + column, return_counts=True)[1]
-        once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-        result.append(max(0.1, once / max(1, once + 2 * twice)))
-    return result
+
+def matches_of_class(index: Index, label: int, n: int) -> Matches:
+    """The first tokens of the images of a class."""
+    images = np.flatnonzero(index.labels == label)
+    if not len(images):
+        raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+    return AlignedMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))

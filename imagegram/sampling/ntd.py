@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from imagegram.index.folder import ENDING, Index, Shard
 from imagegram.index.table import pointers_at
 from imagegram.machine import cores
-from imagegram.sampling.aligned import Ints, bound, narrow
+from imagegram.sampling.aligned import bound, narrow
+from imagegram.sampling.matches import Ints
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 PAYS = 50  # tokens of the corpus that `lone_contexts` looks at in the time of a search

@@ -7,14 +7,57 @@ drives D towards 1: a lone continuation is then nearly always left for a shorter
 copying.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 from imagegram.measure.copying import Figure, mean
-from imagegram.sampling.aligned import Ints, Ladder, discounts, ladder, tally
+from imagegram.sampling.aligned import Ladder, ladder
+from imagegram.sampling.matches import ImageMatches, Ints, Matches, truncated
+from imagegram.sampling.settings import Settings
+from imagegram.sampling.soft import MAX_PAIRS
+
+
+def tally(
+    column: NDArray[np.uint16], low: Ints, high: Ints, wanted: NDArray[np.uint16] | None = None
+) -> tuple[Ints, Ints]:
+    """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
+
+    Ranges of one depth are equal or disjoint, so that no image is looked at twice.
+    """
+    ranges, which = np.unique(np.stack([low, high], 1), axis=0, return_inverse=True)
+    sizes = ranges[:, 1] - ranges[:, 0]
+    ends = np.cumsum(sizes)
+    places = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - ends + sizes, sizes)
+    pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[places]
+    known, counts = np.unique(pairs, return_counts=True)
+    distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
+    if wanted is None:
+        return distinct, np.zeros_like(low)
+    asked = which.ravel() * 65536 + wanted
+    spots = np.searchsorted(known, asked).clip(max=len(known) - 1)
+    return distinct, np.where(known[spots] == asked, counts[spots], 0)
+
+
+def discounts(trained: NDArray[np.uint16], rungs: Ladder) -> list[float]:
+    """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
+    numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
+
+    Never below 0.1, so that what was not seen stays possible.
+    """
+    column = trained[rungs.order, rungs.position].astype(np.int64)
+    starts = np.zeros(len(trained), bool)  # of a new context in the order
+    result = []
+    for depth in range(len(rungs.low)):
+        if depth:
+            context = trained[rungs.order, rungs.position - depth]
+            starts[1:] |= context[1:] != context[:-1]
+        counts = np.unique(np.cumsum(starts) * 65536 + column, return_counts=True)[1]
+        once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+        result.append(max(0.1, once / max(1, once + 2 * twice)))
+    return result
 
 
 def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool = True) -> NDArray[np.float64]:
@@ -80,3 +123,25 @@ def draw(index: Index, rungs: Ladder, rng: np.random.Generator) -> Ints:
         places[asked[kept]] = tried[kept]
         missing[asked[kept]] = False
     return rungs.order[places]
+
+
+def smoothed_matches(
+    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
+) -> Iterator[Matches]:
+    """One match each, drawn from the smoothed distribution, reweighted where that is asked for."""
+    step = max(1, MAX_PAIRS // index.vocab_size)
+    for rungs in ladder(index.tokens, drawn, settings.context):
+        if not settings.reweighted:
+            yield ImageMatches(index.tokens, draw(index, rungs, rng)[:, None], rungs.position)
+            continue
+        column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
+        images = np.empty((len(drawn), 1), np.int64)
+        for first in range(0, len(drawn), step):
+            rows = np.arange(first, min(first + step, len(drawn)))
+            for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
+                token = rng.choice(len(p), p=truncated(p, settings.temperature, settings.top_k, settings.top_p))
+                for low, high in zip(rungs.low[::-1, row], rungs.high[::-1, row], strict=True):
+                    if len(found := np.flatnonzero(column[low:high] == token)):
+                        images[row] = rungs.order[low + rng.choice(found)]
+                        break
+        yield ImageMatches(index.tokens, images, rungs.position)

@@ -6,13 +6,19 @@ All of them are brought up to date once in a while: a matrix product over severa
 as k of them are no farther than all others were, they are the k nearest of all.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
 from imagegram.machine import cores
+from imagegram.sampling.codes import fsq_codes
+from imagegram.sampling.matches import ImageMatches, Matches
+from imagegram.sampling.settings import Settings
 
 TILE = 2048  # images handled at a time, times
 SEQUENCES = 64  # of these
@@ -20,13 +26,6 @@ FOLLOWED = 2048  # images that are followed for every sequence, or a hundredth o
 LONGEST = 16  # positions between two updates of all distances, at most
 MAX_PAIRS = 1 << 26  # distances held at a time, 256 MB
 JITTER = 1e-3  # smaller than any difference between two codes: decides between equal prefixes, and nothing else
-
-
-def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:
-    """Token ids [...] -> FSQ codes [..., D] in [-1, 1]: mixed-radix digits, the first dimension fastest."""
-    basis = np.cumprod([1, *levels[:-1]])
-    digits = np.asarray(tokens)[..., None] // basis % levels
-    return ((digits - np.array(levels) // 2) / (np.array(levels) // 2)).astype(np.float32)
 
 
 class PrefixDistances:
@@ -121,3 +120,20 @@ class PrefixDistances:
         """The distance of every sequence [n] to its nearest image."""
         self._update()
         return self.distances.min(1)
+
+
+def soft_matches(
+    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
+) -> Iterator[Matches]:
+    """Matches whose prefix is near in code space; the caller fills `drawn` [n, L] meanwhile."""
+    if not index.levels:
+        raise UserError(f"the codec {index.codec!r} has no FSQ levels: the soft sampler needs their codes")
+    (n, length), everyone = drawn.shape, np.arange(index.num_images)
+    distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, n, rng)
+    for position in range(length):
+        if position:
+            distances.add(position - 1, drawn[:, position - 1], position**-settings.emphasis)
+        if position == 0 or settings.neighbours >= index.num_images:
+            yield ImageMatches(index.tokens, np.broadcast_to(everyone, (n, len(everyone))), position, everyone=True)
+        else:
+            yield ImageMatches(index.tokens, distances.nearest(settings.neighbours), position)

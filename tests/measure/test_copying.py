@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 from imagegram.measure import copying as m
+from imagegram.sampling.codes import fsq_codes
 from imagegram.sampling.ntd import longest_runs
-from imagegram.sampling.soft import fsq_codes
 from tests.support.corpora import index_of
 
 RNG = np.random.default_rng(0)

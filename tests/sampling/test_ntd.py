@@ -8,7 +8,8 @@ import pytest
 
 from imagegram.sampling import ntd as suffixes
 from imagegram.sampling.ntd import lone_contexts, longest_runs
-from imagegram.sampling.sampler import Settings, sample
+from imagegram.sampling.sampler import sample
+from imagegram.sampling.settings import Settings
 from tests.support.corpora import corpora, index_of
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from imagegram.sampling.soft import FOLLOWED, JITTER, TILE, PrefixDistances, fsq_codes
+from imagegram.sampling.codes import fsq_codes
+from imagegram.sampling.soft import FOLLOWED, JITTER, TILE, PrefixDistances
 
 LEVELS = (8, 8, 8, 5, 5, 5)
 

@@ -1,0 +1,50 @@
+"""How to sample: the settings of every sampler."""
+
+from dataclasses import dataclass
+
+from imagegram.cli import UserError
+
+METHODS = ("ntd", "aligned", "smoothed", "soft")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. A script's --help lists these fields with their comments."""
+
+    method: str = "aligned"  # one of METHODS
+    context: int = 2  # ntd, aligned, smoothed: tokens of context at most; 0: each position on its own
+    min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
+    anchor: int = 0  # aligned: first tokens that must match besides
+    neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
+    emphasis: float = 0.0  # soft: above 0 the first tokens count most, below 0 the latest; 0: all count alike
+    temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
+    top_k: int = 0  # most likely tokens kept; 0: all
+    top_p: float = 1.0  # the fewest tokens kept that have this probability together
+    label: int = -1  # class of the image that gives the first token; -1: any
+
+    def describe(self) -> str:
+        """The values that matter, as text."""
+        names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"]}
+        names |= {"smoothed": ["context"], "soft": ["neighbours"]}
+        shown = names[self.method] + [
+            name
+            for name, usual in (("emphasis", 0), ("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
+            if getattr(self, name) != usual
+        ]
+        return f"{self.method}: {', '.join(f'{name} {getattr(self, name)}' for name in shown)}"
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether the distribution is not to be drawn from as it is."""
+        return self.temperature != 1 or self.top_k > 0 or self.top_p < 1
+
+    def check(self) -> None:
+        """UserError where a value makes no sense."""
+        if self.method not in METHODS:
+            raise UserError(f"unknown method {self.method!r}: one of {', '.join(METHODS)}")
+        if min(self.min_images, self.neighbours, self.temperature) <= 0:
+            raise UserError("min_images, neighbours and temperature must be positive")
+        if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1:
+            raise UserError("context, anchor and top_k must not be negative, top_p lies between 0 and 1")
+        if self.anchor and self.method != "aligned":
+            raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")
