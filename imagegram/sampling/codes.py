@@ -4,8 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:
-    """Token ids [...] -> FSQ codes [..., D] in [-1, 1]: mixed-radix digits, the first dimension fastest."""
+def fsq_digits(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.int64]:
+    """Token ids [...] -> their digits [..., D], each below its level: mixed radix, the first digit fastest."""
     basis = np.cumprod([1, *levels[:-1]])
-    digits = np.asarray(tokens)[..., None] // basis % levels
-    return ((digits - np.array(levels) // 2) / (np.array(levels) // 2)).astype(np.float32)
+    return np.asarray(tokens, np.int64)[..., None] // basis % levels
+
+
+def fsq_codes(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.float32]:
+    """Token ids [...] -> FSQ codes [..., D] in [-1, 1]."""
+    half = np.array(levels) // 2
+    return ((fsq_digits(tokens, levels) - half) / half).astype(np.float32)

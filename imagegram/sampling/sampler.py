@@ -10,12 +10,14 @@ draws the token from the exact next-token distribution of the context, however m
 - `aligned`: the same tokens at the same positions. Image tokens are ordered: the same id at another position means
   something else. The longest context of at most `context` tokens that `min_images` images share; the first `anchor`
   tokens must match as well, however short the context.
-- `smoothed`: the same, interpolated over all lengths of context by absolute discounting (smoothing.py), which also
+- `smoothed`: the same, interpolated over all lengths of context by absolute discounting (smoothed.py), which also
   gives held-out bits per token.
 - `soft`: the `neighbours` images whose prefix is nearest in code space, by the squared distance of FSQ codes summed
   over the tokens so far: non-parametric texture synthesis (Efros & Leung, 1999) on tokens. Never short of matches,
   and copying stops at every token where a near image goes another way. Ties are broken at random. The token at
   position i counts (i + 1) ** -emphasis: in a tokenizer with nested dropout the first tokens hold most of the image.
+- `kernel`: counts that generalise (kernel.py). Every training image votes for its next token by how near its prefix is,
+  in a metric fitted to the training images, and the token may step away from that of its source, as far as was fitted.
 
 Temperature, top-k and top-p act on the final distribution, after the smoothing. `label` draws the first token from
 the images of one class.
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.sampling.aligned import aligned_matches, matches_of_class
+from imagegram.sampling.kernel import kernel_matches, sequences_at_once
 from imagegram.sampling.matches import Ints, Matches, draw_match
 from imagegram.sampling.ntd import blind
 from imagegram.sampling.settings import Settings
@@ -69,7 +72,11 @@ def sample(
     if prefix is not None:
         tokens[:, :given] = prefix
     # The soft sampler holds a distance for every pair of a sequence and an image, and more for those that it follows.
-    step = max(1, MAX_PAIRS // max(index.num_images, 16 * FOLLOWED)) if settings.method == "soft" else n
+    step = n
+    if settings.method == "soft":
+        step = max(1, MAX_PAIRS // max(index.num_images, 16 * FOLLOWED))
+    if settings.method == "kernel":
+        step = sequences_at_once(index.num_images)
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
@@ -94,4 +101,6 @@ def _matches(
         return aligned_matches(index, settings, drawn)
     if settings.method == "smoothed":
         return smoothed_matches(index, settings, drawn, rng)
+    if settings.method == "kernel":
+        return kernel_matches(index, settings, drawn, rng)
     return soft_matches(index, settings, drawn, rng)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from imagegram.cli import UserError
 
-METHODS = ("ntd", "aligned", "smoothed", "soft")
+METHODS = ("ntd", "aligned", "smoothed", "soft", "kernel")
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Settings:
     anchor: int = 0  # aligned: first tokens that must match besides
     neighbours: int = 20  # soft: images to choose among; 1 copies, all of them give position-unigrams
     emphasis: float = 0.0  # soft: above 0 the first tokens count most, below 0 the latest; 0: all count alike
+    step: float = 1.0  # kernel: how far tokens step from their sources; 1: as fitted, 0: tokens as they stand
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
     top_p: float = 1.0  # the fewest tokens kept that have this probability together
@@ -25,7 +26,7 @@ class Settings:
     def describe(self) -> str:
         """The values that matter, as text."""
         names = {"ntd": ["context"], "aligned": ["context", "min_images", "anchor"]}
-        names |= {"smoothed": ["context"], "soft": ["neighbours"]}
+        names |= {"smoothed": ["context"], "soft": ["neighbours"], "kernel": ["step"]}
         shown = names[self.method] + [
             name
             for name, usual in (("emphasis", 0), ("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
@@ -46,5 +47,7 @@ class Settings:
             raise UserError("min_images, neighbours and temperature must be positive")
         if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1:
             raise UserError("context, anchor and top_k must not be negative, top_p lies between 0 and 1")
+        if not 0 <= self.step <= 10:
+            raise UserError("step lies between 0 (tokens as they stand) and 10; 1 is what was fitted")
         if self.anchor and self.method != "aligned":
             raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")

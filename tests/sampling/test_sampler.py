@@ -22,6 +22,12 @@ from tests.support.corpora import corpora, index_of
 Distribution = dict[int, float]
 
 
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels hardly fitted."""
+    monkeypatch.setattr("imagegram.sampling.kernel.STEPS", 3)
+
+
 def blind(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
     """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a token after it."""
     text = [SEPARATOR, *prefix]

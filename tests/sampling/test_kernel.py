@@ -1,0 +1,169 @@
+"""The kernel n-gram is the formula of its docstring, draws what it says, and learns from the training images alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import chisquare
+
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
+from imagegram.sampling import kernel as module
+from imagegram.sampling.codes import fsq_digits
+from imagegram.sampling.kernel import (
+    EPS,
+    Kernel,
+    earlier_places,
+    fit,
+    fit_file,
+    kernel_probabilities,
+    open_kernel,
+)
+from imagegram.sampling.sampler import sample
+from imagegram.sampling.settings import Settings
+from tests.support.corpora import index_of
+
+CPU = torch.device("cpu")
+LEVELS = (8, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEPS", 12)
+
+
+def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.int64]:
+    """Images whose digits all lie near one digit of their own: a context tells a lot."""
+    rng = np.random.default_rng(seed)
+    digits = (rng.integers(1, 7, (n, 1, 1)) + rng.integers(-1, 2, (n, length, 3))).clip(0, 7)
+    return digits @ np.array([1, 8, 64])
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return index_of(tmp_path, related(120))
+
+
+def by_hand(model: Kernel, training: NDArray[np.integer], row: NDArray[np.integer], step: float) -> list[float]:
+    """The formula of the docstring in loops: the probability of every token of one sequence."""
+    y = fsq_digits(training, LEVELS).reshape(len(training), -1)
+    x = fsq_digits(row, LEVELS).ravel()
+    codes, log_weights = model.codes.double().numpy(), model.log_weights.double().numpy()
+    result = np.ones(len(row))
+    for place in range(len(x)):
+        distances = np.zeros(len(training))
+        for weight, m in zip(np.exp(log_weights[place]), earlier_places(place, 3), strict=False):
+            distances += weight * (codes[m, x[m]] - codes[m, y[:, m]]) ** 2
+        votes = np.exp(-distances / (EPS + distances.min()) ** model.widening[place].item())
+        votes /= votes.sum()
+        a, b, c = np.exp(model.share_logits[place].double().numpy())
+        a, b, c = np.array([a, b, c]) / (a + b + c)
+        b, c = b * min(step, 1), c * min(step, 1)
+        p = b * model.unigram[place, x[place]].item() + c / 8
+        for j, vote in enumerate(votes):
+            chances = np.exp(model.step_logits[place, y[j, place]].double().numpy() / step)
+            p += (1 - b - c) * vote * chances[x[place]] / chances.sum()
+        result[place // 3] *= p
+    return result.tolist()
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_probabilities_are_the_formula(index: Index, step: float) -> None:
+    model = open_kernel(index, CPU)
+    rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
+    expected = [by_hand(model, index.tokens, row, step) for row in rows]
+    assert kernel_probabilities(index, rows, step) == pytest.approx(np.array(expected), rel=2e-4)
+
+
+def test_the_distribution_of_every_token_sums_to_one(index: Index) -> None:
+    rows = np.full((512, 2), index.tokens[0, 0], np.uint16)
+    rows[:, 1] = np.arange(512)
+    assert kernel_probabilities(index, rows)[:, 1].sum() == pytest.approx(1, abs=1e-5)
+    rows = np.arange(512, dtype=np.uint16)[:, None]
+    assert kernel_probabilities(index, rows).sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.6, 0.0])
+def test_the_sampler_draws_from_these_probabilities(index: Index, step: float) -> None:
+    n = 6000
+    prefix = np.tile(index.tokens[7, :2], (n, 1))
+    drawn = sample(index, Settings("kernel", step=step), n, np.random.default_rng(3), 3, prefix).tokens[:, 2]
+    rows = np.concatenate([np.tile(prefix[0], (512, 1)), np.arange(512)[:, None]], 1).astype(np.uint16)
+    expected = kernel_probabilities(index, rows, step)[:, 2] * n
+    counts = np.bincount(drawn, minlength=512)
+    assert counts[expected < 1e-6].sum() == 0
+    common = expected >= 5
+    groups = [np.append(x[common], x[~common].sum()) for x in (counts, expected)]
+    keep = groups[1] > 5
+    assert chisquare(groups[0][keep], groups[1][keep] * groups[0][keep].sum() / groups[1][keep].sum()).pvalue > 1e-3
+
+
+def test_sources_are_near_what_was_drawn(index: Index) -> None:
+    samples = sample(index, Settings("kernel", step=0), 200, np.random.default_rng(0))
+    sources = index.tokens[samples.sources[..., 0], samples.sources[..., 1]]
+    assert (samples.sources[..., 1] == np.arange(4)).all()
+    # Without a step, the last digit of a token is that of its source.
+    assert np.array_equal(fsq_digits(sources, LEVELS)[..., 2], fsq_digits(samples.tokens, LEVELS)[..., 2])
+    assert (sources == samples.tokens).mean() > 0.2
+
+
+def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
+    """Left out, unrelated images are no better predicted than by chance; related ones are, held-out ones alike."""
+    rng = np.random.default_rng(0)
+    chance = fit(rng.integers(0, 512, (200, 4)).astype(np.uint16), LEVELS, CPU)
+    assert left_out_bits(chance, rng.integers(0, 512, (200, 4))) > 8.8
+    model = fit(related(200).astype(np.uint16), LEVELS, CPU)
+    assert left_out_bits(model, related(200)) < 6.5
+    # The same figure where every image predicts itself as well would be far lower.
+    assert left_out_bits(model, related(200)) - left_out_bits(model, related(200), leave_out=False) > 1
+
+
+def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
+    digits = torch.from_numpy(fsq_digits(tokens, LEVELS).reshape(len(tokens), -1).astype(np.uint8))
+    own = torch.arange(len(tokens)) if leave_out else None
+    logs = module._log2_probabilities(model, digits, digits, range(model.places), own)
+    return float(-logs.sum(1).mean()) / tokens.shape[1]
+
+
+def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(tmp_path: Path) -> None:
+    index = index_of(tmp_path, related(60))
+    open_kernel(index, CPU)
+    before = fit_file(index).read_bytes()
+    stamp = fit_file(index).stat().st_mtime_ns
+    open_kernel(index, CPU)
+    assert fit_file(index).stat().st_mtime_ns == stamp
+    other = index_of(tmp_path / "other", related(60, seed=5))
+    fit_file(other).write_bytes(before)
+    open_kernel(other, CPU)
+    assert fit_file(other).read_bytes() != before
+
+
+def test_a_place_listens_to_the_first_and_the_latest_tokens() -> None:
+    assert earlier_places(7, 3) == list(range(7))
+    far = earlier_places(100 * 6, 6)
+    assert {place // 6 for place in far} == {*range(8), *range(76, 100)}
+
+
+def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> None:
+    levels = (8, 5, 3)
+    rng = np.random.default_rng(0)
+    model = fit(rng.integers(0, 120, (80, 3)).astype(np.uint16), levels, CPU)
+    digits = torch.from_numpy(fsq_digits(rng.integers(0, 120, (80, 3)), levels).reshape(80, -1).astype(np.uint8))
+    library = model.embed(digits)
+    for place in range(9):
+        p = model.probabilities(place, model.votes(place, library, library), digits[:, place])
+        assert p.sum(1).numpy() == pytest.approx(1, abs=1e-5)
+        assert (p[:, levels[place % 3] :] == 0).all()
+
+
+def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> None:
+    few = index_of(tmp_path / "few", related(15))
+    with pytest.raises(UserError, match="15 images are too few"):
+        sample(few, Settings("kernel"), 5, np.random.default_rng(0))
+    no_codes = index_of(tmp_path / "no_codes", np.arange(240).reshape(60, 4), vocab_size=1000)
+    with pytest.raises(UserError, match="no FSQ levels"):
+        sample(no_codes, Settings("kernel"), 5, np.random.default_rng(0))
+    with pytest.raises(UserError, match="step lies between"):
+        sample(few, Settings("kernel", step=-1), 5, np.random.default_rng(0))
