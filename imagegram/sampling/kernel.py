@@ -246,14 +246,21 @@ class Library:
         self.digits = _digits(index.tokens, index.levels, device).T.contiguous()  # uint8 [F, N]
         self.embedded = model.embed(self.digits.T)  # float32 [F, N]
 
-    def probabilities(self, place: int, queries: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    def probabilities(
+        self, place: int, queries: Tensor, step: float, own: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The votes [n, N] and the distribution of the digit [n, values], after `queries` [place, n] of `embed`."""
-        votes = self.model.votes(place, queries, self.embedded)
+        votes = self.model.votes(place, queries, self.embedded, own)
         return votes, self.model.probabilities(place, votes, self.digits[place], step)
 
 
-def kernel_probabilities(index: Index, tokens: NDArray[np.uint16], step: float = 1.0) -> NDArray[np.float64]:
-    """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k], as the sampler draws it: float64 [n, k]."""
+def kernel_probabilities(
+    index: Index, tokens: NDArray[np.uint16], settings: Settings, own: Ints | None = None
+) -> NDArray[np.float64]:
+    """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k], as the sampler draws it: float64 [n, k].
+
+    own: int64 [n], the rows of the index that the sequences are, where each is to be predicted from all others.
+    """
     device = choose_device()
     model = open_kernel(index, device)
     library = Library(index, model)
@@ -264,12 +271,22 @@ def kernel_probabilities(index: Index, tokens: NDArray[np.uint16], step: float =
         part = slice(first, first + rows_at_once)
         digits = _digits(tokens[part], index.levels, device)
         queries = model.embed(digits)
+        left_out = None if own is None else torch.from_numpy(own[part]).to(device)
         for place in range(digits.shape[1]):
             with torch.inference_mode():
-                _, p = library.probabilities(place, queries, step)
-            chosen = p.double().gather(1, digits[:, place : place + 1].long())[:, 0]
-            result[part, place // model.digits] *= chosen.cpu().numpy()
+                _, p = library.probabilities(place, queries, settings.step, left_out)
+            chances = _reweighted(p, settings)
+            chosen = digits[:, place].cpu().numpy()
+            result[part, place // model.digits] *= chances[np.arange(len(chosen)), chosen]
     return result
+
+
+def _reweighted(p: Tensor, settings: Settings) -> NDArray[np.float64]:
+    """The distributions of digits [n, values] as they are drawn from: temperature, top-k and top-p applied."""
+    rows = p.double().cpu().numpy()
+    if not settings.reweighted:
+        return rows
+    return np.stack([truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows])
 
 
 MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
@@ -337,9 +354,7 @@ def kernel_matches(
 
 def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Ints:
     """A digit for each row of probabilities [n, values]: int64 [n]."""
-    rows = p.double().cpu().numpy()
-    if settings.reweighted:
-        rows = np.stack([truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows])
+    rows = _reweighted(p, settings)
     ladder = np.cumsum(rows, 1)
     wanted = rng.random((len(rows), 1)) * ladder[:, -1:]
     return (ladder <= wanted).sum(1).clip(max=rows.shape[1] - 1)

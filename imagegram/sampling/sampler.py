@@ -80,7 +80,7 @@ def sample(
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
-        for position, matches in enumerate(_matches(index, settings, tokens[part], rng)):
+        for position, matches in enumerate(matches_at_every_position(index, settings, tokens[part], rng)):
             if position < given:
                 continue
             if position == 0 and settings.label >= 0:
@@ -91,7 +91,7 @@ def sample(
     return Samples(tokens, sources)
 
 
-def _matches(
+def matches_at_every_position(
     index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
 ) -> Iterator[Matches]:
     """The matches for one position after another, while the caller fills `drawn` [n, L]."""

@@ -20,7 +20,7 @@ from imagegram.sampling.settings import Settings
 from imagegram.sampling.soft import MAX_PAIRS
 
 
-def tally(
+def count_distinct(
     column: NDArray[np.uint16], low: Ints, high: Ints, wanted: NDArray[np.uint16] | None = None
 ) -> tuple[Ints, Ints]:
     """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
@@ -73,7 +73,7 @@ def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool 
         column = index.tokens[rungs.order, rungs.position]
         p = np.full(len(tokens), 1 / index.vocab_size)
         for low, high, discount in zip(rungs.low, rungs.high, discounts(index.tokens, rungs), strict=True):
-            distinct, hits = tally(column, low, high, tokens[:, rungs.position])
+            distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
             taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
             mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)
             p = np.where(high > low, mixed, p)
@@ -89,6 +89,35 @@ def held_out_bits(
     ways = [("position-unigram", 0, True), ("position-unigram, unsmoothed", 0, False)]
     ways += [(f"{kind}, context {n}", n, kind == "smoothed") for kind in ("smoothed", "unsmoothed") for n in contexts]
     return {name: mean(bits(index, held_out, n, smoothed).mean(1), rng) for name, n, smoothed in ways}
+
+
+def smoothed_probabilities(
+    index: Index, tokens: NDArray[np.uint16], context: int, own: Ints | None = None
+) -> NDArray[np.float64]:
+    """The probability of every token of `tokens` [n, k] under the distribution that the sampler draws from: float64.
+
+    With `own` [n], the sequences are rows of the index, and each is predicted from all others.
+    """
+    result = np.zeros(tokens.shape)
+    for rungs in ladder(index.tokens, tokens, context):
+        column = index.tokens[rungs.order, rungs.position]
+        p = np.zeros(len(tokens))
+        for depth, discount in enumerate(discounts(index.tokens, rungs)):
+            low = rungs.low[depth]
+            high = rungs.high[depth]
+            distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
+            sizes = high - low
+            if own is not None:
+                distinct = distinct - (hits == 1)
+                hits = np.maximum(hits - 1, 0)
+                sizes = np.maximum(sizes - 1, 0)
+            if depth == 0:  # at the bottom are plain counts: every token has a source
+                p = hits / np.maximum(1, sizes)
+                continue
+            mixed = (np.maximum(hits - discount, 0) + discount * distinct * p) / np.maximum(1, sizes)
+            p = np.where(sizes > 0, mixed, p)
+        result[:, rungs.position] = p
+    return result
 
 
 def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) -> NDArray[np.float64]:
@@ -118,7 +147,7 @@ def draw(index: Index, rungs: Ladder, rng: np.random.Generator) -> Ints:
         if not len(asked):
             continue
         tried = rng.integers(low[asked], high[asked])
-        _, counts = tally(column, low[asked], high[asked], column[tried])
+        _, counts = count_distinct(column, low[asked], high[asked], column[tried])
         kept = rng.random(len(asked)) * counts < counts - taken[depth]
         places[asked[kept]] = tried[kept]
         missing[asked[kept]] = False

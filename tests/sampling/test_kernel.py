@@ -74,15 +74,17 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
     model = open_kernel(index, CPU)
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
     expected = [by_hand(model, index.tokens, row, step) for row in rows]
-    assert kernel_probabilities(index, rows, step) == pytest.approx(np.array(expected), rel=2e-4)
+    assert kernel_probabilities(index, rows, Settings("kernel", step=step)) == pytest.approx(
+        np.array(expected), rel=2e-4
+    )
 
 
 def test_the_distribution_of_every_token_sums_to_one(index: Index) -> None:
     rows = np.full((512, 2), index.tokens[0, 0], np.uint16)
     rows[:, 1] = np.arange(512)
-    assert kernel_probabilities(index, rows)[:, 1].sum() == pytest.approx(1, abs=1e-5)
+    assert kernel_probabilities(index, rows, Settings("kernel"))[:, 1].sum() == pytest.approx(1, abs=1e-5)
     rows = np.arange(512, dtype=np.uint16)[:, None]
-    assert kernel_probabilities(index, rows).sum() == pytest.approx(1, abs=1e-5)
+    assert kernel_probabilities(index, rows, Settings("kernel")).sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("step", [1.0, 0.6, 0.0])
@@ -91,7 +93,7 @@ def test_the_sampler_draws_from_these_probabilities(index: Index, step: float) -
     prefix = np.tile(index.tokens[7, :2], (n, 1))
     drawn = sample(index, Settings("kernel", step=step), n, np.random.default_rng(3), 3, prefix).tokens[:, 2]
     rows = np.concatenate([np.tile(prefix[0], (512, 1)), np.arange(512)[:, None]], 1).astype(np.uint16)
-    expected = kernel_probabilities(index, rows, step)[:, 2] * n
+    expected = kernel_probabilities(index, rows, Settings("kernel", step=step))[:, 2] * n
     counts = np.bincount(drawn, minlength=512)
     assert counts[expected < 1e-6].sum() == 0
     common = expected >= 5
