@@ -5,13 +5,13 @@
     python generate_images.py --method aligned --min-images 1 --seed 1
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out control. Writes
-data/generated/METHOD-seed0/: tokens.npy, sources.npy (image and position that every token was copied from),
+data/generated/kernel-seed0/: tokens.npy, sources.npy (image and position that every token was drawn from),
 image_0000.png ..., grid.png (each image above its nearest training image, exact copies framed), sources.png (images
 beside the training images they were stitched from), prefixes.png (the first sequences decoded from their first 1, 2,
 4, ... tokens), seeds.png (from several noises) and report.json. Prints, after the progress bars,
 
     ---
-    out: data/generated/soft-seed0
+    out: data/generated/kernel-seed0
     exact_copies: 0.0 % (0.0 to 0.4)
     ...
 """
@@ -23,46 +23,58 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes
 
 from imagegram.cli import run_script, summary
-from imagegram.generating import generate
-from imagegram.report.sheets import COLUMNS
+from imagegram.generating import Request, generate, open_codec
+from imagegram.index.folder import Index
+from imagegram.measure.control import read_control
+from imagegram.report.runs import COLUMNS
 from imagegram.sampling.settings import Settings
 
 # The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
-SAMPLER = Settings(method="soft", neighbours=20)
+SAMPLER = Settings(method="kernel")
 
 
 @dataclass
 class Config:
-    # Every field of Settings is an option of its own: --method ntd --context 16.
     sampler: OmitArgPrefixes[Settings] = field(default_factory=lambda: SAMPLER)
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
-    images: int = 64  # of these, decoded
+    images: int = 64  # of these, decoded; 0: figures only
     tokens: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
     given: int = 0  # of these, first tokens taken from held-out images and completed
     seed: int = 0
     index: Path = Path("data/index")
-    out: Path | None = None  # None: data/generated/METHOD-seedSEED
+    out: Path | None = None  # None: data/generated/METHOD-SETTINGS-seedSEED
     codec: str = ""  # "": the one that made the tokens of the index
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default; 1: none
     strips: int = 4  # sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes
 
 
+def default_out(config: Config) -> Path:
+    """A folder whose name carries what differs from the default, so that no run replaces another."""
+    usual = Settings(config.sampler.method)
+    changed = {name: value for name, value in vars(config.sampler).items() if value != getattr(usual, name)}
+    for name in ("tokens", "given", "timesteps", "guidance_scale"):
+        if getattr(config, name):
+            changed[name] = getattr(config, name)
+    words = [config.sampler.method, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
+    return Path("data/generated") / "-".join(words)
+
+
 def main(config: Config) -> None:
-    result = generate(
-        config.index,
-        config.out or Path("data/generated") / f"{config.sampler.method}-seed{config.seed}",
-        config.sampler,
-        config.sequences,
-        config.images,
-        config.seed,
-        config.codec,
-        config.timesteps,
-        config.guidance_scale,
-        config.tokens,
-        config.given,
-        config.strips,
+    index = Index.open(config.index)
+    request = Request(
+        settings=config.sampler,
+        sequences=config.sequences,
+        images=config.images,
+        seed=config.seed,
+        length=config.tokens,
+        given=config.given,
+        strips=config.strips,
+        timesteps=config.timesteps,
+        guidance_scale=config.guidance_scale,
     )
+    out = config.out or default_out(config)
+    result = generate(index, open_codec(index, config.codec), read_control(index), request, out)
     if not result.new:
         print(f"{result.path} is finished with these settings, nothing to do")
     figures = {column.key: "{} ({})".format(*column.cell(result.report["generated"])) for column in COLUMNS}

@@ -17,14 +17,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.cli import run_script, summary
-from imagegram.generating import generate, held_out_figures
+from imagegram.cli import UserError, run_script, summary
+from imagegram.generating import Request, generate, open_codec
 from imagegram.index.build import build_index
-from imagegram.report.sheets import Run, write_page
+from imagegram.measure.control import read_control
+from imagegram.measure.prediction import held_out_figures
+from imagegram.report.page import write_page
+from imagegram.report.runs import Run
 from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import tokenize_dataset
 
 SAMPLERS = {
+    "kernel": Settings("kernel"),
+    "kernel-half": Settings("kernel", step=0.5),  # half the step: nearer to the training images, more coherent
     "soft": Settings("soft", neighbours=20),
     "soft-4": Settings("soft", neighbours=4),
     "soft-2": Settings("soft", neighbours=2),
@@ -61,27 +66,46 @@ def main(config: Config) -> None:
     index = build_index([tokens.path], config.out / "index_input", config.out / "index")
 
     print("3. Generate")
-    runs = []
-    for name, settings in SAMPLERS.items():
-        out = config.out / "generated" / f"{name}-seed{config.seed}"
-        result = generate(index.path, out, settings, config.sequences, config.decoded, config.seed)
-        print(f"{out}: {'generated' if result.new else 'finished before'}")
-        runs.append(Run(name, settings, out, result.report["generated"]))
-
-    print("4. Report")
+    codec = open_codec(index)
+    control = read_control(index)
+    requests = {
+        name: Request(settings, config.sequences, config.decoded, config.seed) for name, settings in SAMPLERS.items()
+    }
+    for request in requests.values():
+        request.completed(index, codec).check(index)
+    bits = held_out_figures(index, control, config.out / "bits.json")
     page = config.out / "report.html"
-    write_page(
-        page,
-        runs,
-        manifest=tokens.manifest,
-        training_images=index.num_images,
-        held_out_images=result.report["held_out_images"],
-        control=result.report.get("held_out", {}),
-        bits=held_out_figures(index, config.out / "bits.json"),
-        sequences=config.sequences,
-        decoded=config.decoded,
-        seed=config.seed,
-    )
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    for number, (name, request) in enumerate(requests.items(), 1):
+        out = config.out / "generated" / f"{name}-seed{config.seed}"
+        print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}")
+        try:
+            result = generate(index, codec, control, request, out)
+        except UserError as error:  # the others may still be made
+            failed[name] = str(error)
+            print(f"error: {name}: {error}", file=sys.stderr)
+        else:
+            print(f"{out}: {'generated' if result.new else 'finished before'}")
+            runs.append(Run(name, request.settings, out, result.report["generated"]))
+            measured = result.report.get("held_out", {})
+        if runs:
+            write_page(
+                page,
+                runs,
+                manifest=tokens.manifest,
+                training_images=index.num_images,
+                held_out_images=len(control.tokens),
+                control=measured,
+                bits=bits,
+                sequences=config.sequences,
+                decoded=config.decoded,
+                seed=config.seed,
+                failed=failed,
+            )
+    if failed:
+        made = f"{len(runs)} samplers are finished, see {page}" if runs else "no sampler is finished"
+        raise UserError(f"{', '.join(failed)} failed, as said above; {made}; the same command tries again")
     summary(
         page=page,
         grid=runs[0].path / "grid.png",

@@ -1,14 +1,18 @@
-"""Sample token sequences from an index, decode them, and measure what came out."""
+"""Sample token sequences from an index, decode them, measure what came out: one finished folder of images.
+
+Nothing in the folder is touched before all of it is made; report.json is written last.
+"""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,19 +20,69 @@ from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
-from imagegram.measure import copying as memorization
-from imagegram.measure.coherence import LEAST, MOST, Judges
-from imagegram.measure.copying import Figure
-from imagegram.report import sheets as report
-from imagegram.report.strips import draw as draw_strips
-from imagegram.sampling.sampler import sample
+from imagegram.measure import copying
+from imagegram.measure.coherence import open_judges
+from imagegram.measure.control import Control
+from imagegram.measure.likelihood import exact_figures
+from imagegram.report import sheets
+from imagegram.sampling.sampler import Samples, sample
 from imagegram.sampling.settings import Settings
-from imagegram.sampling.smoothed import held_out_bits
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
+SHEETS = ("grid", "sources", "prefixes", "seeds")
+MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make. Zeros stand for the defaults of the index and of its codec, see `completed`."""
+
+    settings: Settings
+    sequences: int  # sampled and measured
+    images: int  # of these, decoded
+    seed: int
+    length: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
+    given: int = 0  # of these, first tokens taken from held-out images
+    strips: int = 0  # sequences shown in prefixes and seeds
+    timesteps: int = 0  # flow steps of a decode; 0: the codec's default
+    guidance_scale: float = 0.0  # 0: the codec's default
+
+    def completed(self, index: Index, codec: Codec) -> "Request":
+        """The request with every default filled in."""
+        return replace(
+            self,
+            images=min(self.images, self.sequences),
+            length=self.length or index.tokens_per_image,
+            timesteps=self.timesteps or codec.timesteps,
+            guidance_scale=self.guidance_scale or codec.guidance_scale,
+        )
+
+    def check(self, index: Index) -> None:
+        """UserError where it cannot be made from `index`; of a completed request."""
+        self.settings.check()
+        if self.sequences < 1:
+            raise UserError(f"--sequences {self.sequences}: at least 1 is needed")
+        if self.images < 0 or self.strips < 0:
+            raise UserError("a number of images must not be negative; 0 makes figures only")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UserError(f"a seed lies between 0 and {MOST_SEED}, not {self.seed}")
+        if not 1 <= self.length <= index.tokens_per_image:
+            raise UserError(f"{self.length} tokens: an image of {index.path} has 1 to {index.tokens_per_image}")
+        if not 0 <= self.given < self.length:
+            raise UserError(f"{self.given} given tokens of {self.length}: at least one must be left to draw")
+        if self.timesteps < 1 or self.guidance_scale < 0:
+            raise UserError("timesteps must be positive, and the guidance scale not negative")
+        label = self.settings.label
+        if label >= 0 and not (index.labels == label).any():
+            raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+
+    def to_json(self, index: Index, codec: Codec) -> dict[str, Any]:
+        """What report.json records, and compares when the same command is run again."""
+        made_with = {"codec": codec.name, "revision": codec.revision, "index": index.info["hash"]}
+        return asdict(self) | made_with
 
 
 @dataclass(frozen=True)
@@ -43,16 +97,25 @@ class Generated:
 Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]  # [n, k], or n prefixes of different lengths
 
 
-def decode(codec: Codec, tokens: Rows, seeds: NDArray[np.int64], timesteps: int, scale: float) -> Tensor:
-    """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones."""
-    batches = range(0, len(tokens), DECODE_BATCH)
-    with tqdm(total=len(tokens), unit="img", desc="decoding", disable=len(tokens) <= DECODE_BATCH) as progress:
+@dataclass(frozen=True)
+class Decoder:
+    """The codec with the flow steps and the guidance of a run."""
+
+    codec: Codec
+    timesteps: int
+    guidance_scale: float
+
+    def __call__(self, tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
+        """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones; `seeds` of noise."""
+        seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
         images = []
-        for i in batches:
-            rows, noise = tokens[i : i + DECODE_BATCH], seeds[i : i + DECODE_BATCH]
-            images.append(codec.decode(list(rows), noise.tolist(), timesteps, scale))
-            progress.update(len(rows))
-    return torch.cat(images)
+        with tqdm(total=len(tokens), unit="img", desc="decoding", disable=len(tokens) <= DECODE_BATCH) as progress:
+            for first in range(0, len(tokens), DECODE_BATCH):
+                rows = tokens[first : first + DECODE_BATCH]
+                noise = seeds[first : first + DECODE_BATCH].tolist()
+                images.append(self.codec.decode(list(rows), noise, self.timesteps, self.guidance_scale))
+                progress.update(len(rows))
+        return torch.cat(images)
 
 
 def open_codec(index: Index, name: str = "") -> Codec:
@@ -68,149 +131,176 @@ def open_codec(index: Index, name: str = "") -> Codec:
     return codec
 
 
-def held_out_images(index: Index) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """The images that the data sets of `index` hold out, the control of every measurement: tokens [M, L], and labels
-    [M], numbered through the data sets."""
-    corpora = [folder.load() for folder in index.token_folders()]
-    labels = [number * 1_000_000 + corpus.labels[corpus.held_out] for number, corpus in enumerate(corpora)]
-    return np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]), np.concatenate(labels)
-
-
-def open_judges(
-    index: Index, decoded: Callable[[NDArray[np.uint16]], Tensor], length: int, path: Path
-) -> Judges | None:
-    """The judges of coherence for images of `length` tokens, trained on what `decoded` makes of held-out tokens, or
-    read from `path`; None where too few images are held out."""
-    tokens, labels = held_out_images(index)
-    if len(tokens) < LEAST:
-        return None
-    key = f"{index.info['hash']} {length}"
-    if judges := Judges.load(path, key):
-        return judges
-    rng = np.random.default_rng(0)
-    chosen = np.sort(rng.permutation(len(tokens))[:MOST])
-    rows = rng.integers(0, index.num_images, (len(chosen), length))
-    print(f"training the judges of coherence on {len(chosen)} held-out images")
-    real, chaos = decoded(tokens[chosen, :length]), decoded(index.tokens[rows, np.arange(length)])
-    judges = Judges.train(real, labels[chosen], chaos)
-    judges.save(path, key, real, chaos)
-    return judges
-
-
-def held_out_figures(index: Index, path: Path) -> dict[str, Figure]:
-    """Bits per token of at most 1,000 held-out images; kept in `path`."""
-    if path.exists() and (before := read_json(path))["index"] == index.info["hash"]:
-        return dict(before["bits"])
-    rng = np.random.default_rng(0)
-    tokens, _ = held_out_images(index)
-    bits = held_out_bits(index, tokens[np.sort(rng.permutation(len(tokens))[:1000])], rng) if len(tokens) else {}
-    write_json(path, {"index": index.info["hash"], "bits": bits})
-    return bits
-
-
-def generate(
-    index_path: Path,
-    out: Path,
-    settings: Settings,
-    sequences: int = 1000,
-    images: int = 64,
-    seed: int = 0,
-    codec_name: str = "",
-    timesteps: int = 0,
-    guidance_scale: float = 0.0,
-    length: int = 0,
-    given: int = 0,
-    strips: int = 0,
-) -> Generated:
-    """Sample `sequences` token sequences, measure all of them, decode the first `images`; into `out`:
+def generate(index: Index, codec: Codec, control: Control, request: Request, out: Path) -> Generated:
+    """Make the images of `request`; into `out`:
 
     tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
-    "sources"), the ordinal of the image and the position it was copied from, -1 for given tokens; image_0000.png ...;
+    "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...;
     grid.png, the first 64 images, each above its nearest training image; sources.png, images beside the training
-    images they were stitched from; report.json, written last. The judges of coherence are kept beside `out`. The first
-    `strips` sequences are also decoded from their first 1, 2, 4, ... tokens (prefixes.png) and from several noises
-    (seeds.png).
+    images that their tokens came from; prefixes.png and seeds.png, the first `strips` sequences decoded from their
+    first 1, 2, 4, ... tokens and from several noises; report.json, written last.
 
-    The first `length` tokens are drawn (0: all), of these the first `given` taken from held-out images. A finished
-    `out` of the same settings and index is left alone. UserError on bad input.
+    A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
+    differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
     """
-    index = Index.open(index_path)
-    codec = open_codec(index, codec_name)
-    timesteps, guidance_scale = timesteps or codec.timesteps, guidance_scale or codec.guidance_scale
-    length = length or index.tokens_per_image
-    request = {
-        "settings": asdict(settings),
-        "seed": seed,
-        "sequences": sequences,
-        "images": min(images, sequences),
-        "length": length,
-        "given": given,
-        "strips": strips,
-        "timesteps": timesteps,
-        "guidance_scale": guidance_scale,
-        "codec": codec.name,
-        "revision": codec.revision,
-        "index": index.info["hash"],
-    }
+    request = request.completed(index, codec)
+    request.check(index)
+    if request.given and not len(control.tokens):
+        raise UserError(f"{index.path} holds out no images whose first tokens could be given")
+    check_ours(out)
+    asked = request.to_json(index, codec)
     with run_lock(out):
-        done = out / "report.json"
-        if done.exists() and (before := read_json(done))["request"] == request:
+        before = finished(out)
+        if before and before["request"] == asked:
             return Generated(out, before, new=False)
-        done.unlink(missing_ok=True)
-        for stale in out.glob("image_*.png"):
-            stale.unlink()
+        if before:
+            print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
 
-        rng = np.random.default_rng(seed)
-        held_out, _ = held_out_images(index)
-        prefix = None
-        if given:
-            if not len(held_out):
-                raise UserError(f"{index.path} holds out no images whose first tokens could be given")
-            prefix = held_out[rng.integers(0, len(held_out), sequences), :given]
         started = time.monotonic()
-        samples = sample(index, settings, sequences, rng, length, prefix)
+        samples = draw(index, control, request)
         sampling_seconds = time.monotonic() - started
-        rows, positions = samples.sources[..., 0], samples.sources[..., 1:]
-        origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
-        for name, array in (("tokens", samples.tokens), ("sources", np.concatenate([origins, positions], 2))):
-            with atomic(out / f"{name}.npy") as temporary, temporary.open("wb") as f:
-                np.save(f, array)
-        rng = np.random.default_rng(seed)
-        measures = memorization.measure(samples.tokens, index, held_out, rng)
+        rng = np.random.default_rng(request.seed)
+        measures = measure(index, control, request, samples, rng)
 
-        def decoded(tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
-            seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
-            return decode(codec, tokens, seeds, timesteps, guidance_scale)
-
-        seeds = seed * 1_000_000 + np.arange(images, dtype=np.int64)
         started = time.monotonic()
-        pictures = decoded(samples.tokens[:images], seeds[:sequences])
+        decoder = Decoder(codec, request.timesteps, request.guidance_scale)
+        pictures, seeds = decode(decoder, samples, request)
         decoding_seconds = time.monotonic() - started
-        report.save_images(pictures, out)
-        if judges := open_judges(index, decoded, length, out.parent / "judges.pt"):
-            for who, figures in judges.measure(pictures, rng).items():
-                measures[who] |= figures
-        shown = samples.tokens[: min(images, GRID)]
-        nearest, distances = memorization.nearest(shown, index.tokens)
-        neighbours = pictures[: len(shown)].clone()  # an exact copy looks like its original, from the same noise
-        if (others := np.flatnonzero(distances)).size:
-            neighbours[others] = decoded(index.tokens[nearest[others], :length], seeds[others])
-        report.grid(pictures[: len(shown)], neighbours, distances == 0).save(out / "grid.png")
-        few = slice(0, min(STITCHED, len(shown)))
-        parts = [report.shares(row)[:MOST_SOURCES] for row in rows[few]]
-        originals = decoded(index.tokens[np.array([row for part in parts for row, _ in part]), :length])
-        report.provenance(pictures[few], originals, parts, index.images[:, 1]).save(out / "sources.png")
-        if strips:
-            draw_strips(decoded, shown[:strips], seeds[: min(strips, len(shown))], out)
-        result = {
-            "request": request,
-            "index": str(index_path),
+        if len(pictures):
+            judge(index, control, decoder, request, pictures, measures, rng)
+        drawings = illustrate(index, decoder, request, samples, pictures, seeds)
+
+        report = {
+            "request": asked,
+            "index": str(index.path),
             "sources": index.sources,
             "training_images": index.num_images,
-            "held_out_images": len(held_out),
-            "sequences_per_second": round(sequences / sampling_seconds, 1),
+            "held_out_images": len(control.tokens),
+            "sequences_per_second": round(request.sequences / sampling_seconds, 1),
             "decoded_images_per_second": round(len(pictures) / decoding_seconds, 1),
             **measures,
         }
-        write_json(done, result)
-    return Generated(out, result, new=True)
+        write(out, index, samples, drawings, report)
+    return Generated(out, report, new=True)
+
+
+def check_ours(out: Path) -> None:
+    """UserError where `out` holds files that were not generated: they would be mixed with ours, or overwritten."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a folder for the images")
+    ours = finished(out) is not None or (out / ".lock").exists()
+    if out.exists() and not ours and any(out.iterdir()):
+        raise UserError(f"{out} holds files that were not generated here: choose another folder for the images")
+
+
+def finished(out: Path) -> dict[str, Any] | None:
+    """The report of the finished run in `out`; None where there is none."""
+    file = out / "report.json"
+    if not file.exists():
+        return None
+    report = read_json(file)
+    if not isinstance(report, dict) or "request" not in report:
+        return None
+    # A setting that did not exist yet had its default.
+    report["request"]["settings"] = asdict(Settings()) | report["request"]["settings"]
+    return report
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The entries that changed from one request to the next, as text."""
+    old = before | before["settings"]
+    new = now | now["settings"]
+    changed = (name for name in new if name != "settings" and old.get(name) != new[name])
+    return ", ".join(f"{name}: {old.get(name)} -> {new[name]}" for name in changed)
+
+
+def draw(index: Index, control: Control, request: Request) -> Samples:
+    """Sample the token sequences."""
+    rng = np.random.default_rng(request.seed)
+    prefix = None
+    if request.given:
+        rows = rng.integers(0, len(control.tokens), request.sequences)
+        prefix = control.tokens[rows, : request.given]
+    return sample(index, request.settings, request.sequences, rng, request.length, prefix)
+
+
+def measure(
+    index: Index, control: Control, request: Request, samples: Samples, rng: np.random.Generator
+) -> dict[str, dict[str, Any]]:
+    """The figures of tokens, of the samples and of the control. Exact ones where the sampler draws whole sequences."""
+    measures = copying.measure(samples.tokens, index, control.tokens, rng)
+    whole = request.length == index.tokens_per_image and not request.given and request.settings.label < 0
+    if whole:
+        measures["generated"] |= exact_figures(index, request.settings, control.tokens, np.random.default_rng(0))
+    return measures
+
+
+def decode(decoder: Decoder, samples: Samples, request: Request) -> tuple[Tensor, NDArray[np.int64]]:
+    """The first images uint8 [n, 3, S, S], and the seeds of their noise [n]."""
+    seeds = request.seed * 1_000_000 + np.arange(request.images, dtype=np.int64)
+    if not request.images:
+        return torch.zeros((0, 3, 1, 1), dtype=torch.uint8), seeds
+    return decoder(samples.tokens[: request.images], seeds), seeds
+
+
+def judge(
+    index: Index,
+    control: Control,
+    decoder: Decoder,
+    request: Request,
+    pictures: Tensor,
+    measures: dict[str, dict[str, Any]],
+    rng: np.random.Generator,
+) -> None:
+    """Add the figures of decoded images, where enough images are held out."""
+    judges = open_judges(index, control, decoder, request.length)
+    if judges:
+        for who, figures in judges.measure(pictures, rng).items():
+            measures[who] |= figures
+
+
+def illustrate(
+    index: Index, decoder: Decoder, request: Request, samples: Samples, pictures: Tensor, seeds: NDArray[np.int64]
+) -> dict[str, Image.Image]:
+    """All pictures of the folder, by name."""
+    if not len(pictures):
+        return {}
+    shown = samples.tokens[: min(len(pictures), GRID)]
+
+    # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
+    nearest, distances = copying.nearest(shown, index.tokens)
+    neighbours = pictures[: len(shown)].clone()
+    others = np.flatnonzero(distances)
+    if others.size:
+        neighbours[others] = decoder(index.tokens[nearest[others], : request.length], seeds[others])
+    drawings = {"grid": sheets.grid(pictures[: len(shown)], neighbours, distances == 0)}
+
+    # Images beside the training images that their tokens came from.
+    few = slice(0, min(STITCHED, len(shown)))
+    parts = [sheets.shares(row)[:MOST_SOURCES] for row in samples.sources[few, :, 0]]
+    rows = np.array([row for part in parts for row, _ in part])
+    originals = decoder(index.tokens[rows, : request.length])
+    drawings["sources"] = sheets.provenance(pictures[few], originals, parts, index.images[:, 1])
+
+    if request.strips:
+        drawings |= sheets.strips(decoder, shown[: request.strips], seeds[: min(request.strips, len(shown))])
+    return drawings | sheets.as_pictures(pictures)
+
+
+def write(out: Path, index: Index, samples: Samples, drawings: dict[str, Image.Image], report: dict[str, Any]) -> None:
+    """Put the finished run in place of what `out` held."""
+    (out / "report.json").unlink(missing_ok=True)
+    ours = [*out.glob("image_*.png"), *(out / f"{name}.png" for name in SHEETS)]
+    for picture in ours:
+        if picture.stem not in drawings:
+            picture.unlink(missing_ok=True)
+    rows = samples.sources[..., 0]
+    origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
+    sources = np.concatenate([origins, samples.sources[..., 1:]], 2)
+    for name, array in (("tokens", samples.tokens), ("sources", sources)):
+        with atomic(out / f"{name}.npy") as temporary, temporary.open("wb") as f:
+            np.save(f, array)
+    for name, drawing in drawings.items():
+        with atomic(out / f"{name}.png") as temporary:
+            drawing.save(temporary, "png")
+    write_json(out / "report.json", report)

@@ -17,8 +17,11 @@ import generate_images
 import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
-from imagegram.cli import run_script
+from imagegram import generating
+from imagegram.cli import UserError, run_script
+from imagegram.generating import Request
 from imagegram.measure import coherence
+from imagegram.sampling import kernel
 from imagegram.sampling.settings import Settings
 from imagegram.tokens import TokenFolder
 
@@ -48,9 +51,10 @@ def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module", autouse=True)
 def _hasty() -> Iterator[None]:
     """Judges hardly trained, and only some of the samplers."""
-    some = {name: overnight_run.SAMPLERS[name] for name in ("soft", "aligned", "ntd-long")}
+    some = {name: overnight_run.SAMPLERS[name] for name in ("kernel", "aligned", "ntd-long")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coherence, "STEPS", 40)
+        patch.setattr(kernel, "STEPS", 6)
         patch.setattr(overnight_run, "SAMPLERS", some)
         yield
 
@@ -80,7 +84,10 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
         assert report["generated"]["coherence"]["low"] <= report["generated"]["coherence"]["high"]
         origin = np.load(overnight / "tokens" / "shard-00000.npy")
         assert (sources[..., 0] == 0).all()  # one data set, none of whose bad images shifts the ordinals
-        assert np.array_equal(origin[sources[..., 1], sources[..., 2]], tokens)
+        if name != "kernel":  # whose tokens step away from their sources
+            assert np.array_equal(origin[sources[..., 1], sources[..., 2]], tokens)
+        assert 0 <= report["generated"]["exact_copy_probability"]["value"] < 1 + 1e-9
+        assert report["generated"]["held_out_bits"]["value"] > 4
     page = (overnight / "report.html").read_text()
     assert all(f'id="{name}"' in page for name in overnight_run.SAMPLERS)
     assert page.count("data:image/png;base64,") == 2 * len(overnight_run.SAMPLERS) + 2
@@ -139,6 +146,67 @@ def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(overnight:
     folder = TokenFolder.open(overnight / "tokens").load()
     assert set(map(tuple, tokens[:, :2].tolist())) <= set(map(tuple, folder.tokens[folder.held_out, :2].tolist()))
     assert Image.open(tmp_path / "g" / "image_0001.png").size == (32, 32)
+
+
+def test_a_refused_command_and_foreign_folders_lose_nothing(
+    overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything is checked before a finished folder is touched; a folder of somebody else is never written to."""
+    finished = tmp_path / "finished"
+    arguments = ["--index", str(overnight / "index"), "--sequences", "20", "--images", "2", "--strips", "0"]
+    assert run_generate(*arguments, "--method", "aligned", "--out", str(finished)) == 0
+    before = {file: file.read_bytes() for file in finished.iterdir()}
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "image_0001.png").write_bytes(b"holiday")
+    capsys.readouterr()
+    for wrong, message in (
+        (["--label", "99"], "holds no image of class 99"),
+        (["--temperature", "0"], "must be positive"),
+        (["--tokens", "40"], "40 tokens"),
+        (["--given", "16"], "16 given tokens of 16"),
+        (["--given", "-2"], "given tokens"),
+        (["--sequences", "0"], "--sequences 0"),
+        (["--images", "-5"], "must not be negative"),
+        (["--seed", "-1"], "a seed lies between"),
+        (["--timesteps", "-3"], "timesteps must be positive"),
+        (["--out", str(foreign)], "holds files that were not generated here"),
+        (["--out", str(foreign / "image_0001.png")], "is a file"),
+    ):
+        assert run_generate(*arguments, "--method", "aligned", "--out", str(finished), *wrong) == 1, wrong
+        assert message in one_line(capsys)
+    assert {file: file.read_bytes() for file in finished.iterdir()} == before
+    assert [file.read_bytes() for file in foreign.iterdir()] == [b"holiday"]
+
+    # Other settings replace a finished run of a named folder with a line that says so; figures only is a wish as well.
+    assert run_generate(*arguments, "--method", "aligned", "--out", str(finished), "--images", "0") == 0
+    assert "replaces a finished run of other settings (images: 2 -> 0)" in capsys.readouterr().out
+    assert sorted(file.suffix for file in finished.iterdir()) == ["", ".json", ".npy", ".npy"]
+
+
+def test_the_default_folder_carries_what_differs_from_the_default() -> None:
+    config = generate_images.Config()
+    assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
+    config = generate_images.Config(sampler=Settings("soft", neighbours=60, temperature=0.5), given=2, seed=3)
+    assert generate_images.default_out(config).name == "soft-neighbours60-temperature0.5-given2-seed3"
+
+
+def test_a_sampler_that_fails_does_not_stop_the_others(
+    overnight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def generate(index: object, codec: object, control: object, request: Request, out: Path) -> object:
+        if request.settings.method == "aligned":
+            raise UserError("this one cannot be made")
+        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(overnight_run, "generate", generate)
+    before = (overnight / "report.html").read_text()
+    assert run_overnight(*SMALL, "--out", str(overnight)) == 1
+    said = capsys.readouterr()
+    assert "error: aligned: this one cannot be made" in said.err
+    assert said.out.count("finished before") == len(overnight_run.SAMPLERS) - 1
+    assert "this one cannot be made" in (overnight / "report.html").read_text()
+    (overnight / "report.html").write_text(before)
 
 
 def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

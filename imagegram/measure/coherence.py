@@ -11,6 +11,7 @@ that was trained on it. Density and coverage (Naeem et al., 2020, arXiv:2002.097
 compare with a quarter of the held-out images, and the control with that quarter is another quarter.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.files import atomic
+from imagegram.index.folder import Index
 from imagegram.measure.classifier import Judge, train_judge
+from imagegram.measure.control import Control
 from imagegram.measure.copying import RESAMPLES, Figure, mean
 
 LEAST, MOST = 40, 400  # held-out images: fewer say nothing, more are not decoded
@@ -133,3 +136,25 @@ def _scaled(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator)
         draws.append(ratio(a, b, c))
     low, high = np.percentile(draws, [2.5, 97.5])
     return {"value": ratio(values, one, zero), "low": float(low), "high": float(high)}
+
+
+def open_judges(
+    index: Index, control: Control, decode: Callable[[NDArray[np.uint16]], Tensor], length: int
+) -> Judges | None:
+    """The judges for images of `length` tokens, trained on what `decode` makes of the control's tokens, and kept
+    beside the index, keyed by its hash; None where too few images are held out."""
+    if len(control.tokens) < LEAST:
+        return None
+    path = index.path.parent / f"{index.path.name}-judges-{length}.pt"
+    key = f"{index.info['hash']} {length}"
+    if judges := Judges.load(path, key):
+        return judges
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(control.tokens))[:MOST])
+    rows = rng.integers(0, index.num_images, (len(chosen), length))
+    print(f"training the judges of coherence on {len(chosen)} held-out images (once for this index)")
+    real = decode(control.tokens[chosen, :length])
+    chaos = decode(index.tokens[rows, np.arange(length)])
+    judges = Judges.train(real, control.labels[chosen], chaos)
+    judges.save(path, key, real, chaos)
+    return judges

@@ -23,6 +23,7 @@ from imagegram.sampling.settings import Settings
 MOST_TRAINING = 2000  # distinct training images that stand for all of them
 MOST_HELD_OUT = 1000
 MOST_LEFT_OUT = 500  # training images that fit the share of the floor
+PAIRS = 1 << 30  # of an image asked and a digit of a training image, that the kernel sampler compares at most
 Floats = NDArray[np.float64]
 
 
@@ -34,10 +35,14 @@ def exact_figures(
     At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at random; the interval of
     what they say about all of them is then the bootstrap's.
     """
+    share_asked = 1.0
+    if settings.method == "kernel":
+        pairs = (MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT) * index.tokens.size * len(index.levels)
+        share_asked = max(0.025, min(1.0, PAIRS / pairs))
     distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
-    chosen = _some(len(distinct), MOST_TRAINING, rng)
+    chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)
     training = probabilities(index, settings, distinct[chosen])
-    left_out_rows = rows[_some(len(rows), MOST_LEFT_OUT, rng)]
+    left_out_rows = rows[_some(len(rows), int(share_asked * MOST_LEFT_OUT), rng)]
     left_out = probabilities(index, settings, index.tokens[left_out_rows], left_out_rows)
     share = floor_share(left_out, index.vocab_size)
 
@@ -51,7 +56,7 @@ def exact_figures(
         "extraction": {"training": extraction(training, rng)},
     }
     if len(held_out):
-        control = probabilities(index, settings, held_out[_some(len(held_out), MOST_HELD_OUT, rng)])
+        control = probabilities(index, settings, held_out[_some(len(held_out), int(share_asked * MOST_HELD_OUT), rng)])
         each = bits(control, share, index.vocab_size)
         figures["held_out_bits"] = mean(each.mean(1), rng)
         figures["held_out_bits_by_position"] = each.mean(0).round(4).tolist()

@@ -1,23 +1,20 @@
-"""Pictures and the page: contact sheets, where images came from, one self-contained HTML file."""
+"""Contact sheets: images beside their nearest training images, beside their sources, and from parts of their tokens."""
 
-import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from imagegram.files import atomic
-from imagegram.sampling.settings import Settings
-
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this
 GAP = 4  # pixels
+SEEDS = 6  # decodes of each whole sequence
+APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
+
+# Prefixes and a seed for each -> images uint8 [n, 3, S, S].
+Decode = Callable[[Sequence[NDArray[np.uint16]], NDArray[np.int64]], Tensor]
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
@@ -28,10 +25,10 @@ def _pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a).resize((side, side), Image.Resampling.NEAREST) for a in arrays]
 
 
-def save_images(images: Tensor, folder: Path) -> None:
-    """Write uint8 [n, 3, S, S] as image_0000.png ... at their own size."""
-    for i, array in enumerate(images.permute(0, 2, 3, 1).contiguous().numpy()):
-        Image.fromarray(array).save(folder / f"image_{i:04d}.png")
+def as_pictures(images: Tensor) -> dict[str, Image.Image]:
+    """uint8 [n, 3, S, S] -> image_0000 ... at their own size."""
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return {f"image_{i:04d}": Image.fromarray(array) for i, array in enumerate(arrays)}
 
 
 def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -> Image.Image:
@@ -104,161 +101,26 @@ def provenance(
     return sheet
 
 
-def embedded(file: Path) -> str:
-    """A picture as a data: URL, so that the page is one file."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+def prefix_lengths(tokens: int) -> list[int]:
+    """1, 2, 4, ... and all of them: where a coarse-to-fine tokenizer shows what it adds."""
+    return [*(2**i for i in range((tokens - 1).bit_length())), tokens]
 
 
-@dataclass(frozen=True)
-class Column:
-    """A figure of report.json in the table of the page."""
+def strips(decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64]) -> dict[str, Image.Image]:
+    """Decode the sequences [n, L], whose images have `seeds` [n], and draw two pictures, a sequence a row:
 
-    key: str
-    title: str
-    help: str
-    percent: bool = False
-
-    def cell(self, figures: dict[str, dict[str, float]]) -> tuple[str, str]:
-        """The value and its interval, as text; dashes where the figure does not apply."""
-        if self.key not in figures:
-            return "-", ""
-        value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
-        return (
-            (f"{value:.1f} %", f"{low:.1f} to {high:.1f}")
-            if self.percent
-            else (f"{value:.2f}", f"{low:.2f} to {high:.2f}")
-        )
-
-
-COLUMNS = (
-    Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
-    Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),
-    Column("mosaics", "mosaics", "half the tokens or more in copied runs of at least four", percent=True),
-    Column("novel", "novel", "none of these", percent=True),
-    Column(
-        "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
-    ),
-    Column("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
-    Column(
-        "closer_than_held_out",
-        "P(closer)",
-        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
-    ),
-    Column(
-        "coherence",
-        "coherence",
-        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
-        "independently drawn tokens 0",
-    ),
-    Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
-    Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
-)
-
-
-@dataclass
-class Run:
-    """A finished folder of generated images on the page."""
-
-    name: str
-    sampler: Settings
-    path: Path
-    figures: dict[str, Any]
-    best: bool = False  # of its method
-
-    @property
-    def settings(self) -> str:
-        return self.sampler.describe()
-
-    @property
-    def honest(self) -> bool:
-        """Whether it copies no more than held-out real images do."""
-        return self.figures["exact_copies"]["high"] <= 0.01 and self.figures["closer_than_held_out"]["value"] <= 0.65
-
-
-def mark_best(runs: list[Run]) -> None:
-    """Mark of each method the most coherent run that does not copy; where all do, the one that copies least."""
-    for method in {run.sampler.method for run in runs}:
-        alike = [run for run in runs if run.sampler.method == method]
-        if honest := [run for run in alike if "closer_than_held_out" in run.figures and run.honest]:
-            best = max(honest, key=lambda run: run.figures.get("coherence", {"value": 0})["value"])
-        else:
-            best = min(alike, key=lambda run: run.figures["exact_copies"]["value"])
-        best.best = True
-
-
-METHOD_COLORS = {"ntd": "tab:red", "aligned": "tab:blue", "smoothed": "tab:green", "soft": "tab:purple"}
-
-
-def frontier(path: Path, runs: list[Run]) -> None:
-    """Coherence against P(closer), with intervals: copiers are to the right, chaos is at the bottom; hollow where
-    exact copies may be above 1 %."""
-    from adjustText import adjust_text
-
-    figure, axes = _axes(7.5, 5.2)
-    axes.axvspan(0.4, 0.65, ymin=0, color="0.93", zorder=0)
-    axes.axhline(0, color="0.6", lw=1, ls=":")
-    axes.plot(0.5, 1, "*", color="black", ms=16)
-    names = [axes.text(0.5, 1, "held-out real", fontsize=8, fontweight="bold")]
-    for run in runs:
-        x, y = run.figures["closer_than_held_out"], run.figures["coherence"]
-        color, copies = METHOD_COLORS[run.sampler.method], run.figures["exact_copies"]["high"] > 0.01
-        for horizontal, vertical in (
-            ([x["low"], x["high"]], [y["value"]] * 2),
-            ([x["value"]] * 2, [y["low"], y["high"]]),
-        ):
-            axes.plot(horizontal, vertical, color=color, lw=1)
-        axes.plot(x["value"], y["value"], "o", color=color, mfc="white" if copies else color, ms=7)
-        names.append(axes.text(x["value"], y["value"], run.name, fontsize=8))
-    axes.set(
-        xlabel="P(closer to the training set than a held-out image)",
-        ylabel="coherence",
-        xlim=(-0.02, 1.15),
-    )
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # the layout stays as it was drawn
-    adjust_text(names, ax=axes, expand=(1.25, 1.7), arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.7})
-    figure.savefig(path, dpi=110)
-
-
-def novelty(path: Path, runs: list[Run], control: list[float]) -> None:
-    """The n-novelty curves of `runs` and of the held-out images."""
-    figure, axes = _axes(7.5, 3.6)
-    axes.plot(range(1, len(control) + 1), control, "k--", lw=2, label="held-out real")
-    styles = ("-", "--", ":", "-.")
-    for run in runs:
-        curve, alike = run.figures["novelty"], [r.name for r in runs if r.sampler.method == run.sampler.method]
-        color, style = METHOD_COLORS[run.sampler.method], styles[alike.index(run.name) % len(styles)]
-        axes.plot(range(1, len(curve) + 1), curve, style, color=color, lw=1.2, label=run.name)
-    axes.set(xlabel="n", ylabel="share of n-grams not in the index", xlim=(1, len(control)))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
-def _axes(width: float, height: float) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def write_page(path: Path, runs: list[Run], **content: Any) -> None:
-    """Render page.html.j2 into one HTML file, with its plots beside it."""
-    mark_best(runs)
-    plots = {}
-    if all("coherence" in run.figures for run in runs):
-        plots = {"frontier": path.with_name("frontier.png"), "novelty": path.with_name("novelty.png")}
-        frontier(plots["frontier"], runs)
-        novelty(plots["novelty"], runs, content["control"]["novelty"])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["embedded"] = embedded
-    content |= {"columns": COLUMNS, "runs": runs, "plots": plots}
-    content["uniform_bits"] = np.log2(content["manifest"].vocab_size)
-    with atomic(path) as temporary:
-        temporary.write_text(environment.get_template("page.html.j2").render(**content))
+    prefixes, the first 1, 2, 4, ... L tokens from the sequence's own noise, so that the last column is its image;
+    seeds, all tokens from several noises, its own first: what the tokens leave open.
+    """
+    steps = prefix_lengths(tokens.shape[1])
+    prefixes = [(row[:k], seed) for row, seed in zip(tokens, seeds, strict=True) for k in steps]
+    again = [(row, seed + APART * i) for row, seed in zip(tokens, seeds, strict=True) for i in range(SEEDS)]
+    images = decode([row for row, _ in prefixes + again], np.array([seed for _, seed in prefixes + again]))
+    sheets = {}
+    for name, part, columns, titles in (
+        ("prefixes", images[: len(prefixes)], len(steps), [f"{k} tokens" if k > 1 else "1 token" for k in steps]),
+        ("seeds", images[len(prefixes) :], SEEDS, [f"noise {i}" for i in range(SEEDS)]),
+    ):
+        rows = [(f"{i}", line) for i, line in enumerate(part.split(columns))]
+        sheets[name] = rows_of_images(rows, titles)
+    return sheets

@@ -24,8 +24,8 @@ def probabilities(
     settings.check()
     if settings.method == "kernel":
         return kernel_probabilities(index, tokens, settings, own)
-    if settings.method == "smoothed" and not settings.reweighted:
-        return smoothed_probabilities(index, tokens, settings.context, own)
+    if settings.method == "smoothed":
+        return smoothed_probabilities(index, tokens, settings, own)
     result = np.empty(tokens.shape)
     for position, matches in enumerate(matches_at_every_position(index, settings, tokens, np.random.default_rng(0))):
         result[:, position] = share_of(matches, settings, tokens[:, position], own)

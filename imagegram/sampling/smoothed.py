@@ -7,13 +7,12 @@ drives D towards 1: a lone continuation is then nearly always left for a shorter
 copying.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
-from imagegram.measure.copying import Figure, mean
 from imagegram.sampling.aligned import Ladder, ladder
 from imagegram.sampling.matches import ImageMatches, Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
@@ -60,46 +59,24 @@ def discounts(trained: NDArray[np.uint16], rungs: Ladder) -> list[float]:
     return result
 
 
-def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool = True) -> NDArray[np.float64]:
-    """-log2 of the probability of every token of `tokens` [n, L], float64 [n, L], after at most `context` tokens.
-
-    Context 0 is the position-unigram. Under the shortest context lies the uniform distribution, since a held-out token
-    may occur at its position in no indexed image; the sampler leaves it out, because it names a source for every
-    token. Not `smoothed`: the counts of the longest context that occurs, and the uniform distribution one time in a
-    hundred, without which the bits are infinite.
-    """
-    result = np.zeros(tokens.shape)
-    for rungs in ladder(index.tokens, tokens, context):
-        column = index.tokens[rungs.order, rungs.position]
-        p = np.full(len(tokens), 1 / index.vocab_size)
-        for low, high, discount in zip(rungs.low, rungs.high, discounts(index.tokens, rungs), strict=True):
-            distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
-            taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
-            mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)
-            p = np.where(high > low, mixed, p)
-        result[:, rungs.position] = -np.log2(p if smoothed else 0.99 * p + 0.01 / index.vocab_size)
-    return result
-
-
-def held_out_bits(
-    index: Index, held_out: NDArray[np.uint16], rng: np.random.Generator, contexts: Sequence[int] = (1, 2, 3)
-) -> dict[str, Figure]:
-    """Bits per token of held-out images [M, L], with intervals over images: of the position-unigram, and of counts of
-    every length of context with and without smoothing."""
-    ways = [("position-unigram", 0, True), ("position-unigram, unsmoothed", 0, False)]
-    ways += [(f"{kind}, context {n}", n, kind == "smoothed") for kind in ("smoothed", "unsmoothed") for n in contexts]
-    return {name: mean(bits(index, held_out, n, smoothed).mean(1), rng) for name, n, smoothed in ways}
-
-
 def smoothed_probabilities(
-    index: Index, tokens: NDArray[np.uint16], context: int, own: Ints | None = None
+    index: Index, tokens: NDArray[np.uint16], settings: Settings, own: Ints | None = None
 ) -> NDArray[np.float64]:
     """The probability of every token of `tokens` [n, k] under the distribution that the sampler draws from: float64.
 
-    With `own` [n], the sequences are rows of the index, and each is predicted from all others.
+    With `own` [n], the sequences are rows of the index, and each is predicted from all others, before any reweighting.
     """
     result = np.zeros(tokens.shape)
-    for rungs in ladder(index.tokens, tokens, context):
+    step = max(1, MAX_PAIRS // index.vocab_size)
+    for rungs in ladder(index.tokens, tokens, settings.context):
+        if settings.reweighted and own is None:
+            taken = discounts(index.tokens, rungs)
+            for first in range(0, len(tokens), step):
+                rows = np.arange(first, min(first + step, len(tokens)))
+                for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
+                    sharpened = truncated(p, settings.temperature, settings.top_k, settings.top_p)
+                    result[row, rungs.position] = sharpened[tokens[row, rungs.position]]
+            continue
         column = index.tokens[rungs.order, rungs.position]
         p = np.zeros(len(tokens))
         for depth, discount in enumerate(discounts(index.tokens, rungs)):

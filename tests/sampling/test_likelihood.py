@@ -20,6 +20,7 @@ WAYS = {
     "aligned": Settings("aligned", context=2, min_images=2),
     "aligned, anchored": Settings("aligned", context=1, min_images=1, anchor=1),
     "smoothed": Settings("smoothed", context=2),
+    "smoothed, sharpened": Settings("smoothed", context=2, temperature=0.5),
     "soft": Settings("soft", neighbours=1000),  # fewer have ties, broken anew for every sequence
     "soft, fewest": Settings("soft", neighbours=1000, top_k=2),
     "kernel": Settings("kernel"),

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.codec.tiny_flextok import FSQ
 from imagegram.index.folder import Index
+from imagegram.measure.prediction import bits
 from imagegram.sampling.codes import fsq_codes
 from imagegram.sampling.matches import truncated
 from imagegram.sampling.ntd import blind as blind_matches
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import METHODS, Settings
-from imagegram.sampling.smoothed import bits
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import corpora, index_of
 

@@ -1,0 +1,29 @@
+"""The control of every measurement: real images that the index never saw, read once a run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.index.folder import Index
+
+APART = 1_000_000  # between the labels of two data sets: their classes are different ones
+
+
+@dataclass(frozen=True)
+class Control:
+    """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M]."""
+
+    tokens: NDArray[np.uint16]
+    labels: NDArray[np.int64]
+
+
+def read_control(index: Index) -> Control:
+    """Read the held-out images; UserError where the token folders are gone or hold something else."""
+    corpora = [folder.load() for folder in index.token_folders()]
+    return Control(
+        tokens=np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]),
+        labels=np.concatenate(
+            [number * APART + corpus.labels[corpus.held_out].astype(np.int64) for number, corpus in enumerate(corpora)]
+        ),
+    )

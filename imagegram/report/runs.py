@@ -1,0 +1,117 @@
+"""The runs on the page: their columns, and the rule that picks the best of each method."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagegram.sampling.settings import Settings
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of report.json in the table of the page."""
+
+    key: str
+    title: str
+    help: str
+    percent: bool = False
+    small: bool = False  # may be many orders of magnitude below 1
+
+    def cell(self, figures: dict[str, dict[str, float]]) -> tuple[str, str]:
+        """The value and its interval, as text; dashes where the figure does not apply."""
+        if self.key not in figures:
+            return "-", ""
+        value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
+        if self.small:
+            return f"{value:.2g}", f"{low:.1g} to {high:.1g}"
+        return (
+            (f"{value:.1f} %", f"{low:.1f} to {high:.1f}")
+            if self.percent
+            else (f"{value:.2f}", f"{low:.2f} to {high:.2f}")
+        )
+
+
+COLUMNS = (
+    Column(
+        "exact_copy_probability",
+        "P(exact copy)",
+        "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
+        small=True,
+    ),
+    Column(
+        "held_out_bits",
+        "held-out bits",
+        "bits that the sampler needs for a token of held-out real images: lower is a better model of them",
+    ),
+    Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
+    Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),
+    Column("mosaics", "mosaics", "half the tokens or more in copied runs of at least four", percent=True),
+    Column("novel", "novel", "none of these", percent=True),
+    Column(
+        "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
+    ),
+    Column("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
+    Column(
+        "closer_than_held_out",
+        "P(closer)",
+        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
+    ),
+    Column(
+        "coherence",
+        "coherence",
+        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
+        "independently drawn tokens 0",
+    ),
+    Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
+    Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
+)
+
+
+MOST_COPIES = 0.01  # share of exact copies, the upper end of its interval
+MOST_CLOSER = 0.65  # P(closer): above, images lie nearer to the training set than real ones do
+LEAST_CLOSER = 0.3  # below, they lie much further away: chaos
+LEAST_COHERENCE = 0.5  # halfway from independent tokens to real images
+
+
+@dataclass
+class Run:
+    """A finished folder of generated images on the page."""
+
+    name: str
+    sampler: Settings
+    path: Path
+    figures: dict[str, Any]
+    best: bool = False  # of its method
+
+    @property
+    def settings(self) -> str:
+        return self.sampler.describe()
+
+    def copies_no_more_than_control(self) -> bool:
+        """Whether it keeps as far from the training images as held-out real images do, and no further."""
+        if "closer_than_held_out" not in self.figures:
+            return False
+        copies = self.figures["exact_copies"]["high"]
+        closer = self.figures["closer_than_held_out"]["value"]
+        return copies <= MOST_COPIES and LEAST_CLOSER <= closer <= MOST_CLOSER
+
+    def coherence(self) -> float:
+        """The coherence of its images; 0, that of independent tokens, where it was not measured."""
+        return float(self.figures.get("coherence", {"value": 0.0})["value"])
+
+
+def mark_best(runs: list[Run]) -> None:
+    """Mark one run of each method: the most coherent that does not copy; where none is both, the one that copies least
+    of those that are coherent; where none is coherent, the most coherent."""
+    for method in {run.sampler.method for run in runs}:
+        alike = [run for run in runs if run.sampler.method == method]
+        coherent = [run for run in alike if run.coherence() >= LEAST_COHERENCE]
+        honest = [run for run in coherent if run.copies_no_more_than_control()]
+        if honest:
+            best = max(honest, key=Run.coherence)
+        elif coherent:
+            best = min(coherent, key=lambda run: run.figures["exact_copies"]["value"])
+        else:
+            best = max(alike, key=Run.coherence)
+        for run in alike:
+            run.best = run is best

@@ -1,0 +1,44 @@
+"""The rule that picks the best run of a method: neither a copier nor chaos."""
+
+from pathlib import Path
+
+from imagegram.report.runs import COLUMNS, Run, mark_best
+from imagegram.sampling.settings import Settings
+
+
+def run(name: str, copies: float, closer: float | None, coherence: float | None, method: str = "aligned") -> Run:
+    """A run of which these figures are known."""
+    figures = {"exact_copies": {"value": copies, "low": copies, "high": copies}}
+    if closer is not None:
+        figures["closer_than_held_out"] = {"value": closer, "low": closer, "high": closer}
+    if coherence is not None:
+        figures["coherence"] = {"value": coherence, "low": coherence, "high": coherence}
+    return Run(name, Settings(method), Path(name), figures)
+
+
+def best(*runs: Run) -> set[str]:
+    mark_best(list(runs))
+    return {run.name for run in runs if run.best}
+
+
+def test_the_most_coherent_run_that_does_not_copy_is_the_best() -> None:
+    assert best(run("far", 0, 0.5, 0.8), run("good", 0, 0.55, 0.9), run("near", 0, 0.9, 1.0)) == {"good"}
+
+
+def test_independent_tokens_are_never_the_best_where_something_is_coherent() -> None:
+    assert best(run("unigram", 0, 0.19, -0.07), run("aligned", 0, 0.8, 0.6)) == {"aligned"}
+    assert best(run("unigram", 0, 0.45, -0.07), run("single", 0.7, 0.98, 0.9)) == {"single"}
+
+
+def test_where_all_copy_the_best_copies_least() -> None:
+    assert best(run("two", 0.4, 0.8, 0.9), run("ten", 1.0, 1.0, 1.0)) == {"two"}
+
+
+def test_every_method_has_one_and_missing_figures_do_no_harm() -> None:
+    assert best(run("a", 0, None, None), run("b", 0, None, None), run("c", 0, 0.5, 0.9, "soft")) == {"a", "c"}
+
+
+def test_cells_show_small_probabilities_and_dashes() -> None:
+    column = next(column for column in COLUMNS if column.small)
+    assert column.cell({column.key: {"value": 7.2e-10, "low": 7e-10, "high": 8e-10}}) == ("7.2e-10", "7e-10 to 8e-10")
+    assert column.cell({}) == ("-", "")
