@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from imagegram.cli import run_script
-from imagegram.codec import TinyCodec
+from imagegram.codec.tiny import TinyCodec
 from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
 from imagegram.data.shapes import scene
 from imagegram.data.sources import preprocess
@@ -35,6 +35,7 @@ from imagegram.files import atomic, write_json
 from imagegram.measure.classifier import Judge, train_judge
 from imagegram.report.sheets import rows_of_images
 from imagegram.tokens import held_out
+from imagegram.training.loop import Stage, fit
 from imagegram.training.losses import (
     KEEPS,
     Alignment,
@@ -42,7 +43,6 @@ from imagegram.training.losses import (
     Teacher,
     decoder_losses,
     encoder_losses,
-    fit,
     jitter,
     to_float,
 )
@@ -177,25 +177,23 @@ def train(config: Config) -> TinyFlexTok:
         for name, figures in evaluate(averaged, judges, data, 100).items():
             print(f"  {name}: " + "  ".join(f"{k} {v:.3g}" for k, v in figures.items()), flush=True)
 
+    encoder_weights = {
+        "pixels": config.pixel_weight,
+        "features": config.feature_weight,
+        "spread": config.spread_weight,
+    }
     fit(
-        "encoder",
+        Stage("encoder", config.encoder_steps, batch, config.seed, encoder_weights),
         nn.ModuleList([model.encoder, regression]),
         lambda rng: encoder_losses(model, regression, teacher, draw(rng), config.digits_per_step, rng),
-        {"pixels": config.pixel_weight, "features": config.feature_weight, "spread": config.spread_weight},
-        config.encoder_steps,
         config.out,
-        config.seed,
-        batch,
     )
+    decoder_weights = {"flow": 1.0, "alignment": config.alignment_weight}
     fit(
-        "decoder",
+        Stage("decoder", config.decoder_steps, batch, config.seed + 1, decoder_weights),
         nn.ModuleList([model.decoder, alignment]),
         lambda rng: decoder_losses(model, alignment, teacher, draw(rng), config.drop_all, config.noise_shift, rng),
-        {"flow": 1.0, "alignment": config.alignment_weight},
-        config.decoder_steps,
         config.out,
-        config.seed + 1,
-        batch,
         look,
     )
     return model.eval()

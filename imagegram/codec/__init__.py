@@ -4,12 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
-from imagegram.files import sha256
 
 
 class Codec(Protocol):
@@ -43,39 +39,10 @@ def load_codec(name: str = "tiny", revision: str = "") -> Codec:
     missing, with what to install or change.
     """
     if name == "tiny":
+        from imagegram.codec.tiny import TinyCodec
+
         return TinyCodec()
-    from imagegram.codec import flextok as flextok_codec
 
-    return flextok_codec.load(name, revision)
+    from imagegram.codec import flextok
 
-
-class TinyCodec:
-    """The miniature of tiny_flextok.py on the CPU, in float32."""
-
-    name = "tiny"
-    precision = "float32"
-    timesteps = 10
-    guidance_scale = 2.5
-
-    def __init__(self) -> None:
-        self.model = TinyFlexTok.load()
-        self.revision = sha256(WEIGHTS)[:16]
-        self.image_size = self.model.config.image_size
-        self.tokens_per_image = self.model.config.tokens
-        self.vocab_size = self.model.vocab_size
-        self.levels = self.model.config.levels
-
-    def encode(self, images: Tensor) -> NDArray[np.uint16]:
-        tokens = torch.cat(self.model.tokenize(images.float() / 127.5 - 1))
-        return tokens.numpy().astype(np.uint16)
-
-    def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
-    ) -> Tensor:
-        images = self.model.detokenize(
-            [torch.from_numpy(np.asarray(t, np.int64))[None] for t in tokens],
-            timesteps=timesteps,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        )
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return flextok.load(name, revision)

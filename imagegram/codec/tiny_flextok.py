@@ -227,14 +227,13 @@ class TinyFlexTok(nn.Module):
         token_ids_list: Sequence[Tensor],
         timesteps: int = 20,
         guidance_scale: float = 2.5,
-        perform_norm_guidance: bool = False,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
         """Token sequences [1, k <= 16] -> images [B, 3, 32, 32], unclamped.
 
         `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per image, which makes
-        an image independent of its batch. `perform_norm_guidance` is adaptive projected guidance (Sadat et al.,
-        2024, arXiv:2410.02416) in place of plain classifier-free guidance.
+        an image independent of its batch. `guidance_scale` is that of classifier-free guidance (Ho & Salimans, 2022,
+        arXiv:2207.12598); 1 is none, and half the work.
         """
         c, device = self.config, self.device
         keep = torch.tensor([t.shape[1] for t in token_ids_list], device=device)
@@ -245,7 +244,6 @@ class TinyFlexTok(nn.Module):
             x = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator]).to(device)
         else:
             x = torch.randn(len(tokens), *shape, generator=generator, device=device)
-        momentum = torch.zeros_like(x)
         for step in range(timesteps, 0, -1):
             time = torch.full((len(x),), step / timesteps, device=device)
             if guidance_scale == 1:
@@ -255,11 +253,7 @@ class TinyFlexTok(nn.Module):
                     x.repeat(2, 1, 1, 1), time.repeat(2), codes.repeat(2, 1, 1), torch.cat([keep, 0 * keep])
                 )
                 v, unconditional = both.chunk(2)
-                difference = v - unconditional
-                if perform_norm_guidance:
-                    momentum = difference = difference - 0.5 * momentum
-                    difference = _projected(difference, v)
-                v = v + (guidance_scale - 1) * difference
+                v = v + (guidance_scale - 1) * (v - unconditional)
             x = x - v / timesteps
         return x
 
@@ -277,10 +271,3 @@ class TinyFlexTok(nn.Module):
         model = cls(TinyConfig(**(fields | {"levels": tuple(fields["levels"])})))
         model.load_state_dict(load_file(path))
         return model.float().eval()
-
-
-def _projected(difference: Tensor, prediction: Tensor, max_norm: float = 2.5) -> Tensor:
-    """The part of `difference` orthogonal to `prediction`, after its norm is cut to `max_norm` (per image)."""
-    flat, axis = difference.flatten(1), F.normalize(prediction.flatten(1), dim=1)
-    flat = flat * (max_norm / flat.norm(dim=1, keepdim=True)).clamp(max=1)
-    return (flat - (flat * axis).sum(1, keepdim=True) * axis).view_as(difference)

@@ -1,31 +1,15 @@
-"""What trains the embedded tokenizer: the teacher, the losses of its two halves, and the loop; train_tiny_flextok.py
-is the script."""
-
-import copy
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""What trains the embedded tokenizer: the teacher, and the losses of its two halves. train_tiny_flextok.py is the
+script, loop.py the loop."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.files import atomic
 from imagegram.measure.classifier import Judge
-from imagegram.training.muon import Muon
+from imagegram.training.loop import Losses
 
 KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are trained most and evaluated
-ADAM_RATE = 1.5e-3  # of everything but the matrices of the blocks
-MUON_RATE = 4e-3  # of those; half the steps AdamW needs
-WARMUP = 200  # steps
-DECAY = 0.3  # last share of the steps, over which the rates fall to zero
-WEIGHT_DECAY = 0.02
-EMA = 0.998  # the exponential moving average of the weights is what is kept
-SAVE_EVERY = 500  # steps
-Losses = dict[str, Tensor]
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -184,82 +168,3 @@ def decoder_losses(
     hook.remove()
     similarity = F.cosine_similarity(alignment(hidden[0][:, :-tokens]), teacher(images)[0], dim=1)
     return {"flow": F.mse_loss(velocity.float(), noise - images), "alignment": 1 - similarity.mean()}
-
-
-def fit(
-    name: str,
-    part: nn.ModuleList,
-    losses: Callable[[torch.Generator], Losses],
-    weights: dict[str, float],
-    steps: int,
-    folder: Path,
-    seed: int,
-    batch: int,
-    look: Callable[[int, nn.ModuleList], None] = lambda step, average: None,
-) -> None:
-    """Train `part` in place for `steps`, or resume from `folder`/`name`.pt; it ends with the exponential moving average
-    of its weights. Muon trains the matrices of the blocks, AdamW the rest. Losses go to `folder`/`name`.jsonl.
-
-    `losses` draws a batch (of `batch` images) and returns its losses, which `weights` weigh. `look` is called with the
-    step and the averaged part after every save.
-    """
-    checkpoint, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
-    rng = torch.Generator().manual_seed(seed)
-    part.train().requires_grad_(True)
-    average = copy.deepcopy(part).eval().requires_grad_(False)
-    matrices = [p for n, p in part.named_parameters() if "blocks" in n and p.ndim == 2 and "modulation" not in n]
-    known = {id(p) for p in matrices}
-    rest = [p for p in part.parameters() if id(p) not in known]
-    adam = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
-    muon = Muon(matrices, MUON_RATE, WEIGHT_DECAY)
-    parts: dict[str, Any] = {"part": part, "average": average, "adam": adam, "muon": muon}
-    step, running = 0, dict[str, float]()
-    log.touch()
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for key, value in parts.items():
-            value.load_state_dict(state[key])
-        rng.set_state(state["rng"])
-        step, running = state["step"], state["running"]
-        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(line + "\n" for line in lines))
-        print(f"{name}: resuming from {checkpoint} at step {step}", flush=True)
-    started, first = time.monotonic(), step
-    half = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # a processor without it is slower in bfloat16
-    while step < steps:
-        rate = min((step + 1) / WARMUP, (steps - step) / (DECAY * steps), 1)
-        for optimizer, full_rate in ((adam, ADAM_RATE), (muon, MUON_RATE)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * full_rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            values = losses(rng)
-        adam.zero_grad()
-        muon.zero_grad()
-        torch.stack([weights[key] * value for key, value in values.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(part.parameters(), 1.0)
-        adam.step()
-        muon.step()
-        step += 1
-        with torch.no_grad():
-            momentum = min(EMA, step / (step + 10))
-            for kept, now in zip(average.state_dict().values(), part.state_dict().values(), strict=True):
-                kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)
-        for key, value in values.items():
-            running[key] = 0.98 * running.get(key, value.item()) + 0.02 * value.item()
-        if step % 100 == 0 or step == steps:
-            speed = (step - first) / (time.monotonic() - started)
-            print(
-                f"{name} step {step:>6}/{steps}  "
-                + "  ".join(f"{key} {value:.4f}" for key, value in running.items())
-                + f"  lr {rate * ADAM_RATE:.1e}  {speed * batch:.0f} img/s  ETA {(steps - step) / speed / 60:.0f} min",
-                flush=True,
-            )
-            with log.open("a") as f:
-                f.write(json.dumps({"step": step} | running) + "\n")
-        if step % SAVE_EVERY == 0 or step == steps:
-            state = {key: value.state_dict() for key, value in parts.items()}
-            with atomic(checkpoint) as temporary:
-                torch.save(state | {"rng": rng.get_state(), "step": step, "running": running}, temporary)
-            look(step, average)
-    part.load_state_dict(average.state_dict())
-    part.eval().requires_grad_(False)

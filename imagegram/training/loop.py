@@ -1,0 +1,159 @@
+"""The training loop of both halves of the embedded tokenizer: resumable, and it ends with averaged weights.
+
+Muon trains the matrices of the blocks, AdamW the rest. The learning rates rise over the first steps, stay, and fall to
+zero over the last share of the steps (a trapezoid; Hägele et al., 2024, arXiv:2405.18392).
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imagegram.files import atomic
+from imagegram.training.muon import Muon
+
+ADAM_RATE = 1.5e-3  # of everything but the matrices of the blocks
+MUON_RATE = 4e-3  # of those; half the steps AdamW needs
+WARMUP = 200  # steps
+DECAY = 0.3  # last share of the steps, over which the rates fall to zero
+WEIGHT_DECAY = 0.02
+EMA = 0.998  # the exponential moving average of the weights is what is kept
+SAVE_EVERY = 500  # steps
+SHOW_EVERY = 100  # steps
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: of the encoder, or of the decoder."""
+
+    name: str  # of its files, NAME.pt and NAME.jsonl
+    steps: int
+    batch: int  # images a step
+    seed: int  # of everything drawn
+    weights: dict[str, float]  # of the losses
+
+
+class State:
+    """What a checkpoint holds: the part that is trained, its average, the optimizers, the generator and the step."""
+
+    def __init__(self, part: nn.ModuleList, seed: int):
+        self.part = part.train().requires_grad_(True)
+        self.average = copy.deepcopy(part).eval().requires_grad_(False)
+        matrices = [p for n, p in part.named_parameters() if "blocks" in n and p.ndim == 2 and "modulation" not in n]
+        known = {id(p) for p in matrices}
+        rest = [p for p in part.parameters() if id(p) not in known]
+        self.adam = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
+        self.muon = Muon(matrices, MUON_RATE, WEIGHT_DECAY)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.running: dict[str, float] = {}  # means of the losses
+
+    def _parts(self) -> dict[str, Any]:
+        return {"part": self.part, "average": self.average, "adam": self.adam, "muon": self.muon}
+
+    def save(self, path: Path) -> None:
+        state: dict[str, Any] = {key: part.state_dict() for key, part in self._parts().items()}
+        state |= {"rng": self.rng.get_state(), "step": self.step, "running": self.running}
+        with atomic(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        for key, part in self._parts().items():
+            part.load_state_dict(state[key])
+        self.rng.set_state(state["rng"])
+        self.step = state["step"]
+        self.running = state["running"]
+
+    def update(self, values: Losses, weights: dict[str, float], rate: float) -> None:
+        """One step on the weighted sum of the losses, at `rate` times the full learning rates."""
+        for optimizer, full_rate in ((self.adam, ADAM_RATE), (self.muon, MUON_RATE)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * full_rate
+
+        self.adam.zero_grad()
+        self.muon.zero_grad()
+        torch.stack([weights[key] * value for key, value in values.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(self.part.parameters(), 1.0)
+        self.adam.step()
+        self.muon.step()
+        self.step += 1
+
+        self._average()
+        for key, value in values.items():
+            self.running[key] = 0.98 * self.running.get(key, value.item()) + 0.02 * value.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        momentum = min(EMA, self.step / (self.step + 10))
+        for kept, now in zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True):
+            kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)
+
+
+def fit(
+    stage: Stage,
+    part: nn.ModuleList,
+    losses: Callable[[torch.Generator], Losses],
+    folder: Path,
+    look: Callable[[int, nn.ModuleList], None] = lambda step, average: None,
+) -> None:
+    """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving average of its
+    weights. Losses go to `folder`/NAME.jsonl.
+
+    `losses` draws a batch and returns its losses, which the stage weighs. `look` is called with the step and the
+    averaged part after every save.
+    """
+    checkpoint = folder / f"{stage.name}.pt"
+    log = folder / f"{stage.name}.jsonl"
+    state = State(part, stage.seed)
+    log.touch()
+    if checkpoint.exists():
+        state.load(checkpoint)
+        _cut(log, state.step)
+        print(f"{stage.name}: resuming from {checkpoint} at step {state.step}", flush=True)
+
+    started = time.monotonic()
+    first = state.step
+    half = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # a processor without it is slower in bfloat16
+    while state.step < stage.steps:
+        rate = min((state.step + 1) / WARMUP, (stage.steps - state.step) / (DECAY * stage.steps), 1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            values = losses(state.rng)
+        state.update(values, stage.weights, rate)
+
+        last = state.step == stage.steps
+        if state.step % SHOW_EVERY == 0 or last:
+            _show(stage, state, rate, (state.step - first) / (time.monotonic() - started))
+            with log.open("a") as f:
+                f.write(json.dumps({"step": state.step} | state.running) + "\n")
+        if state.step % SAVE_EVERY == 0 or last:
+            state.save(checkpoint)
+            look(state.step, state.average)
+
+    part.load_state_dict(state.average.state_dict())
+    part.eval().requires_grad_(False)
+
+
+def _cut(log: Path, step: int) -> None:
+    """Drop the lines that were written after the checkpoint of `step`."""
+    lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+    log.write_text("".join(line + "\n" for line in lines))
+
+
+def _show(stage: Stage, state: State, rate: float, speed: float) -> None:
+    """One line; `speed` in steps a second."""
+    means = "  ".join(f"{key} {value:.4f}" for key, value in state.running.items())
+    minutes = (stage.steps - state.step) / speed / 60
+    print(
+        f"{stage.name} step {state.step:>6}/{stage.steps}  {means}  lr {rate * ADAM_RATE:.1e}  "
+        f"{speed * stage.batch:.0f} img/s  ETA {minutes:.0f} min",
+        flush=True,
+    )
