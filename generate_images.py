@@ -1,8 +1,8 @@
 """Sample token sequences from the index, decode them, and say what was copied.
 
-    python generate_images.py                                  # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
-    python generate_images.py --method ntd --context 16        # plain infini-gram: copies whole images
-    python generate_images.py --method aligned --min-images 1 --seed 1
+    .venv/bin/python generate_images.py                           # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
+    .venv/bin/python generate_images.py --method ntd --context 16 # plain infini-gram: copies whole images
+    .venv/bin/python generate_images.py --method aligned --min-images 1 --seed 1
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out control. Writes
 data/generated/kernel-seed0/: tokens.npy, sources.npy (image and position that every token was drawn from),
@@ -20,13 +20,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes
-
-from imagegram.cli import run_script, summary
-from imagegram.generating import Request, generate, open_codec
-from imagegram.index.folder import Index
-from imagegram.measure.control import read_control
-from imagegram.report.runs import COLUMNS
+from imagegram.cli import OmitArgPrefixes, run_script, summary
 from imagegram.sampling.settings import Settings
 
 # The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
@@ -61,6 +55,12 @@ def default_out(config: Config) -> Path:
 
 
 def main(config: Config) -> None:
+    # Imported here, so that --help need not wait for torch.
+    from imagegram.generating import Request, generate, open_codec
+    from imagegram.index.folder import Index
+    from imagegram.measure.control import read_control
+    from imagegram.report.runs import COLUMNS
+
     index = Index.open(config.index)
     request = Request(
         settings=config.sampler,

@@ -1,8 +1,8 @@
 """The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
 
-    python overnight_run.py                                         # the digits (`make demo`): 1 to 3.5 min, two cores
-    python overnight_run.py --dataset shapes --images 20000 --out data/shapes
-    python overnight_run.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
+    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 1 to 3.5 min, two cores
+    .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
+    .venv/bin/python overnight_run.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
 SAMPLERS costs only itself. Ends with the page's place:
@@ -16,16 +16,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError, run_script, summary
-from imagegram.generating import Request, generate, open_codec
-from imagegram.index.build import build_index
-from imagegram.measure.control import read_control
-from imagegram.measure.prediction import held_out_figures
-from imagegram.report.page import write_page
-from imagegram.report.runs import Run
 from imagegram.sampling.settings import Settings
-from imagegram.tokenizing import tokenize_dataset
+
+if TYPE_CHECKING:
+    from imagegram.index.folder import Index
+    from imagegram.report.runs import Run
+    from imagegram.tokens import TokenFolder
 
 SAMPLERS = {
     "kernel": Settings("kernel"),
@@ -57,6 +56,10 @@ class Config:
 
 
 def main(config: Config) -> None:
+    # Imported here, so that --help need not wait for torch.
+    from imagegram.index.build import build_index
+    from imagegram.tokenizing import tokenize_dataset
+
     started = time.monotonic()
 
     print("1. Tokenize")
@@ -66,6 +69,24 @@ def main(config: Config) -> None:
     index = build_index([tokens.path], config.out / "index_input", config.out / "index")
 
     print("3. Generate")
+    runs = generate_all(config, tokens, index)
+
+    summary(
+        page=config.out / "report.html",
+        grid=runs[0].path / "grid.png",
+        report=runs[0].path / "report.json",
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def generate_all(config: Config, tokens: "TokenFolder", index: "Index") -> "list[Run]":
+    """Every sampler's images, and the page, which is written anew after each of them."""
+    from imagegram.generating import Request, generate, open_codec
+    from imagegram.measure.control import read_control
+    from imagegram.measure.prediction import held_out_figures
+    from imagegram.report.page import write_page
+    from imagegram.report.runs import Run
+
     codec = open_codec(index)
     control = read_control(index)
     requests = {
@@ -74,6 +95,7 @@ def main(config: Config) -> None:
     for request in requests.values():
         request.completed(index, codec).check(index)
     bits = held_out_figures(index, control, config.out / "bits.json")
+
     page = config.out / "report.html"
     runs: list[Run] = []
     failed: dict[str, str] = {}
@@ -106,12 +128,7 @@ def main(config: Config) -> None:
     if failed:
         made = f"{len(runs)} samplers are finished, see {page}" if runs else "no sampler is finished"
         raise UserError(f"{', '.join(failed)} failed, as said above; {made}; the same command tries again")
-    summary(
-        page=page,
-        grid=runs[0].path / "grid.png",
-        report=runs[0].path / "report.json",
-        seconds=round(time.monotonic() - started, 1),
-    )
+    return runs
 
 
 if __name__ == "__main__":

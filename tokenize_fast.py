@@ -1,8 +1,8 @@
 """Tokenize a data set into a folder of uint16 token shards.
 
-    python tokenize_fast.py                                  # the digits, with the embedded tokenizer: 6 to 15 s
-    python tokenize_fast.py --dataset shapes --images 20000
-    python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
+    .venv/bin/python tokenize_fast.py                        # the digits, with the embedded tokenizer: 6 to 15 s
+    .venv/bin/python tokenize_fast.py --dataset shapes --images 20000
+    .venv/bin/python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
 Reads nothing but the data set; writes data/tokens/ (the files are described in imagegram/tokens.py), one shard at a
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.cli import run_script
-from imagegram.tokenizing import tokenize_dataset
 
 
 @dataclass
@@ -40,6 +39,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    # Imported here, so that --help need not wait for torch.
+    from imagegram.tokenizing import tokenize_dataset
+
     tokenize_dataset(**vars(config))
 
 

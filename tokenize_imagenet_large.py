@@ -1,8 +1,9 @@
 """Tokenize ImageNet's 1.28 million images, resumable, on any number of GPUs.
 
-    python tokenize_imagenet_large.py                                            # one process, on one GPU or the CPU
-    torchrun --standalone --nproc-per-node=gpu tokenize_imagenet_large.py        # one process for each GPU
-    torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d --rdzv-endpoint=FIRST:29500 tokenize_imagenet_large.py
+    .venv/bin/python tokenize_imagenet_large.py                               # one process, on one GPU or the CPU
+    .venv/bin/torchrun --standalone --nproc-per-node=gpu tokenize_imagenet_large.py # one process for each GPU
+    .venv/bin/torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d --rdzv-endpoint=FIRST:29500 \\
+        tokenize_imagenet_large.py
 
 The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Needs requirements-flextok.txt.
 Process `r` of `n` takes the shards s with s % n == r. The processes exchange nothing but files, which several nodes
@@ -28,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.cli import run_script
-from imagegram.tokenizing import tokenize_dataset
 
 
 @dataclass
@@ -47,6 +47,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    # Imported here, so that --help need not wait for torch.
+    from imagegram.tokenizing import tokenize_dataset
+
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     tokenize_dataset(**vars(config), rank=rank, world_size=world_size)
 

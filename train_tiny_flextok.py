@@ -1,6 +1,6 @@
 """Train the embedded tokenizer from scratch and write its weights and its model card's figures.
 
-    python train_tiny_flextok.py
+    .venv/bin/python train_tiny_flextok.py
 
 Needed once: the weights are shipped in imagegram/codec/weights/. The training data are the digits (training part,
 shifted, turned and scaled a little) and the procedural shapes (training part). First the encoder is trained, with a

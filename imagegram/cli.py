@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tyro
+from tyro.conf import OmitArgPrefixes as OmitArgPrefixes  # the fields of a field become options of their own
 
 
 class UserError(Exception):

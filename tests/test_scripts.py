@@ -197,9 +197,10 @@ def test_a_sampler_that_fails_does_not_stop_the_others(
     def generate(index: object, codec: object, control: object, request: Request, out: Path) -> object:
         if request.settings.method == "aligned":
             raise UserError("this one cannot be made")
-        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+        return real(index, codec, control, request, out)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(overnight_run, "generate", generate)
+    real = generating.generate
+    monkeypatch.setattr(generating, "generate", generate)
     before = (overnight / "report.html").read_text()
     assert run_overnight(*SMALL, "--out", str(overnight)) == 1
     said = capsys.readouterr()
@@ -241,6 +242,25 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
     if "sampler" in options:  # its fields are options of their own
         options = options - {"sampler"} | {field.name for field in fields(Settings)}
     assert all(f"--{name.replace('_', '-')}" in said for name in options)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "train_tiny_flextok"])
+def test_help_waits_for_no_library_of_the_work_itself(name: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / f"{name}.py"), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "tyro" in imported
+    slow = {"torch", "numpy", "scipy", "sklearn", "datasets", "PIL", "matplotlib", "pandas", "fastgram"}
+    assert not slow & imported
+
+
+def test_another_python_is_told_what_to_run_instead() -> None:
+    command = [sys.executable, "-S", str(ROOT / "tokenize_fast.py")]  # -S: without the installed packages
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "run `make setup`, then use .venv/bin/python instead" in result.stderr
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 import tyro
 
 from imagegram.cli import run_script
-from imagegram.index.build import build_index
-from imagegram.index.folder import verify_index
 
 
 @dataclass
@@ -35,6 +33,10 @@ class Verify:
 
 
 def main(command: Build | Verify) -> None:
+    # Imported here, so that --help need not wait for NumPy and torch.
+    from imagegram.index.build import build_index
+    from imagegram.index.folder import verify_index
+
     if isinstance(command, Verify):
         verify_index(command.index)
     else:
