@@ -162,7 +162,7 @@ def test_half_precision_flips_few_tokens_and_moves_images_little(
     model: Any, images: torch.Tensor, tokens: torch.Tensor
 ) -> None:
     lower = FastEncoder(model, torch.float16).tokens(images)
-    assert 0 < (lower != tokens).float().mean() < 0.1  # measured on random weights: 1 to 3 %
+    assert (lower != tokens).float().mean() < 0.1  # measured on random weights: 0 to 3 %, by the processor
     length = tokens.shape[1]
     decoded = FastDecoder(model, torch.bfloat16).images(tokens, [length, 3], noise(), STEPS, 3.0)
     assert (decoded - stock_images(model, tokens, [length, 3], 3.0)).abs().mean() < 0.05
