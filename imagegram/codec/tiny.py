@@ -1,6 +1,8 @@
 """The miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
 from imagegram.files import sha256
+from imagegram.machine import cores
+
+DECODED_AT_ONCE = 8  # images: their activations fit in a core's cache, where those of 64 do not
 
 
 class TinyCodec:
@@ -36,10 +41,37 @@ class TinyCodec:
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         """B prefixes of 1 to 16 tokens -> uint8 [B, 3, 32, 32]; each image's noise is drawn from its own seed."""
-        images = self.model.detokenize(
-            [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens],
-            timesteps=timesteps,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        )
+        starts = range(0, len(tokens), DECODED_AT_ONCE)
+
+        def decode_few(start: int) -> Tensor:
+            few = slice(start, start + DECODED_AT_ONCE)
+            return self._decode_few(list(tokens[few]), list(seeds[few]), timesteps, guidance_scale)
+
+        with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
+            return torch.cat(list(pool.map(decode_few, starts)))
+
+    def _decode_few(
+        self, tokens: list[NDArray[np.uint16]], seeds: list[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        """At most DECODED_AT_ONCE. Fewer are filled up with copies, so that the shape is always the same one, and an
+        image the same to the byte whatever it is decoded with."""
+        missing = DECODED_AT_ONCE - len(tokens)
+        rows = [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens + tokens[-1:] * missing]
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds + seeds[-1:] * missing]
+        images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
         return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+@contextlib.contextmanager
+def single_threads() -> Iterator[int]:
+    """Every operation of torch keeps to one thread meanwhile; yields how many it had, for as many at a time.
+
+    Threads that share every small operation wait for each other between any two; where other processes want the
+    same cores, they hardly ever run together.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield min(threads, cores())
+    finally:
+        torch.set_num_threads(threads)

@@ -76,12 +76,22 @@ class FSQ(nn.Module):
         return (digits - self.levels // 2) / (self.levels // 2)
 
 
+class QuickLinear(nn.Linear):
+    """nn.Linear for [B, n, features]. On a CPU, where no gradient is wanted, it is computed as a convolution of 1 x 1:
+    oneDNN's is twice as fast as MKL's matrix product on AMD's processors, and equal but for rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return super().forward(x)
+        return F.conv2d(x.mT[:, :, None], self.weight[:, :, None, None], self.bias)[:, :, 0].mT
+
+
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, linear: type[nn.Linear]):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = linear(width, 3 * width, bias=False)
+        self.out = linear(width, width, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         b, n, d = x.shape
@@ -99,9 +109,11 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool = False):
         super().__init__()
-        self.attention = Attention(width, heads)
+        # Not in the encoder: rounding may turn a token into its neighbour.
+        linear = QuickLinear if conditional else nn.Linear
+        self.attention = Attention(width, heads, linear)
         hidden = mlp_ratio * width
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(linear(width, hidden), nn.GELU(), linear(hidden, width))
         self.modulation = nn.Linear(width, 6 * width) if conditional else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imagegram.codec import load_codec
-from imagegram.codec.tiny_flextok import FSQ, WEIGHTS, TinyConfig, TinyFlexTok
+from imagegram.codec.tiny_flextok import FSQ, WEIGHTS, QuickLinear, TinyConfig, TinyFlexTok
 from imagegram.data.sources import open_dataset, preprocess
 from imagegram.tokens import held_out
 
@@ -133,3 +133,39 @@ def test_shipped_weights_rebuild_held_out_digits_better_with_more_tokens() -> No
     chance = ((shuffled.float() - images.float()) / 127.5).square().mean().item()
     assert error[16] < error[4] < error[1] < 0.8 * chance
     assert error[16] < 0.15 * chance
+
+
+def test_an_image_of_the_codec_is_the_same_to_the_byte_whatever_it_is_decoded_with() -> None:
+    codec = load_codec("tiny")
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 512, k).astype(np.uint16) for k in (16, 4, 1, 16, 7, 16, 16, 2, 16, 16, 3)]
+    together = codec.decode(rows, list(range(11)), 2, 2.5)
+    assert (together.shape, together.dtype) == ((11, 3, 32, 32), torch.uint8)
+    for i in (0, 4, 10):
+        assert torch.equal(codec.decode([rows[i]], [i], 2, 2.5)[0], together[i])
+    assert torch.equal(codec.decode(rows[::-1], list(range(10, -1, -1)), 2, 2.5).flip(0), together)
+
+
+def test_a_linear_layer_without_gradients_is_the_same_layer() -> None:
+    torch.manual_seed(0)
+    layer, x = QuickLinear(24, 40), torch.randn(3, 80, 24)
+    expected = x @ layer.weight.T + layer.bias
+    with torch.inference_mode():
+        quick = layer(x)
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+    assert torch.allclose(quick, expected, atol=1e-5)
+    assert quick.shape == expected.shape
+
+
+def test_decoding_leaves_the_number_of_threads_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = load_codec("tiny")
+    rows = [np.full(16, i, np.uint16) for i in range(20)]
+    alone = codec.decode(rows, list(range(20)), 1, 2.5)
+    monkeypatch.setattr("imagegram.codec.tiny.cores", lambda: 3)
+    torch.set_num_threads(3)
+    try:
+        together = codec.decode(rows, list(range(20)), 1, 2.5)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together, alone)
