@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from imagegram.cli import run_script
 from imagegram.codec.tiny import TinyCodec
 from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
+from imagegram.data.pixels import preprocess
 from imagegram.data.shapes import scene
-from imagegram.data.sources import preprocess
 from imagegram.files import atomic, write_json
 from imagegram.measure.classifier import Judge, train_judge
 from imagegram.report.sheets import rows_of_images

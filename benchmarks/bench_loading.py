@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from imagegram.cli import run_script, summary
-from imagegram.data.sources import Source, load_batches, open_dataset
+from imagegram.data.loading import load_batches
+from imagegram.data.sources import Source, open_dataset
 from imagegram.machine import cores
 
 SIZE = 256  # what FlexTok takes

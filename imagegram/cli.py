@@ -14,18 +14,35 @@ class UserError(Exception):
     """Something the user can put right: printed as one line with its remedy, without a traceback."""
 
 
+# What people can put right about a file or a folder.
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "give yourself the permission or choose another folder",
+    errno.EPERM: "give yourself the permission or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EEXIST: "choose another folder",
+    errno.ENOTDIR: "choose another folder, that one is or lies below a file",
+}
+
+
 def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
     """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as clean as Ctrl-C
+    # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup
+            signal.signal(stop, signal.default_int_handler)
     try:
         main(tyro.cli(config, description=doc, args=args))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedy = REMEDIES.get(error.errno or 0)
+        if remedy is None:
             raise
-        print(f"error: {error}: make room, then run the same command again", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}: {remedy}, then run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)

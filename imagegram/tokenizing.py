@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, load_codec
-from imagegram.data.sources import PREPROCESSING, Item, Source, explained_deaths, load_batches, open_dataset
+from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
+from imagegram.data.pixels import PREPROCESSING
+from imagegram.data.sources import Source, open_dataset
 from imagegram.files import is_held, run_lock
 from imagegram.tokens import Manifest, TokenFolder
 
@@ -64,7 +66,7 @@ def tokenize_dataset(
             print(f"{source.name}: {len(source)} images, {todo} in {world_size} process{'es' * (world_size > 1)}")
         started = time.monotonic()
         progress = _Progress(folder, pending, mine, shown=first)
-        with progress.bar, explained_deaths():
+        with progress.bar, worker_errors_as_user_errors():
             _tokenize_shards(folder, source, model, mine, batch_size, workers, progress)
             others = [out / f".lock-{r}" for r in range(1, world_size)]
             while first and others and folder.pending():

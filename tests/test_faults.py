@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,12 +171,45 @@ def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec
 def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imagegram.data.sources import load_batches, open_dataset
+    from imagegram.data.loading import load_batches
+    from imagegram.data.sources import open_dataset
 
     source = open_dataset(str(image_folder))
-    monkeypatch.setattr("imagegram.data.sources.cores", lambda: 16)
+    monkeypatch.setattr("imagegram.data.loading.cores", lambda: 16)
     assert load_batches(source, [[0]], 32).num_workers == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert load_batches(source, [[0]], 32).num_workers == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     assert load_batches(source, [[0]], 32).num_workers == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
+def test_loaders_end_with_the_run_and_let_go_of_its_pipe(tmp_path: Path, stop: signal.Signals) -> None:
+    """Whatever ends a run, a pipe behind it (`| tee log`) ends as well, and no process stays."""
+    command = [sys.executable, "tokenize_fast.py", "--dataset", "shapes", "--images", "50000", "--workers", "2"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "t")], cwd=ROOT, stdout=-1, stderr=-2)
+    assert process.stdout
+    os.set_blocking(process.stdout.fileno(), False)
+    said = b""
+    deadline = time.monotonic() + 120
+    while b"img/s" not in said and time.monotonic() < deadline:
+        said += process.stdout.read() or b""
+        time.sleep(0.05)
+    assert b"img/s" in said, said
+    process.send_signal(stop)
+    os.set_blocking(process.stdout.fileno(), True)
+    reader = threading.Thread(target=process.stdout.read)
+    reader.start()
+    reader.join(10)
+    assert not reader.is_alive(), "a process still holds the pipe"
+    assert process.wait(5) != 0
+
+
+def test_folders_that_cannot_be_written_are_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        command = [sys.executable, "tokenize_fast.py", "--images", "5", "--workers", "0", "--out", str(out)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"error: {out}")
+        assert result.stderr.count("\n") == 1, result.stderr

@@ -3,56 +3,22 @@
 A source is a map-style data set: `source[i]` gives the picture and the label of ordinal `i`, or raises.
 """
 
-import contextlib
-import errno
 import hashlib
 import io
-import os
-import re
 import tarfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data import shapes
-from imagegram.machine import cores
 
-PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as upright 8-bit RGB, transparency over white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # convert() would clip, not scale
-        values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((values / (257 if values.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def preprocess(image: Image.Image, size: int) -> torch.Tensor:
-    """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size, size]."""
-    image = to_rgb(image)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -255,60 +221,3 @@ def _hugging_face(name: str, split: str, image_column: str, label_column: str) -
         image_column=image_column,
         label_column=label_column,
     )
-
-
-# Ordinal, pixels uint8 [3, S, S] or None, label, reason if bad. Arrays, not tensors: these would travel through shared
-# memory, which a small /dev/shm does not hold, and whose helper threads complain when a run is stopped.
-Item = tuple[int, NDArray[np.uint8] | None, int, str]
-
-
-class _Preprocessed(Dataset[Item]):
-    def __init__(self, source: Source, size: int):
-        self.source, self.size = source, size
-
-    def __getitem__(self, i: int) -> Item:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image, label = self.source.read(i)
-                return i, preprocess(image, self.size).numpy(), label, ""
-        except Exception as error:  # recorded with its reason by whoever reads the batch
-            # Without the address in memory of what held the bytes: it says nothing, and differs every time.
-            what = re.sub(r" <\S+ object at \w+>", "", str(error))
-            return i, None, -1, f"{type(error).__name__}: {what}"
-
-
-def load_batches(source: Source, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
-    """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order asked for.
-
-    `workers` processes read ahead (-1: one for each core, shared with the other processes of torchrun; 0: none).
-    """
-    if workers < 0:
-        workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    return DataLoader(
-        _Preprocessed(source, size),
-        batch_sampler=batches,
-        collate_fn=list,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-    )
-
-
-@contextlib.contextmanager
-def explained_deaths() -> Iterator[None]:
-    """Turn the death of a loader's process, which PyTorch raises wherever its parent happens to be, into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a process that loads images died ({str(error).splitlines()[0]}), perhaps for want of memory: the same "
-            "command goes on from the finished shards, with less memory where --workers is lower"
-        ) from None
-    except OSError as error:  # of a semaphore: files that cannot be written have a line of their own
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "shared memory (/dev/shm) is full, where the processes that load images meet: make room, or --workers 0"
-        ) from None

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from imagegram.codec import load_codec
 from imagegram.codec.tiny_flextok import FSQ, WEIGHTS, QuickLinear, TinyConfig, TinyFlexTok
-from imagegram.data.sources import open_dataset, preprocess
+from imagegram.data.pixels import preprocess
+from imagegram.data.sources import open_dataset
 from imagegram.tokens import held_out
 
 

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from imagegram.cli import UserError
+from imagegram.data.loading import load_batches
+from imagegram.data.pixels import preprocess, to_rgb
 from imagegram.data.shapes import KINDS, scene
-from imagegram.data.sources import Source, load_batches, open_dataset, preprocess, to_rgb
+from imagegram.data.sources import Source, open_dataset
 from imagegram.tokens import held_out
 from tests.conftest import pixels, truncated_tar, whole_tar
 
