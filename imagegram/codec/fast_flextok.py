@@ -168,24 +168,28 @@ class FastDecoder(nn.Module):
         """Shifts, scales and gates of every time step: of the blocks [steps, depth, expansion, 6, D], of the head
         [steps, 2, D]. They depend on nothing else, so that one small product replaces one for every image and step."""
         if timesteps not in self._schedules:
-            t = torch.tensor([i / timesteps for i in range(timesteps, 0, -1)], device=self.positions.device)
-            embedding = self.time.mlp(self.time.timestep_embedding(t, self.time.frequency_embedding_size))
+            # On the host, because the package checks the times in a way that waits for a GPU.
+            times = torch.tensor([i / timesteps for i in range(timesteps, 0, -1)])
+            waves = self.time.timestep_embedding(times, self.time.frequency_embedding_size)
+            embedding = self.time.mlp(waves.to(self.positions.device))
             blocks = [layer(embedding).view(timesteps, self.expansion, 6, -1) for layer in self.modulations]
-            head = torch.zeros(timesteps, 2, embedding.shape[1], device=t.device)
+            head = torch.zeros(timesteps, 2, embedding.shape[1], device=embedding.device)
             if self.head.adaLN_emb_read_key is not None:
                 head = self.head.adaLN_modulation(embedding).view(timesteps, 2, -1)
             self._schedules = {timesteps: (torch.stack(blocks, 1).float(), head.float())}  # the last one only: 50 MB
         return self._schedules[timesteps]
 
-    def conditions(self, tokens: Tensor, kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """int64 [B, L], of which the first kept [B] count -> registers [B, rows, D] and their log weights, if any."""
-        rows = merged_rows(self.length, int(kept.max()))
+    def conditions(self, tokens: Tensor, kept: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """int64 [B, L], of which the first `kept` of each image count -> registers [B, rows, D] and their log weights,
+        if any. `kept` is on the host, where the number of rows is decided without waiting for a GPU."""
+        rows = merged_rows(self.length, max(kept))
+        count = torch.tensor(kept).to(tokens.device)
         codes = self.quantizer.indices_to_embedding(tokens[:, :rows])
         with torch.autocast(codes.device.type, self.linear.dtype_override, enabled=lowered(self.linear)):
             registers = self.linear.proj(codes) + self.register_positions[:, :rows]
-        keep = torch.arange(rows, device=tokens.device) < kept[:, None]
+        keep = torch.arange(rows, device=tokens.device) < count[:, None]
         registers = torch.where(keep[:, :, None], registers.float(), self.mask_token)
-        return registers, None if rows == self.length else log_weights(self.length, rows, kept)
+        return registers, None if rows == self.length else log_weights(self.length, rows, count)
 
     def velocity(self, z: Tensor, registers: Tensor, weights: Tensor | None, blocks: Tensor, head: Tensor) -> Tensor:
         """One pass: noised latents float32 [B, C, h, w] and registers [B, rows, D] -> velocity float32 [B, C, h, w].
@@ -232,7 +236,7 @@ class FastDecoder(nn.Module):
         where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as the package's detokenize has it
         with perform_norm_guidance."""
         device, z, momentum = noise.device, noise, MomentumBuffer(-0.5)
-        registers, weights = self.conditions(tokens, torch.tensor(kept, device=device))
+        registers, weights = self.conditions(tokens, kept)
         copies = merged_rows(self.length, 0)
         nulls = self.null_token.expand(1, copies, -1)
         null_weights = log_weights(self.length, copies, torch.zeros(1, dtype=torch.long, device=device))
