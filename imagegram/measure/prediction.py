@@ -24,9 +24,9 @@ def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool 
     """
     result = np.zeros(tokens.shape)
     for rungs in ladder(index.tokens, tokens, context):
-        column = index.tokens[rungs.order, rungs.position]
+        column = rungs.following
         p = np.full(len(tokens), 1 / index.vocab_size)
-        for low, high, discount in zip(rungs.low, rungs.high, discounts(index.tokens, rungs), strict=True):
+        for low, high, discount in zip(rungs.low, rungs.high, discounts(rungs), strict=True):
             distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
             taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
             mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)

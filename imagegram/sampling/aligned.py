@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,17 @@ class Ladder:
     position: int
     low: Ints  # [depths, n]: ranges of `order`, empty where fewer images share the context than asked for
     high: Ints
+    columns: tuple[NDArray[np.uint16], ...]  # the images' tokens at `position` and at those of the context before it
+
+    @cached_property
+    def following(self) -> NDArray[np.uint16]:
+        """The images' tokens at `position`, in `order`."""
+        return self.columns[0][self.order]
+
+    @cached_property
+    def by_token(self) -> Ints:
+        """The places of `order`, sorted by the token at `position` and, where that is equal, as they were."""
+        return np.argsort(self.following, kind="stable")
 
 
 def ladder(
@@ -65,19 +77,19 @@ def ladder(
     that share a context are then neighbours, and a longer context is a range inside that of a shorter one.
     """
     n, length = drawn.shape
-    order, columns = np.arange(len(trained)), deque[NDArray[np.uint16]](maxlen=max(1, min(context, length)))
+    order = np.arange(len(trained))
+    columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
     anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
     mine = np.zeros(n, np.int64)  # and of every sequence's
-    for position in range(length):
-        if position:
-            # Contiguous: the rows of a memory-mapped corpus are far apart.
-            column = np.ascontiguousarray(trained[:, position - 1])
-            columns.append(column)
+    rungs = None
+    for position, column in enumerate(read_columns(trained, length)):
+        columns.appendleft(column)
+        if rungs is not None:
             if position <= anchor:
-                both = np.concatenate([anchors * 65536 + column, mine * 65536 + drawn[:, position - 1]])
+                both = np.concatenate([anchors * 65536 + columns[1], mine * 65536 + drawn[:, position - 1]])
                 numbers = np.unique(both, return_inverse=True)[1]
                 anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
-            order = order[np.argsort(column[order], kind="stable")]
+            order = order[rungs.by_token]
             order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
         # Contexts as numbers, in the order of the images and therefore sorted; and the same of the sequences.
         keys, wanted = anchors[order], mine
@@ -87,7 +99,7 @@ def ladder(
             if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
                 keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
                 wanted = keys[ranges[-1][0][growing]]
-            keys = keys * 65536 + columns[-back][order]
+            keys = keys * 65536 + columns[back][order]
             wanted = wanted * 65536 + drawn[growing, position - back]
             low, high = search(keys, wanted)
             enough = high - low >= least
@@ -96,7 +108,18 @@ def ladder(
                 break
             ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
             ranges[-1][0][growing], ranges[-1][1][growing] = low[enough], high[enough]
-        yield Ladder(order, position, np.stack([r[0] for r in ranges]), np.stack([r[1] for r in ranges]))
+        low = np.stack([r[0] for r in ranges])
+        high = np.stack([r[1] for r in ranges])
+        rungs = Ladder(order, position, low, high, tuple(columns))
+        yield rungs
+
+
+def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
+    """The first `length` columns of tokens [N, L], each contiguous. The rows of a memory-mapped corpus are far apart:
+    what lies side by side in one is read once."""
+    together = 32  # tokens of a cache line
+    for first in range(0, length, together):
+        yield from np.ascontiguousarray(tokens[:, first : min(first + together, length)].T)
 
 
 @dataclass(frozen=True)

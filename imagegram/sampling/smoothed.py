@@ -40,23 +40,33 @@ def count_distinct(
     return distinct, np.where(known[spots] == asked, counts[spots], 0)
 
 
-def discounts(trained: NDArray[np.uint16], rungs: Ladder) -> list[float]:
+def discounts(rungs: Ladder) -> list[float]:
     """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
     numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
 
     Never below 0.1, so that what was not seen stays possible.
     """
-    column = trained[rungs.order, rungs.position].astype(np.int64)
-    starts = np.zeros(len(trained), bool)  # of a new context in the order
+    # Sorted by the token too, images that share a context and the token are neighbours: pairs are counted unsorted.
+    order = rungs.order[rungs.by_token]
+    starts = np.ones(len(order) + 2, bool)  # of another pair, or of the end
+    starts[1:-2] = False
     result = []
     for depth in range(len(rungs.low)):
-        if depth:
-            context = trained[rungs.order, rungs.position - depth]
-            starts[1:] |= context[1:] != context[:-1]
-        counts = np.unique(np.cumsum(starts) * 65536 + column, return_counts=True)[1]
-        once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+        column = rungs.columns[depth][order]
+        starts[1:-2] |= column[1:] != column[:-1]
+        lone = starts[:-2] & starts[1:-1]
+        once = np.count_nonzero(lone)
+        twice = np.count_nonzero(starts[:-3] & ~starts[1:-2] & starts[2:-1])
         result.append(max(0.1, once / max(1, once + 2 * twice)))
     return result
+
+
+def count_following(rungs: Ladder, low: Ints, high: Ints, wanted: NDArray[np.uint16]) -> Ints:
+    """How often `wanted` [n] follows in the ranges [low, high) of `rungs.order`: int64 [n]."""
+    places = rungs.by_token  # of equal tokens in ascending order
+    keys = rungs.following[places].astype(np.int64) << 32 | places
+    asked = wanted.astype(np.int64) << 32
+    return np.searchsorted(keys, asked | high) - np.searchsorted(keys, asked | low)
 
 
 def smoothed_probabilities(
@@ -70,16 +80,16 @@ def smoothed_probabilities(
     step = max(1, MAX_PAIRS // index.vocab_size)
     for rungs in ladder(index.tokens, tokens, settings.context):
         if settings.reweighted and own is None:
-            taken = discounts(index.tokens, rungs)
+            taken = discounts(rungs)
             for first in range(0, len(tokens), step):
                 rows = np.arange(first, min(first + step, len(tokens)))
                 for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
                     sharpened = truncated(p, settings.temperature, settings.top_k, settings.top_p)
                     result[row, rungs.position] = sharpened[tokens[row, rungs.position]]
             continue
-        column = index.tokens[rungs.order, rungs.position]
+        column = rungs.following
         p = np.zeros(len(tokens))
-        for depth, discount in enumerate(discounts(index.tokens, rungs)):
+        for depth, discount in enumerate(discounts(rungs)):
             low = rungs.low[depth]
             high = rungs.high[depth]
             distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
@@ -99,7 +109,7 @@ def smoothed_probabilities(
 
 def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) -> NDArray[np.float64]:
     """The next-token distributions [len(rows), vocabulary] that the sampler draws from; `taken`: `discounts`."""
-    column = index.tokens[rungs.order, rungs.position]
+    column = rungs.following
     p = np.tile(np.bincount(column, minlength=index.vocab_size) / len(column), (len(rows), 1))
     for low, high, discount in zip(rungs.low[1:, rows], rungs.high[1:, rows], taken[1:], strict=True):
         for row in np.flatnonzero(high > low):
@@ -109,13 +119,14 @@ def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) ->
     return p
 
 
-def draw(index: Index, rungs: Ladder, rng: np.random.Generator) -> Ints:
+def draw(rungs: Ladder, rng: np.random.Generator) -> Ints:
     """An image for every sequence, whose next token is drawn from `distribution`: int64 [n].
 
     A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the count of its token;
     else the same is done with the next shorter context.
     """
-    column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
+    column = rungs.following
+    taken = discounts(rungs)
     places = rng.integers(rungs.low[0], rungs.high[0])
     missing = np.ones(len(places), bool)
     for depth in range(len(rungs.low) - 1, 0, -1):
@@ -124,7 +135,7 @@ def draw(index: Index, rungs: Ladder, rng: np.random.Generator) -> Ints:
         if not len(asked):
             continue
         tried = rng.integers(low[asked], high[asked])
-        _, counts = count_distinct(column, low[asked], high[asked], column[tried])
+        counts = count_following(rungs, low[asked], high[asked], column[tried])
         kept = rng.random(len(asked)) * counts < counts - taken[depth]
         places[asked[kept]] = tried[kept]
         missing[asked[kept]] = False
@@ -138,9 +149,10 @@ def smoothed_matches(
     step = max(1, MAX_PAIRS // index.vocab_size)
     for rungs in ladder(index.tokens, drawn, settings.context):
         if not settings.reweighted:
-            yield ImageMatches(index.tokens, draw(index, rungs, rng)[:, None], rungs.position)
+            yield ImageMatches(index.tokens, draw(rungs, rng)[:, None], rungs.position)
             continue
-        column, taken = index.tokens[rungs.order, rungs.position], discounts(index.tokens, rungs)
+        column = rungs.following
+        taken = discounts(rungs)
         images = np.empty((len(drawn), 1), np.int64)
         for first in range(0, len(drawn), step):
             rows = np.arange(first, min(first + step, len(drawn)))
