@@ -55,8 +55,8 @@ def discounts(rungs: Ladder) -> list[float]:
         column = rungs.columns[depth][order]
         starts[1:-2] |= column[1:] != column[:-1]
         lone = starts[:-2] & starts[1:-1]
-        once = np.count_nonzero(lone)
-        twice = np.count_nonzero(starts[:-3] & ~starts[1:-2] & starts[2:-1])
+        once = int(np.count_nonzero(lone))
+        twice = int(np.count_nonzero(starts[:-3] & ~starts[1:-2] & starts[2:-1]))
         result.append(max(0.1, once / max(1, once + 2 * twice)))
     return result
 
