@@ -84,12 +84,15 @@ class CopyFigures:
     """What a sampler does with its training images, exactly.
 
     log_copy: the natural logarithm of the chance that a drawn sequence equals one of them; extraction: the mean chance
-    that the rest of one follows after its first 1, 2, 4, ... tokens.
+    that the rest of one follows after its first 1, 2, 4, ... tokens; competitors: the mean number of other places, over
+    all positions of an image, that share the context but not the token before it. There the copy of an image can
+    become that of another. It grows in proportion to the corpus.
     """
 
     context: int
     log_copy: float
     extraction: dict[int, float]
+    competitors: float
 
 
 def copy_figures(
@@ -103,16 +106,21 @@ def copy_figures(
     starts = [2**i for i in range((length - 1).bit_length())]
     times = multiplicity(tokens)
     log_p = np.zeros(tokens.shape)
-    result = {}
-    for counts in context_counts(tokens, max(contexts), aligned):
-        # A context that fewer images share is not used: that of the token before it stays.
-        kept = (counts.sizes >= min_images) | (counts.context == 0)
-        log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
+    log_copy: dict[int, float] = {}
+    extraction: dict[int, dict[int, float]] = {}
+    competitors: dict[int, float] = {}
+    sizes = np.zeros(tokens.shape, np.int32)
+    for counts in context_counts(tokens, max(contexts) + 1, aligned):
+        competitors[counts.context - 1] = float((sizes - counts.sizes).sum(1, dtype=np.int64).mean())
+        sizes = counts.sizes
+
+        # A context that fewer images share is not used: the shorter one before it stays.
+        kept = (sizes >= min_images) | (counts.context == 0)
+        log_p[kept] = np.log(counts.hits[kept] / sizes[kept])
         if counts.context in contexts:
-            extraction = {start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts}
-            log_copy = float(logsumexp(log_p.sum(1) - np.log(times)))
-            result[counts.context] = CopyFigures(counts.context, min(0.0, log_copy), extraction)
-    return result
+            log_copy[counts.context] = min(0.0, float(logsumexp(log_p.sum(1) - np.log(times))))
+            extraction[counts.context] = {start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts}
+    return {c: CopyFigures(c, log_copy[c], extraction[c], competitors[c]) for c in contexts}
 
 
 def entropy(column: NDArray[np.uint16]) -> float:

@@ -76,3 +76,11 @@ def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> Non
 def test_entropy_of_uniform_tokens_is_known() -> None:
     column = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint16)
     assert entropy(column) == pytest.approx(8, abs=0.02)
+
+
+def test_competitors_share_the_context_and_not_the_token_before(rows: NDArray[np.uint16]) -> None:
+    text = [["start", *row] for row in rows.tolist()]
+    places = [(line[i - 1], line[i]) for line in text for i in range(1, 6)]  # what stands before and the context
+    others = sum(a[1] == b[1] and a[0] != b[0] for a in places for b in places)
+    figures = copy_figures(rows, [1], aligned=False)[1]
+    assert figures.competitors == pytest.approx(others / len(rows))
