@@ -1,9 +1,13 @@
 """What every script shares: errors of one line, the command line, the closing block of results."""
 
+import contextlib
+import dataclasses
 import errno
+import io
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -26,14 +30,29 @@ REMEDIES = {
 }
 
 
+def expand_home(value: Any) -> Any:
+    """Options with ~ as the home folder, which no shell expands after a "="; paths, names, and fields of fields."""
+    if isinstance(value, tuple):
+        return tuple(map(expand_home, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{name: expand_home(getattr(value, name)) for name in fields})
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        with contextlib.suppress(RuntimeError):  # the home of somebody who is not known
+            return type(value)(Path(value).expanduser())
+    return value
+
+
 def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
     """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
     # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup
             signal.signal(stop, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        main(tyro.cli(config, description=doc, args=args))
+        main(expand_home(tyro.cli(config, description=doc, args=args)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
+
+HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds gives (POSIX leaves open which)
 
 
 @contextlib.contextmanager
@@ -63,6 +66,8 @@ def sha256(path: Path) -> str:
 def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold `folder` for this process; a second run fails at once and names the holder.
 
+    A file system without locks (some network mounts) is used without one, and a line says so.
+
     The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A record lock, not
     flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
     """
@@ -70,10 +75,18 @@ def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     with (folder / name).open("a+") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            f.seek(0)
-            holder = f.read().strip() or "unknown"
-            raise UserError(f"{folder} is in use by process {holder}: wait for it or choose another folder") from None
+        except OSError as error:
+            if error.errno in HELD:
+                f.seek(0)
+                holder = f.read().strip() or "unknown"
+                raise UserError(
+                    f"{folder} is in use by process {holder}: wait for it or choose another folder"
+                ) from None
+            print(
+                f"warning: {folder} is on a file system without locks ({error.strerror}): "
+                "see to it that no second run writes there",
+                file=sys.stderr,
+            )
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()
@@ -87,6 +100,6 @@ def is_held(file: Path) -> bool:
             os.lockf(f.fileno(), os.F_TEST, 0)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    except OSError as error:  # without locks nothing is known to be held
+        return error.errno in HELD
     return False

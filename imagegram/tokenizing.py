@@ -21,7 +21,6 @@ from imagegram.files import is_held, run_lock
 from imagegram.tokens import Manifest, TokenFolder
 
 GRACE = 60  # seconds in which the others of torchrun may begin: one that is not there by then is not waited for
-MAX_BAD_SHARE, MAX_BAD = 0.01, 100  # more unreadable images than both: something is wrong with the data
 
 
 def tokenize_dataset(
@@ -43,6 +42,7 @@ def tokenize_dataset(
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
+    _check_numbers(images, batch_size, workers, held_out_share, shard_size)
     model = load_codec(codec)
     source = open_dataset(dataset, split, images, model.image_size, image_column, label_column)
     manifest = _manifest(source, model, held_out_share, shard_size)
@@ -50,10 +50,12 @@ def tokenize_dataset(
     with run_lock(out, f".lock-{rank}"):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
+        if first:
+            folder.write_bad()  # a run may have been killed before it did
+        folder.check_readable()  # a run that was refused for its bad images is refused again
         mine = [s for s in pending if s % world_size == rank]
         if first and not pending:
             print(f"{out}: all {folder.shards} shards are finished, nothing to tokenize")
-            folder.write_bad()  # a run may have been killed before it did
         if not pending:
             return folder
         _check_space(folder, len(pending), world_size)
@@ -79,11 +81,25 @@ def tokenize_dataset(
     return folder
 
 
+def _check_numbers(images: int, batch_size: int, workers: int, held_out_share: float, shard_size: int) -> None:
+    """UserError where a number makes no sense."""
+    for option, value, least in (("images", images, 0), ("batch-size", batch_size, 1), ("shard-size", shard_size, 1)):
+        if value < least:
+            raise UserError(f"--{option} must be at least {least}, not {value}")
+    if workers < -1:
+        raise UserError(f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {workers}")
+    if not 0 <= held_out_share < 1:
+        raise UserError(
+            f"--held-out-share is a share of the images, from 0 to below 1 (0.1: a tenth), not {held_out_share}"
+        )
+
+
 def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
     """Collect the bad images and print the summary; UserError where no image was good."""
-    bad, good, missing = folder.write_bad(), folder.images(), folder.pending()
-    if not missing and not good:
-        raise UserError(f"none of the {bad} images can be read: see {folder.path}/bad.jsonl")
+    bad = folder.write_bad()
+    good = folder.images()
+    missing = folder.pending()
+    folder.check_readable()
     if missing:
         print(
             f"{len(missing)} of {folder.shards} shards are missing: other processes may still be at work; "
@@ -189,7 +205,7 @@ def _tokenize_shards(
         batches += [covered[i : i + batch_size] for i in range(0, len(covered), batch_size)]
         ends[len(batches)] = shard
     parts, labels, bad = list[NDArray[np.uint16]](), list[int](), dict[int, str]()
-    total, all_bad, started = 0, 0, time.monotonic()
+    started = time.monotonic()
     loaded = load_batches(source, batches, codec.image_size, workers)
     for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
         parts.append(tokens)
@@ -197,9 +213,13 @@ def _tokenize_shards(
         bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
         progress.add(len(batch))
         if number in ends:
-            folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, time.monotonic() - started)
-            total, all_bad = total + len(labels), all_bad + len(bad)
-            parts, labels, bad, started = [], [], {}, time.monotonic()
-            if all_bad > MAX_BAD and all_bad > MAX_BAD_SHARE * (total + all_bad):
+            names = {ordinal: source.name_of(ordinal) for ordinal in bad}
+            seconds = time.monotonic() - started
+            folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, seconds, names)
+            if bad:
                 folder.write_bad()
-                raise UserError(f"{all_bad} of {total + all_bad} images cannot be read: see {folder.path}/bad.jsonl")
+                folder.check_readable()
+            parts = []
+            labels = []
+            bad = {}
+            started = time.monotonic()

@@ -4,7 +4,7 @@
     shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
     labels-00000.npy    int32 [n], -1 where the data set has no labels
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
-    bad.jsonl           all bad images of the finished shards
+    bad.jsonl           all bad images of the finished shards: place in the data set, name (file, member, row), reason
 
 Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data set, whoever tokenizes it. A bad
 image has no row, and the images after it keep their ordinals. Every file is written beside and renamed.
@@ -13,7 +13,7 @@ image has no row, and the images after it keep their ordinals. Every file is wri
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from imagegram.files import atomic, read_json, sha256, write_json
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
+MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
+MAX_BAD = 100
 
 
 def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
@@ -44,9 +46,9 @@ def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a token folder was made from. Two runs may share a folder only if all of it is equal."""
+    """What a token folder was made from. Two runs may share a folder only if all of it but `dataset` is equal."""
 
-    dataset: str
+    dataset: str  # as it was named; the same data may lie elsewhere tomorrow
     split: str
     fingerprint: str  # of the data set's content or files
     images: int  # images planned, readable or not
@@ -66,6 +68,14 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """What differs between two manifests, a line each; nothing where only the data set's place does."""
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed == ["dataset"]:
+        return []
+    return [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in changed]
 
 
 @dataclass(frozen=True)
@@ -102,19 +112,20 @@ class TokenFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
-        """Start or resume a folder; UserError where it holds tokens of something else."""
+        """Start or resume a folder; UserError where it holds tokens of something else.
+
+        The same data under another path is not something else: its fingerprint says what it is.
+        """
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset!r} has no images")
         file = path / "manifest.json"
         if file.exists():
-            before, now = read_json(file), manifest.to_json()
-            changed = [f"{k}: {before.get(k)!r} -> {now[k]!r}" for k in now if before.get(k) != now[k]]
-            if changed:
-                raise UserError(f"{path} holds other tokens ({'; '.join(changed)}): choose another folder or delete it")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(file, manifest.to_json())
+            if changed := manifest_changes(read_json(file), manifest.to_json()):
+                raise UserError(f"{path} holds other tokens ({'; '.join(changed)}): choose another folder with --out")
+            return cls.open(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(file, manifest.to_json())
         return cls(path, manifest)
 
     @classmethod
@@ -139,7 +150,7 @@ class TokenFolder:
         """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
         try:
             marker = json.loads(self._file("shard", shard, "json").read_text())
-            if marker["manifest"] != self.manifest.to_json():
+            if manifest_changes(marker["manifest"], self.manifest.to_json()):
                 return "was made under another manifest"
             rows = marker["ok"]
             if rows + len(marker["bad"]) != len(self.range(shard)):
@@ -177,8 +188,13 @@ class TokenFolder:
         labels: NDArray[np.integer],
         bad: dict[int, str],
         seconds: float,
+        names: Mapping[int, str] | None = None,
     ) -> None:
-        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason."""
+        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason.
+
+        `names` has the file, member or row of every bad image.
+        """
+        named = names or {}
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
@@ -196,7 +212,7 @@ class TokenFolder:
             {
                 "first": self.range(shard).start,
                 "ok": len(tokens),
-                "bad": [[ordinal, reason] for ordinal, reason in sorted(bad.items())],
+                "bad": [[ordinal, reason, named.get(ordinal, "")] for ordinal, reason in sorted(bad.items())],
                 "bytes": {kind: file.stat().st_size for kind, file in files.items()},
                 "sha256": {kind: sha256(file) for kind, file in files.items()},
                 "seconds": round(seconds, 3),
@@ -209,7 +225,7 @@ class TokenFolder:
     def bad(self) -> dict[int, str]:
         """Unreadable images of the finished shards: ordinal -> reason."""
         markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        return {int(ordinal): str(reason) for marker in markers for ordinal, reason in marker["bad"]}
+        return {int(ordinal): str(reason) for marker in markers for ordinal, reason, *_ in marker["bad"]}
 
     def contents(self) -> str:
         """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
@@ -225,16 +241,33 @@ class TokenFolder:
 
     def write_bad(self) -> int:
         """Write bad.jsonl; returns the number of bad images."""
-        bad = self.bad()
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        lines = []
+        for ordinal, reason, *name in (entry for marker in markers for entry in marker["bad"]):
+            # Shards of earlier versions name no file.
+            lines.append(json.dumps({"ordinal": ordinal, "name": name[0] if name else "", "reason": reason}) + "\n")
         with atomic(self.path / "bad.jsonl") as temporary:
-            lines = (json.dumps({"ordinal": ordinal, "reason": reason}) + "\n" for ordinal, reason in bad.items())
             temporary.write_text("".join(lines))
-        return len(bad)
+        return len(lines)
+
+    def check_readable(self) -> None:
+        """UserError where more images of the finished shards are unreadable than a sound data set has.
+
+        Every run asks this before and after its work, and so does the building of an index: a refusal is not
+        forgotten with the process that spoke it.
+        """
+        bad = len(self.bad())
+        total = bad + self.images()
+        remedy = f"{self.path}/bad.jsonl names them. Mend or remove them, then tokenize into another folder"
+        if bad == total == self.manifest.images:
+            raise UserError(f"none of the {bad} images can be read: {remedy}")
+        if bad > MAX_BAD and bad > MAX_BAD_SHARE * total:
+            raise UserError(f"{bad} of {total} images cannot be read: {remedy}")
 
     def ordinals(self, shard: int) -> NDArray[np.int64]:
         """The place in the data set of every row of a finished shard."""
         covered = self.range(shard)
-        bad = [ordinal for ordinal, _ in read_json(self._file("shard", shard, "json"))["bad"]]
+        bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
         return np.setdiff1d(np.arange(covered.start, covered.stop, dtype=np.int64), bad, assume_unique=True)
 
     def indexed(self, shard: int) -> NDArray[np.bool_]:

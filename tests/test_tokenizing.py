@@ -1,16 +1,19 @@
 """Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad images."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imagegram import tokenizing
+from imagegram import tokenizing, tokens
 from imagegram.cli import UserError
+from imagegram.index.build import build_index
 from imagegram.tokenizing import tokenize_dataset
 from tests.support.fake_codec import FakeCodec
 
@@ -70,18 +73,28 @@ def test_bad_images_leave_the_ordinals_of_the_others(tmp_path: Path, codec: Fake
 def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of the 3 images can be read: see .*bad\.jsonl"):
+    with pytest.raises(UserError, match=r"none of the 3 images can be read: .*bad\.jsonl names them"):
         tokenize_dataset(str(tmp_path), tmp_path / "tokens", workers=0)
 
 
 def test_too_many_bad_images_stop_the_run(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizing, "MAX_BAD", 1)
+    monkeypatch.setattr(tokens, "MAX_BAD", 1)
     for i in (0, 2, 4):
         (image_folder / "class0" / f"{i:02d}.png").write_bytes(b"")
-    with pytest.raises(UserError, match="3 of 4 images cannot be read"):
+    for _ in range(2):  # what was refused is refused again, and is no input of an index
+        with pytest.raises(UserError, match="3 of 4 images cannot be read"):
+            tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+    # A folder that was finished all the same.
+    monkeypatch.setattr(tokens, "MAX_BAD", 100)
+    tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+    monkeypatch.setattr(tokens, "MAX_BAD", 1)
+    with pytest.raises(UserError, match="3 of 12 images cannot be read"):
         tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+    with pytest.raises(UserError, match="3 of 12 images cannot be read"):
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_folder_in_use_and_a_full_disk_are_refused(
@@ -135,3 +148,35 @@ def test_a_stop_signal_ends_with_a_line_and_no_temporary(tmp_path: Path) -> None
     assert "the same command goes on from it" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": -5}, "--images must be at least 0"),
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"shard_size": 0}, "--shard-size must be at least 1"),
+        ({"workers": -2}, "--workers"),
+        ({"held_out_share": 10.0}, "from 0 to below 1"),
+        ({"held_out_share": float("nan")}, "from 0 to below 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        tokenize_dataset("digits", tmp_path / "tokens", **options)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_the_same_data_elsewhere_is_resumed(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
+    """Its fingerprint says what a data set is; its path may be another one after every job of a cluster."""
+    out = tmp_path / "tokens"
+    tokenize_dataset(str(image_folder), out, shard_size=5, workers=0)
+    before = contents(out)
+    (out / "shard-00002.json").unlink()
+    shutil.copytree(image_folder, tmp_path / "scratch" / "copy")
+    calls = codec.calls
+    tokenize_dataset(str(tmp_path / "scratch" / "copy"), out, shard_size=5, workers=0)
+    assert contents(out) == before
+    assert codec.calls == calls + 1

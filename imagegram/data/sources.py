@@ -33,6 +33,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     image_column: str = ""
     label_column: str = ""
+    name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
     flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
 
     def __len__(self) -> int:

@@ -1,28 +1,55 @@
 """Build the index of token folders, or prove that one is right.
 
-python -m imagegram.index build --tokens data/tokens --index-input data/index_input --out data/index
-python -m imagegram.index verify data/index       # 21 s for 1.28 million images of 256 tokens, on two cores
+    ./build_index.sh --tokens data/tokens --index data/index
+    .venv/bin/python -m imagegram.index verify data/index    # 21 s for 1.28 million images of 256 tokens, on two cores
+
+Every option of `build` may also come from the environment, in capitals: TOKENS="data/a data/b" INDEX=data/both.
 """
 
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from imagegram.cli import run_script
+from imagegram.cli import UserError, run_script
+
+
+def token_folders() -> tuple[Path, ...]:
+    """TOKENS: folders separated by spaces, or one folder that has spaces in its name."""
+    given = os.environ.get("TOKENS") or "data/tokens"
+    names = [given] if Path(given).expanduser().is_dir() else given.split()
+    return tuple(map(Path, names))
+
+
+def number(name: str, default: int) -> int:
+    """A whole number from the environment; UserError where it is none."""
+    given = os.environ.get(name) or str(default)
+    try:
+        return int(given)
+    except ValueError:
+        raise UserError(f"{name}={given} is no whole number") from None
 
 
 @dataclass
 class Build:
     """Build the index of token folders."""
 
-    tokens: tuple[Path, ...] = (Path("data/tokens"),)
-    index_input: Path = Path("data/index_input")
-    out: Path = Path("data/index")
-    builder: str = "auto"  # auto | tg_build_index | numpy | divsufsort | infini-gram
-    shard_images: int = 0  # images a shard; 0: all in one
-    workers: int = 1  # shards built at once, 14 bytes of memory a token each
+    tokens: tuple[Path, ...] = field(default_factory=token_folders)  # token folders, indexed one after another
+    index_input: Path = field(default_factory=lambda: Path(os.environ.get("INDEX_INPUT") or "data/index_input"))
+    """The flat corpus, input of the builders."""
+    index: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = field(
+        default_factory=lambda: Path(os.environ.get("INDEX") or "data/index")
+    )
+    """The finished index."""
+    builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
+    """auto | tg_build_index | numpy | divsufsort | infini-gram"""
+    shard_images: int = field(default_factory=lambda: number("SHARD_IMAGES", 0))
+    """Images a shard; 0: all in one."""
+    workers: int = field(default_factory=lambda: number("WORKERS", 1))
+    """Shards built at once, 14 bytes of memory a token each."""
 
 
 @dataclass
@@ -41,7 +68,11 @@ def main(command: Build | Verify) -> None:
         verify_index(command.index)
     else:
         c = command
-        build_index(c.tokens, c.index_input, c.out, c.builder, c.shard_images, c.workers)
+        if not c.tokens:
+            raise UserError("no token folders: name at least one with --tokens")
+        if c.workers < 1 or c.shard_images < 0:
+            raise UserError("--workers must be at least 1 and --shard-images at least 0 (all images in one shard)")
+        build_index(c.tokens, c.index_input, c.index, c.builder, c.shard_images, c.workers)
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ def build_index(
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
+    for folder in folders:
+        folder.check_readable()
     request = FORMAT, [folder.contents() for folder in folders], shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     with run_lock(out.parent, f".lock-{out.name}"), run_lock(index_input):
