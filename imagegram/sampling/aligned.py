@@ -70,7 +70,8 @@ def ladder(
 ) -> Iterator[Ladder]:
     """The contexts at the same position, for one position after another; the caller fills `drawn` [n, L] meanwhile.
 
-    At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too.
+    At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too. `drawn` may
+    be a token longer than the images: the last contexts are then those that end with an image.
 
     The images are kept sorted by their reversed prefix, the last token first: one stable pass over the newest column
     a position (the positional Burrows-Wheeler transform, Durbin, 2014, doi:10.1093/bioinformatics/btu014). Images
@@ -82,8 +83,9 @@ def ladder(
     anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
     mine = np.zeros(n, np.int64)  # and of every sequence's
     rungs = None
-    for position, column in enumerate(read_columns(trained, length)):
-        columns.appendleft(column)
+    coming = read_columns(trained, length)
+    for position in range(length):
+        columns.appendleft(next(coming, np.zeros(0, np.uint16)))  # none after the last: only its contexts are asked for
         if rungs is not None:
             if position <= anchor:
                 both = np.concatenate([anchors * 65536 + columns[1], mine * 65536 + drawn[:, position - 1]])
