@@ -12,9 +12,10 @@ SAMPLERS costs only itself. Ends with the page's place:
     ...
 """
 
+import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,21 @@ from imagegram.sampling.settings import Settings
 
 if TYPE_CHECKING:
     from imagegram.index.folder import Index
-    from imagegram.report.runs import Run
+    from imagegram.report.night import Night
     from imagegram.tokens import TokenFolder
 
+# What each of them teaches, from copying to chaos.
 SAMPLERS = {
-    "kernel": Settings("kernel"),
-    "kernel-half": Settings("kernel", step=0.5),  # half the step: nearer to the training images, more coherent
-    "soft": Settings("soft", neighbours=20),
-    "soft-4": Settings("soft", neighbours=4),
-    "soft-2": Settings("soft", neighbours=2),
-    "soft-first": Settings("soft", neighbours=4, emphasis=0.5),  # the first tokens count most
-    "aligned": Settings("aligned", context=2, min_images=2),
-    "aligned-anchored": Settings("aligned", context=2, min_images=2, anchor=1),
-    "aligned-single": Settings("aligned", context=2, min_images=1),
-    "smoothed": Settings("smoothed", context=2),
-    "ntd": Settings("ntd", context=2),
-    "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments
-    "unigram": Settings("aligned", context=0),  # every position on its own
+    "kernel": Settings("kernel"),  # the default: near contexts vote, in a metric fitted to the training images
+    "kernel-near": Settings("kernel", step=0.7),  # smaller steps: more coherent, nearer to the training images
+    "soft": Settings("soft", neighbours=20),  # one of the twenty nearest prefixes gives the next token
+    "aligned": Settings("aligned", context=2),  # the same two tokens at the same place, in two images at least
+    "smoothed": Settings("smoothed", context=2),  # the same, smoothed: all that two tokens of context can tell
+    "ntd": Settings("ntd", context=2),  # plain infini-gram with a short context: stitches
+    "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments: copies
+    "unigram": Settings("aligned", context=0),  # every position on its own: chaos
 }
+STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens and from several noises
 
 
 @dataclass
@@ -69,66 +67,66 @@ def main(config: Config) -> None:
     index = build_index([tokens.path], config.out / "index_input", config.out / "index")
 
     print("3. Generate")
-    runs = generate_all(config, tokens, index)
+    night = generate_all(config, tokens, index)
 
+    first = night.folder(config.out, next(iter(SAMPLERS)))
     summary(
         page=config.out / "report.html",
-        grid=runs[0].path / "grid.png",
-        report=runs[0].path / "report.json",
+        grid=first / "grid.png",
+        report=first / "report.json",
         seconds=round(time.monotonic() - started, 1),
     )
 
 
-def generate_all(config: Config, tokens: "TokenFolder", index: "Index") -> "list[Run]":
+def generate_all(config: Config, tokens: "TokenFolder", index: "Index") -> "Night":
     """Every sampler's images, and the page, which is written anew after each of them."""
-    from imagegram.generating import Request, generate, open_codec
+    from imagegram.generating import Request, generate, open_codec, reconstruct_held_out
     from imagegram.measure.control import read_control
     from imagegram.measure.prediction import held_out_figures
-    from imagegram.report.page import write_page
-    from imagegram.report.runs import Run
+    from imagegram.report.night import HELD_OUT, Night
+    from imagegram.report.page import Sources, write_page
+    from imagegram.report.thumbnails import Originals
 
     codec = open_codec(index)
     control = read_control(index)
     requests = {
-        name: Request(settings, config.sequences, config.decoded, config.seed) for name, settings in SAMPLERS.items()
+        name: Request(settings, config.sequences, config.decoded, config.seed, strips=STRIPS)
+        for name, settings in SAMPLERS.items()
     }
     for request in requests.values():
         request.completed(index, codec).check(index)
-    bits = held_out_figures(index, control, config.out / "bits.json")
+    held_out_figures(index, control, config.out / "bits.json")
 
-    page = config.out / "report.html"
-    runs: list[Run] = []
-    failed: dict[str, str] = {}
+    night = Night(
+        command=shlex.join(["overnight_run.py", *sys.argv[1:]]),
+        sequences=config.sequences,
+        decoded=config.decoded,
+        seed=config.seed,
+        samplers={name: asdict(settings) for name, settings in SAMPLERS.items()},
+    )
+    sources = Sources(config.out, night, index, control, Originals([tokens]))
+    shown = Request(Settings(), config.decoded, config.decoded, config.seed)
+    reconstruct_held_out(index, codec, control, shown, night.folder(config.out, HELD_OUT))
     for number, (name, request) in enumerate(requests.items(), 1):
-        out = config.out / "generated" / f"{name}-seed{config.seed}"
+        out = night.folder(config.out, name)
         print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}")
+        started = time.monotonic()
         try:
             result = generate(index, codec, control, request, out)
         except UserError as error:  # the others may still be made
-            failed[name] = str(error)
+            night.failed[name] = str(error)
             print(f"error: {name}: {error}", file=sys.stderr)
         else:
             print(f"{out}: {'generated' if result.new else 'finished before'}")
-            runs.append(Run(name, request.settings, out, result.report["generated"]))
-            measured = result.report.get("held_out", {})
-        if runs:
-            write_page(
-                page,
-                runs,
-                manifest=tokens.manifest,
-                training_images=index.num_images,
-                held_out_images=len(control.tokens),
-                control=measured,
-                bits=bits,
-                sequences=config.sequences,
-                decoded=config.decoded,
-                seed=config.seed,
-                failed=failed,
-            )
-    if failed:
-        made = f"{len(runs)} samplers are finished, see {page}" if runs else "no sampler is finished"
-        raise UserError(f"{', '.join(failed)} failed, as said above; {made}; the same command tries again")
-    return runs
+            if result.new:
+                night.seconds[name] = round(time.monotonic() - started, 1)
+        night.write(config.out)
+        page = write_page(sources)
+    if night.failed:
+        made = night.finished(config.out)
+        finished = f"{len(made)} samplers are finished, see {page}" if made else "no sampler is finished"
+        raise UserError(f"{', '.join(night.failed)} failed, as said above; {finished}; the same command tries again")
+    return night
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from imagegram.measure import copying
 from imagegram.measure.coherence import open_judges
 from imagegram.measure.control import Control
 from imagegram.measure.likelihood import exact_figures
+from imagegram.measure.pictures import describe_pictures
 from imagegram.report import sheets
 from imagegram.sampling.sampler import Samples, sample
 from imagegram.sampling.settings import Settings
@@ -78,6 +79,10 @@ class Request:
         label = self.settings.label
         if label >= 0 and not (index.labels == label).any():
             raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+
+    def whole(self, index: Index) -> bool:
+        """Whether the sampler draws whole sequences, so that their probabilities are known."""
+        return self.length == index.tokens_per_image and not self.given and self.settings.label < 0
 
     def to_json(self, index: Index, codec: Codec) -> dict[str, Any]:
         """What report.json records, and compares when the same command is run again."""
@@ -135,10 +140,11 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     """Make the images of `request`; into `out`:
 
     tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
-    "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...;
-    grid.png, the first 64 images, each above its nearest training image; sources.png, images beside the training
-    images that their tokens came from; prefixes.png and seeds.png, the first `strips` sequences decoded from their
-    first 1, 2, 4, ... tokens and from several noises; report.json, written last.
+    "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...
+    and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
+    its nearest training image; sources.png, images beside the training images that their tokens came from;
+    prefixes.png and seeds.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens and from
+    several noises, and prefix_IMAGE_TOKENS.png, the former one by one; report.json, written last.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
@@ -151,9 +157,9 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     asked = request.to_json(index, codec)
     with run_lock(out):
         before = finished(out)
-        if before and before["request"] == asked:
+        if before and before["request"] == asked and (out / "pictures.json").exists() == (request.images > 0):
             return Generated(out, before, new=False)
-        if before:
+        if before and before["request"] != asked:
             print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
 
         started = time.monotonic()
@@ -169,6 +175,12 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
         if len(pictures):
             judge(index, control, decoder, request, pictures, measures, rng)
         drawings = illustrate(index, decoder, request, samples, pictures, seeds)
+        facts = describe_pictures(
+            index,
+            samples.tokens[: len(pictures)],
+            samples,
+            request.settings if request.whole(index) else None,
+        )
 
         report = {
             "request": asked,
@@ -180,7 +192,39 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
             "decoded_images_per_second": round(len(pictures) / decoding_seconds, 1),
             **measures,
         }
-        write(out, index, samples, drawings, report)
+        write(out, tokens=samples.tokens, sources=origins(index, samples.sources), facts=facts, drawings=drawings)
+        write_json(out / "report.json", report)
+    return Generated(out, report, new=True)
+
+
+def reconstruct_held_out(index: Index, codec: Codec, control: Control, request: Request, out: Path) -> Generated:
+    """Decode held-out images from their own tokens, in random order: the control of every wall of pictures.
+
+    Into `out` what `generate` writes for as many `request.images` as are held out; the sources of all tokens are the
+    held-out image itself. The settings of `request` do not matter.
+    """
+    request = request.completed(index, codec)
+    check_ours(out)
+    asked = request.to_json(index, codec) | {"settings": asdict(Settings("held-out"))}
+    with run_lock(out):
+        before = finished(out)
+        if before and before["request"] == asked:
+            return Generated(out, before, new=False)
+        chosen = np.random.default_rng(request.seed).permutation(len(control.tokens))[: request.images]
+        tokens = control.tokens[chosen, : request.length]
+        samples = Samples(tokens, np.full((*tokens.shape, 2), -1))
+        pictures, _ = decode(Decoder(codec, request.timesteps, request.guidance_scale), samples, request)
+        positions = np.broadcast_to(np.arange(request.length)[None, :, None], (*tokens.shape, 1))
+        places = np.broadcast_to(control.origins[chosen][:, None], (*tokens.shape, 2))
+        report = {"request": asked, "index": str(index.path), "sources": index.sources}
+        write(
+            out,
+            tokens=tokens,
+            sources=np.concatenate([places, positions], 2),
+            facts=describe_pictures(index, tokens) if len(tokens) else [],
+            drawings=sheets.as_pictures(pictures),
+        )
+        write_json(out / "report.json", report)
     return Generated(out, report, new=True)
 
 
@@ -229,8 +273,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """The figures of tokens, of the samples and of the control. Exact ones where the sampler draws whole sequences."""
     measures = copying.measure(samples.tokens, index, control.tokens, rng)
-    whole = request.length == index.tokens_per_image and not request.given and request.settings.label < 0
-    if whole:
+    if request.whole(index):
         measures["generated"] |= exact_figures(index, request.settings, control.tokens, np.random.default_rng(0))
     return measures
 
@@ -287,20 +330,32 @@ def illustrate(
     return drawings | sheets.as_pictures(pictures)
 
 
-def write(out: Path, index: Index, samples: Samples, drawings: dict[str, Image.Image], report: dict[str, Any]) -> None:
-    """Put the finished run in place of what `out` held."""
+def origins(index: Index, sources: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the index and positions [n, k, 2] -> data set, ordinal and position [n, k, 3]; -1 stays -1."""
+    rows = sources[..., 0]
+    images = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
+    return np.concatenate([images, sources[..., 1:]], 2)
+
+
+def write(
+    out: Path,
+    tokens: NDArray[np.uint16],
+    sources: NDArray[np.int64],
+    facts: list[dict[str, Any]],
+    drawings: dict[str, Image.Image],
+) -> None:
+    """Put the files of a run in place of what `out` held, but for report.json, which is to be written last."""
     (out / "report.json").unlink(missing_ok=True)
-    ours = [*out.glob("image_*.png"), *(out / f"{name}.png" for name in SHEETS)]
+    (out / "pictures.json").unlink(missing_ok=True)
+    ours = [*out.glob("image_*.png"), *out.glob("prefix_*.png"), *(out / f"{name}.png" for name in SHEETS)]
     for picture in ours:
         if picture.stem not in drawings:
             picture.unlink(missing_ok=True)
-    rows = samples.sources[..., 0]
-    origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
-    sources = np.concatenate([origins, samples.sources[..., 1:]], 2)
-    for name, array in (("tokens", samples.tokens), ("sources", sources)):
+    for name, array in (("tokens", tokens), ("sources", sources)):
         with atomic(out / f"{name}.npy") as temporary, temporary.open("wb") as f:
             np.save(f, array)
     for name, drawing in drawings.items():
         with atomic(out / f"{name}.png") as temporary:
             drawing.save(temporary, "png")
-    write_json(out / "report.json", report)
+    if facts:
+        write_json(out / "pictures.json", facts)

@@ -12,18 +12,24 @@ APART = 1_000_000  # between the labels of two data sets: their classes are diff
 
 @dataclass(frozen=True)
 class Control:
-    """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M]."""
+    """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M], those of two data sets
+    APART; origins int64 [M, 2], the number of the data set and the ordinal in it."""
 
     tokens: NDArray[np.uint16]
     labels: NDArray[np.int64]
+    origins: NDArray[np.int64]
 
 
 def read_control(index: Index) -> Control:
     """Read the held-out images; UserError where the token folders are gone or hold something else."""
     corpora = [folder.load() for folder in index.token_folders()]
+    ordinals = [corpus.ordinals[corpus.held_out] for corpus in corpora]
     return Control(
         tokens=np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]),
         labels=np.concatenate(
             [number * APART + corpus.labels[corpus.held_out].astype(np.int64) for number, corpus in enumerate(corpora)]
+        ),
+        origins=np.concatenate(
+            [np.stack([np.full(len(part), number), part], 1) for number, part in enumerate(ordinals)]
         ),
     )

@@ -1,35 +1,271 @@
-"""The page: one self-contained HTML file with pictures and numbers."""
+"""The page: one HTML file with the answer, the pictures, where their tokens came from, and the figures."""
 
-import base64
+import csv
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
-from imagegram.files import atomic
-from imagegram.report.plots import frontier, novelty
-from imagegram.report.runs import COLUMNS, Run, mark_best
+from imagegram.files import atomic, read_json
+from imagegram.index.folder import Index
+from imagegram.measure.coherence import LEAST
+from imagegram.measure.control import Control
+from imagegram.report.answer import answer, missing_reasons
+from imagegram.report.night import HELD_OUT, Night
+from imagegram.report.plots import frontier
+from imagegram.report.runs import COLUMNS, Run, best_of
+from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
+from imagegram.report.walls import Wall, read_wall, shares
+
+WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
+GALLERY_COLUMNS = 32
+STITCHED = 3  # pictures whose sources are shown without pointing at them
+MOST_SOURCES = 6  # of each
+RECONSTRUCTED = 12  # real images beside what the codec keeps of them
+NOVELTY_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)  # of n-grams in the table
+
+# A token whose source gave no other, eight sources that gave several, the rest of these, given tokens. Each can be told
+# from a light and from a dark page: a contrast of 3 to both.
+PALETTE = (
+    "#80858d",
+    "#d64545",
+    "#2f7fd6",
+    "#b8690b",
+    "#2a8f4f",
+    "#9a5fd0",
+    "#0f8a94",
+    "#c74a9b",
+    "#7a7f1e",
+    "#6b7280",
+    "#78716c",
+)
+
+KINDS = {
+    "exact_copies": ("exact copy", "every token equals that of one training image, at the same place"),
+    "shifted_copies": ("shifted copy", "half the tokens or more in one run from a training image, at another place"),
+    "mosaics": ("mosaic", "half the tokens or more lie in runs of at least four tokens copied from training images"),
+    "novel": ("novel", "none of these"),
+}
 
 
-def embedded(file: Path) -> str:
-    """A picture as a data: URL, so that the page is one file."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+@dataclass
+class Sources:
+    """What a page is made from."""
+
+    out: Path
+    night: Night
+    index: Index
+    control: Control
+    originals: Originals
 
 
-def write_page(path: Path, runs: list[Run], **content: Any) -> None:
-    """Render page.html.j2 into one HTML file, with its plots beside it."""
-    mark_best(runs)
-    plots = {}
-    if all("coherence" in run.figures for run in runs):
-        plots = {"frontier": path.with_name("frontier.png"), "novelty": path.with_name("novelty.png")}
-        frontier(plots["frontier"], runs)
-        novelty(plots["novelty"], runs, content["control"]["novelty"])
+def write_page(sources: Sources) -> Path:
+    """Write report.html into the folder of the night, from what is finished in it; returns its place."""
+    content = _content(sources)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["embedded"] = embedded
-    content |= {"columns": COLUMNS, "runs": runs, "plots": plots}
-    content["uniform_bits"] = np.log2(content["manifest"].vocab_size)
+    path = sources.out / "report.html"
     with atomic(path) as temporary:
         temporary.write_text(environment.get_template("page.html.j2").render(**content))
+    return path
+
+
+def _content(sources: Sources) -> dict[str, Any]:
+    """Everything that the template names."""
+    night = sources.night
+    out = sources.out
+    runs = []
+    control: dict[str, Any] = {}
+    for name in night.finished(out):
+        report = read_json(night.folder(out, name) / "report.json")
+        runs.append(Run(name, night.settings(name), night.folder(out, name), report["generated"]))
+        control = report.get("held_out", {})
+    best = best_of(runs)
+
+    # 1) The walls, the best one first, the held-out images last.
+    shown = sorted((run.name for run in runs), key=lambda name: best is not None and name != best.name)
+    walls = [read_wall(name, night.folder(out, name)) for name in shown if _has_pictures(night.folder(out, name))]
+    held_out = night.folder(out, HELD_OUT)
+    if _has_pictures(held_out):
+        walls.append(read_wall(HELD_OUT, held_out, drawn=False))
+
+    # 2) The real images that they refer to.
+    gallery = Gallery(_uses(walls), sources.originals, Labels(sources.index, sources.control))
+    manifests = [folder.manifest for folder in sources.originals.folders]
+
+    return {
+        "out": out,
+        "night": night,
+        "manifests": manifests,
+        "index": sources.index,
+        "num_held_out": len(sources.control.tokens),
+        "answer": answer(runs, control, night.sequences),
+        "missing": missing_reasons(runs, len(sources.control.tokens), LEAST),
+        "unfinished": [n for n in night.samplers if n not in night.failed and n not in {run.name for run in runs}],
+        "runs": runs,
+        "best": best,
+        "control": control,
+        "columns": [c for c in COLUMNS if any(c.key in figures for figures in (control, *(r.figures for r in runs)))],
+        "walls": [_wall(wall, out, night) for wall in walls],
+        "by_name": {run.name: run for run in runs},
+        "frontier": frontier(runs),
+        "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
+        "bits": read_json(out / "bits.json")["bits"] if (out / "bits.json").exists() else {},
+        "uniform_bits": np.log2(sources.index.vocab_size),
+        "reconstructions": _reconstructions(walls, sources.originals),
+        "stitched": _stitched(walls, gallery) if walls and walls[0].drawn else [],
+        "kinds": _kinds(walls, gallery),
+        "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
+        "methods": list(dict.fromkeys(run.sampler.method for run in runs)),
+        "novelty_rows": [(run.name, run.figures) for run in runs],
+        "palette": PALETTE,
+        "gallery": {
+            "url": sheet(gallery.thumbnails, GALLERY_COLUMNS),
+            "columns": GALLERY_COLUMNS,
+            "rows": max(1, -(-len(gallery.thumbnails) // GALLERY_COLUMNS)),
+            "count": len(gallery.thumbnails),
+        },
+        "data": _data(walls, gallery, manifests),
+        "csv": _csv(runs, control),
+    }
+
+
+def _has_pictures(folder: Path) -> bool:
+    return (folder / "report.json").exists() and (folder / "pictures.json").exists()
+
+
+def _uses(walls: list[Wall]) -> Counter[Place]:
+    """How often the page refers to each real image; nearest images and held-out ones before sources of tokens."""
+    uses: Counter[Place] = Counter()
+    for wall in walls:
+        for row, fact in zip(wall.sources, wall.facts, strict=True):
+            uses[tuple(fact["nearest"])] += len(row)
+            for place, count in shares(row):
+                uses[place] += count
+    return uses
+
+
+def _wall(wall: Wall, out: Path, night: Night) -> dict[str, Any]:
+    """What the template needs of a wall."""
+    pictures = [small(picture) for picture in wall.pictures]
+    lengths = sorted({length for prefixes in wall.prefixes.values() for length in prefixes})
+    numbers = sorted(i for i in wall.prefixes if i < len(pictures))
+    blank = Image.new("RGB", pictures[0].size)
+    return {
+        "name": wall.name,
+        "drawn": wall.drawn,
+        "url": sheet(pictures, WALL_COLUMNS),
+        "bars": bars(wall.colours, wall.copied, PALETTE),
+        "columns": WALL_COLUMNS,
+        "rows": -(-len(pictures) // WALL_COLUMNS),
+        "count": len(pictures),
+        "folder": night.folder(out, wall.name).relative_to(out).as_posix(),
+        "facts": wall.facts,
+        "prefixes": {
+            "lengths": lengths,
+            "pictures": len(numbers),
+            "url": sheet([small(wall.prefixes[i].get(k, blank)) for i in numbers for k in lengths], len(lengths))
+            if numbers
+            else "",
+        },
+    }
+
+
+def _reconstructions(walls: list[Wall], originals: Originals) -> dict[str, Any]:
+    """Held-out images beside what the codec makes of their tokens, and the mean error over all of the wall."""
+    held_out = next((wall for wall in walls if not wall.drawn), None)
+    if held_out is None:
+        return {}
+    real = [originals.picture((int(row[0, 0]), int(row[0, 1]))) for row in held_out.sources]
+    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None]
+    if not pairs:
+        return {}
+    errors = [np.square(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in pairs]
+    few = pairs[:RECONSTRUCTED]
+    return {
+        "url": sheet([small(picture) for pair in zip(*few, strict=True) for picture in pair], len(few)),
+        "count": len(few),
+        "of": len(pairs),
+        "root_mean_square": float(np.sqrt(np.mean(errors)) / 255),
+    }
+
+
+def _stitched(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
+    """The sources of the first pictures of the first wall, most tokens first."""
+    rows = []
+    for i, sources in enumerate(walls[0].sources[:STITCHED]):
+        parts = shares(sources)
+        rows.append(
+            {
+                "picture": i,
+                "parts": [(gallery.numbers[place], count) for place, count in parts[:MOST_SOURCES]],
+                "others": len(parts) - MOST_SOURCES,
+            }
+        )
+    return rows
+
+
+def _kinds(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
+    """Each kind of picture with its definition and the first example on the walls."""
+    rows = []
+    for key, (name, definition) in KINDS.items():
+        found = [(w, i) for w, wall in enumerate(walls) for i in range(len(wall.facts)) if wall.kind(i) == key]
+        drawn = [(w, i) for w, i in found if walls[w].drawn]
+        row: dict[str, Any] = {"name": name, "definition": definition, "example": None}
+        if drawn:
+            w, i = drawn[0]
+            row |= {"example": drawn[0], "nearest": gallery.numbers[tuple(walls[w].facts[i]["nearest"])]}
+        rows.append(row)
+    return rows
+
+
+def _data(walls: list[Wall], gallery: Gallery, manifests: list[Any]) -> str:
+    """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
+    data = {
+        "datasets": [{"name": m.dataset, "classes": list(m.class_names)} for m in manifests],
+        "images": [[*place, label] for place, label in zip(gallery.places, gallery.labels, strict=True)],
+        "thumbnails": len(gallery.thumbnails),
+        "kinds": {key: name for key, (name, _) in KINDS.items()},
+        "walls": {wall.name: _wall_data(wall, gallery) for wall in walls},
+    }
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _wall_data(wall: Wall, gallery: Gallery) -> dict[str, Any]:
+    pictures = []
+    for row, fact, colours in zip(wall.sources, wall.facts, wall.colours, strict=True):
+        numbers = [gallery.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
+        picture = {"colours": "".join(f"{colour:x}" for colour in colours), "sources": numbers} | fact
+        picture["nearest"] = gallery.numbers[tuple(fact["nearest"])]
+        if (row[:, 2] != np.arange(len(row))).any():
+            picture["positions"] = row[:, 2].tolist()
+        pictures.append(picture)
+    return {
+        "drawn": wall.drawn,
+        "pictures": pictures,
+        "prefixed": sorted(i for i in wall.prefixes if i < len(pictures)),
+        "lengths": sorted({length for prefixes in wall.prefixes.values() for length in prefixes}),
+    }
+
+
+def _csv(runs: list[Run], control: dict[str, Any]) -> str:
+    """Every figure with its interval, as a table of values separated by commas."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
+    for name, settings, figures in [("held-out", "", control), *((r.name, r.settings, r.figures) for r in runs)]:
+        for key, figure in figures.items():
+            if isinstance(figure, dict) and {"value", "low", "high"} <= set(figure):
+                writer.writerow([name, settings, key, figure["value"], figure["low"], figure["high"]])
+    return table.getvalue()

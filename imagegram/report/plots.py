@@ -1,71 +1,88 @@
-"""Plots of the page: coherence against copying, and n-novelty."""
+"""The plot of the page, coherence against copying: places in percent, so that its type has the size of the page's."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from imagegram.report.runs import Run
+from imagegram.report.runs import LEAST_CLOSER, MOST_CLOSER, MOST_COPIES, Run
 
-METHOD_COLORS = {
-    "ntd": "tab:red",
-    "aligned": "tab:blue",
-    "smoothed": "tab:green",
-    "soft": "tab:purple",
-    "kernel": "tab:orange",
-}
+LABEL = 6.5  # percent of the height that a name takes
 
 
-def frontier(path: Path, runs: list[Run]) -> None:
-    """Coherence against P(closer), with intervals: copiers are to the right, chaos is at the bottom; hollow where
-    exact copies may be above 1 %."""
-    from adjustText import adjust_text
+@dataclass
+class Point:
+    """A run in the plot: x and y with their intervals in percent of its width and height, from the lower left."""
 
-    figure, axes = _axes(7.5, 5.2)
-    axes.axvspan(0.4, 0.65, ymin=0, color="0.93", zorder=0)
-    axes.axhline(0, color="0.6", lw=1, ls=":")
-    axes.plot(0.5, 1, "*", color="black", ms=16)
-    names = [axes.text(0.5, 1, "held-out real", fontsize=8, fontweight="bold")]
-    for run in runs:
-        x, y = run.figures["closer_than_held_out"], run.figures["coherence"]
-        color, copies = METHOD_COLORS[run.sampler.method], run.figures["exact_copies"]["high"] > 0.01
-        for horizontal, vertical in (
-            ([x["low"], x["high"]], [y["value"]] * 2),
-            ([x["value"]] * 2, [y["low"], y["high"]]),
-        ):
-            axes.plot(horizontal, vertical, color=color, lw=1)
-        axes.plot(x["value"], y["value"], "o", color=color, mfc="white" if copies else color, ms=7)
-        names.append(axes.text(x["value"], y["value"], run.name, fontsize=8))
-    axes.set(
-        xlabel="P(closer to the training set than a held-out image)",
-        ylabel="coherence",
-        xlim=(-0.02, 1.15),
+    name: str
+    method: str
+    x: float
+    y: float
+    low_x: float
+    high_x: float
+    low_y: float
+    high_y: float
+    copies: bool  # may copy more than real images do
+    label_y: float = 0.0
+    left: bool = False  # its name stands to the left
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Coherence against P(closer): copiers are to the right, chaos is at the bottom."""
+
+    points: list[Point]
+    ticks_y: list[tuple[float, str]]
+    ticks_x: list[tuple[float, str]]
+    real: tuple[float, float]  # where held-out real images are
+    band: tuple[float, float]  # of P(closer) as real images have it: left end and width
+
+
+def frontier(runs: list[Run]) -> Frontier | None:
+    """The plot of the runs whose figures are known; None where there are none."""
+    known = [run for run in runs if {"coherence", "closer_than_held_out"} <= set(run.figures)]
+    if not known:
+        return None
+    low = min(-0.1, *(run.figures["coherence"]["low"] for run in known)) - 0.05
+    high = max(1.1, *(run.figures["coherence"]["high"] for run in known)) + 0.05
+
+    def across(value: float) -> float:
+        return 100 * (value + 0.02) / 1.04
+
+    def up(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    points = [_point(run, across, up) for run in known]
+    for left in (True, False):
+        _spread([point for point in points if point.left == left])
+    return Frontier(
+        points=points,
+        ticks_y=[(up(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
+        ticks_x=[(across(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
+        real=(across(0.5), up(1)),
+        band=(across(LEAST_CLOSER), across(MOST_CLOSER) - across(LEAST_CLOSER)),
     )
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # the layout stays as it was drawn
-    adjust_text(names, ax=axes, expand=(1.25, 1.7), arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.7})
-    figure.savefig(path, dpi=110)
 
 
-def novelty(path: Path, runs: list[Run], control: list[float]) -> None:
-    """The n-novelty curves of `runs` and of the held-out images."""
-    figure, axes = _axes(7.5, 3.6)
-    axes.plot(range(1, len(control) + 1), control, "k--", lw=2, label="held-out real")
-    styles = ("-", "--", ":", "-.")
-    for run in runs:
-        curve, alike = run.figures["novelty"], [r.name for r in runs if r.sampler.method == run.sampler.method]
-        color, style = METHOD_COLORS[run.sampler.method], styles[alike.index(run.name) % len(styles)]
-        axes.plot(range(1, len(curve) + 1), curve, style, color=color, lw=1.2, label=run.name)
-    axes.set(xlabel="n", ylabel="share of n-grams not in the index", xlim=(1, len(control)))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    figure.savefig(path, dpi=110)
+def _point(run: Run, across: Any, up: Any) -> Point:
+    closer = run.figures["closer_than_held_out"]
+    coherence = run.figures["coherence"]
+    return Point(
+        name=run.name,
+        method=run.sampler.method,
+        x=across(closer["value"]),
+        y=up(coherence["value"]),
+        low_x=across(closer["low"]),
+        high_x=across(closer["high"]),
+        low_y=up(coherence["low"]),
+        high_y=up(coherence["high"]),
+        copies=run.figures["exact_copies"]["high"] > MOST_COPIES,
+        label_y=up(coherence["value"]),
+        left=closer["value"] > 0.6,
+    )
 
 
-def _axes(width: float, height: float) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.grid(alpha=0.25)
-    return figure, axes
+def _spread(points: list[Point]) -> None:
+    """Move the names of points on one side apart, downwards from the highest."""
+    ceiling = 100.0
+    for point in sorted(points, key=lambda point: -point.y):
+        point.label_y = min(point.label_y, ceiling)
+        ceiling = point.label_y - LABEL

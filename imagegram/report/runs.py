@@ -1,4 +1,4 @@
-"""The runs on the page: their columns, and the rule that picks the best of each method."""
+"""The runs on the page: their columns, and the rule that picks the best."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ COLUMNS = (
         "coherence",
         "coherence",
         "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
-        "independently drawn tokens 0",
+        "independently drawn tokens 0; above 1 the judges are surer than of real images: typical rather than diverse",
     ),
     Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
     Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
@@ -81,7 +81,6 @@ class Run:
     sampler: Settings
     path: Path
     figures: dict[str, Any]
-    best: bool = False  # of its method
 
     @property
     def settings(self) -> str:
@@ -100,18 +99,13 @@ class Run:
         return float(self.figures.get("coherence", {"value": 0.0})["value"])
 
 
-def mark_best(runs: list[Run]) -> None:
-    """Mark one run of each method: the most coherent that does not copy; where none is both, the one that copies least
-    of those that are coherent; where none is coherent, the most coherent."""
-    for method in {run.sampler.method for run in runs}:
-        alike = [run for run in runs if run.sampler.method == method]
-        coherent = [run for run in alike if run.coherence() >= LEAST_COHERENCE]
-        honest = [run for run in coherent if run.copies_no_more_than_control()]
-        if honest:
-            best = max(honest, key=Run.coherence)
-        elif coherent:
-            best = min(coherent, key=lambda run: run.figures["exact_copies"]["value"])
-        else:
-            best = max(alike, key=Run.coherence)
-        for run in alike:
-            run.best = run is best
+def best_of(runs: list[Run]) -> Run | None:
+    """The most coherent run that does not copy; where none is both, the one that copies least of those that are
+    coherent; where none is coherent, the most coherent. None where there are no runs."""
+    coherent = [run for run in runs if run.coherence() >= LEAST_COHERENCE]
+    honest = [run for run in coherent if run.copies_no_more_than_control()]
+    if honest:
+        return max(honest, key=Run.coherence)
+    if coherent:
+        return min(coherent, key=lambda run: run.figures["exact_copies"]["value"])
+    return max(runs, key=Run.coherence, default=None)

@@ -111,6 +111,7 @@ def strips(decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64])
 
     prefixes, the first 1, 2, 4, ... L tokens from the sequence's own noise, so that the last column is its image;
     seeds, all tokens from several noises, its own first: what the tokens leave open.
+    Besides, each prefix at its own size as prefix_IMAGE_TOKENS.
     """
     steps = prefix_lengths(tokens.shape[1])
     prefixes = [(row[:k], seed) for row, seed in zip(tokens, seeds, strict=True) for k in steps]
@@ -123,4 +124,7 @@ def strips(decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64])
     ):
         rows = [(f"{i}", line) for i, line in enumerate(part.split(columns))]
         sheets[name] = rows_of_images(rows, titles)
+    for row, line in enumerate(images[: len(prefixes)].split(len(steps))):
+        for k, picture in zip(steps, as_pictures(line).values(), strict=True):
+            sheets[f"prefix_{row:04d}_{k:04d}"] = picture
     return sheets

@@ -1,8 +1,8 @@
-"""The rule that picks the best run of a method: neither a copier nor chaos."""
+"""The rule that picks the best run: neither a copier nor chaos."""
 
 from pathlib import Path
 
-from imagegram.report.runs import COLUMNS, Run, mark_best
+from imagegram.report.runs import COLUMNS, Run, best_of
 from imagegram.sampling.settings import Settings
 
 
@@ -16,26 +16,28 @@ def run(name: str, copies: float, closer: float | None, coherence: float | None,
     return Run(name, Settings(method), Path(name), figures)
 
 
-def best(*runs: Run) -> set[str]:
-    mark_best(list(runs))
-    return {run.name for run in runs if run.best}
+def best(*runs: Run) -> str:
+    chosen = best_of(list(runs))
+    assert chosen
+    return chosen.name
 
 
 def test_the_most_coherent_run_that_does_not_copy_is_the_best() -> None:
-    assert best(run("far", 0, 0.5, 0.8), run("good", 0, 0.55, 0.9), run("near", 0, 0.9, 1.0)) == {"good"}
+    assert best(run("far", 0, 0.5, 0.8), run("good", 0, 0.55, 0.9), run("near", 0, 0.9, 1.0)) == "good"
 
 
 def test_independent_tokens_are_never_the_best_where_something_is_coherent() -> None:
-    assert best(run("unigram", 0, 0.19, -0.07), run("aligned", 0, 0.8, 0.6)) == {"aligned"}
-    assert best(run("unigram", 0, 0.45, -0.07), run("single", 0.7, 0.98, 0.9)) == {"single"}
+    assert best(run("unigram", 0, 0.19, -0.07), run("aligned", 0, 0.8, 0.6)) == "aligned"
+    assert best(run("unigram", 0, 0.45, -0.07), run("single", 0.7, 0.98, 0.9)) == "single"
 
 
 def test_where_all_copy_the_best_copies_least() -> None:
-    assert best(run("two", 0.4, 0.8, 0.9), run("ten", 1.0, 1.0, 1.0)) == {"two"}
+    assert best(run("two", 0.4, 0.8, 0.9), run("ten", 1.0, 1.0, 1.0)) == "two"
 
 
-def test_every_method_has_one_and_missing_figures_do_no_harm() -> None:
-    assert best(run("a", 0, None, None), run("b", 0, None, None), run("c", 0, 0.5, 0.9, "soft")) == {"a", "c"}
+def test_missing_figures_do_no_harm() -> None:
+    assert best(run("a", 0, None, None), run("c", 0, 0.5, 0.9, "soft")) == "c"
+    assert best_of([]) is None
 
 
 def test_cells_show_small_probabilities_and_dashes() -> None:

@@ -1,0 +1,35 @@
+"""Make the page of finished nights again, from their folders alone.
+
+.venv/bin/python -m imagegram.report data/demo
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from imagegram.cli import run_script, summary
+
+
+@dataclass
+class Config:
+    nights: Positional[list[Path]]  # folders that overnight_run.py wrote
+
+
+def main(config: Config) -> None:
+    # Imported here, so that --help need not wait for torch.
+    from imagegram.index.folder import Index
+    from imagegram.measure.control import read_control
+    from imagegram.report.night import Night
+    from imagegram.report.page import Sources, write_page
+    from imagegram.report.thumbnails import Originals
+
+    for out in config.nights:
+        index = Index.open(out / "index")
+        originals = Originals(index.token_folders())
+        summary(page=write_page(Sources(out, Night.read(out), index, read_control(index), originals)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))

@@ -1,0 +1,253 @@
+// Pointing at where a picture came from. Without this script the page shows everything but that.
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const names = Object.keys(data.walls);
+const panel = document.getElementById("panel");
+const view = document.getElementById("view");
+const chosen = { wall: names[0], picture: -1, token: -1 };
+
+// Elements: tag, properties, children.
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// A part of a sheet of pictures: its class has the sheet, `columns` and `rows` say where the part is.
+function sprite(name, number, columns, rows, label) {
+  const element = make("span", { className: `sprite ${name}` });
+  element.setAttribute("role", "img");
+  element.setAttribute("aria-label", label);
+  const x = (100 * (number % columns)) / Math.max(1, columns - 1);
+  const y = (100 * Math.floor(number / columns)) / Math.max(1, rows - 1);
+  element.style.backgroundPosition = `${x}% ${y}%`;
+  return element;
+}
+
+const wallPicture = (wall, i, label) =>
+  sprite(`s${names.indexOf(wall)}`, i, 8, Math.ceil(data.walls[wall].pictures.length / 8), label);
+
+function original(number, label) {
+  const rows = Math.ceil(data.thumbnails / 32);
+  if (number < data.thumbnails) return sprite("s-gallery", number, 32, rows, label);
+  return sprite("", 0, 1, 1, `${label}, without a picture`);
+}
+
+// A real image in words: data set, ordinal, class.
+function describe(number) {
+  const [source, ordinal, label] = data.images[number];
+  const set = data.datasets[source];
+  const kind = label < 0 ? "" : `, class ${set.classes[label] ?? label}`;
+  return `${set.name} #${ordinal}${kind}`;
+}
+
+function caption(picture, text) {
+  return make("figure", {}, picture, make("figcaption", {}, text));
+}
+
+// What the panel says of one token.
+function tokenText(wall, picture, t) {
+  const number = picture.sources[t];
+  const count = picture.sources.length;
+  if (number < 0) return `Token ${t + 1} of ${count} was given.`;
+  if (!wall.drawn) {
+    const same = picture.same[t] === "1" ? "the same as in" : "not that of";
+    return `Token ${t + 1} of ${count} is the image's own, and ${same} the nearest training image.`;
+  }
+  const place = picture.positions ? picture.positions[t] : t;
+  const step = picture.steps[t];
+  const how = step ? `${step} level${step > 1 ? "s" : ""} of the code away from` : "equal to";
+  return `Token ${t + 1} of ${count} is ${how} token ${place + 1} of ${describe(number)}.`;
+}
+
+function showToken(t) {
+  const wall = data.walls[chosen.wall];
+  const picture = wall.pictures[chosen.picture];
+  const box = panel.querySelector(".token");
+  chosen.token = t;
+  panel.querySelectorAll(".tokens button").forEach((button, i) => {
+    button.setAttribute("aria-pressed", i === t);
+    button.tabIndex = i === Math.max(0, t) ? 0 : -1;
+  });
+  if (t < 0) {
+    box.replaceChildren(make("p", { className: "note" }, "Point at a token, or move along with the arrow keys."));
+    return;
+  }
+  const number = picture.sources[t];
+  const text = make("p", { id: "token" }, tokenText(wall, picture, t));
+  box.replaceChildren(...(number < 0 ? [] : [original(number, describe(number))]), text);
+}
+
+function tokenButtons(picture) {
+  const inRun = new Set((picture.runs ?? []).flatMap(([first, n]) => Array.from({ length: n }, (_, i) => first + i)));
+  const buttons = [...picture.colours].map((colour, t) => {
+    const button = make("button", { type: "button" });
+    button.classList.toggle("run", inRun.has(t));
+    button.classList.toggle("step", (picture.steps ?? [])[t] > 0);
+    button.style.setProperty("--c", `var(--c${parseInt(colour, 16)})`);
+    button.setAttribute("aria-label", `token ${t + 1}`);
+    button.onmouseenter = button.onfocus = button.onclick = () => showToken(t);
+    button.onkeydown = (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 16, ArrowUp: -16 }[event.key];
+      if (!by || !buttons[t + by]) return;
+      event.preventDefault();
+      event.stopPropagation();
+      buttons[t + by].focus();
+    };
+    return button;
+  });
+  const row = make("div", { className: "tokens" }, ...buttons);
+  row.setAttribute("role", "group");
+  row.setAttribute("aria-label", "tokens, coloured by the training image that they came from");
+  return row;
+}
+
+// The longest copied runs in words, the most surprising first.
+function runs(picture) {
+  return (picture.runs ?? []).slice(0, 3).map(([first, n, bits]) =>
+    make("p", { className: "note" },
+      `Tokens ${first + 1} to ${first + n} are copied in a row from ${describe(picture.sources[first])}: ` +
+      `${bits.toFixed(0)} bits that independent tokens would need.`));
+}
+
+function slider(wall, i) {
+  const row = wall.prefixed.indexOf(i);
+  if (row < 0) return [];
+  const last = wall.lengths.length - 1;
+  const said = make("output", {}, "all tokens");
+  const input = make("input", { type: "range", min: 0, max: last, value: last, id: "prefix" });
+  input.setAttribute("aria-label", "number of first tokens that are decoded");
+  input.oninput = () => {
+    const length = wall.lengths[input.value];
+    const label = `the picture from its first ${length} tokens`;
+    const name = `p${names.indexOf(chosen.wall)}`;
+    const number = row * wall.lengths.length + Number(input.value);
+    panel.querySelector(".pair .sprite").replaceWith(
+      sprite(name, number, wall.lengths.length, wall.prefixed.length, label));
+    said.textContent = length === wall.lengths[last] ? "all tokens" : `${length} token${length > 1 ? "s" : ""}`;
+  };
+  return [make("div", { className: "slider" }, "decoded from", input, said)];
+}
+
+// Fill the panel with one picture of a wall.
+function showPicture(name, i, token = -1) {
+  const wall = data.walls[name];
+  const picture = wall.pictures[i];
+  Object.assign(chosen, { wall: name, picture: i, token: -1 });
+  document.querySelectorAll(".picture[aria-current]").forEach((link) => link.removeAttribute("aria-current"));
+  const link = document.getElementById(`${name}/${i}`);
+  link.setAttribute("aria-current", "true");
+  const count = picture.sources.length;
+  const chance = picture.log2_probability == null ? [] :
+    [" Its probability is 2", make("sup", {}, String(Math.round(picture.log2_probability)).replace("-", "\u2212")), "."];
+  const close = make("button", { type: "button", className: "button close", textContent: "Close" });
+  close.onclick = () => { panel.hidden = true; link.focus({ preventScroll: true }); };
+  const what = wall.drawn ? `${name}, picture ${i}: ${data.kinds[picture.kind]}` : `held-out image ${i}: ${describe(picture.sources[0])}`;
+  const box = make("div", { className: "token" });
+  box.setAttribute("aria-live", "polite");
+  panel.replaceChildren(
+    close,
+    make("h3", {}, what),
+    make("div", { className: "pair" },
+      caption(wallPicture(name, i, what), wall.drawn ? "generated" : "decoded from its tokens"),
+      ...(wall.drawn ? [] : [caption(original(picture.sources[0], "the original"), "the original")]),
+      caption(original(picture.nearest, "nearest training image"), `nearest training image: ${describe(picture.nearest)}`)),
+    ...slider(wall, i),
+    make("p", {}, `${picture.differs} of ${count} tokens differ from the nearest training image; the longest run ` +
+      `that stands in one training image has ${picture.longest_run}.`, ...chance),
+    tokenButtons(picture),
+    box,
+    ...runs(picture),
+    make("p", { className: "note" }, make("a", { href: link.closest("[data-folder]").dataset.folder +
+      `/image_${String(i).padStart(4, "0")}.png` }, "the picture at full size")));
+  panel.hidden = false;
+  showToken(token);
+}
+
+// Which walls are seen, and in which order.
+function arrange() {
+  const walls = [document.getElementById("choose").value, document.getElementById("beside").value];
+  view.classList.toggle("two", walls[1] !== "" && walls[1] !== walls[0]);
+  document.querySelectorAll(".wall").forEach((wall) => wall.classList.toggle("shown", walls.includes(wall.id)));
+  const order = document.getElementById("order").value;
+  document.querySelectorAll(".pictures").forEach((list) => {
+    const pictures = data.walls[list.dataset.wall].pictures;
+    const keys = {
+      random: (i) => i,
+      nearest: (i) => pictures[i].differs,
+      farthest: (i) => -pictures[i].differs,
+      copied: (i) => -pictures[i].longest_run,
+      class: (i) => data.images[pictures[i].nearest][0] * 1e6 + data.images[pictures[i].nearest][2],
+    };
+    const number = (item) => Number(item.firstElementChild.id.split("/").pop());
+    const items = [...list.children].sort((a, b) =>
+      keys[order](number(a)) - keys[order](number(b)) || number(a) - number(b));
+    list.append(...items);
+  });
+}
+
+// #kernel, #kernel/17 and #kernel/17/3: a wall, one of its pictures, one token of it.
+function follow() {
+  const parts = decodeURIComponent(location.hash.slice(1)).split("/");
+  const token = parts.length > 2 ? parts.pop() : -1;
+  const name = data.walls[parts.join("/")] ? parts.join("/") : parts.slice(0, -1).join("/");
+  if (!data.walls[name]) return;
+  const i = name === parts.join("/") ? -1 : Number(parts[parts.length - 1]);
+  const choose = document.getElementById("choose");
+  if (choose.value !== name && document.getElementById("beside").value !== name) {
+    choose.value = name;
+    arrange();
+  }
+  if (data.walls[name].pictures[i]) showPicture(name, i, Number(token));
+  else view.scrollIntoView();
+}
+
+function sortTable(button) {
+  const head = button.closest("th");
+  const column = [...head.parentElement.children].indexOf(head);
+  const descending = head.getAttribute("aria-sort") !== "descending";
+  const body = button.closest("table").tBodies[0];
+  head.parentElement.querySelectorAll("[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const value = (row) => {
+    const text = row.children[column].dataset.value;
+    return text === "" ? -Infinity : Number(text);
+  };
+  const rows = [...body.rows].sort((a, b) => (descending ? value(b) - value(a) : value(a) - value(b)));
+  body.append(...rows);
+}
+
+if (names.length) {
+  document.documentElement.classList.add("js");
+  document.querySelectorAll(".controls select").forEach((select) => { select.onchange = arrange; });
+  document.querySelectorAll(".figures thead button").forEach((button) => { button.onclick = () => sortTable(button); });
+  document.querySelectorAll(".pictures").forEach((list) => {
+    // Pointing at a cell of a strip shows its token; a click goes to the picture.
+    list.onpointermove = (event) => {
+      if (!event.target.classList.contains("bar") || event.pointerType === "touch") return;
+      const i = Number(event.target.parentElement.id.split("/").pop());
+      const box = event.target.getBoundingClientRect();
+      const count = data.walls[list.dataset.wall].pictures[i].sources.length;
+      const t = Math.min(count - 1, Math.floor((count * (event.clientX - box.left)) / box.width));
+      if (chosen.wall !== list.dataset.wall || chosen.picture !== i) showPicture(list.dataset.wall, i, t);
+      else if (chosen.token !== t) showToken(t);
+    };
+    list.onkeydown = (event) => {
+      const item = event.target.closest("li");
+      const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length;
+      const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+      const next = item && by && list.children[[...list.children].indexOf(item) + by];
+      if (!next) return;
+      event.preventDefault();
+      next.firstElementChild.focus();
+      const [, wall, i] = next.firstElementChild.id.match(/^(.*)\/(\d+)$/);
+      history.replaceState(null, "", `#${wall}/${i}`);
+      showPicture(wall, Number(i));
+    };
+  });
+  arrange();
+  window.onhashchange = follow;
+  const wide = matchMedia("(min-width: 1000px)").matches;
+  if (location.hash) follow();
+  else if (wide) showPicture(names[0], 0);
+}
