@@ -38,7 +38,7 @@ SAMPLERS = {
     "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments: copies
     "unigram": Settings("aligned", context=0),  # every position on its own: chaos
 }
-STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens and from several noises
+STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
 
 
 @dataclass

@@ -56,6 +56,7 @@ def _hasty() -> Iterator[None]:
         patch.setattr(coherence, "STEPS", 40)
         patch.setattr(kernel, "STEPS", 6)
         patch.setattr(overnight_run, "SAMPLERS", some)
+        patch.setattr(overnight_run, "STRIPS", 1)
         yield
 
 
@@ -122,7 +123,6 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     assert run_generate(*arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert all((tmp_path / "g" / f"{strip}.png").exists() for strip in ("prefixes", "seeds"))
-    assert not (overnight / "generated" / f"{name}-seed0" / "prefixes.png").exists()
     other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1"]
     assert run_generate(*other) == 0
     assert (tmp_path / "other" / "tokens.npy").read_bytes() != (tmp_path / "g" / "tokens.npy").read_bytes()
