@@ -4,6 +4,7 @@ measured the same way as the control.
 Every figure is {"value", "low", "high"} with a 95 % interval: Wilson's for rates, the bootstrap over images for means.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,17 @@ from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 from imagegram.index.folder import Index
+from imagegram.measure.memorization import Nearest, authentic, data_copying, near_runs, two_nearest
 from imagegram.sampling.aligned import ladder
 from imagegram.sampling.ntd import longest_runs
-from imagegram.sampling.soft import MAX_PAIRS, PrefixDistances
 
 Figure = dict[str, float]
 Tokens = NDArray[np.uint16]
-Distances = dict[str, NDArray[np.float64]]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
 RESAMPLES = 1000
+FEW_RESAMPLES = 200  # where each takes milliseconds
 RUN = 4  # tokens: shorter runs are not counted as copied
 KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 
@@ -86,20 +89,6 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
     return rows, distances
 
 
-def nearest_in_codes(sequences: Tokens, index: Index) -> NDArray[np.float32]:
-    """For each of `sequences` [n, k] the squared distance in FSQ code space to the nearest indexed image, summed over
-    the k tokens: float32 [n]. It knows, as Hamming distance does not, that a token can be nearly the same."""
-    result = np.empty(len(sequences), np.float32)
-    step = max(1, MAX_PAIRS // index.num_images)
-    for start in range(0, len(sequences), step):
-        part = sequences[start : start + step]
-        distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, len(part))
-        for position in range(part.shape[1]):
-            distances.add(position, part[:, position])
-        result[start : start + step] = distances.smallest()
-    return result
-
-
 def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
     `training` [N, L >= k]: int64 [n, k]. `longest_runs` of suffixes.py finds those at any position."""
@@ -145,7 +134,8 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
 
     an exact copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
     more come in one run that stands nowhere at its own place; else a mosaic where half of them or more lie in runs
-    of at least RUN tokens; else novel. Short runs are shared by chance: compare with held-out images.
+    of at least RUN tokens; else novel. Short runs are shared by chance: compare with held-out images. Mosaics of
+    training patches are how convolutional diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
     """
     k = lengths.shape[1]
     run, aligned = lengths.max(1), in_place.max(1)
@@ -153,41 +143,102 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
 
-def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], Distances]:
-    """The figures of one set of sequences [n, k], and their distances to the nearest training sequence.
+@dataclass(frozen=True)
+class Closeness:
+    """How far sequences [n, k] are from the training images.
+
+    tokens: of the nearest in tokens, float64 [n]; codes: the nearest in code space, and cells: their classes, int64
+    [n], where the codec has codes.
+    """
+
+    tokens: Floats
+    codes: Nearest | None = None
+    cells: Ints | None = None
+
+
+def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], Closeness]:
+    """The figures of one set of sequences [n, k], and how far they are from the training images.
 
     exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run, in tokens;
-    pieces, copied_share: means of the functions of these names. nearest_distance: in tokens; nearest_in_codes: the
-    squared distance in code space, where the codec has codes.
+    pieces, copied_share: means of the functions of these names. nearest_distance: in tokens. With codes, those of
+    `describe_in_codes` too.
     """
     n = len(sequences)
-    distances = {"tokens": nearest(sequences, index.tokens)[1].astype(np.float64)}
-    if index.levels:
-        distances["codes"] = nearest_in_codes(sequences, index).astype(np.float64)
     lengths = longest_runs(index, sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
+    closeness = Closeness(nearest(sequences, index.tokens)[1].astype(np.float64))
     figures: dict[str, Any] = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
     figures |= {
         "longest_run": mean(lengths.max(1), rng),
         "pieces": mean(pieces(lengths), rng),
         "copied_share": mean(copied(lengths), rng),
-        "nearest_distance": mean(distances["tokens"], rng),
+        "nearest_distance": mean(closeness.tokens, rng),
+        "novelty": novelty(lengths),
     }
     if index.levels:
-        figures["nearest_in_codes"] = mean(distances["codes"], rng)
-    return figures | {"novelty": novelty(lengths)}, distances
+        in_codes, closeness = describe_in_codes(sequences, index, closeness, rng)
+        figures |= in_codes
+    return figures, closeness
+
+
+def describe_in_codes(
+    sequences: Tokens, index: Index, closeness: Closeness, rng: np.random.Generator
+) -> tuple[dict[str, Any], Closeness]:
+    """The figures that ask how near codes are (memorization.py), and `closeness` with codes and cells.
+
+    nearest_in_codes: the squared distance to the nearest training image, summed over the tokens. f_mem; authentic:
+    AuthPct as a share. near_copies: the share whose tokens all match one training image nearly; longest_near_run;
+    near_copied_share, of tokens that lie in such runs of RUN tokens.
+    """
+    n, k = sequences.shape
+    training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
+    codes = two_nearest(sequences, training, index.levels)
+    runs = near_runs(sequences, training, index.levels)
+    figures = {
+        "nearest_in_codes": mean(codes.first**2, rng),
+        "f_mem": wilson(int(codes.memorized.sum()), n),
+        "authentic": wilson(int(authentic(codes, training, index.levels).sum()), n),
+        "near_copies": wilson(int((runs[:, 0] == k).sum()), n),
+        "longest_near_run": mean(runs.max(1), rng),
+        "near_copied_share": mean(copied(runs), rng),
+    }
+    return figures, replace(closeness, codes=codes, cells=index.labels[first[codes.rows]])
 
 
 def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
     """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L]: the control.
 
-    `closer_than_held_out` and `closer_in_codes` compare their distances to the nearest training sequence.
+    `closer_than_held_out` and `closer_in_codes` compare their distances to the nearest training sequence; c_t is C_T
+    in cells of the classes of the nearest training images, its control that of one half of the held-out images
+    against the other.
     """
-    figures, distances = describe(generated, index, rng)
+    figures, closeness = describe(generated, index, rng)
     if not len(held_out):
         return {"generated": figures}
     control, real = describe(held_out[:, : generated.shape[1]], index, rng)
-    for name, key in (("tokens", "closer_than_held_out"), ("codes", "closer_in_codes")):
-        if name in distances:
-            figures[key] = closer(distances[name], real[name], rng)
+    figures["closer_than_held_out"] = closer(closeness.tokens, real.tokens, rng)
+    if closeness.codes and real.codes and closeness.cells is not None and real.cells is not None:
+        figures["closer_in_codes"] = closer(closeness.codes.first, real.codes.first, rng)
+        mine = (closeness.codes.first, closeness.cells)
+        others = (real.codes.first, real.cells)
+        half = rng.permutation(len(held_out)) % 2 == 0
+        halves = [(others[0][part], others[1][part]) for part in (half, ~half)]
+        for into, a, b in ((figures, mine, others), (control, halves[0], halves[1])):
+            if figure := c_t(a, b, rng):
+                into["c_t"] = figure
     return {"generated": figures, "held_out": control}
+
+
+def c_t(a: tuple[Floats, Ints], b: tuple[Floats, Ints], rng: np.random.Generator) -> Figure | None:
+    """C_T of two sets of images, each given by its distances and cells [n]; bootstrap over both. None where no cell
+    has enough of both."""
+    value = data_copying(a[0], b[0], (a[1], b[1]))
+    if np.isnan(value):
+        return None
+    draws = []
+    for _ in range(FEW_RESAMPLES):
+        mine = rng.integers(0, len(a[0]), len(a[0]))
+        real = rng.integers(0, len(b[0]), len(b[0]))
+        draws.append(data_copying(a[0][mine], b[0][real], (a[1][mine], b[1][real])))
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return {"value": value, "low": float(low), "high": float(high)}

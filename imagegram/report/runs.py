@@ -45,7 +45,12 @@ COLUMNS = (
     ),
     Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
     Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),
-    Column("mosaics", "mosaics", "half the tokens or more in copied runs of at least four", percent=True),
+    Column(
+        "mosaics",
+        "mosaics",
+        "half the tokens or more in copied runs of at least four: patches of several training images, joined",
+        percent=True,
+    ),
     Column("novel", "novel", "none of these", percent=True),
     Column(
         "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
@@ -55,6 +60,37 @@ COLUMNS = (
         "closer_than_held_out",
         "P(closer)",
         "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
+    ),
+    Column(
+        "closer_in_codes",
+        "P(closer), codes",
+        "the same by the distance of the codes, for which a token can be nearly another",
+    ),
+    Column(
+        "c_t",
+        "C_T",
+        "the Mann-Whitney statistic of P(closer) in codes as a z-score, the mean over classes (Meehan et al., 2020): "
+        "far below 0 copies, far above lies further away than real images",
+    ),
+    Column(
+        "f_mem",
+        "f_mem",
+        "share of sequences less than a third as far from the nearest training image as from the second nearest, in "
+        "codes (Yoon et al., 2023)",
+        percent=True,
+    ),
+    Column(
+        "authentic",
+        "AuthPct",
+        "share of sequences further from the nearest training image, in codes, than that is from its own nearest one "
+        "(Alaa et al., 2022)",
+        percent=True,
+    ),
+    Column(
+        "near_copies",
+        "near-copies",
+        "share of sequences whose every token is within one level of every digit of one training image's",
+        percent=True,
     ),
     Column(
         "coherence",

@@ -116,11 +116,6 @@ class PrefixDistances:
                 found[row], furthest[row] = images[best], distances[best[-1]]
         return found, furthest
 
-    def smallest(self) -> NDArray[np.float32]:
-        """The distance of every sequence [n] to its nearest image."""
-        self._update()
-        return self.distances.min(1)
-
 
 def soft_matches(
     index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
