@@ -21,6 +21,7 @@ import numpy as np
 
 from imagegram.cli import run_script, summary
 from imagegram.index.build import build_index
+from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.machine import cores
 from imagegram.sampling.sampler import sample
@@ -79,7 +80,7 @@ def synthetic(folder: Path, images: int) -> Index:
 
 def loop(index: Index, n: int, rng: np.random.Generator) -> None:
     """The first experiments' way: one sequence, one token, one context after another."""
-    engine = index.engine()
+    engine = Engine(index)
     for _ in range(n):
         text = [SEPARATOR]
         for _ in range(index.tokens_per_image):
@@ -104,7 +105,6 @@ def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) ->
 
 def draw(index: Index, settings: Settings, n: int, rng: np.random.Generator) -> None:
     """Our way, with nothing known from an earlier call."""
-    index.lone.clear()
     sample(index, settings, n, rng)
 
 

@@ -150,17 +150,6 @@ class Index:
         parts = [s.tokens[: len(s.tokens) - len(ENDING)].reshape(-1, stride)[:, 1:] for s in self.shards]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    @cached_property
-    def lone(self) -> dict[int, NDArray[np.bool_]]:
-        """Answers of `suffixes.lone_contexts`, by the length of the context: filled and read by `suffixes.blind`."""
-        return {}
-
-    def engine(self) -> Any:
-        """Fastgram over this folder."""
-        from fastgram.engine import GramEngine
-
-        return GramEngine(str(self.path), eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
-
 
 def verify_index(path: Path) -> None:
     """Read everything: hashes, the contents of every shard, the proof of every table.

@@ -1,7 +1,10 @@
-"""Contexts at any position: where they stand in the suffix tables of an index, for many sequences at once.
+"""Sampler `ntd`: contexts anywhere in the corpus, the plain infini-gram (Liu et al., 2024, arXiv:2401.17377).
+
+The places of a context come from Fastgram (index/engine.py).
 
 A sequence whose context stands in one place copies what follows there, until a context of it stands elsewhere as well.
-Where that happens is a property of the corpus: it is worked out once, and a copied token then costs no search.
+While it copies, most tokens cost no search: a context that contains a run of tokens which stands in one place stands in
+that place only. For many sequences, where contexts stand once is worked out for the whole corpus.
 """
 
 from collections.abc import Iterator
@@ -11,108 +14,84 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index, Shard
 from imagegram.index.table import pointers_at
 from imagegram.machine import cores
-from imagegram.sampling.aligned import bound, narrow
 from imagegram.sampling.matches import Ints
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
-PAYS = 50  # tokens of the corpus that `lone_contexts` looks at in the time of a search
-END_OF_IMAGE = int(np.uint16(TERMINATOR).byteswap())  # in byte order, tokens are below and the markers are not
+COPY_SHARDS = 1  # shards of the largest index in which sequences that copy are followed; in others each is searched for
+PAYS = 30  # tokens of the corpus that `unique_contexts` looks at, in the time in which one token is copied without it
 
 
-class _Key:
-    """The token `offset` places into the suffixes of given ranks, byte-swapped: the table's order is that of bytes."""
+def unique_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
+    """Whether the `context` tokens before each place of the corpus stand nowhere else in it: bool [T + context].
 
-    def __init__(self, shard: Shard, offset: int):
-        self.shard, self.offset = shard, offset
-
-    def __call__(self, ranks: Ints) -> NDArray[np.integer]:
-        places = pointers_at(self.shard.table, ranks) + self.offset
-        # Past the end of the corpus stands nothing: an empty suffix comes before all others.
-        keys = self.shard.tokens[np.minimum(places, len(self.shard.tokens) - 1)].byteswap().astype(np.int32)
-        keys[places >= len(self.shard.tokens)] = -1
-        return keys
-
-
-def _starts(shard: Shard) -> Ints:
-    """The rank of the first suffix that starts with each token, in byte order: int64 [65537]."""
-    tokens = np.arange(65537)
-    return bound(_Key(shard, 0), tokens, np.zeros(65537, np.int64), np.full(65537, len(shard.tokens)))
-
-
-def find(shard: Shard, starts: Ints, contexts: NDArray[np.uint16]) -> tuple[Ints, Ints]:
-    """Ranges of the table, [n] and [n], that start with each of `contexts` [n, c] and go on with a token of the image.
-
-    `starts` of `Searcher`.
+    They do where the suffix that starts with them differs that early from both its neighbours in the suffix table.
     """
-    n, depth = contexts.shape
-    swapped = contexts.byteswap().astype(np.int64)
-    if depth:
-        low, high = starts[swapped[:, 0]], starts[swapped[:, 0] + 1]
-    else:
-        low, high = np.zeros(n, np.int64), np.full(n, len(shard.tokens))
-    for offset in range(1, depth):
-        low, high = narrow(_Key(shard, offset), swapped[:, offset], low, high)
-    return low, bound(_Key(shard, depth), np.full(n, END_OF_IMAGE), low, high)
-
-
-def lone_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
-    """Whether the `context` tokens before a place of the corpus stand nowhere else in it: bool [T + context].
-
-    They do where the suffix that starts with them differs from both its neighbours in the table that early.
-    """
-    size, step = len(shard.tokens), 1 << 15  # suffixes handled at a time
+    size = len(shard.tokens)
+    step = 1 << 15  # suffixes handled at a time
     padded = np.zeros(size + context + 4, "<u2")
     padded[:size] = shard.tokens
-    lone = np.zeros(size + context, bool)
+    unique = np.zeros(size + context, bool)
 
     def work(first: int) -> None:
-        before, after = min(1, first), min(1, max(0, size - first - step))
+        before = min(1, first)
+        after = min(1, max(0, size - first - step))
         places = pointers_at(shard.table, slice(first - before, first + step + after))
         same = np.arange(len(places) - 1)  # suffixes that are like the next one so far
         for done in range(0, context, 4):
-            four = np.ndarray(size, "<u8", padded, 2 * done, (2,))  # tokens from every place on
+            four = np.ndarray(size, "<u8", padded, 2 * done, (2,))  # the four tokens from every place on
             beyond = np.uint64(16 * max(0, done + 4 - context))  # bits of those past the context
-            same = same[four[places[same]] << beyond == four[places[same + 1]] << beyond]
+            if done == 0:
+                keys = four[places] << beyond
+                same = np.flatnonzero(keys[:-1] == keys[1:])
+            else:
+                same = same[four[places[same]] << beyond == four[places[same + 1]] << beyond]
         alone = np.ones(len(places), bool)
-        alone[same] = alone[same + 1] = False
+        alone[same] = False
+        alone[same + 1] = False
         mine = slice(before, len(places) - after)
-        lone[places[mine][alone[mine]] + context] = True
+        unique[places[mine][alone[mine]] + context] = True
 
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(work, range(0, size, step)))
-    return lone
+    return unique
 
 
 @dataclass(frozen=True)
-class BlindMatches:
-    """Matches of n sequences at any position of any image; the protocol of sampler.py."""
+class MatchesAnywhere:
+    """Matches of n sequences at any position of any image; the protocol of matches.py."""
 
     index: Index
     low: Ints  # [shards, n]: ranks in each shard's suffix table
-    high: Ints
+    high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
-    only: Ints  # [n]: the place of the one token that follows, where that was known without a search; else 0
+    copy_from: Ints  # [n]: the place of the one token that follows, where that was known without a search; else 0
 
     @property
     def counts(self) -> Ints:
-        return np.where(self.only > 0, 1, (self.high - self.low).sum(0))
+        return np.where(self.copy_from > 0, 1, (self.high - self.low).sum(0))
 
     @property
     def identity(self) -> Ints:
-        return np.concatenate([self.low, self.high, self.depth[None], self.only[None]]).T
+        return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
     def _places(self, rows: Ints, picks: Ints) -> tuple[Ints, Ints]:
-        """Shard and place in its corpus of the tokens that follow."""
-        shards, places = np.zeros(len(rows), np.int64), self.only[rows]
+        """Shard [m] and place in its corpus [m] of the tokens that follow."""
+        shards = np.zeros(len(rows), np.int64)
+        places = self.copy_from[rows]
         searched = np.flatnonzero(places == 0)
-        rows, picks = rows[searched], picks[searched]
+        rows = rows[searched]
+        picks = picks[searched]
+
+        # The matches are numbered through the shards: the first whose count reaches beyond the pick holds it.
         ends = np.cumsum((self.high - self.low)[:, rows], 0)
         shard = (picks >= ends).sum(0)
         before = np.concatenate([np.zeros((1, len(rows)), np.int64), ends])[shard, np.arange(len(rows))]
         rank = self.low[shard, rows] + picks - before
+
         for number, one in enumerate(self.index.shards):
             here = shard == number
             places[searched[here]] = pointers_at(one.table, rank[here]) + self.depth[rows[here]]
@@ -133,65 +112,69 @@ class BlindMatches:
         return np.stack([images[shard] + places // stride, places % stride - 1], 1)
 
 
-def blind(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[BlindMatches]:
-    """Matches of the longest suffix of the last `context` tokens (the separator counts as one, before the first) that
-    stands anywhere with a token after it, for one position after another; the caller fills `drawn` [n, L] meanwhile.
+def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[MatchesAnywhere]:
+    """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token after it.
+
+    The separator counts as one token, before the first. Yields once per position: before asking for the next, the
+    caller must have written `drawn[:, position]` of `drawn` [n, L].
 
     A suffix of the next position's text is at most one token longer than what matched now, and a token that was drawn
-    from the matches makes it so unless an image ends there: one search a token, not one for every length. And none
-    where there was one match: `lone_contexts` tells whether there still is, if so many tokens are drawn that it pays.
+    from the matches makes it so unless an image ends there: one search a token, not one for every length. And fewer
+    where there was one match: then the next contexts have one match too, as long as they contain what was searched for.
     """
     n, length = drawn.shape
-    starts = [_starts(shard) for shard in index.shards]
+    engine = Engine(index)
     tokens = index.shards[0].tokens
-    lone = None
-    if context and len(index.shards) == 1 and PAYS * n * length > len(tokens):
-        if context not in index.lone:
-            index.lone[context] = lone_contexts(index.shards[0], context)
-        lone = index.lone[context]
+    copying = context > 0 and len(index.shards) <= COPY_SHARDS
+    unique = None
+    if copying and PAYS * n * length > len(tokens):
+        unique = unique_contexts(index.shards[0], context)
+
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
-    depth, only = np.zeros((2, n), np.int64)
-    low, high = np.zeros((2, len(index.shards), n), np.int64)
+    depth = np.zeros(n, np.int64)
+    copy_from = np.zeros(n, np.int64)
+    single_until = np.zeros(n, np.int64)  # contexts that end at or before this place of the corpus have one match
+    low = np.zeros((len(index.shards), n), np.int64)
+    high = np.zeros((len(index.shards), n), np.int64)
     for position in range(length):
         if position:
             text[:, position] = drawn[:, position - 1]
-        if position and lone is not None:
-            single = np.flatnonzero((only == 0) & (high[0] - low[0] == 1))
-            only[single] = pointers_at(index.shards[0].table, low[0, single]) + depth[single]
-            copied = (only > 0) & (tokens[only] == drawn[:, position - 1])
-            only += 1
-            only[~(copied & ((depth < context) | lone[only]) & (tokens[only] < TERMINATOR))] = 0
-        low, high = np.zeros((2, len(index.shards), n), np.int64)
-        depth, missing = np.minimum(depth + 1, context), np.flatnonzero(only == 0)
+
+        # 1) Sequences that go on copying from where their one match stood.
+        if position and copying:
+            found = np.flatnonzero((copy_from == 0) & (high[0] - low[0] == 1))
+            start = pointers_at(index.shards[0].table, low[0, found])
+            copy_from[found] = start + depth[found]
+            single_until[found] = start + context
+            copied = (copy_from > 0) & (tokens[copy_from] == drawn[:, position - 1])
+            copy_from += 1
+            copied &= tokens[copy_from] < TERMINATOR
+            unsure = np.flatnonzero(copied & (copy_from > single_until))
+            if unique is not None:
+                copied[unsure] = unique[copy_from[unsure]]
+            else:
+                # Half of the context stands in one place as a rule, and vouches for as many tokens to come.
+                half = context // 2
+                low, high = engine.find(text[unsure, position + 1 - half : position + 1])
+                copied[unsure] = (high - low)[0] == 1
+                single_until[unsure] = copy_from[unsure] - half + context
+            copy_from[~copied] = 0
+
+        # 2) The others are searched for, with a token less until something is found.
+        low = np.zeros((len(index.shards), n), np.int64)
+        high = np.zeros((len(index.shards), n), np.int64)
+        depth = np.minimum(depth + 1, context)
+        missing = np.flatnonzero(copy_from == 0)
         while missing.size:
             for wanted in np.unique(depth[missing]):
                 rows = missing[depth[missing] == wanted]
                 contexts = text[rows, position + 1 - wanted : position + 1]
-                for number, shard in enumerate(index.shards):
-                    low[number, rows], high[number, rows] = find(shard, starts[number], contexts)
+                low[:, rows], high[:, rows] = engine.find(contexts)
             missing = missing[(high == low).all(0)[missing]]
             depth[missing] -= 1
-        yield BlindMatches(index, low, high, depth.copy(), only.copy())
+        yield MatchesAnywhere(index, low, high, depth.copy(), copy_from.copy())
 
 
 def longest_runs(index: Index, sequences: NDArray[np.uint16]) -> Ints:
-    """From every token of `sequences` [n, k] on, how many tokens stand in a row in one indexed image, anywhere: int64
-    [n, k]. The matching statistics of Chang & Lawler (1994, doi:10.1007/BF01185431), by bisection of the tables."""
-    n, k = sequences.shape
-    lengths = np.zeros(n * k, np.int64)
-    swapped = sequences.byteswap().astype(np.int64)
-    rows, places = np.divmod(np.arange(n * k), k)
-    for shard in index.shards:
-        starts, alive = _starts(shard), np.arange(n * k)
-        low, high = starts[swapped.ravel()], starts[swapped.ravel() + 1]
-        for length in range(1, k + 1):
-            found = high > low
-            alive, low, high = alive[found], low[found], high[found]
-            lengths[alive] = np.maximum(lengths[alive], length)
-            inside = places[alive] + length < k
-            alive, low, high = alive[inside], low[inside], high[inside]
-            if not alive.size:
-                break
-            wanted = swapped[rows[alive], places[alive] + length]
-            low, high = narrow(_Key(shard, length), wanted, low, high)
-    return lengths.reshape(n, k)
+    """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed image: int64 [n, k]."""
+    return Engine(index).longest_matches(sequences)

@@ -4,7 +4,7 @@ Every sampler turns the tokens so far into a set of matches, places in the corpu
 draws one: its next token is emitted, and its image and position are the token's source. A match drawn uniformly
 draws the token from the exact next-token distribution of the context, however many matches there are.
 
-- `ntd`: position-blind. The longest suffix of the last `context` tokens (the separator counts as one, before the
+- `ntd`: anywhere. The longest suffix of the last `context` tokens (the separator counts as one, before the
   first) that occurs anywhere in the corpus with a token after it: infini-gram (Liu et al., 2024, arXiv:2401.17377),
   the next-token distribution that Fastgram's `ntd()` answers.
 - `aligned`: the same tokens at the same positions. Image tokens are ordered: the same id at another position means
@@ -34,7 +34,7 @@ from imagegram.index.folder import Index
 from imagegram.sampling.aligned import aligned_matches, matches_of_class
 from imagegram.sampling.kernel import kernel_matches, sequences_at_once
 from imagegram.sampling.matches import Ints, Matches, draw_match
-from imagegram.sampling.ntd import blind
+from imagegram.sampling.ntd import matches_anywhere
 from imagegram.sampling.settings import Settings
 from imagegram.sampling.smoothed import smoothed_matches
 from imagegram.sampling.soft import FOLLOWED, MAX_PAIRS, soft_matches
@@ -96,7 +96,7 @@ def matches_at_every_position(
 ) -> Iterator[Matches]:
     """The matches for one position after another, while the caller fills `drawn` [n, L]."""
     if settings.method == "ntd":
-        return blind(index, drawn, settings.context)
+        return matches_anywhere(index, drawn, settings.context)
     if settings.method == "aligned":
         return aligned_matches(index, settings, drawn)
     if settings.method == "smoothed":

@@ -26,6 +26,7 @@ from imagegram.files import sha256
 from imagegram.index import build as indexing
 from imagegram.index import table as suffix_array
 from imagegram.index.build import build_index
+from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
 from imagegram.index.table import build_with_infini_gram, find_infini_gram, pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
@@ -49,13 +50,14 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
-    whole = build_index([folder / "tokens"], folder / "input", folder / "whole", "numpy").engine()
+    build_index([folder / "tokens"], folder / "input", folder / "whole", "numpy")
+    whole = open_fastgram(folder / "whole")
     lines = []
     for shard in index.shards:
         assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
         lines.append(shard.tokens.tolist())
     assert np.array_equal(index.tokens, tokens)
-    engine = index.engine()
+    engine = open_fastgram(index.path)
     for _ in range(10):
         line = rng.choice(lines)
         length = rng.randint(1, min(6, len(line) - 3))
@@ -108,7 +110,7 @@ def test_infini_grams_engine_answers_as_fastgram_does(tmp_path: Path, shard_imag
     rng = np.random.default_rng(1)
     tokens = np.minimum(rng.zipf(1.3, (200, 16)) - 1, 511)
     index = index_of(tmp_path, tokens, shard_images=shard_images)
-    fastgram = index.engine()
+    fastgram = open_fastgram(index.path)
     end = 512  # how that engine reports a separator
     infini_gram: Any = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
     for i in range(300):

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import chi2_contingency
 
 from imagegram.cli import UserError
 from imagegram.codec.tiny_flextok import FSQ
+from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.measure.prediction import bits
 from imagegram.sampling.codes import fsq_codes
 from imagegram.sampling.matches import truncated
-from imagegram.sampling.ntd import blind as blind_matches
+from imagegram.sampling.ntd import matches_anywhere
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import METHODS, Settings
 from imagegram.tokens import SEPARATOR, TERMINATOR
@@ -28,7 +30,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegram.sampling.kernel.STEPS", 3)
 
 
-def blind(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
+def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
     """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a token after it."""
     text = [SEPARATOR, *prefix]
     for length in range(min(context, len(text)), -1, -1):
@@ -88,25 +90,47 @@ def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_
     rows = SMALL.tolist()
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(drawn, {p: blind(rows, list(p), context) for p in prefixes}, position)
+        check(drawn, {p: anywhere(rows, list(p), context) for p in prefixes}, position)
 
 
 def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
     index = index_of(tmp_path, SMALL, shard_images=11)
-    engine, drawn = index.engine(), np.zeros((30, 5), np.uint16)
+    engine = Engine(index)
+    drawn = np.zeros((30, 5), np.uint16)
     drawn[:, :4] = np.random.default_rng(11).integers(0, 3, (30, 4))  # prefixes that need not occur
-    for position, matches in enumerate(blind_matches(index, drawn, 3)):
+    for position, matches in enumerate(matches_anywhere(index, drawn, 3)):
         for row in range(len(drawn)):
             everyone = np.arange(matches.counts[row])
             counts = Counter(matches.next_tokens(np.full(len(everyone), row), everyone).tolist())
             context = [SEPARATOR, *drawn[row, :position].tolist()][-3:]
-            while True:  # Fastgram stops at a context that only ends images; there is nothing to sample there
-                answer = engine.ntd(context, max_support=10_000)
-                follows = {t: v["cont_cnt"] for t, v in answer["result_by_token_id"].items() if t < TERMINATOR}
-                if follows:
-                    break
-                context = context[1:]
-            assert counts == follows
+            assert counts == engine.ntd(context).counts
+
+
+def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences(tmp_path: Path) -> None:
+    rows = np.random.default_rng(8).integers(0, 3, (12, 3))
+    index = index_of(tmp_path, rows)
+    context = 2
+    n = 4000
+
+    # As the first experiments sampled: one sequence, one token, one call of Fastgram's ntd() after another.
+    engine = Engine(index)
+    rng = np.random.default_rng(9)
+    one_by_one: Counter[tuple[int, ...]] = Counter()
+    for _ in range(n):
+        text = [SEPARATOR]
+        for _ in range(3):
+            answer = engine.ntd(text[-context:])
+            assert not answer.approximate
+            weights = np.array(list(answer.counts.values()), float)
+            text.append(int(rng.choice(list(answer.counts), p=weights / weights.sum())))
+        one_by_one[tuple(text[1:])] += 1
+
+    drawn = sample(index, Settings("ntd", context), n, np.random.default_rng(10)).tokens
+    batched = Counter(map(tuple, drawn.tolist()))
+    whole = sorted(set(one_by_one) | set(batched))
+    assert len(whole) > 8
+    table = [[one_by_one[sequence] for sequence in whole], [batched[sequence] for sequence in whole]]
+    assert chi2_contingency(table).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -178,7 +202,7 @@ def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Pa
     rows, expected = RARE.tolist(), {}
     for prefix in {tuple(r[:2]) for r in drawn.tolist()}:
         full = {
-            "ntd": lambda p: blind(rows, p, 1),
+            "ntd": lambda p: anywhere(rows, p, 1),
             "aligned": lambda p: aligned(rows, p, 1, 1, 0),
             "smoothed": lambda p: discounted(rows, p, 1, {}),
         }[method](list(prefix))

@@ -1,0 +1,59 @@
+"""The door to Fastgram: a missing or old one is named; places, counts and ends of images are those of brute force."""
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagegram.cli import UserError
+from imagegram.index.engine import Engine, open_fastgram
+from imagegram.tokens import SEPARATOR
+from tests.support.corpora import corpora, index_of
+
+
+@pytest.mark.parametrize("shard_images", [0, 4])
+@pytest.mark.parametrize("name", corpora())
+def test_places_are_those_of_brute_force(tmp_path: Path, name: str, shard_images: int) -> None:
+    training = corpora()[name]
+    index = index_of(tmp_path, training, 65_279, shard_images)
+    engine = Engine(index)
+    rng = np.random.default_rng(1)
+    for length in (0, 1, 2, training.shape[1]):
+        contexts = rng.choice(np.unique(training), (20, length)).astype(np.uint16)
+        contexts[:5] = training[rng.integers(0, len(training), 5), training.shape[1] - length :]  # they end images
+        low, high = engine.find(contexts)
+        for number, shard in enumerate(index.shards):
+            line = shard.tokens.tolist()
+            for row, context in enumerate(contexts.tolist()):
+                ends = [i + length for i in range(len(line) - length) if line[i : i + length] == context]
+                assert high[number, row] - low[number, row] == sum(line[end] < 65_279 for end in ends)
+
+
+def test_ntd_says_when_it_did_not_look_at_everything(tmp_path: Path) -> None:
+    engine = Engine(index_of(tmp_path, np.random.default_rng(0).integers(0, 3, (60, 4))))
+    whole = engine.ntd([SEPARATOR])
+    assert not whole.approximate
+    assert sum(whole.counts.values()) == 60
+    assert engine.ntd([SEPARATOR], max_support=5).approximate
+
+
+def test_ntd_passes_over_a_context_that_only_ends_images(tmp_path: Path) -> None:
+    engine = Engine(index_of(tmp_path, np.array([[1, 2, 3], [3, 4, 5]])))
+    answer = engine.ntd([2, 3])  # no token follows 2, 3; after 3 follows 4
+    assert answer.counts == {4: 1}
+    assert answer.suffix_len == 1
+
+
+@pytest.mark.parametrize("missing", ["package", "call"])
+def test_a_fastgram_that_will_not_do_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    module = types.ModuleType("fastgram.engine")
+    if missing == "call":
+        old = types.SimpleNamespace(engine=types.SimpleNamespace(find=None, ntd=None, creativity=None))
+        monkeypatch.setattr(module, "GramEngine", lambda *args, **kwargs: old, raising=False)
+    monkeypatch.setitem(sys.modules, "fastgram.engine", module)
+    with pytest.raises(UserError, match="pip install --upgrade fast-gram"):
+        open_fastgram(tmp_path)
