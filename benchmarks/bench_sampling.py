@@ -1,14 +1,23 @@
-"""Sequences a second of every sampler, against the loop that the first experiments used.
+"""Sequences a second of every sampler, beside three ways to draw n-grams from Fastgram one sequence at a time.
 
     python -m benchmarks.bench_sampling                    # 225,000 synthetic images of 256 tokens
     python -m benchmarks.bench_sampling --images 5000      # a small corpus of the same shape
     python -m benchmarks.bench_sampling --index data/index # an index at hand, such as the digits'
 
-The loop asks Fastgram for ten contexts, the longest first, as Python dictionaries, and draws with numpy. Prints a
-line a sampler: sequences a second (median of `repeats`) and the ratio to the loop, and a `---` block.
+The three ways draw what the sampler `ntd` draws:
+
+- ten contexts: the first experiments' loop. It asks Fastgram's `ntd()` for the longest context first, then for shorter
+  ones until tokens follow, and draws from the dictionary that it answers.
+- one ntd(): Fastgram shortens the context itself.
+- one find(): Fastgram's `find()` answers with the range of matches in the suffix table, from which one is drawn; no
+  dictionary is made. The context is at most a token longer than what matched before. The strongest of the three.
+
+Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the ratios of `ntd`'s
+sequences a core-second to theirs; then a `---` block.
 """
 
 import functools
+import random
 import statistics
 import sys
 import tempfile
@@ -32,7 +41,8 @@ LEVELS = (8, 8, 8, 5, 5, 5)  # FlexTok's, 64,000 codes
 LENGTH = 256
 CONTEXT = 10  # of the first experiments
 SAMPLERS = {  # and how many sequences are drawn at a time
-    "ntd": (Settings("ntd", CONTEXT), 100_000),
+    "ntd, 100,000 at a time": (Settings("ntd", CONTEXT), 100_000),
+    "ntd, 2,000 at a time": (Settings("ntd", CONTEXT), 2000),
     "aligned": (Settings("aligned", 2, 2), 100_000),
     "smoothed": (Settings("smoothed", 2), 500),
     "soft": (Settings("soft", neighbours=20), 128),
@@ -43,7 +53,7 @@ SAMPLERS = {  # and how many sequences are drawn at a time
 class Config:
     images: int = 225_000  # synthetic ones
     index: Path | None = None  # measured instead of them
-    loop_sequences: int = 20  # drawn by the loop, one after another; the first ones find a cold cache
+    few_sequences: int = 20  # drawn one after another; the first ones find a cold cache
     repeats: int = 3
 
 
@@ -78,14 +88,13 @@ def synthetic(folder: Path, images: int) -> Index:
     return build_index([folder / "tokens"], folder / "input", folder / "index", "numpy")
 
 
-def loop(index: Index, n: int, rng: np.random.Generator) -> None:
+def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
     """The first experiments' way: one sequence, one token, one context after another."""
-    engine = Engine(index)
     for _ in range(n):
         text = [SEPARATOR]
-        for _ in range(index.tokens_per_image):
+        for _ in range(engine.index.tokens_per_image):
             for length in range(min(CONTEXT, len(text)), -1, -1):
-                answer = engine.ntd(text[len(text) - length :])["result_by_token_id"]
+                answer = engine.gram.ntd(text[len(text) - length :])["result_by_token_id"]
                 follows = {t: v["cont_cnt"] for t, v in answer.items() if t < TERMINATOR}
                 if follows:
                     break
@@ -93,33 +102,90 @@ def loop(index: Index, n: int, rng: np.random.Generator) -> None:
             text.append(int(rng.choice(list(follows), p=weights / weights.sum())))
 
 
-def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) -> float:
-    """Sequences a second, the median."""
+def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
+    """One call of Fastgram's ntd() a token; it looks at 1,000 matches at most, as it does by default."""
+    for _ in range(n):
+        text = [SEPARATOR]
+        for _ in range(engine.index.tokens_per_image):
+            follows = engine.ntd(text[-CONTEXT:], max_support=1000).counts
+            weights = np.array(list(follows.values()), float)
+            text.append(int(rng.choice(list(follows), p=weights / weights.sum())))
+
+
+def one_find(engine: Engine, n: int, rng: np.random.Generator) -> None:
+    """One call of Fastgram's find() a token: a match is drawn from the range that it answers (of an index's one shard).
+
+    A match that ends an image is drawn again, which is the distribution of those that do not.
+    """
+    (shard,) = engine.index.shards
+    find = engine.core.find
+    draw = random.Random(int(rng.integers(1 << 62))).randrange  # a tenth of the time of NumPy's for a single number
+    width = shard.table.shape[1]
+    table = shard.table.data.cast("B")
+    tokens = shard.tokens.data.cast("B").cast("H")
+    for _ in range(n):
+        text = [SEPARATOR]
+        depth = 1
+        while len(text) <= engine.index.tokens_per_image:
+            ((low, high),) = find(text[len(text) - depth :]).segment_by_shard
+            token = SEPARATOR
+            for _ in range(100 if high > low else 0):
+                rank = draw(low, high)
+                place = int.from_bytes(table[rank * width : (rank + 1) * width], "little") // 2 + depth
+                token = tokens[min(place, len(tokens) - 1)]
+                if token < TERMINATOR:
+                    break
+            if token >= TERMINATOR:
+                depth -= 1
+                continue
+            text.append(token)
+            depth = min(depth + 1, CONTEXT)
+
+
+BASELINES = {"ten contexts": ten_contexts, "one ntd()": one_ntd, "one find()": one_find}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Medians of several runs."""
+
+    per_second: float
+    per_core_second: float
+
+
+def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) -> Rate:
+    """How fast `draw` draws `n` sequences."""
     seconds = []
+    core_seconds = []
     for seed in range(repeats):
         started = time.perf_counter()
+        started_cores = time.process_time()
         draw(np.random.default_rng(seed))
         seconds.append(time.perf_counter() - started)
-    return n / statistics.median(seconds)
-
-
-def draw(index: Index, settings: Settings, n: int, rng: np.random.Generator) -> None:
-    """Our way, with nothing known from an earlier call."""
-    sample(index, settings, n, rng)
+        core_seconds.append(time.process_time() - started_cores)
+    return Rate(n / statistics.median(seconds), n / statistics.median(core_seconds))
 
 
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = Index.open(config.index) if config.index else synthetic(Path(folder), config.images)
-        few = config.loop_sequences
-        base = rate(lambda rng: loop(index, few, rng), few, config.repeats)
+        engine = Engine(index)
         print(f"{index.num_images} images of {index.tokens_per_image} tokens, {cores()} cores")
-        print(f"loop: {base:.4g} sequences/s, one at a time")
-        rates = {}
+
+        rates: dict[str, Rate] = {}
+        for name, way in BASELINES.items():
+            few = config.few_sequences
+            rates[name] = rate(functools.partial(way, engine, few), few, config.repeats)
+            print(f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second")
         for name, (settings, n) in SAMPLERS.items():
-            rates[name] = rate(functools.partial(draw, index, settings, n), n, config.repeats)
-            print(f"{name}: {rates[name]:.4g} sequences/s, {n} at a time, {rates[name] / base:.4g} times the loop")
-        summary(loop=base, **rates)
+            rates[name] = rate(functools.partial(sample, index, settings, n), n, config.repeats)
+            ratios = [f"{rates[name].per_core_second / rates[way].per_core_second:.3g} x {way}" for way in BASELINES]
+            print(
+                f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second; "
+                + ", ".join(ratios),
+                flush=True,
+            )
+        summary(**{name: rate.per_second for name, rate in rates.items()})
 
 
 if __name__ == "__main__":
