@@ -23,7 +23,7 @@ class Column:
             return "-", ""
         value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
         if self.small:
-            return f"{value:.2g}", f"{low:.1g} to {high:.1g}"
+            return f"{value:.2g}", "exact" if low == high else f"{low:.1g} to {high:.1g}"
         return (
             (f"{value:.1f} %", f"{low:.1f} to {high:.1f}")
             if self.percent

@@ -31,8 +31,10 @@ class Wall:
 
     @property
     def colours(self) -> NDArray[np.int64]:
-        """The colour of every token, [n, k]."""
-        return np.stack([colours_of(row) for row in self.sources])
+        """The colour of every token, [n, k]; of held-out images 1 where it equals the nearest training image's."""
+        if self.drawn:
+            return np.stack([colours_of(row) for row in self.sources])
+        return np.array([[int(digit) for digit in fact["same"]] for fact in self.facts])
 
     @property
     def copied(self) -> NDArray[np.bool_]:

@@ -1,0 +1,180 @@
+"""The page: one file that asks nobody for anything, whose links lead somewhere and whose colours can be read."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagegram.report.page import PALETTE, Sources, write_page
+from tests.support.nights import SAMPLERS, small_night
+
+
+class Page(HTMLParser):
+    """What a test asks of the page: attributes of all elements, text, and the data of its script."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.source = file.read_text()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.data = ""
+        self.style = ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["style"]:
+            self.style += data
+        elif self.open[-1:] == ["script"]:
+            self.data = self.data or data
+        else:
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            del self.open[len(self.open) - 1 - self.open[::-1].index(tag) :]
+
+    def all(self, attribute: str) -> list[str]:
+        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return small_night(tmp_path_factory.mktemp("night") / "a night")
+
+
+@pytest.fixture(scope="module")
+def page(night: Sources) -> Page:
+    return Page(night.out / "report.html")
+
+
+def test_nothing_is_fetched_and_links_lead_to_what_is_there(night: Sources, page: Page) -> None:
+    assert page.source.startswith("<!doctype html>")
+    urls = re.findall(r"url\(([^)]*)\)", page.source) + page.all("src")
+    assert urls
+    assert all(url.startswith("data:image/") for url in urls)
+    assert not re.search(r"https?://|@import|fetch\(|XMLHttpRequest|<link", page.source)
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    for href in page.all("href"):
+        if href.startswith("#"):
+            assert href[1:] in ids, href
+        elif not href.startswith("data:"):
+            assert (night.out / href.replace("%20", " ")).is_file(), href
+    assert len(page.source) < 3e6
+
+
+def test_phones_and_readers_of_screens_are_served(page: Page) -> None:
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.elements
+    assert ("html", {"lang": "en"}) in page.elements
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("h1") == tags.count("main") == 1
+    assert all(attributes.get("alt") for tag, attributes in page.elements if tag == "img")
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+    assert "prefers-color-scheme: dark" in page.style
+
+
+def luminance(colour: str) -> float:
+    """Of #rrggbb, as WCAG 2 defines it."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
+    light, dark = (dict(re.findall(r"--([a-z]+): (#\w{6})", block)) for block in page.style.split(":root {")[1:3])
+    assert light["paper"] != dark["paper"]
+    for colours in (light, dark):
+        for surface in ("paper", "card", "band"):
+            for text in ("ink", "muted", "link", "accent"):
+                assert contrast(colours[text], colours[surface]) >= 4.5, (text, surface, colours)
+            for shape in ("edge", "focus"):
+                assert contrast(colours[shape], colours[surface]) >= 3, (shape, surface, colours)
+        for shape in PALETTE:  # cells of tokens and points of the plot
+            assert contrast(shape, colours["paper"]) >= 3, (shape, colours["paper"])
+            assert contrast(shape, colours["card"]) >= 3, (shape, colours["card"])
+
+
+def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -> None:
+    data = json.loads(page.data)
+    for name in SAMPLERS:
+        sources = np.load(night.night.folder(night.out, name) / "sources.npy")
+        pictures = data["walls"][name]["pictures"]
+        assert len(pictures) == 20
+        for row, picture in zip(sources, pictures, strict=False):
+            places = [tuple(data["images"][number][:2]) for number in picture["sources"]]
+            assert places == [tuple(place) for place in row[:, :2].tolist()]
+            assert picture.get("positions", list(range(8))) == row[:, 2].tolist()
+    labels = {tuple(place): label for *place, label in night.index.images.tolist()}
+    held_out = {tuple(place) for place in night.control.origins.tolist()}
+    for *place, label in data["images"]:
+        assert labels.get(tuple(place), label) == label
+        assert (tuple(place) in labels) != (tuple(place) in held_out)
+    assert "answer" in page.source
+    assert "copies" in page.text
+    assert "overnight_run.py --test '<b>'" in page.text  # escaped, and read back
+
+
+def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    small_night(tmp_path, failed="copies")
+    page = Page(tmp_path / "report.html")
+    assert "copies failed" in page.text
+    assert "a reason with <angles>" in page.text
+    assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "held-out"}
+
+
+def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
+    sources = small_night(tmp_path, datasets=(("shapes", 100),))
+    page = Page(tmp_path / "report.html")
+    assert re.search(r"Coherence, density and coverage are missing: \d+ images are held out, 40 are needed", page.text)
+    assert "no sampler can be called the best" in page.text
+    assert "No sampler can be better than this" in page.text
+    manifest = sources.originals.folders[0].path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"shapes"', '"gone/for/good"'))
+    folders = sources.index.token_folders()
+    write_page(Sources(tmp_path, sources.night, sources.index, sources.control, type(sources.originals)(folders)))
+    page = Page(tmp_path / "report.html")
+    assert "without a picture" in page.source or "s-gallery" in page.source
+    assert "No sampler can be better than this" not in page.text  # nothing to compare with
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def in_browser(file: Path, place: str, tmp_path: Path) -> str:
+    """The page as a browser has it after its script ran, at `place`; fails where the browser reports an error."""
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000", "--dump-dom", f"{file.as_uri()}#{place}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    errors = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert not errors, errors
+    return done.stdout
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium in the PATH")
+def test_a_browser_shows_the_source_of_the_token_that_is_pointed_at(night: Sources, tmp_path: Path) -> None:
+    copies = np.load(night.night.folder(night.out, "copies") / "sources.npy")
+    moved = np.argwhere(copies[:20, :, 2] != np.arange(8))[0]  # from another position than its own
+    for name, picture, token in (("copies", *moved.tolist()), ("two words", 2, 3)):
+        sources = np.load(night.night.folder(night.out, name) / "sources.npy")
+        _, ordinal, position = sources[picture, token]
+        dom = in_browser(night.out / "report.html", f"{name.replace(' ', '%20')}/{picture}/{token}", tmp_path)
+        said = re.search(r'id="token">([^<]*)<', dom)
+        assert said
+        assert said[1].startswith(f"Token {token + 1} of 8 is ")
+        assert f"token {position + 1} of shapes #{ordinal}, class " in said[1]
+        assert re.search(rf'<section class="wall shown" id="{name}"', dom)

@@ -1,0 +1,71 @@
+"""A small finished night, made with a codec that costs nothing."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagegram import tokenizing
+from imagegram.generating import Request, generate, reconstruct_held_out
+from imagegram.index.build import build_index
+from imagegram.measure import coherence
+from imagegram.measure.control import read_control
+from imagegram.report.night import HELD_OUT, Night
+from imagegram.report.page import Sources, write_page
+from imagegram.report.thumbnails import Originals
+from imagegram.sampling.settings import Settings
+from tests.support.fake_codec import FakeCodec
+
+SAMPLERS = {
+    "copies": Settings("ntd", context=4),
+    "two words": Settings("aligned", context=1),  # names may hold what HTML and CSS do not like
+    "unigram": Settings("aligned", context=0),
+}
+
+
+class ColourCodec(FakeCodec):
+    """Eight tokens an image, of few values; an image has the colour of its tokens' sum."""
+
+    tokens_per_image = 8
+    vocab_size = 27
+    levels: tuple[int, ...] = (3, 3, 3)
+
+    def encode(self, images: Tensor) -> NDArray[np.uint16]:
+        sums = images.long().flatten(1).unflatten(1, (8, -1)).sum(2)
+        return (sums // 3000 % self.vocab_size).numpy().astype(np.uint16)
+
+    def decode(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> Tensor:
+        sums = torch.tensor([[int(row.sum()), int(row[0]) * 9, len(row) * 20] for row in tokens])
+        return (sums % 256).to(torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
+
+
+def small_night(out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500),), failed: str = "") -> Sources:
+    """A night over (data set, images) with a page in `out`; `failed`: a sampler that is said to have failed."""
+    codec = ColourCodec()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizing, "load_codec", lambda name: codec)
+        patch.setattr(coherence, "STEPS", 2)
+        folders = [
+            tokenizing.tokenize_dataset(name, out / f"tokens-{name}", images=images, workers=0)
+            for name, images in datasets
+        ]
+        index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
+        control = read_control(index)
+        night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: asdict(s) for n, s in SAMPLERS.items()})
+        for name, settings in SAMPLERS.items():
+            if name != failed:
+                generate(index, codec, control, Request(settings, 40, 20, 3, strips=2), night.folder(out, name))
+        if failed:
+            night.failed[failed] = "a reason with <angles>"
+        reconstruct_held_out(index, codec, control, Request(Settings(), 20, 20, 3), night.folder(out, HELD_OUT))
+        night.write(out)
+        sources = Sources(out, night, index, control, Originals(folders))
+        write_page(sources)
+    return sources
