@@ -44,8 +44,10 @@ STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... t
 @dataclass
 class Config:
     dataset: str = "digits"  # what tokenize_fast.py takes
-    split: str = "train"
+    split: str = ""  # of a data set that has splits; "": train
     images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
+    image_column: str = ""  # "": found by type and name, as in tokenize_fast.py
+    label_column: str = ""
     codec: str = "tiny"
     out: Path = Path("data/demo")
     sequences: int = 1000  # sampled and measured for each sampler
@@ -61,7 +63,15 @@ def main(config: Config) -> None:
     started = time.monotonic()
 
     print("1. Tokenize")
-    tokens = tokenize_dataset(config.dataset, config.out / "tokens", config.codec, config.split, config.images)
+    tokens = tokenize_dataset(
+        config.dataset,
+        config.out / "tokens",
+        config.codec,
+        config.split,
+        config.images,
+        config.image_column,
+        config.label_column,
+    )
 
     print("2. Build the index")
     index = build_index([tokens.path], config.out / "index_input", config.out / "index")

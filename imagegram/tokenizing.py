@@ -27,7 +27,7 @@ def tokenize_dataset(
     dataset: str,
     out: Path,
     codec: str = "tiny",
-    split: str = "train",
+    split: str = "",
     images: int = 0,
     image_column: str = "",
     label_column: str = "",
@@ -47,6 +47,8 @@ def tokenize_dataset(
     source = open_dataset(dataset, split, images, model.image_size, image_column, label_column)
     manifest = _manifest(source, model, held_out_share, shard_size)
     first = rank == 0  # speaks for all
+    if first:
+        print("\n".join(source.describe()))
     with run_lock(out, f".lock-{rank}"):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
@@ -62,10 +64,8 @@ def tokenize_dataset(
         if first:
             for shard, problem in folder.damaged().items():
                 print(f"{out}: shard {shard}: {problem}; tokenized again")
-            if source.flaw:
-                print(f"warning: {source.flaw}")
             todo = f"{len(pending)} of {folder.shards} shards to tokenize with {model.name}"
-            print(f"{source.name}: {len(source)} images, {todo} in {world_size} process{'es' * (world_size > 1)}")
+            print(f"{todo} in {world_size} process{'es' * (world_size > 1)}")
         started = time.monotonic()
         progress = _Progress(folder, pending, mine, shown=first)
         with progress.bar, worker_errors_as_user_errors():

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from imagegram.cli import UserError
@@ -30,7 +29,7 @@ class _Preprocessed(Dataset[Item]):
     def __getitem__(self, i: int) -> Item:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore")  # of Pillow: one for each slightly broken EXIF, without its name
                 image, label = self.source.read(i)
                 return i, preprocess(image, self.size).numpy(), label, ""
         except Exception as error:  # recorded with its reason by whoever reads the batch

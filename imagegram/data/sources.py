@@ -1,48 +1,36 @@
-"""Data sets and preprocessing: whatever `--dataset` names becomes RGB images of the codec's size.
+"""Data sets: whatever `--dataset` names, found, and given to the reader of its kind.
 
-A source is a map-style data set: `source[i]` gives the picture and the label of ordinal `i`, or raises.
+A source is a map-style data set: `source.read(i)` gives the picture and the label of ordinal `i`, or raises.
 """
 
+import dataclasses
 import hashlib
-import io
-import tarfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data import shapes
+from imagegram.data import arrays, folders, shapes, tables, tars
+from imagegram.data.source import Source as Source
+from imagegram.data.source import Wanted, first_names, printable
+from imagegram.data.tree import COMPRESSED, IDX, KINDS, Tree, endings, survey
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set: `read(i)` -> (picture, label or -1); `fingerprint` changes when its content does."""
-
-    name: str
-    split: str
-    fingerprint: str
-    size: int
-    read: Callable[[int], tuple[Image.Image, int]]
-    class_names: tuple[str, ...] = ()
-    image_column: str = ""
-    label_column: str = ""
-    name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
-    flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
-
-    def __len__(self) -> int:
-        return self.size
+UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
+READERS: dict[str, Callable[[str, Tree, Wanted], Source]] = {
+    "pictures": folders.read_folder,
+    "tars": tars.read_tars,
+    "tables": tables.read_parquet,
+    "idx": arrays.read_idx,
+    "npz": arrays.read_npz,
+}
 
 
 def open_dataset(
     name: str,
-    split: str = "train",
+    split: str = "",
     images: int = 0,
     image_size: int = 32,
     image_column: str = "",
@@ -51,33 +39,79 @@ def open_dataset(
     """Open what `--dataset` names; UserError with the remedy where that fails.
 
     `images` takes the first so many (0: all). `image_size` is the resolution that procedural shapes are drawn at.
-    The columns of a Hugging Face data set are found by their types unless they are named.
+    Split and columns are found by their names and types unless they are named; what does not apply is refused.
     """
-    if name == "digits":
-        source = _digits()
-    elif name == "shapes":
-        source = _shapes(images or MANY_SHAPES, image_size)
-    elif (path := Path(name)).exists():
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            source = _hugging_face(name, split, image_column, label_column)
-        elif path.suffix == ".tar" or any(path.glob("*.tar")):
-            source = _tars(name, [path] if path.is_file() else sorted(path.glob("*.tar")))
-        elif path.is_dir():
-            source = _folder(path)
-        else:
-            raise UserError(f"{name} is neither a folder nor a .tar file")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".tar"):
+    wanted = Wanted(split, image_column, label_column)
+    path = Path(name)
+    if name in ("digits", "shapes"):
+        wanted.refuse(name, "made here", "split", "image_column", "label_column")
+        source = _digits() if name == "digits" else _shapes(images or MANY_SHAPES, image_size)
+    elif path.is_dir():
+        source = _open_folder(name, path, wanted)
+    elif path.exists():
+        source = _open_file(name, path, wanted)
+    elif path.is_symlink():
+        raise UserError(f"{name} is a link whose target is gone")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".tar", ".npz", ".parquet"):
         raise UserError(f"no data set at {name}: there is no such file or folder")
     else:
-        source = _hugging_face(name, split, image_column, label_column)
+        source = tables.read_hub(name, wanted)
     if images > len(source):
         raise UserError(f"{name} has {len(source)} images, {images} were asked for")
-    fields = {**vars(source), "size": images or len(source)}
-    return Source(**fields)
+    return dataclasses.replace(source, size=images or len(source))
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
+    """A data set that is one file."""
+    tree = Tree(path.parent)
+    lower = path.name.lower()
+    if lower.endswith((*COMPRESSED, ".zip", ".7z", ".rar")):
+        raise UserError(f"{name} is compressed, and its pictures cannot be read one by one: {UNPACK}, or unpack it")
+    if IDX.search(lower):  # its labels stand beside it
+        beside = path.with_name(arrays.labels_of(path.name))
+        tree.files["idx"] = [file.name for file in (path, beside) if file.exists()]
+        return arrays.read_idx(name, tree, wanted)
+    kind = {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(path.suffix.lower(), "")
+    if not kind:
+        remedy = ": give the folder that it lies in" if path.suffix.lower() in endings() else ""
+        raise UserError(f"{name} is neither a folder nor a .tar, .parquet, .npz or IDX file{remedy}")
+    tree.files[kind] = [path.name]
+    return READERS[kind](name, tree, wanted)
+
+
+def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
+    """A folder: saved by `datasets`, or of files of one kind; UserError where there is more than one."""
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return tables.read_saved(name, wanted)
+    tree = survey(path)
+    # Tables of captions and archives of statistics often lie beside pictures: they are no data sets.
+    for kind, holds_pictures in (("tables", tables.holds_pictures), ("npz", arrays.holds_pictures)):
+        for file in list(tree.files[kind]):
+            if not holds_pictures(path / file):
+                tree.files[kind].remove(file)
+                tree.leave_out(f"{KINDS[kind]} without pictures", file)
+    present = [kind for kind in KINDS if tree.files[kind]]
+    if "compressed" in present and present != ["compressed"] and "tars" not in present:
+        for file in tree.files["compressed"]:  # what the others were unpacked from
+            tree.leave_out(KINDS["compressed"], file)
+        present.remove("compressed")
+    if len(present) > 1:
+        found = "; ".join(f"{len(tree.files[k])} {KINDS[k]} ({first_names(tree.files[k][:2])})" for k in present)
+        raise UserError(
+            f"{name} holds more than one kind of data: {found}. Name the folder or file of one of them, or move the "
+            "others elsewhere"
+        )
+    if present == ["saved"]:
+        raise UserError(f"{name} holds data sets saved by `datasets`: name one, {first_names(tree.files['saved'])}")
+    if present == ["compressed"]:
+        raise UserError(f"{name} holds compressed tar files ({first_names(tree.files['compressed'])}): {UNPACK}")
+    if not present:
+        left = "; ".join(f"{out.count} {out.reason}, e.g. {out.example}" for out in tree.left_out())
+        raise UserError(
+            f"{printable(name)} holds no images, no .tar, .parquet, .npz or IDX files and no saved data set"
+            + (f" (it holds {left})" if left else "")
+        )
+    return READERS[present[0]](name, tree, wanted)
 
 
 def _digits() -> Source:
@@ -93,6 +127,7 @@ def _digits() -> Source:
         size=len(values),
         read=lambda i: (Image.fromarray(values[i]), labels[i]),
         class_names=tuple("0123456789"),
+        kind="scikit-learn's handwritten digits",
     )
 
 
@@ -102,123 +137,4 @@ def _shapes(images: int, image_size: int) -> Source:
         return Image.fromarray(pixels), label
 
     drawn = hashlib.sha256(b"".join(shapes.scene(0, i)[0].tobytes() for i in range(16))).hexdigest()[:16]
-    return Source("shapes", "seed 0", drawn, images, read, class_names=shapes.KINDS)
-
-
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
-def _folder(path: Path) -> Source:
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
-    if not files:
-        raise UserError(f"{path} holds no images ({', '.join(sorted(EXTENSIONS))}), no .tar and no saved data set")
-    parts = [f.relative_to(path).parts for f in files]
-    classes = sorted({p[0] for p in parts if len(p) > 1})
-    labels = [classes.index(p[0]) if len(p) > 1 else -1 for p in parts]
-    return Source(
-        name=str(path),
-        split="all",
-        fingerprint=_digest(*(f"{f.relative_to(path)} {f.stat().st_size}" for f in files)),
-        size=len(files),
-        read=lambda i: (_open(files[i].read_bytes()), labels[i]),
-        class_names=tuple(classes),
-    )
-
-
-def _tars(name: str, paths: Sequence[Path]) -> Source:
-    """WebDataset tars: one sample a key, its picture in KEY.jpg (or .png, ...), its label in KEY.cls."""
-    pictures: list[tuple[Path, int, int]] = []  # file, offset, bytes
-    keys: list[tuple[Path, str]] = []
-    labels: dict[tuple[Path, str], int] = {}
-    flaws = []
-    for path in paths:
-        length = path.stat().st_size
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    if member.offset_data + member.size > length:
-                        raise tarfile.ReadError("unexpected end of data")
-                    key, dot, suffix = member.name.partition(".")
-                    if f".{suffix}".lower() in EXTENSIONS:
-                        pictures.append((path, member.offset_data, member.size))
-                        keys.append((path, key))
-                    elif dot and suffix == "cls" and (file := tar.extractfile(member)):
-                        labels[path, key] = int(file.read())
-        except (tarfile.ReadError, EOFError) as error:
-            flaws.append(f"{path.name}: {error}; its complete samples are kept")
-    if not pictures:
-        raise UserError(f"{name} holds no images{': ' if flaws else ''}{'; '.join(flaws)}")
-
-    def read(i: int) -> tuple[Image.Image, int]:
-        path, offset, size = pictures[i]
-        with path.open("rb") as f:
-            f.seek(offset)
-            return _open(f.read(size)), labels.get(keys[i], -1)
-
-    return Source(
-        name=name,
-        split="all",
-        fingerprint=_digest(*(f"{p.name} {offset} {size}" for p, offset, size in pictures)),
-        size=len(pictures),
-        read=read,
-        class_names=tuple(str(i) for i in range(max(labels.values(), default=-1) + 1)),
-        flaw="; ".join(flaws),
-    )
-
-
-def _hugging_face(name: str, split: str, image_column: str, label_column: str) -> Source:
-    import datasets
-    import huggingface_hub
-
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries would bury the one line that helps
-    try:
-        if Path(name).exists():
-            data: Any = datasets.load_from_disk(name)
-            if isinstance(data, datasets.DatasetDict):
-                if split not in data:
-                    raise UserError(f"{name} has no split {split!r}; it has {', '.join(data)}")
-                data = data[split]
-        else:
-            data = datasets.load_dataset(name, split=split)
-    except UserError:
-        raise
-    except IndexError:  # how datasets says that a saved one has no rows
-        raise UserError(f"the data set {name!r} has no images") from None
-    except Exception as error:  # the hub, its cache and its builders fail in ways of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot load the data set {name!r}, split {split!r} ({reason}): check the name and the connection, "
-            "or give digits, shapes, a folder of images, of .tar files or saved by datasets"
-        ) from None
-
-    def column(given: str, kind: type, what: str) -> str:
-        if given and given not in data.features:
-            raise UserError(f"{name} has no column {given!r}; it has {', '.join(data.features)}")
-        return given or next((c for c, feature in data.features.items() if isinstance(feature, kind)), "")
-
-    image_column = column(image_column, datasets.Image, "image")
-    label_column = column(label_column, datasets.ClassLabel, "label")
-    if not image_column:
-        raise UserError(
-            f"{name} has no image column (columns: {', '.join(data.features)}): name it with --image-column"
-        )
-    fingerprint, label_feature = data._fingerprint, data.features.get(label_column)
-    data = data.cast_column(image_column, datasets.Image(decode=False))  # a bad picture must not stop the others
-
-    def read(i: int) -> tuple[Image.Image, int]:
-        row = data[i]
-        cell = row[image_column]
-        picture = _open(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
-        return picture, int(row[label_column]) if label_column else -1
-
-    return Source(
-        name=name,
-        split=split,
-        fingerprint=fingerprint,
-        size=len(data),
-        read=read,
-        class_names=tuple(getattr(label_feature, "names", ())),
-        image_column=image_column,
-        label_column=label_column,
-    )
+    return Source("shapes", "seed 0", drawn, images, read, class_names=shapes.KINDS, kind="procedural scenes")

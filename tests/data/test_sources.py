@@ -85,7 +85,7 @@ def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Ima
 
 def test_a_table_without_pictures_asks_for_the_column(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(UserError, match=r"no image column \(columns: text\)"):
+    with pytest.raises(UserError, match=r"no image column \(columns: text \(string\)\)"):
         open_dataset(str(tmp_path / "saved"))
 
 

@@ -1,0 +1,98 @@
+"""A folder of pictures, with the rules of torchvision's ImageFolder: a class is a folder at the top, in sorted order.
+
+Beyond those rules: folders at the top that are named like splits (train/, test/) are splits, a lone folder that only
+holds folders is a wrapping around the classes, pictures beside the class folders have no class, and the endings are all
+that Pillow knows.
+"""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.labels import from_texts
+from imagegram.data.source import Source, Wanted, contents_of, digest, first_names, open_picture, printable
+from imagegram.data.splits import choose, kind_of
+from imagegram.data.tree import Tree
+
+
+def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
+    """The pictures of a walked folder; UserError where its folders may be classes or splits."""
+    wanted.refuse(name, "a folder of pictures, whose classes are its folders", "image_column", "label_column")
+    pictures, prefix, split, notes = _resolve(name, tree, wanted.split)
+    # 1) The class is the first folder below the data set's own.
+    inside = [path.removeprefix(prefix) for path in pictures]
+    labels, class_names = from_texts([path.partition("/")[0] if "/" in path else None for path in inside])
+    unlabelled = int(np.sum(labels == -1))
+    if unlabelled and class_names:
+        notes.append(f"{unlabelled} images beside the class folders: label -1")
+
+    # 2) Names and contents make the fingerprint, not the place and not the dates.
+    files = [tree.root / path for path in pictures]
+    contents = contents_of([(file, 0, None) for file in files])
+    parts = (os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True))
+    fingerprint = digest(parts)
+
+    def read(i: int) -> tuple[Image.Image, int]:
+        if reason := tree.unreadable.get(pictures[i]):
+            raise FileNotFoundError(reason)
+        return open_picture(files[i].read_bytes()), int(labels[i])
+
+    return Source(
+        name=name,
+        split=split,
+        fingerprint=fingerprint,
+        size=len(pictures),
+        read=read,
+        class_names=class_names,
+        kind="a folder of pictures",
+        notes=tuple(notes),
+        left_out=tree.left_out(),
+        name_of=lambda i: printable(pictures[i]),
+    )
+
+
+def _resolve(name: str, tree: Tree, wanted: str) -> tuple[list[str], str, str, list[str]]:
+    """The pictures to read, the folder (with "/") that holds the class folders, the split, and what to say."""
+    pictures = tree.files["pictures"]
+    prefix = ""
+    notes: list[str] = []
+    while True:
+        inside = [path.removeprefix(prefix) for path in pictures]
+        tops = sorted({path.partition("/")[0] for path in inside if "/" in path})
+        if split_folders := [top for top in tops if kind_of(top)]:
+            break
+        # A lone folder whose pictures all lie in folders of their own wraps the classes, or the splits.
+        if len(tops) != 1 or not all(path.count("/") >= 2 for path in inside):
+            break
+        prefix += f"{tops[0]}/"
+        notes.append(f"the folder {printable(prefix)} holds everything: the classes are the folders in it")
+
+    deep = any(path.count("/") >= 2 for path in inside if path.partition("/")[0] in split_folders)
+    kinds = {kind_of(top) for top in split_folders}
+    if not split_folders or (len(kinds) == 1 and not deep and len(tops) > 1):  # one class may be called `train`
+        if wanted:
+            folders = f"its folders are {first_names(tops)}" if tops else "it holds pictures only"
+            raise UserError(f"--split {wanted} does not apply: {name} has no splits ({folders}). Leave the option out")
+        return pictures, prefix, "all", notes
+
+    others = [top for top in tops if top not in split_folders]
+    if others:
+        raise UserError(
+            f"{name} holds folders that are named like splits ({first_names(split_folders)}) beside others "
+            f"({first_names(others)}): say which one is meant with --dataset {tree.root}/{prefix}{split_folders[0]}"
+        )
+    split = choose(name, split_folders, wanted)
+    rest: dict[str, list[str]] = {}
+    for path, below in zip(pictures, inside, strict=True):
+        top = below.partition("/")[0] if "/" in below else ""
+        if top != split:
+            rest.setdefault(top, []).append(path)
+    for top, files in rest.items():
+        tree.leave_out(
+            f"images of the split {printable(top)}" if top else "images beside the splits", files[0], len(files)
+        )
+    prefix += f"{split}/"
+    notes.append(f"split {printable(split)} of {first_names(split_folders)} (--split)")
+    return [path for path in pictures if path.startswith(prefix)], prefix, split, notes

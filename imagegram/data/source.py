@@ -1,0 +1,158 @@
+"""What every reader of a data set gives: a Source, and what it says about what it found."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+from tqdm import tqdm
+
+from imagegram.cli import UserError
+
+# Other names that people give to a picture's and a label's column, the usual one first.
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "images", "picture")
+LABEL_NAMES = ("label", "labels", "class", "cls", "class_id", "class_name", "target")
+WHOLE = 1_000_000_000  # bytes: a data set up to this size is hashed whole, a larger one from pieces of every file
+PIECE = 4096  # bytes at the beginning, in the middle and at the end of a file
+METADATA = 2**28  # bytes of text and colour profile that a PNG may carry beside its pixels
+SHOWN = 8  # names in a line
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a command asks of a data set; "" where it leaves the choice to the reader."""
+
+    split: str = ""
+    image_column: str = ""
+    label_column: str = ""
+
+    def refuse(self, name: str, what: str, *options: str) -> None:
+        """UserError where an option was given that this kind of data set does not have."""
+        for option in options:
+            if given := getattr(self, option):
+                raise UserError(
+                    f"--{option.replace('_', '-')} {given} does not apply: {name} is {what}. Leave the option out"
+                )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files (or members, or pictures) that are no part of the data set, and why."""
+
+    reason: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: `read(i)` -> (picture, label or -1); `fingerprint` changes when its content does."""
+
+    name: str
+    split: str
+    fingerprint: str
+    size: int
+    read: Callable[[int], tuple[Image.Image, int]]
+    class_names: tuple[str, ...] = ()
+    image_column: str = ""
+    label_column: str = ""
+    kind: str = ""  # what it is, in words
+    notes: tuple[str, ...] = ()  # what was chosen or assumed, a line each
+    left_out: tuple[LeftOut, ...] = ()
+    name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
+    flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
+
+    def __len__(self) -> int:
+        return self.size
+
+    def describe(self) -> list[str]:
+        """What was found, in lines for people: kind, images, classes, columns, what was left out and why."""
+        lines = [f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"]
+        lines += [f"  {note}" for note in self.notes]
+        if self.class_names:
+            count = len(self.class_names)
+            lines.append(f"  {count} class{'es' * (count != 1)}: {first_names(self.class_names)}")
+        else:
+            lines.append("  no classes: every image has label -1")
+        for left in self.left_out:
+            lines.append(f"  left out: {left.count} {left.reason}, e.g. {left.example}")
+        if self.flaw:
+            lines.append(f"  warning: {self.flaw}")
+        return lines
+
+
+def first_names(names: Iterable[object]) -> str:
+    """Some names in a line, with the number of those that it does not show."""
+    everything = [printable(str(name)) for name in names]
+    more = f" and {len(everything) - SHOWN} more" if len(everything) > SHOWN else ""
+    return ", ".join(everything[:SHOWN]) + more
+
+
+def printable(name: str) -> str:
+    """A name as one line of valid text: bytes of file names that are no UTF-8, and line ends, are spelled out."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """A picture from the bytes of its file. What stands beside its pixels may be large."""
+    PngImagePlugin.MAX_TEXT_CHUNK = METADATA
+    PngImagePlugin.MAX_TEXT_MEMORY = METADATA
+    return Image.open(io.BytesIO(data))
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A short hash of a sequence of byte strings, whose limits count."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()[:16]
+
+
+def content_of(path: Path, whole: bool, start: int = 0, size: int | None = None) -> bytes:
+    """A hash of a file, or of `size` bytes of it from `start` on: of all bytes, or of three pieces and the length.
+
+    b"unreadable" where it cannot be read, so that a file which is mended later counts as changed.
+    """
+    state = hashlib.sha256()
+    try:
+        with path.open("rb") as f:
+            length = os.fstat(f.fileno()).st_size if size is None else size
+            state.update(length.to_bytes(8, "little"))
+            if whole:
+                f.seek(start)
+                left = length
+                while left and (data := f.read(min(left, 2**20))):
+                    state.update(data)
+                    left -= len(data)
+            else:
+                for place in sorted({0, max(0, length // 2 - PIECE // 2), max(0, length - PIECE)}):
+                    f.seek(start + place)
+                    state.update(f.read(min(PIECE, length - place)))
+    except OSError:
+        return b"unreadable"
+    return state.digest()
+
+
+def contents_of(files: list[tuple[Path, int, int | None]]) -> Iterator[bytes]:
+    """`content_of` many files or parts of files (path, start, size or None), read by several threads.
+
+    All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the same data set.
+    """
+    total = 0
+    for path, _, size in files:
+        try:
+            total += path.stat().st_size if size is None else size
+        except OSError:
+            continue
+        if total > WHOLE:
+            break
+    whole = total <= WHOLE
+    with ThreadPoolExecutor(16) as pool:
+        results = pool.map(lambda file: content_of(file[0], whole, file[1], file[2]), files)
+        yield from tqdm(results, total=len(files), unit="file", desc="comparing", delay=5, leave=False)

@@ -1,0 +1,256 @@
+"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and parquet files.
+
+Columns are found by their types and usual names; where more than one could be meant, the choices are named.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.labels import from_numbers, from_texts
+from imagegram.data.source import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    LeftOut,
+    Source,
+    Wanted,
+    contents_of,
+    digest,
+    first_names,
+    open_picture,
+)
+from imagegram.data.splits import choose, files_of_split
+from imagegram.data.tree import Tree
+
+BYTES = ("binary", "large_binary")
+TEXT = ("string", "large_string")
+
+
+def read_hub(name: str, wanted: Wanted) -> Source:
+    """A data set of the hub, or of its cache."""
+    import datasets
+
+    split = wanted.split or "train"
+    with _errors_in_one_line(name, split):
+        data = datasets.load_dataset(name, split=split)
+    return _read_table(name, data, split, wanted, "a data set of the Hugging Face hub", data._fingerprint)
+
+
+def read_saved(name: str, wanted: Wanted) -> Source:
+    """What `save_to_disk` wrote: one data set, or several splits."""
+    import datasets
+
+    with _errors_in_one_line(name, wanted.split):
+        data = datasets.load_from_disk(name)
+    notes = []
+    split = wanted.split
+    if isinstance(data, datasets.DatasetDict):
+        split = choose(name, list(data), wanted.split)
+        notes.append(f"split {split} of {', '.join(data)} (--split)")
+        data = data[split]
+    elif split and split != str(data.split):
+        raise UserError(f"--split {split} does not apply: {name} is one saved data set. Leave the option out")
+    return _read_table(name, data, split or "train", wanted, "a saved data set", data._fingerprint, notes)
+
+
+def read_parquet(name: str, tree: Tree, wanted: Wanted) -> Source:
+    """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy in its cache."""
+    import datasets
+
+    split, files, note = files_of_split(name, tree.files["tables"], wanted.split)
+    for file in tree.files["tables"]:
+        if file not in files:
+            tree.leave_out("parquet files of other splits", file)
+    paths = [tree.root / file for file in files]
+    with _errors_in_one_line(name, split):
+        data = datasets.load_dataset("parquet", data_files=[str(path.resolve()) for path in paths], split="train")
+    # The library's own fingerprint knows the files by path and date.
+    contents = contents_of([(path, 0, None) for path in paths])
+    fingerprint = digest(file.encode() + b"\0" + content for file, content in zip(files, contents, strict=True))
+    kind = f"{len(files)} parquet file{'s' * (len(files) > 1)}"
+    return _read_table(name, data, split, wanted, kind, fingerprint, [note] if note else [], tree.left_out())
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a parquet file has a column that may be a picture; img2dataset writes others beside its tars."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    except (OSError, ValueError, pyarrow.ArrowException):
+        return True  # broken: whoever reads it says how
+    return bool(_image_candidates(features))
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(name: str, split: str) -> Iterator[None]:
+    """The hub, its cache and its builders fail in ways of their own: one line, with what to try."""
+    import huggingface_hub
+
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries would bury the one line that helps
+    try:
+        yield
+    except UserError:
+        raise
+    except IndexError:  # how datasets says that a saved one has no rows
+        raise UserError(f"the data set {name!r} has no images") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        shown = f", split {split!r}" if split else ""
+        raise UserError(
+            f"cannot load the data set {name!r}{shown} ({reason}): check the name and the connection, or give digits, "
+            "shapes, a folder of images, of .tar files, of parquet files, of IDX files, or one saved by datasets"
+        ) from None
+
+
+def _read_table(
+    name: str,
+    data: Any,
+    split: str,
+    wanted: Wanted,
+    kind: str,
+    fingerprint: str,
+    notes: Sequence[str] = (),
+    left_out: tuple[LeftOut, ...] = (),
+) -> Source:
+    import datasets
+
+    # 1) The columns, and the labels all at once: a fault of the labels is none of the pictures.
+    image_column = _image_column(name, data.features, wanted.image_column)
+    label_column = _label_column(name, data.features, wanted.label_column)
+    labels, class_names, note = _labels(name, data, label_column)
+    rest = sorted(set(data.features) - {image_column, label_column})
+    used = f"images from column {image_column!r}, "
+    used += f"labels from {label_column!r}" if label_column else "no label column"
+    used += f"; not used: {first_names(rest)}" if rest else ""
+
+    # 2) A bad picture must not stop the others: bytes are decoded one row at a time.
+    data = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    if len(data) and (cell := data[0][image_column]) and cell["bytes"] is None and not Path(cell["path"]).exists():
+        raise UserError(
+            f"column {image_column!r} of {name} holds no pictures and names no files: {cell['path'][:60]!r}"
+        )
+
+    def read(i: int) -> tuple[Image.Image, int]:
+        cell = data[i][image_column]
+        if cell is None:
+            raise ValueError("the row has no picture")
+        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        return open_picture(content), int(labels[i])
+
+    return Source(
+        name=name,
+        split=split,
+        fingerprint=fingerprint,
+        size=len(data),
+        read=read,
+        class_names=class_names,
+        image_column=image_column,
+        label_column=label_column,
+        kind=kind,
+        notes=tuple(line for line in (*notes, used, note) if line),
+        left_out=left_out,
+        name_of=lambda i: f"row {i}",
+    )
+
+
+def _holds_image(feature: object) -> bool:
+    """Whether a feature is a picture, or the bytes or the path of one."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {"bytes", "path"} >= set(feature) >= {"bytes"}
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (*BYTES, *TEXT)
+
+
+def _image_candidates(features: Any) -> list[str]:
+    """Columns of pictures: by their type, else structs of bytes and path, else bytes under a usual name."""
+    import datasets
+
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    structs = [name for name, feature in features.items() if isinstance(feature, dict) and _holds_image(feature)]
+    named = [name for name, feature in features.items() if name in IMAGE_NAMES and _dtype(feature) in BYTES]
+    return typed or structs or named
+
+
+def _dtype(feature: object) -> str:
+    return str(getattr(feature, "dtype", ""))
+
+
+def _described(features: Any) -> str:
+    """The columns with their types, in a line."""
+    return first_names(f"{name} ({_dtype(f) if _dtype(f) else type(f).__name__})" for name, f in features.items())
+
+
+def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
+    """The only candidate, else the one with a usual name; UserError with the choices."""
+    if len(candidates) < 2:
+        return candidates[0] if candidates else ""
+    for word in usual:
+        if word in candidates:
+            return word
+    raise UserError(f"{name} has several columns that may be meant, {', '.join(candidates)}: name one with --{option}")
+
+
+def _given(name: str, features: Any, given: str) -> None:
+    if given and given not in features:
+        raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
+
+
+def _image_column(name: str, features: Any, given: str) -> str:
+    """The column of pictures; UserError where there is none, or another type in the one that was named."""
+    _given(name, features, given)
+    column = given or _one_of(name, _image_candidates(features), IMAGE_NAMES, "image-column")
+    if not column:
+        raise UserError(f"{name} has no image column (columns: {_described(features)}): name it with --image-column")
+    if not _holds_image(features[column]):
+        raise UserError(
+            f"column {column!r} of {name} holds {_dtype(features[column]) or type(features[column]).__name__}, not one "
+            f"picture a row (columns: {_described(features)})"
+        )
+    return column
+
+
+def _label_column(name: str, features: Any, given: str) -> str:
+    """The column of labels, "" where there is none; UserError where the named one holds no classes."""
+    import datasets
+
+    def classes(feature: object) -> bool:
+        dtype = _dtype(feature)
+        return isinstance(feature, datasets.ClassLabel) or dtype in TEXT or dtype == "bool" or "int" in dtype
+
+    _given(name, features, given)
+    if given and not classes(features[given]):
+        kind = _dtype(features[given]) or type(features[given]).__name__
+        raise UserError(f"column {given!r} of {name} holds {kind}, no classes: integers, strings or ClassLabel")
+    typed = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
+    return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")
+
+
+def _labels(name: str, data: Any, column: str) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
+    """Labels int32 [n] (-1: none), class names, and what to say of them."""
+    import datasets
+
+    if not column:
+        return np.full(len(data), -1, np.int32), (), ""
+    feature = data.features[column]
+    values = data.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    missing = sum(value is None for value in values)
+    note = f"{missing} rows without a label: -1" if missing else ""
+    if isinstance(feature, datasets.ClassLabel):
+        labels = np.array([-1 if value is None else value for value in values], np.int32)
+        return labels, tuple(feature.names), note
+    if _dtype(feature) in TEXT:
+        labels, classes = from_texts(values)
+        return labels, classes, note
+    labels, classes, changed = from_numbers([None if value is None else int(value) for value in values])
+    return labels, classes, "; ".join(line for line in (changed, note) if line)
