@@ -1,0 +1,74 @@
+"""Corpora of the scaling study: so many training images of a data set, from which an index of their own is built."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.tokenizing import tokenize_dataset
+from imagegram.tokens import TokenFolder
+
+CORPORA = 3  # disjoint ones of a size, where there are images enough
+SMALLEST = 100  # images, of a data set that is not unlimited
+
+
+@dataclass(frozen=True)
+class Data:
+    """A tokenized data set: training images [n, L], held-out images [m, L], each in the data set's order."""
+
+    name: str
+    folder: TokenFolder
+    training: NDArray[np.uint16]
+    held_out: NDArray[np.uint16]
+    held_out_labels: NDArray[np.int32]
+
+    def corpus(self, images: int, number: int) -> NDArray[np.uint16]:
+        """Corpus `number` of so many training images [images, L]. Those of a size are disjoint; number 0 of every size
+        holds number 0 of every smaller one."""
+        return self.training[number * images : (number + 1) * images]
+
+    def corpora(self, images: int) -> int:
+        """How many disjoint corpora of so many images there are."""
+        return min(CORPORA, len(self.training) // images)
+
+
+def load(dataset: str, images: int, out: Path, codec: str) -> Data:
+    """Tokenize a data set into `out`/NAME/tokens, if that is not done, and read it. NAME: the last part of its name."""
+    name = Path(dataset).name
+    folder = tokenize_dataset(dataset, out / name / "tokens", codec, images=images)
+    corpus = folder.load()
+    indexed = ~corpus.held_out
+    return Data(name, folder, corpus.tokens[indexed], corpus.tokens[corpus.held_out], corpus.labels[corpus.held_out])
+
+
+def sizes(data: Data, wanted: tuple[int, ...]) -> list[int]:
+    """The sizes of corpora: of the scenes those that are wanted, of other data all and quarters of it."""
+    n = len(data.training)
+    if data.name == "shapes":
+        return [size for size in wanted if size <= n]
+    if n < SMALLEST:
+        raise UserError(f"{data.name} has {n} images to index: a study needs {SMALLEST}")
+    return [size for i in range(5, -1, -1) if (size := n // 4**i) >= SMALLEST]
+
+
+def open_index(data: Data, images: int, number: int, place: Path) -> Index:
+    """The index of a corpus, built below `place` where that is not done; what the build prints goes to a log there."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows = data.corpus(images, number)
+    manifest = replace(
+        data.folder.manifest,
+        dataset=f"{data.name}, corpus {number} of {images}",
+        images=len(rows),
+        held_out_share=0.0,
+        shard_size=max(len(rows), 1),
+    )
+    folder = TokenFolder.create(place / "tokens", manifest)
+    for shard in folder.pending():
+        folder.write(shard, rows, np.full(len(rows), -1), {}, 0.0)
+    with (place / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+        return build_index([folder.path], place / "index_input", place / "index")
