@@ -84,9 +84,7 @@ def draw_bits(path: Path, table: Table, datasets: list[str], neural: dict[str, A
                 sizes, bits = zip(*points, strict=True)
                 axes.plot(sizes, bits, marker=marker, color="black", lw=1, ls=":", label=f"transformer, {model}")
         axes.set(title=TITLES.get(dataset, dataset))
-    all_axes[0].legend(fontsize=8)
-    if neural:
-        all_axes[-1].legend(fontsize=8)
+    _legend(all_axes)
     _save(figure, path)
 
 
@@ -98,7 +96,7 @@ def draw_matches(path: Path, table: Table, datasets: list[str]) -> None:
             rows = select(table, dataset, "match_length", sampler=sampler)
             plot_curve(axes, rows, color=METHOD_COLORS[sampler], label=label)
         axes.set(title=TITLES.get(dataset, dataset))
-    all_axes[0].legend(fontsize=8)
+    _legend(all_axes)
     _save(figure, path)
 
 
@@ -161,6 +159,15 @@ def draw_coherence(path: Path, table: Table) -> None:
     axes.set(xscale="log", xlabel="P(exact copy); numbers: tokens of context", ylabel="coherence (1: held-out images)")
     axes.legend(handles=handles, fontsize=8)
     _save(figure, path)
+
+
+def _legend(all_axes: list[Any]) -> None:
+    """One legend, of everything that is drawn in any of the plots."""
+    named = {}
+    for axes in all_axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    all_axes[-1].legend(named.values(), named.keys(), fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _context_colors() -> dict[int, Any]:

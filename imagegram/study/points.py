@@ -55,15 +55,16 @@ def figure_row(sampler: str, context: int, quantity: str, figure: dict[str, floa
 
 
 def counts_point(tokens: Tokens) -> Iterator[Row]:
-    """Exact: P(copy), extraction after the first 1, 2, 4, ... tokens, competitors; collision entropies of n-grams."""
+    """Exact: P(copy), competitors, extraction by `ntd` after the first 1, 2, 4, ... tokens; collision entropies of n-grams."""
     for name, (method, min_images) in COUNTED.items():
         for context, figures in copy_figures(tokens, CONTEXTS, method == "aligned", min_images).items():
             yield row(name, context, "copy_probability", float(np.exp(figures.log_copy)))
             yield row(name, context, "minus_log_copy_probability", -figures.log_copy)
             if min_images == 1:
                 yield row(name, context, "competitors", figures.competitors)
-            for start, chance in figures.extraction.items():
-                yield row(name, context, f"extraction_{start}", chance)
+            if name == "ntd":
+                for start, chance in figures.extraction.items():
+                    yield row(name, context, f"extraction_{start}", chance)
     unbounded = tokens.shape[1]
     copied = copy_figures(tokens, [unbounded], aligned=False)[unbounded]
     yield row("ntd", unbounded, "copy_probability", float(np.exp(copied.log_copy)))

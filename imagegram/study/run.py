@@ -141,7 +141,7 @@ def read_point(out: Path, task: Task, tokens: str) -> dict[str, Any] | None:
 def write_results(out: Path, tasks: list[Task]) -> list[dict[str, Any]]:
     """All points in one table, `out`/results.csv: COLUMNS; returned as well.
 
-    corpus is its number; value, low, high: the figure and its 95 % interval, which is the value where it is exact.
+    corpus is its number; value, low, high: the figure and its 95 % interval, empty where it is exact.
     """
     table = []
     for task in tasks:
@@ -154,5 +154,7 @@ def write_results(out: Path, tasks: list[Task]) -> list[dict[str, Any]]:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for each in table:
-            writer.writerow({key: f"{cell:.6g}" if isinstance(cell, float) else cell for key, cell in each.items()})
+            exact = each["low"] == each["value"] == each["high"]
+            shown = each | {"low": "", "high": ""} if exact else each
+            writer.writerow({key: f"{cell:.5g}" if isinstance(cell, float) else cell for key, cell in shown.items()})
     return table
