@@ -55,7 +55,7 @@ def figure_row(sampler: str, context: int, quantity: str, figure: dict[str, floa
 
 
 def counts_point(tokens: Tokens) -> Iterator[Row]:
-    """Exact: P(copy), competitors, extraction by `ntd` after the first 1, 2, 4, ... tokens; collision entropies of n-grams."""
+    """Exact: P(copy), competitors, extraction by `ntd` after 1, 2, 4, ... tokens; collision entropies of n-grams."""
     for name, (method, min_images) in COUNTED.items():
         for context, figures in copy_figures(tokens, CONTEXTS, method == "aligned", min_images).items():
             yield row(name, context, "copy_probability", float(np.exp(figures.log_copy)))

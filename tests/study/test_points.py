@@ -58,10 +58,10 @@ def test_counted_and_sampled_figures_of_a_corpus(tmp_path: Path) -> None:
     assert rows["ntd", 4, "copy_probability"] == pytest.approx(1)
 
     # A held-out image that is in the corpus matches from its start.
-    rows = {(r["sampler"], r["quantity"]): r["value"] for r in points.bits_point(index, tokens[:50])}
-    assert rows["aligned", "match_length"] == pytest.approx(2.5)
-    assert rows["ntd", "match_length"] == pytest.approx(3.5)
-    assert rows["smoothed", "held_out_bits"] < rows["unigram", "held_out_bits"]
+    figures = {(r["sampler"], r["quantity"]): r["value"] for r in points.bits_point(index, tokens[:50])}
+    assert figures["aligned", "match_length"] == pytest.approx(2.5)
+    assert figures["ntd", "match_length"] == pytest.approx(3.5)
+    assert figures["smoothed", "held_out_bits"] < figures["unigram", "held_out_bits"]
 
 
 def test_the_kernel_predicts_fewer_images_where_the_corpus_is_large() -> None:
