@@ -26,6 +26,8 @@ from imagegram.measure.control import Control
 from imagegram.measure.likelihood import exact_figures
 from imagegram.measure.pictures import describe_pictures
 from imagegram.report import sheets
+from imagegram.report.listening import draw_listening
+from imagegram.sampling.kernel import choose_device, open_kernel
 from imagegram.sampling.sampler import Samples, sample
 from imagegram.sampling.settings import Settings
 
@@ -33,7 +35,7 @@ DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
-SHEETS = ("grid", "sources", "prefixes", "seeds")
+SHEETS = ("grid", "sources", "prefixes", "seeds", "listening")
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 
 
@@ -144,7 +146,8 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
     its nearest training image; sources.png, images beside the training images that their tokens came from;
     prefixes.png and seeds.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens and from
-    several noises, and prefix_IMAGE_TOKENS.png, the former one by one; report.json, written last.
+    several noises, and prefix_IMAGE_TOKENS.png, the former one by one; listening.png, which position listens to which
+    in the fit of the kernel sampler; report.json, written last.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
@@ -327,6 +330,8 @@ def illustrate(
 
     if request.strips:
         drawings |= sheets.strips(decoder, shown[: request.strips], seeds[: min(request.strips, len(shown))])
+    if request.settings.method == "kernel":
+        drawings["listening"] = draw_listening(open_kernel(index, choose_device()).listening().cpu().numpy())
     return drawings | sheets.as_pictures(pictures)
 
 

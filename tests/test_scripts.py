@@ -78,6 +78,7 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
         assert (tokens.shape, tokens.dtype, sources.shape) == ((30, 16), np.uint16, (30, 16, 3))
         assert len(list(folder.glob("image_*.png"))) == 4
         assert Image.open(folder / "grid.png").width > 300
+        assert (folder / "listening.png").exists() == (overnight_run.SAMPLERS[name].method == "kernel")
         report = json.loads((folder / "report.json").read_text())
         assert 0 <= report["generated"]["exact_copies"]["low"] <= report["generated"]["exact_copies"]["high"] <= 1
         assert report["held_out"]["exact_copies"]["value"] == 0

@@ -125,6 +125,19 @@ class Kernel(nn.Module):
         rest = shares[1:] * min(step, 1.0)
         return torch.cat([1 - rest.sum(0, keepdim=True), rest])
 
+    @torch.no_grad()
+    def listening(self) -> Tensor:
+        """Which position listens to which: [L, L], rows sum to 1. Row i: the share of the distance that decides the
+        votes at position i which comes, on average over images, from the digits of each position up to i itself."""
+        mean = (self.unigram * self.codes).sum(1)
+        spread = (self.unigram * self.codes.square()).sum(1) - mean.square()  # [F], of two images: twice as much
+        shares = torch.zeros(self.places, self.places)
+        for place, context in enumerate(self.contexts):
+            shares[place, context] = self.log_weights[place, : len(context)].exp() * spread[context]
+        length = self.places // self.digits
+        by_position = shares.view(length, self.digits, length, self.digits).sum((1, 3))
+        return by_position / by_position.sum(1, keepdim=True).clamp(min=1e-12)
+
     def probabilities(self, place: int, votes: Tensor, digits: Tensor, step: float = 1.0) -> Tensor:
         """The distribution of the digit at `place`: [n, values]. votes [n, N]; digits [N]: the images' own."""
         values = self.codes.shape[1]

@@ -148,6 +148,30 @@ def test_a_place_listens_to_the_first_and_the_latest_tokens() -> None:
     assert {place // 6 for place in far} == {*range(8), *range(76, 100)}
 
 
+def test_listening_is_the_share_of_the_mean_distance_between_images() -> None:
+    """Against all pairs of images, whose digits at different places need not be independent."""
+    tokens = related(40, length=3)
+    model = Kernel(LEVELS, 3)
+    digits = fsq_digits(tokens, LEVELS).reshape(40, -1)
+    with torch.no_grad():
+        model.codes.add_(torch.randn(model.codes.shape, generator=torch.Generator().manual_seed(0)) / 3)
+        model.log_weights.add_(torch.randn(model.log_weights.shape, generator=torch.Generator().manual_seed(1)))
+        for place in range(9):
+            counts = np.bincount(digits[:, place], minlength=8)
+            model.unigram[place] = torch.from_numpy(counts / counts.sum())
+        embedded = model.embed(torch.from_numpy(digits)).numpy().astype(np.float64)
+        weights = model.log_weights.exp().numpy()
+    heard = np.zeros((3, 3))
+    for place in range(9):
+        for number, other in enumerate(model.contexts[place]):
+            squares = np.square(embedded[other][:, None] - embedded[other][None]).mean()
+            heard[place // 3, other // 3] += weights[place, number] * squares
+    with torch.no_grad():
+        listening = model.listening().numpy()
+    assert listening == pytest.approx(heard / heard.sum(1, keepdims=True), rel=1e-4)
+    assert (listening[np.triu_indices(3, 1)] == 0).all()
+
+
 def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> None:
     levels = (8, 5, 3)
     rng = np.random.default_rng(0)
