@@ -57,12 +57,16 @@ def default_out(config: Config) -> Path:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
+    from imagegram.codec import familiarity
     from imagegram.generating import Request, generate, open_codec
     from imagegram.index.folder import Index
     from imagegram.measure.control import read_control
     from imagegram.report.runs import COLUMNS
 
     index = Index.open(config.index)
+    for folder in index.token_folders():
+        if line := familiarity.warning_of(folder.path):
+            print(line)
     request = Request(
         settings=config.sampler,
         sequences=config.sequences,

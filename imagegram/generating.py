@@ -126,10 +126,16 @@ class Decoder:
 
 
 def open_codec(index: Index, name: str = "") -> Codec:
-    """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another."""
-    if name and name.partition("@")[0] != index.codec:
+    """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another.
+
+    `name` may be the folder where the codec lies now: its weights say what it is.
+    """
+    local = Path(name).expanduser().is_dir() if name else False
+    if name and not local and name.partition("@")[0] != index.codec:
         raise UserError(f"{index.path} holds tokens of codec {index.codec!r}, not {name!r}: leave --codec out")
-    codec = load_codec(index.codec, index.revision)
+    if not local and Path(index.codec).is_absolute() and not Path(index.codec).exists():
+        raise UserError(f"the codec {index.codec} of {index.path} is gone: say where it is with --codec FOLDER")
+    codec = load_codec(name if local else index.codec, index.revision)
     if codec.revision != index.revision:
         raise UserError(
             f"{index.path} holds tokens of {index.codec!r} revision {index.revision}, here is {codec.revision}: "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
-from imagegram.codec import Codec, load_codec
+from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.pixels import PREPROCESSING
 from imagegram.data.sources import Source, open_dataset
@@ -54,6 +54,8 @@ def tokenize_dataset(
         pending = folder.pending()
         if first:
             folder.write_bad()  # a run may have been killed before it did
+            if line := familiarity.warning_of(out):
+                print(line)
         folder.check_readable()  # a run that was refused for its bad images is refused again
         mine = [s for s in pending if s % world_size == rank]
         if first and not pending:
@@ -120,6 +122,7 @@ class _Progress:
 
     def __init__(self, folder: TokenFolder, pending: list[int], mine: list[int], shown: bool):
         self.folder, self.others, self.looked = folder, set(pending) - set(mine), time.monotonic()
+        self.shown = shown
         total = sum(len(folder.range(s)) for s in pending)
         # smoothing=0: the mean since the start; others' shards arrive in leaps that a moving average would follow.
         self.bar = tqdm(total=total, unit="img", desc="tokenizing", smoothing=0, disable=not shown)
@@ -189,6 +192,18 @@ def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:
     return codec.encode(torch.from_numpy(np.stack(pixels)))
 
 
+def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: NDArray[np.uint16]) -> None:
+    """Keep whether the codec knows images like those of the first batch, and say so in one line where it does not."""
+    few = [image for _, image, _, _ in batch if image is not None][: familiarity.JUDGED]
+    if not few:
+        return
+    found = familiarity.judge(codec, folder.manifest.dataset, torch.from_numpy(np.stack(few)), tokens)
+    if found:
+        familiarity.save(found, folder.path)
+        if line := found.warning():
+            tqdm.write(line)
+
+
 def _tokenize_shards(
     folder: TokenFolder,
     source: Source,
@@ -208,6 +223,8 @@ def _tokenize_shards(
     started = time.monotonic()
     loaded = load_batches(source, batches, codec.image_size, workers)
     for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
+        if number == 1 and progress.shown and not (folder.path / familiarity.FILE).exists():
+            _judge_codec(folder, codec, batch, tokens)
         parts.append(tokens)
         labels += [label for _, image, label, _ in batch if image is not None]
         bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}

@@ -4,6 +4,7 @@
     shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
     labels-00000.npy    int32 [n], -1 where the data set has no labels
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
+    familiarity.json    whether the codec knows such images (codec/familiarity.py), where its card allows to tell
     bad.jsonl           all bad images of the finished shards: place in the data set, name (file, member, row), reason
 
 Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data set, whoever tokenizes it. A bad
@@ -71,9 +72,10 @@ class Manifest:
 
 
 def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """What differs between two manifests, a line each; nothing where only the data set's place does."""
+    """What differs between two manifests, a line each; nothing where only the place of the data set or of the codec
+    does: fingerprint and revision say what they are."""
     changed = [key for key in now if before.get(key) != now[key]]
-    if changed == ["dataset"]:
+    if set(changed) <= {"dataset", "codec"}:
         return []
     return [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in changed]
 
@@ -304,7 +306,7 @@ class IndexedImages:
         self.folders, first = folders, folders[0]
         self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
         for folder in folders[1:]:
-            for field in ("codec", "revision", "tokens_per_image", "vocab_size"):
+            for field in ("revision", "tokens_per_image", "vocab_size"):
                 here, there = getattr(folder.manifest, field), getattr(first.manifest, field)
                 if here != there:
                     raise UserError(

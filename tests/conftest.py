@@ -15,6 +15,7 @@ from imagegram import tokenizing
 from imagegram.data.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what tests expect, bytes and messages, is that of the CPU
 # One thread: what is small gains nothing from two, and threads that wait for each other stand still on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)

@@ -20,6 +20,7 @@ class Codec(Protocol):
     precision: str  # of tokenizing
     timesteps: int  # default flow steps of a decode
     guidance_scale: float  # default guidance of a decode
+    own_error: tuple[float, float] | None  # see familiarity.py: median and 95 % of its own held-out images; or unknown
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] on the CPU -> tokens [B, tokens_per_image]."""
@@ -33,15 +34,20 @@ class Codec(Protocol):
 
 
 def load_codec(name: str = "tiny", revision: str = "") -> Codec:
-    """Load a codec by name: "tiny", a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder.
+    """Load a codec by name: a miniature that is shipped ("tiny", "fashion"), a folder that train_tiny_flextok.py wrote,
+    a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder of one.
 
     `revision` is that of a hub's model whose name has none. UserError where a package, a file or a connection is
     missing, with what to install or change.
     """
-    if name == "tiny":
+    from imagegram.codec import miniatures
+
+    folder = miniatures.find(name)
+    if folder:
         from imagegram.codec.tiny import TinyCodec
 
-        return TinyCodec()
+        # A folder's name is its full path, so that an index finds it from anywhere.
+        return TinyCodec(folder, name if name in miniatures.shipped() else str(folder.resolve()))
 
     from imagegram.codec import flextok
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.cli import UserError
+from imagegram.codec import miniatures
 from imagegram.files import sha256
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
@@ -56,8 +57,8 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
         revision = given or revision
     if not local and (name.startswith((".", "/")) or name.count("/") != 1):
         raise UserError(
-            f"unknown codec {name!r}: tiny, a local FlexTok folder, or one of the hub (OWNER/NAME or "
-            f"OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
+            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, a folder that train_tiny_flextok.py wrote, a "
+            f"local FlexTok folder, or one of the hub (OWNER/NAME or OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
         )
     try:
         import flextok.flextok_wrapper  # noqa: F401
@@ -69,7 +70,10 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     folder = Path(name) if local else _download(name, revision)
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").exists() or not weights:
-        raise UserError(f"{folder} holds no FlexTok: config.json or a .safetensors file is missing")
+        raise UserError(
+            f"{folder} holds no FlexTok: config.json or a .safetensors file is missing; nor {miniatures.WEIGHTS}, as "
+            "train_tiny_flextok.py writes it"
+        )
     return _loaded(name, folder, weights[0], weights[0].stat().st_mtime_ns, local)
 
 
@@ -131,6 +135,7 @@ class FlexTokCodec:
 
     timesteps = 20
     guidance_scale = 7.5
+    own_error: tuple[float, float] | None = None  # nobody measured it
 
     def __init__(self, name: str, revision: str, model: Any):
         self.name, self.revision = name, revision

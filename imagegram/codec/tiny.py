@@ -1,32 +1,37 @@
-"""The miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32."""
+"""A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagegram.codec.tiny_flextok import WEIGHTS, TinyFlexTok
-from imagegram.files import sha256
+from imagegram.codec import miniatures
+from imagegram.codec.tiny_flextok import TinyFlexTok
+from imagegram.files import read_json, sha256
 from imagegram.machine import cores
 
 DECODED_AT_ONCE = 8  # images: their activations fit in a core's cache, where those of 64 do not
 
 
 class TinyCodec:
-    """The embedded tokenizer with the weights that are shipped."""
+    """The embedded tokenizer with the weights of a folder, known by their contents."""
 
-    name = "tiny"
     precision = "float32"
     timesteps = 10
     guidance_scale = 2.5
 
-    def __init__(self) -> None:
-        self.model = TinyFlexTok.load()
-        self.revision = sha256(WEIGHTS)[:16]
+    def __init__(self, folder: Path, name: str) -> None:
+        weights = folder / miniatures.WEIGHTS
+        card = folder / miniatures.CARD
+        self.name = name
+        self.model = TinyFlexTok.load(weights)
+        self.revision = sha256(weights)[:16]
+        self.own_error = miniatures.own_error(read_json(card)) if card.exists() else None
         self.image_size = self.model.config.image_size
         self.tokens_per_image = self.model.config.tokens
         self.vocab_size = self.model.vocab_size

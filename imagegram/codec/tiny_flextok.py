@@ -27,8 +27,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).parent / "weights" / "tiny_flextok.safetensors"
-
 
 @dataclass(frozen=True)
 class TinyConfig:
@@ -276,7 +274,7 @@ class TinyFlexTok(nn.Module):
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, header)
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> "TinyFlexTok":
+    def load(cls, path: Path) -> "TinyFlexTok":
         """Read weights written by `save`, as float32 on the CPU in eval mode."""
         with safe_open(path, "pt") as f:
             fields: dict[str, Any] = json.loads(f.metadata()["config"])

@@ -32,11 +32,12 @@ class Judge(nn.Module):
 
 
 def train_judge(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Judge:
-    """Train a Judge on real images [N, 3, 32, 32] in [-1, 1] with labels [N]; shifts of up to 2 pixels augment."""
+    """Train a Judge on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of up to 2 pixels
+    augment."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(int(labels.max()) + 1)
+        judge = Judge(int(labels.max()) + 1).to(images.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     for _ in range(steps):

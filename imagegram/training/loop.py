@@ -103,13 +103,11 @@ def fit(
     part: nn.ModuleList,
     losses: Callable[[torch.Generator], Losses],
     folder: Path,
-    look: Callable[[int, nn.ModuleList], None] = lambda step, average: None,
 ) -> None:
     """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving average of its
     weights. Losses go to `folder`/NAME.jsonl.
 
-    `losses` draws a batch and returns its losses, which the stage weighs. `look` is called with the step and the
-    averaged part after every save.
+    `losses` draws a batch and returns its losses, which the stage weighs.
     """
     checkpoint = folder / f"{stage.name}.pt"
     log = folder / f"{stage.name}.jsonl"
@@ -122,10 +120,12 @@ def fit(
 
     started = time.monotonic()
     first = state.step
-    half = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # a processor without it is slower in bfloat16
+    device = next(part.parameters()).device.type
+    # A processor without instructions for bfloat16 is slower in it.
+    half = device == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     while state.step < stage.steps:
         rate = min((state.step + 1) / WARMUP, (stage.steps - state.step) / (DECAY * stage.steps), 1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             values = losses(state.rng)
         state.update(values, stage.weights, rate)
 
@@ -136,7 +136,6 @@ def fit(
                 f.write(json.dumps({"step": state.step} | state.running) + "\n")
         if state.step % SAVE_EVERY == 0 or last:
             state.save(checkpoint)
-            look(state.step, state.average)
 
     part.load_state_dict(state.average.state_dict())
     part.eval().requires_grad_(False)

@@ -1,65 +1,20 @@
-"""What trains the embedded tokenizer: the teacher, and the losses of its two halves. train_tiny_flextok.py is the
-script, loop.py the loop."""
+"""The losses that train the two halves of the embedded tokenizer, and the heads that they need meanwhile."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.measure.classifier import Judge
 from imagegram.training.loop import Losses
+from imagegram.training.teacher import Teacher
 
 KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are trained most and evaluated
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 -> what the tokenizer sees: float in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) digits on black at random."""
-    r = torch.rand(len(images), 5, generator=rng) * 2 - 1
-    angle, scale = r[:, 0] * 0.12, 1 + r[:, 1] * 0.1
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    theta = torch.stack([cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1, black
-
-
-class Teacher(nn.Module):
-    """Standardised features of a classifier of digits and scenes trained on the training parts; it is not the judge.
-
-    Images [B, 3, 32, 32] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256].
-    """
-
-    mean: Tensor
-    deviation: Tensor
-    map_mean: Tensor
-    map_deviation: Tensor
-
-    def __init__(self, classes: int):
-        super().__init__()
-        self.net = Judge(classes).eval()
-        for name, size in (("", 256), ("map_", 128)):
-            self.register_buffer(name + "mean", torch.zeros(size))
-            self.register_buffer(name + "deviation", torch.ones(size))
-
-    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.net.body[:-1](images), self.net.features(images)  # before the last pooling, and after it
-
-    @torch.no_grad()
-    def standardise(self, images: Tensor) -> None:
-        """Take means and deviations from images [N, 3, 32, 32]."""
-        maps, whole = (torch.cat(x) for x in zip(*map(self._features, images.split(500)), strict=True))
-        self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
-        self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        maps, whole = self._features(images)
-        maps = (maps - self.map_mean[:, None, None]) / self.map_deviation[:, None, None]
-        return maps.clamp(-4, 4), ((whole - self.mean) / self.deviation).clamp(-4, 4)
+DROP_ALL = 0.1  # share of images whose tokens are all dropped, for the guidance
+NOISE_SHIFT = 0.7  # mean of the logit of the time: what the tokens decide is decided among much noise
+ENCODER_WEIGHTS = {"pixels": 0.5, "features": 0.2, "spread": 0.05}
+DECODER_WEIGHTS = {"flow": 1.0, "alignment": 0.5}
 
 
 class Regression(nn.Module):
@@ -82,7 +37,7 @@ class Regression(nn.Module):
         self.pixels = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, 1, 1))
 
     def forward(self, codes: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        kept = torch.arange(codes.shape[1]) < keep[:, None]
+        kept = torch.arange(codes.shape[1], device=codes.device) < keep[:, None]
         hidden = self.hidden((codes * kept[..., None]).flatten(1))
         grid = self.grid(hidden)
         return self.pixels(grid).float(), self.map(grid).float(), self.whole(hidden).float()
@@ -107,7 +62,7 @@ def crowding(latents: Tensor) -> Tensor:
     uniformity of Wang & Isola (2020, arXiv:2005.10242)."""
     bounded = latents.tanh().transpose(0, 1)
     distance = (bounded[:, :, None] - bounded[:, None]).square().sum(-1)
-    others = ~torch.eye(len(latents), dtype=torch.bool)
+    others = ~torch.eye(len(latents), dtype=torch.bool, device=latents.device)
     return (-4 * distance[:, others]).exp().mean(1).log()
 
 
@@ -116,28 +71,28 @@ def encoder_losses(
     regression: Regression,
     teacher: Teacher,
     images: Tensor,
-    digits: int,
+    counts: Sequence[int],
     rng: torch.Generator,
 ) -> Losses:
     """Regression from all codes and from a prefix of them, and how crowded the latents are.
 
-    The latents of each data set (the first `digits` images are digits) are spread, so that each uses most of the code
-    book and not a corner of it. The first token is spread over both together, else it cannot tell a digit from a scene;
-    of the digits, which are alike, this alone would leave too few codes: their own counts twice.
+    The latents of each data set (`counts` images of each, one after another) are spread, so that each uses most of the
+    code book and not a corner of it. The first token is spread over all together, else it cannot tell a digit from a
+    scene. Of digits, which are alike, this alone would leave too few codes: the first data set counts twice.
     """
     n, tokens = len(images), model.config.tokens
     z = model.encoder(images)
     codes = model.fsq(z)
     prefix = torch.tensor(KEEPS)[torch.randint(len(KEEPS), (n,), generator=rng)]
-    keep = torch.cat([torch.full((n,), tokens), prefix])
+    keep = torch.cat([torch.full((n,), tokens), prefix]).to(images.device)
     predicted = regression(codes.repeat(2, 1, 1), keep)
     pixels, maps, whole = (
         F.mse_loss(x, y.repeat(2, *[1] * (y.ndim - 1)))
         for x, y in zip(predicted, (images, *teacher(images)), strict=True)
     )
-    of_digits = crowding(z[:digits])
-    within = of_digits + crowding(z[digits:])
-    spread = torch.cat([6 * crowding(z[:, :1]) + 2 * of_digits[:1], within[1:]]).mean()
+    within = torch.stack([crowding(own) for own in z.split(list(counts))])  # [data sets, tokens]
+    first = 6 * crowding(z[:, :1]) + 2 * within[0, :1]
+    spread = torch.cat([first, 2 * within.mean(0)[1:]]).mean()
     return {"pixels": pixels, "features": maps + whole, "spread": spread}
 
 
@@ -146,8 +101,6 @@ def decoder_losses(
     alignment: Alignment,
     teacher: Teacher,
     images: Tensor,
-    drop_all: float,
-    noise_shift: float,
     rng: torch.Generator,
 ) -> Losses:
     """Flow matching from prefixes of the codes, and how far the decoder's patches are from the teacher's features (one
@@ -158,9 +111,9 @@ def decoder_losses(
     uniform = torch.randint(1, tokens + 1, (n,), generator=rng)
     power = 2 ** torch.randint(tokens.bit_length(), (n,), generator=rng)  # FlexTok's choice, rich in short prefixes
     keep = torch.where(torch.rand(n, generator=rng) < 0.5, power, uniform)
-    keep = torch.where(torch.rand(n, generator=rng) < drop_all, 0, keep)
-    time = torch.sigmoid(noise_shift + torch.randn(n, generator=rng))  # logit-normal
-    noise = torch.randn(images.shape, generator=rng)
+    keep = torch.where(torch.rand(n, generator=rng) < DROP_ALL, 0, keep).to(images.device)
+    time = torch.sigmoid(NOISE_SHIFT + torch.randn(n, generator=rng)).to(images.device)  # logit-normal
+    noise = torch.randn(images.shape, generator=rng).to(images.device)
     mix = time[:, None, None, None]
     hidden: list[Tensor] = []
     hook = model.decoder.blocks[1].register_forward_hook(lambda block, inputs, output: hidden.append(output))

@@ -17,6 +17,7 @@ class FakeCodec:
     image_size, tokens_per_image, vocab_size = 32, 4, 500
     levels: tuple[int, ...] = ()
     timesteps, guidance_scale = 1, 1.0
+    own_error: tuple[float, float] | None = None
 
     def __init__(self) -> None:
         self.calls = 0

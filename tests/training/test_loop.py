@@ -1,17 +1,22 @@
-"""The training loop and the script: a run that was cut off anywhere ends the same."""
+"""The training script: a run that was cut off anywhere ends the same, and what it writes is a codec."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import train_tiny_flextok as script
 from imagegram.cli import run_script
-from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.measure.classifier import Judge
-from imagegram.training import loop
+from imagegram.codec import load_codec
+from imagegram.data.shapes import scene
+from imagegram.measure.classifier import Judge, train_judge
+from imagegram.training import figures, loop, teacher, tokenizer
+
+STEPS = ("--encoder-steps=5", "--decoder-steps=4")
 
 
 class Interrupted(Exception):
@@ -20,38 +25,43 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script on few images, with judges hardly trained."""
-    few, train_judge, load_images = 60, script.train_judge, script.load_images
+    """The script on small batches, with judges hardly trained."""
 
     def judge(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Judge:
         return train_judge(images, labels, 2, batch=8, seed=seed)
 
-    def load(config: script.Config) -> dict[str, script.Data]:
-        data = load_images(config)
-        return {name: (x[:few], y[:few], out[:few]) for name, (x, y, out) in data.items()}
-
-    monkeypatch.setattr(script, "train_judge", judge)
-    monkeypatch.setattr(script, "load_images", load)
-    monkeypatch.setattr(script, "KEEPS", (1, 16))
+    monkeypatch.setattr(figures, "train_judge", judge)
+    monkeypatch.setattr(figures, "KEEPS", (1, 16))
+    monkeypatch.setattr(figures, "ENCODED", 40)
+    monkeypatch.setattr(teacher, "train_judge", judge)
+    monkeypatch.setattr(teacher, "SHOWN", 60)
+    monkeypatch.setattr(tokenizer, "BATCH", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "WARMUP", 2)
+    monkeypatch.setattr("imagegram.training.losses.KEEPS", (1, 16))
+    monkeypatch.setattr(script, "SHOWN", 2)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    """Two folders of pictures: one in classes, one without."""
+    for i in range(45):
+        picture = Image.fromarray(scene(3, i)[0])
+        for place in (tmp_path / "classes" / f"{i % 2}", tmp_path / "plain"):
+            place.mkdir(parents=True, exist_ok=True)
+            picture.save(place / f"{i:02d}.png")
+    return [str(tmp_path / "classes"), str(tmp_path / "plain")]
+
+
+def train(*arguments: str) -> int:
+    return run_script(script.main, script.Config, script.__doc__, list(arguments))
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path, folders: list[str]) -> None:
     def run(name: str) -> Path:
-        places = [f"--{key}={tmp_path / name / key}" for key in ("out", "card")]
-        weights = tmp_path / name / "weights.safetensors"
-        counts = (
-            "--encoder-steps=5",
-            "--decoder-steps=4",
-            "--digits-per-step=3",
-            "--scenes-per-step=3",
-            "--scenes=60",
-        )
-        arguments = [*places, f"--weights={weights}", *counts, "--eval-every=100"]
-        assert run_script(script.main, script.Config, script.__doc__, arguments) == 0
-        return weights
+        assert train("--dataset", *folders, f"--out={tmp_path / name}", *STEPS) == 0
+        return tmp_path / name
 
     whole, saved = run("whole"), torch.save
     for stage, step in (("encoder", 4), ("decoder", 2)):
@@ -66,10 +76,50 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path)
             patch.setattr(torch, "save", save)
             with pytest.raises(Interrupted):
                 run("cut")
-    one, other = (TinyFlexTok.load(path).state_dict() for path in (run("cut"), whole))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    cut = run("cut")
+    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     for stage in ("encoder", "decoder"):
-        logs = [(tmp_path / name / "out" / f"{stage}.jsonl").read_text() for name in ("whole", "cut")]
+        logs = [(folder / "training" / f"{stage}.jsonl").read_text() for folder in (whole, cut)]
         assert logs[0] == logs[1]
-    assert (tmp_path / "cut/card/tiny_flextok_reconstructions.png").exists()
-    assert set(json.loads((tmp_path / "cut/card/tiny_flextok.json").read_text())) == {"digits", "shapes"}
+
+    card = json.loads((cut / "card.json").read_text())
+    assert [Path(name).name for name in card["data_sets"]] == ["classes", "plain"]
+    labelled, plain = card["data_sets"].values()
+    assert {"error", "error_95", "real", "relative_1", "relative_16"} <= set(labelled)
+    assert "real" not in plain
+    assert labelled["training_images"] + labelled["images"] == 45
+    assert (cut / "reconstructions.png").exists()
+    assert "| plain" in (cut / "card.md").read_text().replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
+    tmp_path: Path, folders: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    monkeypatch.setattr(loop, "ADAM_RATE", 1e-9)
+    monkeypatch.setattr(loop, "MUON_RATE", 1e-9)
+    assert train("--dataset", folders[0], f"--out={out}", "--start=tiny", *STEPS) == 0
+    monkeypatch.chdir(tmp_path)
+    mine, tiny = load_codec("mine"), load_codec("tiny")
+    assert mine.name == str(out)
+    assert mine.revision != tiny.revision
+    assert mine.own_error is not None
+    images = torch.stack([torch.from_numpy(scene(3, i)[0]).permute(2, 0, 1) for i in range(8)])
+    assert (mine.encode(images) == tiny.encode(images)).mean() > 0.8  # hardly trained: but for BatchNorm's averages
+    assert not np.array_equal(mine.encode(images)[0], mine.encode(images)[1])
+
+    # The same folder is not continued with other data, and other mistakes are named.
+    capsys.readouterr()
+    for arguments, said in (
+        (["--dataset", folders[1], f"--out={out}", "--start=tiny", *STEPS], "belongs to another training (data_sets"),
+        (["--dataset", folders[0], f"--out={out}", "--start=nobody"], "no miniature of that name or path; it is"),
+        (["--dataset", folders[0], f"--out={out}", "--encoder-steps=-1"], "are positive"),
+        (["--dataset", folders[0] + "/0", f"--out={tmp_path / 'few'}"], "at least 20 and 2 are needed"),
+    ):
+        if "few" in arguments[-1]:
+            for file in list((Path(folders[0]) / "0").iterdir())[10:]:
+                file.unlink()
+        assert train(*arguments) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "few").exists()

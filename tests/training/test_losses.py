@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imagegram.codec.tiny_flextok import Decoder, TinyFlexTok
 from imagegram.training import losses as t
+from imagegram.training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_the_regression_sees_the_kept_codes_alone() -> None:
 
 def test_teacher_features_are_standardised(images: Tensor) -> None:
     torch.manual_seed(0)
-    teacher = t.Teacher(3)
+    teacher = Teacher(3)
     teacher.standardise(images)
     maps, whole = teacher(images)
     assert maps.shape == (6, 128, 8, 8)
@@ -47,9 +48,9 @@ def test_teacher_features_are_standardised(images: Tensor) -> None:
 
 def test_the_encoder_learns_in_its_stage_and_only_there(images: Tensor) -> None:
     torch.manual_seed(0)
-    model, regression, teacher = TinyFlexTok(), t.Regression(48), t.Teacher(3)
+    model, regression, teacher = TinyFlexTok(), t.Regression(48), Teacher(3)
     rng = torch.Generator().manual_seed(0)
-    losses = t.encoder_losses(model, regression, teacher, images, 3, rng)
+    losses = t.encoder_losses(model, regression, teacher, images, [3, 3], rng)
     assert set(losses) == {"pixels", "features", "spread"}
     for value in losses.values():
         model.zero_grad()
@@ -58,7 +59,7 @@ def test_the_encoder_learns_in_its_stage_and_only_there(images: Tensor) -> None:
     assert all(p.grad is None for p in (*model.decoder.parameters(), *teacher.parameters()))
     model.zero_grad()
     alignment = t.Alignment(128)
-    values = t.decoder_losses(model, alignment, teacher, images, 0.1, 0.7, rng)
+    values = t.decoder_losses(model, alignment, teacher, images, rng)
     values["alignment"].backward(retain_graph=True)
     assert all(p.grad is not None for p in (*alignment.parameters(), *model.decoder.blocks[1].parameters()))
     assert all(p.grad is None for p in model.decoder.blocks[2].parameters())
@@ -80,4 +81,4 @@ def test_flow_matching_is_exact_for_a_decoder_that_knows(images: Tensor) -> None
 
     model.decoder = Oracle(model.config)
     rng = torch.Generator().manual_seed(3)
-    assert t.decoder_losses(model, t.Alignment(128), t.Teacher(3), images, 0.1, 0.7, rng)["flow"] < 1e-6
+    assert t.decoder_losses(model, t.Alignment(128), Teacher(3), images, rng)["flow"] < 1e-6

@@ -1,0 +1,90 @@
+"""What a trained miniature can do: the figures of its card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from imagegram.codec import Codec
+from imagegram.codec.familiarity import reconstruction_errors
+from imagegram.files import atomic
+from imagegram.measure.classifier import Judge, train_judge
+from imagegram.training.images import Images
+from imagegram.training.losses import KEEPS
+from imagegram.training.pixels import to_float
+
+JUDGED_ON = 40_000  # at most so many training images train a judge
+JUDGE_STEPS = (400, 1000)  # of a judge of few images, and of many
+MANY = 20_000  # training images
+JUDGED = 400  # held-out images
+ENCODED = 5_000  # training images whose codes are counted
+AT_ONCE = 256  # images
+
+
+def load_judge(images: Images, path: Path) -> Judge:
+    """A classifier of the training part of a labelled data set; read from `path` where it is there, else kept there."""
+    labels = images.labels[~images.held_out]
+    judge = Judge(int(images.labels.max()) + 1)
+    if not path.exists():
+        print(f"training the judge of {images.name}", flush=True)
+        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:JUDGED_ON]
+        steps = JUDGE_STEPS[len(labels) >= MANY]
+        trained = train_judge(to_float(images.training[rows]), labels[rows], steps)
+        with atomic(path) as temporary:
+            torch.save(trained.state_dict(), temporary)
+    judge.load_state_dict(torch.load(path, weights_only=True))
+    return judge.eval()
+
+
+def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
+    """Tokens [n, L] of images uint8 [n, 3, S, S]."""
+    return np.concatenate([codec.encode(part) for part in images.split(AT_ONCE)])
+
+
+def evaluate(codec: Codec, images: Images, judge: Judge | None) -> dict[str, float]:
+    """Figures of one data set, on the first JUDGED held-out images:
+
+    error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
+    real: accuracy of the judge on the real images; relative_K: on reconstructions from K tokens, relative to it;
+    codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and median.
+    """
+    shown = images.unseen[:JUDGED]
+    tokens = encode(codec, shown)
+    errors = reconstruction_errors(codec, shown, tokens)
+    figures = {
+        "training_images": float(len(images.training)),
+        "images": float(len(shown)),
+        "error": round(float(np.median(errors)), 2),
+        "error_95": round(float(np.quantile(errors, 0.95)), 2),
+    }
+
+    if judge:
+        labels = images.labels[images.held_out][:JUDGED]
+        figures["real"] = _accuracy(judge, shown, labels)
+        for k in tqdm(KEEPS, desc=f"judging {images.name}", unit="prefix"):
+            seeds = range(k * JUDGED, k * JUDGED + len(shown))
+            rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
+            figures[f"relative_{k}"] = _accuracy(judge, rebuilt, labels) / figures["real"]
+
+    seen = encode(codec, images.training[:ENCODED])
+    used = [len(np.unique(seen[:, position])) for position in range(codec.tokens_per_image)]
+    figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(seen))}
+    return figures
+
+
+def _accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
+    """Share of images uint8 [n, 3, S, S] whose label [n] the judge tells."""
+    return (judge.probabilities(to_float(images)).argmax(1) == labels).double().mean().item()
+
+
+def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of every data set by name; judges are kept in `folder`."""
+    report = {}
+    for number, images in enumerate(data):
+        judge = load_judge(images, folder / f"judge_{number}.pt") if images.labelled else None
+        report[images.name] = evaluate(codec, images, judge)
+    return report

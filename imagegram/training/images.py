@@ -1,0 +1,85 @@
+"""Data sets as tensors: what the embedded tokenizer is trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imagegram.cli import UserError
+from imagegram.data.loading import load_batches, worker_errors_as_user_errors
+from imagegram.data.sources import open_dataset
+from imagegram.tokens import held_out
+
+HELD_OUT_SHARE = 0.1  # the default split of tokenize_fast.py: the tokenizer never sees the held-out images
+FEWEST = 20  # training images, and two held-out ones
+READ_AT_ONCE = 500  # images
+
+
+@dataclass(frozen=True)
+class Images:
+    """One data set at the tokenizer's size."""
+
+    name: str
+    fingerprint: str  # of the data set, see data/sources.py
+    pixels: Tensor  # uint8 [N, 3, S, S]
+    labels: Tensor  # int64 [N], -1 where there is none
+    held_out: Tensor  # bool [N]
+
+    @property
+    def training(self) -> Tensor:
+        """Pixels of the training part, uint8 [n, 3, S, S]."""
+        return self.pixels[~self.held_out]
+
+    @property
+    def unseen(self) -> Tensor:
+        """Pixels of the held-out part, uint8 [n, 3, S, S]."""
+        return self.pixels[self.held_out]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label, and not all the same."""
+        return bool((self.labels >= 0).all()) and len(self.labels.unique()) > 1
+
+
+def read_images(dataset: str, split: str, most: int, size: int, seed: int) -> Images:
+    """Read what --dataset names. Of more than `most` images a random choice, since many data sets are sorted.
+
+    Images that cannot be read are left out, and their number is printed. UserError where too few are left.
+    """
+    source = open_dataset(dataset, split, images=most if dataset == "shapes" else 0, image_size=size)
+    print("\n".join(source.describe()))
+    ordinals = np.arange(len(source))
+    if len(ordinals) > most:
+        ordinals = np.sort(np.random.default_rng(seed).choice(len(ordinals), most, replace=False))
+
+    # 1) Read. Bad images have no pixels.
+    batches = [part.tolist() for part in np.split(ordinals, range(READ_AT_ONCE, len(ordinals), READ_AT_ONCE))]
+    pixels = torch.zeros(len(ordinals), 3, size, size, dtype=torch.uint8)
+    labels = torch.full((len(ordinals),), -1)
+    readable = torch.zeros(len(ordinals), dtype=torch.bool)
+    row = 0
+    bar = tqdm(total=len(ordinals), unit="img", desc=f"reading {source.name}")
+    with bar as progress, worker_errors_as_user_errors():
+        for items in load_batches(source, batches, size):
+            for _, image, label, _ in items:
+                if image is not None:
+                    pixels[row] = torch.from_numpy(image)
+                    labels[row] = label
+                    readable[row] = True
+                row += 1
+            progress.update(len(items))
+
+    # 2) Split as tokenizing does, by the place in the data set.
+    out = torch.from_numpy(held_out(ordinals, HELD_OUT_SHARE))
+    images = Images(source.name, source.fingerprint, pixels[readable], labels[readable], out[readable])
+    bad = len(ordinals) - len(images.pixels)
+    if bad:
+        print(f"{source.name}: {bad} of {len(ordinals)} images cannot be read and are left out")
+    if len(images.training) < FEWEST or len(images.unseen) < 2:
+        raise UserError(
+            f"{source.name} has {len(images.training)} images to train on and {len(images.unseen)} held-out ones: "
+            f"at least {FEWEST} and 2 are needed"
+        )
+    return images

@@ -1,0 +1,87 @@
+"""The teacher: a classifier of the training images, whose features the tokenizer learns to foretell.
+
+It stands where FlexTok has DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940). Images without labels are turned by 0, 90,
+180 or 270 degrees, and the turn is what it learns to tell (Gidaris et al., 2018, arXiv:1803.07728).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from imagegram.files import atomic
+from imagegram.measure.classifier import Judge, train_judge
+from imagegram.training.images import Images
+from imagegram.training.pixels import to_float
+
+SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
+MOST_STEPS = 1000
+
+
+class Teacher(nn.Module):
+    """Standardised features of a classifier of the training images; it is not the judge.
+
+    Images [B, 3, 32, 32] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256].
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    map_mean: Tensor
+    map_deviation: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.net = Judge(classes).eval()
+        for name, size in (("", 256), ("map_", 128)):
+            self.register_buffer(name + "mean", torch.zeros(size))
+            self.register_buffer(name + "deviation", torch.ones(size))
+
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net.body[:-1](images), self.net.features(images)  # before the last pooling, and after it
+
+    @torch.no_grad()
+    def standardise(self, images: Tensor) -> None:
+        """Take means and deviations from images [N, 3, 32, 32]."""
+        maps, whole = (torch.cat(x) for x in zip(*map(self._features, images.split(500)), strict=True))
+        self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
+        self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps, whole = self._features(images)
+        maps = (maps - self.map_mean[:, None, None]) / self.map_deviation[:, None, None]
+        return maps.clamp(-4, 4), ((whole - self.mean) / self.deviation).clamp(-4, 4)
+
+
+def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int) -> Teacher:
+    """Train the teacher on the training parts of `data` for at most `steps`, or read it from `path`."""
+    targets = [_targets(images, seed) for images in data]
+    offsets = [0]
+    for _, labels in targets:
+        offsets.append(offsets[-1] + int(labels.max()) + 1)
+    teacher = Teacher(offsets[-1])
+    if path.exists():
+        teacher.load_state_dict(torch.load(path, weights_only=True))
+        return teacher.eval()
+
+    print("training the teacher", flush=True)
+    pixels = to_float(torch.cat([pixels for pixels, _ in targets]))
+    labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
+    teacher.net = train_judge(pixels, labels, min(steps, MOST_STEPS), seed=seed)
+    teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
+    with atomic(path) as temporary:
+        torch.save(teacher.state_dict(), temporary)
+    return teacher.eval()
+
+
+def _targets(images: Images, seed: int) -> tuple[Tensor, Tensor]:
+    """SHOWN training images, uint8 [n, 3, S, S], and what is to be told of them, int64 [n]."""
+    pixels = images.training
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(pixels), generator=rng).repeat(-(-SHOWN // len(pixels)))[:SHOWN]
+    if images.labelled:
+        return pixels[rows], images.labels[~images.held_out][rows]
+    turns = torch.randint(4, (len(rows),), generator=rng)
+    turned = torch.stack([torch.rot90(pixels, int(k), (1, 2)) for pixels, k in zip(pixels[rows], turns, strict=True)])
+    return turned, turns

@@ -1,0 +1,102 @@
+"""A codec says so where it does not know images; and is known by its weights, wherever they lie."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imagegram.cli import UserError
+from imagegram.codec import familiarity, load_codec, miniatures
+from imagegram.codec.flextok import FlexTokCodec
+from imagegram.data.shapes import scene
+from tests.test_scripts import build, run_generate, run_tokenize
+
+
+def test_errors_are_those_of_the_decoded_images() -> None:
+    codec = load_codec("tiny")
+    images = torch.stack([torch.from_numpy(scene(0, i)[0]).permute(2, 0, 1) for i in range(4)])
+    tokens = codec.encode(images)
+    errors = familiarity.reconstruction_errors(codec, images, tokens)
+    rebuilt = codec.decode(list(tokens), [0, 1, 2, 3], 4, 1.0).numpy().astype(float)
+    expected = [np.sqrt(((rebuilt[i] - images[i].numpy().astype(float)) ** 2).mean()) for i in range(4)]
+    assert np.allclose(errors, expected)
+
+
+def test_the_threshold_is_that_of_the_data_set_with_the_largest_errors() -> None:
+    card = {"data_sets": {"a": {"error": 9.0, "error_95": 10.0}, "b": {"error": 8.0, "error_95": 12.0}}}
+    assert miniatures.own_error(card) == (8.0, 12.0)
+    known = familiarity.Familiarity("tiny", "x", 32, 12.0, 8.0, 12.0)
+    assert known.warning() == ""
+    unknown = familiarity.Familiarity("tiny", "x", 32, 12.1, 8.0, 12.0)
+    assert "--dataset x --start tiny" in unknown.warning()
+    assert "\n" not in unknown.warning()
+    assert FlexTokCodec.own_error is None
+
+
+def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    (tmp_path / "noise").mkdir()
+    for i, picture in enumerate(noise):
+        Image.fromarray(picture).save(tmp_path / "noise" / f"{i:02d}.png")
+    arguments = ["--dataset", str(tmp_path / "noise"), "--out", str(tmp_path / "tokens"), "--workers", "0"]
+    for _ in range(2):  # the second run finds all finished and says it again
+        assert run_tokenize(*arguments) == 0
+        assert capsys.readouterr().out.count("warning: the codec tiny does not know images like these") == 1
+    assert build(tmp_path, tmp_path / "tokens").returncode == 0
+    arguments = [
+        "--index",
+        str(tmp_path / "index"),
+        "--sequences",
+        "8",
+        "--images",
+        "0",
+        "--out",
+        str(tmp_path / "made"),
+    ]
+    assert run_generate(*arguments) == 0
+    assert "does not know images like these" in capsys.readouterr().out
+
+    assert run_tokenize("--dataset", "digits", "--images", "40", "--out", str(tmp_path / "digits")) == 0
+    assert "does not know" not in capsys.readouterr().out
+    assert familiarity.warning_of(tmp_path / "digits") == ""
+
+
+def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(miniatures.SHIPPED / "tiny", mine)
+    assert load_codec(str(mine)).revision == load_codec("tiny").revision
+
+    tokens = ["--dataset", "digits", "--images", "60", "--out", str(tmp_path / "tokens"), "--workers", "0"]
+    assert run_tokenize(*tokens, "--codec", str(mine)) == 0
+    assert build(tmp_path, tmp_path / "tokens").returncode == 0
+    made = ["--index", str(tmp_path / "index"), "--sequences", "8", "--images", "2", "--strips", "0"]
+    assert run_generate(*made, "--out", str(tmp_path / "a")) == 0
+
+    mine.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert run_tokenize(*tokens, "--codec", str(tmp_path / "moved")) == 0  # the same codec: nothing to do
+    assert "all 1 shards are finished" in capsys.readouterr().out
+    assert run_generate(*made, "--out", str(tmp_path / "b")) == 1
+    assert "is gone: say where it is with --codec" in capsys.readouterr().err
+    assert run_generate(*made, "--out", str(tmp_path / "b"), "--codec", str(tmp_path / "moved")) == 0
+    assert (tmp_path / "a/image_0001.png").read_bytes() == (tmp_path / "b/image_0001.png").read_bytes()
+
+    weights = tmp_path / "moved" / miniatures.WEIGHTS
+    torch.manual_seed(0)
+    from imagegram.codec.tiny_flextok import TinyFlexTok
+
+    TinyFlexTok().save(weights)
+    assert run_generate(*made, "--out", str(tmp_path / "c"), "--codec", str(tmp_path / "moved")) == 1
+    assert "tokenize and index again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_training_that_is_not_finished_is_no_codec(tmp_path: Path) -> None:
+    (tmp_path / "half" / "training").mkdir(parents=True)
+    with pytest.raises(UserError, match="is not finished"):
+        load_codec(str(tmp_path / "half"))
