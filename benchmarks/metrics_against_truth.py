@@ -45,7 +45,7 @@ MEASURES = {  # key of report.json -> title
     "coherence": "coherence",
 }
 NO_CONTROL = 0.5  # of P(closer), which compares with the held-out images itself
-FAINTEST = 1e-12  # probabilities below are drawn there
+EDGE = 1e-4  # probabilities nearer to 0 or 1 are drawn there
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Config:
     name: str = "digits"  # of the data, in the table
     out: Path = Path("docs/metrics_against_truth.csv")
     sequences: int = 1000
-    images: int = 256  # of these, decoded
+    images: int = 256  # of these, decoded; 0: measures of tokens only
     seed: int = 0
 
 
@@ -87,7 +87,7 @@ def measure(
     tokens = sample(index, settings, config.sequences, rng).tokens
     measures = copying.measure(tokens, index, control.tokens, rng)
     decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
-    judges = open_judges(index, control, decoder, index.tokens_per_image)
+    judges = open_judges(index, control, decoder, index.tokens_per_image) if config.images else None
     if judges:
         for who, figures in judges.measure(decoder(tokens[: config.images]), rng).items():
             measures[who] |= figures
@@ -146,7 +146,7 @@ def plot(path: Path, rows: list[Row]) -> None:
             for sampler, marker in (("ntd", "o"), ("aligned", "s")):
                 some = [r for r in rows if (r.measure, r.data, r.sampler) == (key, data, sampler)]
                 some.sort(key=lambda row: row.context)
-                x = [max(FAINTEST, row.exact_copy_probability) for row in some]
+                x = [min(max(EDGE, row.exact_copy_probability), 1 - EDGE) for row in some]
                 axes.plot(x, [row.value for row in some], color=color, lw=0.7, alpha=0.6)
                 for place, row in zip(x, some, strict=True):
                     axes.plot([place, place], [row.low, row.high], color=color, lw=1)
@@ -155,11 +155,23 @@ def plot(path: Path, rows: list[Row]) -> None:
             if real:
                 axes.axhspan(real.held_out_low, real.held_out_high, color=color, alpha=0.15, lw=0)
                 axes.axhline(real.held_out, color=color, lw=1, ls=":")
-        axes.set(title=MEASURES[key], xscale="log", xlim=(FAINTEST / 3, 3))
+        axes.set(title=MEASURES[key], xscale="logit", xlim=(EDGE / 2, 1 - EDGE / 2))
+        ticks = {
+            EDGE: "0",
+            0.001: "0.001",
+            0.01: "0.01",
+            0.1: "0.1",
+            0.5: "0.5",
+            0.9: "0.9",
+            0.99: "0.99",
+            1 - EDGE: "1",
+        }
+        axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+        axes.minorticks_off()
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.25)
     for axes in panels[-1]:
-        axes.set_xlabel("exact P(a sample is a training image)")
+        axes.set_xlabel("exact P(copy of a training image)")
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     handles = [plt.Line2D([], [], color=color, label=data) for data, color in colors.items()]
