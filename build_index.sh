@@ -6,7 +6,7 @@
 #   TOKENS="data/food101 data/cifar100" INDEX=data/both ./build_index.sh        (the same)
 #
 # Reads the token folders, writes --index-input (tokenized.0, offset.0) and --index (what Fastgram opens). The builder
-# auto is Fastgram's tg_build_index where it is found ($TG_BUILD_INDEX, the PATH, Fastgram/build/), numpy elsewhere; all
+# auto is Fastgram's tg_build_index where it is found ($TG_BUILD_INDEX, the PATH, Fastgram/build/), divsufsort elsewhere; all
 # builders write the same bytes. The table is verified before the index appears; a finished one is left alone.
 # Paths are those of the folder that you stand in, as with the other scripts.
 set -euo pipefail

@@ -85,7 +85,7 @@ def synthetic(folder: Path, images: int) -> Index:
             rng.random((n, LENGTH)) < 0.9, common[np.arange(LENGTH), ranks], rng.integers(0, 64_000, (n, LENGTH))
         )
         tokens.write(shard, rows, np.zeros(n, np.int64), {}, 1.0)
-    return build_index([folder / "tokens"], folder / "input", folder / "index", "numpy")
+    return build_index([folder / "tokens"], folder / "input", folder / "index", "divsufsort")
 
 
 def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:

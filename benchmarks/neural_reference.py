@@ -295,7 +295,7 @@ def measure(name: str, config: Config, index: Index, held_out: NDArray[np.uint16
     values = index.levels if name == "digits" else (index.vocab_size,)
     alphabet = Alphabet(tuple(values), index.tokens_per_image)
     training = Training(alphabet, index.tokens, config.seed)
-    checkpoint = config.checkpoints / f"{index.info['hash'][:16]}-{name}-{config.seed}.pt"
+    checkpoint = config.checkpoints / f"{index.identity[:16]}-{name}-{config.seed}.pt"
     went = train(training, checkpoint, config.steps)
 
     def ask(tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -319,14 +319,14 @@ def main(config: Config) -> None:
     for name in MODELS if config.model == "all" else (config.model,):
         entry = f"{config.name}, {name}, seed {config.seed}"
         before = results.get(entry, {})
-        if before.get("index") == index.info["hash"] and before.get("stopped_early", True):
+        if before.get("index") == index.identity and before.get("stopped_early", True):
             print(f"{entry}: measured before")
             continue
         print(f"{entry}: {index.num_images} training images, {len(held_out)} held out")
         measured = measure(name, config, index, held_out)
         results = read_json(config.out) if config.out.exists() else {}
         results[entry] = {
-            "index": index.info["hash"],
+            "index": index.identity,
             "training_images": index.num_images,
             "held_out_images": len(held_out),
             **measured,

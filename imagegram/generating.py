@@ -88,7 +88,7 @@ class Request:
 
     def to_json(self, index: Index, codec: Codec) -> dict[str, Any]:
         """What report.json records, and compares when the same command is run again."""
-        made_with = {"codec": codec.name, "revision": codec.revision, "index": index.info["hash"]}
+        made_with = {"codec": codec.name, "revision": codec.revision, "index": index.identity}
         return asdict(self) | made_with
 
 

@@ -45,11 +45,11 @@ class Build:
     )
     """The finished index."""
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
-    """auto | tg_build_index | numpy | divsufsort | infini-gram"""
+    """auto | tg_build_index | divsufsort | infini-gram"""
     shard_images: int = field(default_factory=lambda: number("SHARD_IMAGES", 0))
     """Images a shard; 0: all in one."""
     workers: int = field(default_factory=lambda: number("WORKERS", 1))
-    """Shards built at once, 14 bytes of memory a token each."""
+    """Shards built at once, 10 bytes of memory a token each."""
 
 
 @dataclass

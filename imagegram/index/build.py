@@ -1,7 +1,7 @@
 """Building an index: token folders -> flat corpora -> suffix tables, each proved right -> the finished folder.
 
 Shards are independent of each other: several processes build them, each leaves a marker, and an interrupted build goes
-on from the finished ones. The folder is built beside and renamed when all of it is there. Files: top of index.py.
+on from the finished ones. The folder is built beside and renamed when all of it is there. Files: top of folder.py.
 """
 
 import hashlib
@@ -21,23 +21,11 @@ import numpy as np
 
 from imagegram.cli import UserError, summary
 from imagegram.files import atomic, read_json, run_lock, write_json
-from imagegram.index.folder import ENDING, FORMAT, Index, difference, entry_of
-from imagegram.index.table import (
-    MAX_TOKENS,
-    build_with_divsufsort,
-    build_with_fastgram,
-    build_with_infini_gram,
-    build_with_numpy,
-    find_infini_gram,
-    find_tg_build_index,
-    suits_fastgram,
-    verify_table,
-)
+from imagegram.index.builders import BUILDERS, build_table, find_tg_build_index
+from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, changed_since, file_record
+from imagegram.index.table import MAX_TOKENS, verify_table
 from imagegram.machine import die_with_parent, memory_available
 from imagegram.tokens import SEPARATOR, TERMINATOR, IndexedImages, TokenFolder
-
-# Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.
-BUILDERS = {"tg_build_index": 32, "numpy": 14, "divsufsort": 10, "infini-gram": 10}
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,8 @@ class Job:
     def done(self) -> bool:
         """Whether an earlier run finished this shard and nobody touched it since."""
         return self.marker.exists() and all(
-            difference(self.building / name, entry) is None for name, entry in read_json(self.marker)["files"].items()
+            changed_since(self.building / name, entry) is None
+            for name, entry in read_json(self.marker)["files"].items()
         )
 
 
@@ -85,27 +74,6 @@ def write_input(images: IndexedImages, first: int, stop: int, folder: Path) -> i
     return n * stride + len(ENDING)
 
 
-def _build_table(source: Path, table: Path, builder: str, progress: bool) -> str:
-    """Build one shard's table with the builder asked for; returns the name of the one that did it."""
-    tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to be able to write
-    tool = find_tg_build_index() if builder in ("auto", "tg_build_index") else None
-    if builder == "tg_build_index" and not tool:
-        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=numpy")
-    if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
-        build_with_fastgram(tool, source, table)
-        return f"tg_build_index ({tool})"
-    if builder == "infini-gram":
-        if not (program := find_infini_gram()):
-            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=numpy")
-        build_with_infini_gram(program, source, table)
-        return f"infini-gram {version('infini-gram')}"
-    if builder in ("auto", "numpy"):
-        build_with_numpy(tokens, table, progress)
-        return f"numpy {version('numpy')}"
-    build_with_divsufsort(tokens, table, progress)
-    return f"pydivsufsort {version('pydivsufsort')}"
-
-
 def build_shard(job: Job) -> None:
     """Write the input, build and verify the table, link the corpus beside it, and leave the marker."""
     started = time.monotonic()
@@ -113,7 +81,7 @@ def build_shard(job: Job) -> None:
     count = write_input(images, job.first, job.stop, job.index_input)
     print(f"shard {job.number}: {job.stop - job.first} images, sorting {count} suffixes", flush=True)
     table = job.building / f"table.{job.number}"
-    used = _build_table(job.index_input, table, job.builder, job.progress)
+    used = build_table(job.index_input, table, job.builder, job.progress)
     built = time.monotonic()
     for name in ("tokenized", "offset"):
         source, target = job.index_input / f"{name}.0", job.building / f"{name}.{job.number}"
@@ -126,7 +94,7 @@ def build_shard(job: Job) -> None:
     verified = time.monotonic()
     files = [job.building / f"{name}.{job.number}" for name in ("tokenized", "offset", "table")]
     times = {"seconds": round(built - started, 3), "verify_seconds": round(verified - built, 3)}
-    entries = {file.name: entry_of(file) for file in files}
+    entries = {file.name: file_record(file) for file in files}
     write_json(job.marker, {"images": job.stop - job.first, "builder": used} | times | {"files": entries})
     print(
         f"shard {job.number}: table by {used} in {built - started:.1f} s, verified in {verified - built:.1f} s",
@@ -139,9 +107,11 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) 
     stride, step = images.folders[0].manifest.tokens_per_image + 1, min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
     if step > most:
-        raise UserError(f"{step} images are {step * stride} tokens, a shard holds {MAX_TOKENS}: SHARD_IMAGES={most}")
+        raise UserError(
+            f"{step} images are {step * stride} tokens, a shard holds at most {MAX_TOKENS}: set SHARD_IMAGES={most}"
+        )
     if builder == "auto":
-        builder = "tg_build_index" if find_tg_build_index() else "numpy"
+        builder = "tg_build_index" if find_tg_build_index() else "divsufsort"
     each, available = BUILDERS[builder] * workers * stride, memory_available()
     need = each * step * (1.8 if builder == "divsufsort" and step * stride >= 2**30 else 1)
     if need > available:
@@ -149,7 +119,7 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) 
             f"building {workers} x {step} images with {builder} needs {need / 2**30:.1f} GiB of memory, "
             f"{available / 2**30:.1f} are available: SHARD_IMAGES={int(0.8 * available / each)}"
             + ", fewer WORKERS" * (workers > 1)
-            + ", or BUILDER=numpy" * (builder == "tg_build_index")
+            + ", or BUILDER=divsufsort" * (builder == "tg_build_index")
         )
     return step
 
@@ -159,7 +129,7 @@ def _check_space(building: Path, tokens: int, builder: str) -> None:
     need = tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
     free = shutil.disk_usage(building).free
     if free < need:
-        raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: make room first")
+        raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")
 
 
 def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
@@ -173,7 +143,9 @@ def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
             for future in as_completed([pool.submit(build_shard, job) for job in jobs]):
                 future.result()
         except BrokenProcessPool:
-            raise UserError("a worker was killed, by a lack of memory?: take fewer WORKERS or SHARD_IMAGES") from None
+            raise UserError(
+                "a worker process was killed, possibly out of memory: lower WORKERS or SHARD_IMAGES"
+            ) from None
         except BaseException:
             for process in multiprocessing.active_children():
                 process.kill()
@@ -218,7 +190,7 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
             done += len(identity)
         table.flush()
     shards, manifest = [read_json(job.marker) for job in jobs], images.folders[0].manifest
-    info = {
+    info: IndexInfo = {
         "format": FORMAT,
         "hash": digest,
         "builder": ", ".join(sorted({shard["builder"] for shard in shards})),
@@ -237,7 +209,7 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
         "seconds": round(sum(shard["seconds"] for shard in shards), 3),
         "verify_seconds": round(sum(shard["verify_seconds"] for shard in shards), 3),
         "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
-        | {"images.npy": entry_of(building / "images.npy")},
+        | {"images.npy": file_record(building / "images.npy")},
     }
     write_json(building / "index.json", info)
 
@@ -293,13 +265,16 @@ def build_index(
 ) -> Index:
     """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
 
-    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else numpy. All give the same bytes.
+    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort. All give the same bytes.
     `shard_images` splits the images into shards (0: one), of which `workers` processes build one each at a time.
     Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then is what it was.
     A folder `out` is replaced only where it holds an index. A link is followed: its target is replaced, the link stays.
     """
     _check_places(token_folders, index_input, out)
     shown, out = out, out.resolve() if out.is_symlink() else out
+    if builder == "numpy":
+        print("the builder numpy is no more: divsufsort writes the same bytes")
+        builder = "divsufsort"
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]

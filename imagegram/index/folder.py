@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,43 @@ ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
 FORMAT = 2  # of the files; an index of another format is built again
 
 
-def entry_of(file: Path) -> dict[str, Any]:
+class FileRecord(TypedDict):
+    """What is known of a verified file."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+class IndexInfo(TypedDict):
+    """index.json."""
+
+    format: int
+    hash: str  # of the tokens in it and how they are split: the same bytes have the same hash
+    builder: str
+    versions: dict[str, str]
+    images: int
+    shards: int
+    tokens_per_image: int
+    vocab_size: int
+    levels: list[int]  # of the codec's FSQ codes; empty where it has none
+    codec: str
+    revision: str
+    sources: list[str]  # full paths of the token folders
+    relative_sources: NotRequired[list[str]]  # from the index on: the index and its tokens may move together
+    source_contents: NotRequired[list[str]]  # hashes
+    seconds: float  # of building
+    verify_seconds: float
+    files: dict[str, FileRecord]
+
+
+def file_record(file: Path) -> FileRecord:
     """What is recorded of a verified file."""
     stat = file.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256(file)}
 
 
-def difference(file: Path, entry: dict[str, Any]) -> str | None:
+def changed_since(file: Path, entry: FileRecord) -> str | None:
     """How a file differs from what was recorded of it; None where it does not."""
     if not file.exists():
         return "is missing"
@@ -64,7 +94,7 @@ class Index:
     """An opened index. Rows of `tokens` are the indexed images in the order of their token folders."""
 
     path: Path
-    info: dict[str, Any]  # index.json
+    info: IndexInfo
     shards: tuple[Shard, ...]
     images: NDArray[np.int64]  # [num_images, 3]: source, ordinal, label
 
@@ -77,7 +107,7 @@ class Index:
         if info.get("format") != FORMAT:
             raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
         for name, entry in info["files"].items():
-            if problem := difference(path / name, entry):
+            if problem := changed_since(path / name, entry):
                 raise UserError(f"{path / name} {problem}: build the index again")
         shards = []
         for number in range(info["shards"]):
@@ -86,16 +116,21 @@ class Index:
         return cls(path, info, tuple(shards), np.load(path / "images.npy", mmap_mode="r"))
 
     @property
+    def identity(self) -> str:
+        """A hash of the tokens in it; what is made from them and kept carries it."""
+        return self.info["hash"]
+
+    @property
     def num_images(self) -> int:
         return len(self.images)
 
     @property
     def tokens_per_image(self) -> int:
-        return int(self.info["tokens_per_image"])
+        return self.info["tokens_per_image"]
 
     @property
     def vocab_size(self) -> int:
-        return int(self.info["vocab_size"])
+        return self.info["vocab_size"]
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -103,15 +138,15 @@ class Index:
 
     @property
     def codec(self) -> str:
-        return str(self.info["codec"])
+        return self.info["codec"]
 
     @property
     def revision(self) -> str:
-        return str(self.info["revision"])
+        return self.info["revision"]
 
     @property
     def sources(self) -> list[str]:
-        return list(self.info["sources"])
+        return self.info["sources"]
 
     def token_folders(self) -> list[TokenFolder]:
         """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.

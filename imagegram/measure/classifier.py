@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Convolutional classifier of 32x32 images: three conv blocks, mean and max pooling, one linear layer."""
 
     def __init__(self, classes: int):
@@ -31,13 +31,13 @@ class Judge(nn.Module):
         return torch.cat([self(chunk.clamp(-1, 1)).softmax(1) for chunk in images.split(batch)])
 
 
-def train_judge(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Judge:
-    """Train a Judge on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of up to 2 pixels
+def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
+    """Train a Classifier on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of up to 2 pixels
     augment."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = Judge(int(labels.max()) + 1).to(images.device)
+        judge = Classifier(int(labels.max()) + 1).to(images.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     for _ in range(steps):

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from imagegram.files import atomic
 from imagegram.index.folder import Index
-from imagegram.measure.classifier import Judge, train_judge
+from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.measure.control import Control
-from imagegram.measure.copying import RESAMPLES, Figure, mean
+from imagegram.measure.intervals import Figure, bootstrap, mean
 
 LEAST, MOST = 40, 400  # held-out images: fewer say nothing, more are not decoded
 SIZE = 32  # pixels that a judge sees
@@ -51,7 +52,7 @@ class View:
 class Judges:
     """Two judges and what they make of the real images and of the chaos that they were not trained on."""
 
-    def __init__(self, nets: list[Judge], real: Tensor, chaos: Tensor):
+    def __init__(self, nets: list[Classifier], real: Tensor, chaos: Tensor):
         self.nets = nets
         self.real, self.chaos = ([self._view(net, x[1 - i :: 2]) for i, net in enumerate(nets)] for x in (real, chaos))
 
@@ -63,7 +64,7 @@ class Judges:
         for half in (0, 1):
             known = torch.cat([classes[half::2], torch.full((len(chaos[half::2]),), int(classes.max()) + 1)])
             images = _seen(torch.cat([real[half::2], chaos[half::2]]))
-            nets.append(train_judge(images, known, STEPS, batch=64, seed=seed + half))
+            nets.append(train_classifier(images, known, STEPS, batch=64, seed=seed + half))
         return cls(nets, real, chaos)
 
     @classmethod
@@ -74,7 +75,7 @@ class Judges:
             return None
         nets = []
         for weights in state["nets"]:
-            net = Judge(len(weights["head.weight"]))
+            net = Classifier(len(weights["head.weight"]))
             net.load_state_dict(weights)
             nets.append(net.eval())
         return cls(nets, state["real"], state["chaos"])
@@ -88,7 +89,7 @@ class Judges:
 
     @staticmethod
     @torch.inference_mode()
-    def _view(net: Judge, images: Tensor) -> View:
+    def _view(net: Classifier, images: Tensor) -> View:
         features = torch.cat([net.features(chunk) for chunk in _seen(images).split(256)])
         scores = net.head(features).softmax(1)[:, :-1].amax(1)
         return View(scores.double().numpy(), features.double().numpy())
@@ -118,10 +119,9 @@ class Judges:
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
     """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its K-th neighbour."""
-    within = np.linalg.norm(reference[:, None] - reference[None], axis=2)
+    within = cdist(reference, reference)
     radii = np.partition(within, K, axis=1)[:, K]  # itself is the nearest
-    between = np.stack([np.linalg.norm(reference - candidate, axis=1) for candidate in candidates])
-    return between <= radii
+    return cdist(candidates, reference) <= radii
 
 
 def _scaled(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator) -> Figure:
@@ -130,12 +130,7 @@ def _scaled(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator)
     def ratio(a: Floats, b: Floats, c: Floats) -> float:
         return float((a.mean() - c.mean()) / max(1e-9, b.mean() - c.mean()))
 
-    draws = []
-    for _ in range(RESAMPLES):
-        a, b, c = (x[rng.integers(0, len(x), len(x))] for x in (values, one, zero))
-        draws.append(ratio(a, b, c))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"value": ratio(values, one, zero), "low": float(low), "high": float(high)}
+    return bootstrap(ratio, (values, one, zero), rng)
 
 
 def open_judges(
@@ -146,7 +141,7 @@ def open_judges(
     if len(control.tokens) < LEAST:
         return None
     path = index.path.parent / f"{index.path.name}-judges-{length}.pt"
-    key = f"{index.info['hash']} {length}"
+    key = f"{index.identity} {length}"
     if judges := Judges.load(path, key):
         return judges
     rng = np.random.default_rng(0)

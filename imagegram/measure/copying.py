@@ -9,65 +9,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 from imagegram.index.folder import Index
+from imagegram.measure.intervals import Figure, bootstrap, mean, probability_closer, wilson
 from imagegram.measure.memorization import Nearest, authentic, data_copying, near_runs, two_nearest
-from imagegram.sampling.aligned import ladder
+from imagegram.sampling.aligned import backoff
 from imagegram.sampling.ntd import longest_runs
 
-Figure = dict[str, float]
 Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
-RESAMPLES = 1000
 FEW_RESAMPLES = 200  # where each takes milliseconds
 RUN = 4  # tokens: shorter runs are not counted as copied
 KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
-
-
-def wilson(hits: int, n: int) -> Figure:
-    """A rate with Wilson's 95 % score interval (1927): sound at 0 and at n hits, where hits / n +- 2 sigma is not."""
-    z, p = 1.959964, hits / n
-    centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = 0.0 if hits == 0 else float((centre - spread) / scale)
-    high = 1.0 if hits == n else float((centre + spread) / scale)
-    return {"value": p, "low": low, "high": high}
-
-
-def mean(values: NDArray[np.number], rng: np.random.Generator) -> Figure:
-    """A mean with its 95 % percentile bootstrap interval."""
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def closer(generated: NDArray[np.number], held_out: NDArray[np.number], rng: np.random.Generator) -> Figure:
-    """P(d_generated < d_held_out), ties counted half: 0.5 where generated images are as far from the training set as
-    real ones that the index never saw, 1 for a copier: the three-sample test of Meehan et al. (2020,
-    arXiv:2004.05675), whose statistic is this probability's U. Bootstrap over both; `p_value` is Mann & Whitney's,
-    two-sided, that both are as far.
-    """
-
-    def probability(a: NDArray[np.number], b: NDArray[np.number]) -> float:
-        ordered = np.sort(b)
-        above = len(b) - np.searchsorted(ordered, a, "right")
-        ties = np.searchsorted(ordered, a, "right") - np.searchsorted(ordered, a, "left")
-        return float((above + 0.5 * ties).mean() / len(b))
-
-    draws = [
-        probability(
-            generated[rng.integers(0, len(generated), len(generated))],
-            held_out[rng.integers(0, len(held_out), len(held_out))],
-        )
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    p_value = float(mannwhitneyu(generated, held_out).pvalue)
-    return {"value": probability(generated, held_out), "low": float(low), "high": float(high), "p_value": p_value}
 
 
 def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -95,9 +51,9 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     n, k = sequences.shape
     lengths, places = np.zeros((n, k), np.int64), np.arange(k)
     padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
-    for rungs in ladder(training, padded, k):
-        end = rungs.position  # the longest run that ends before it; what starts inside that run reaches as far
-        first = end - (rungs.high - rungs.low > 0)[1:].sum(0)
+    for levels in backoff(training, padded, k):
+        end = levels.position  # the longest run that ends before it; what starts inside that run reaches as far
+        first = end - (levels.high - levels.low > 0)[1:].sum(0)
         inside = (places >= first[:, None]) & (places < end)
         lengths = np.where(inside, end - places, lengths)
     return lengths
@@ -216,9 +172,9 @@ def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Ge
     if not len(held_out):
         return {"generated": figures}
     control, real = describe(held_out[:, : generated.shape[1]], index, rng)
-    figures["closer_than_held_out"] = closer(closeness.tokens, real.tokens, rng)
+    figures["closer_than_held_out"] = probability_closer(closeness.tokens, real.tokens, rng)
     if closeness.codes and real.codes and closeness.cells is not None and real.cells is not None:
-        figures["closer_in_codes"] = closer(closeness.codes.first, real.codes.first, rng)
+        figures["closer_in_codes"] = probability_closer(closeness.codes.first, real.codes.first, rng)
         mine = (closeness.codes.first, closeness.cells)
         others = (real.codes.first, real.cells)
         half = rng.permutation(len(held_out)) % 2 == 0
@@ -232,13 +188,11 @@ def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Ge
 def c_t(a: tuple[Floats, Ints], b: tuple[Floats, Ints], rng: np.random.Generator) -> Figure | None:
     """C_T of two sets of images, each given by its distances and cells [n]; bootstrap over both. None where no cell
     has enough of both."""
-    value = data_copying(a[0], b[0], (a[1], b[1]))
-    if np.isnan(value):
+
+    def statistic(mine: Ints, real: Ints) -> float:
+        return data_copying(a[0][mine], b[0][real], (a[1][mine], b[1][real]))
+
+    rows = (np.arange(len(a[0])), np.arange(len(b[0])))
+    if np.isnan(statistic(*rows)):
         return None
-    draws = []
-    for _ in range(FEW_RESAMPLES):
-        mine = rng.integers(0, len(a[0]), len(a[0]))
-        real = rng.integers(0, len(b[0]), len(b[0]))
-        draws.append(data_copying(a[0][mine], b[0][real], (a[1][mine], b[1][real])))
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return {"value": value, "low": float(low), "high": float(high)}
+    return bootstrap(statistic, rows, rng, FEW_RESAMPLES)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from imagegram.index.folder import Index
-from imagegram.measure.copying import Figure, mean
+from imagegram.measure.intervals import Figure, mean
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.settings import Settings
 
@@ -75,7 +75,7 @@ def _total(values: Floats, n: int, rng: np.random.Generator) -> Figure:
         total = float(values.sum())
         return {"value": total, "low": total, "high": total}
     figure = mean(values, rng)
-    return {key: value * n for key, value in figure.items()}
+    return {"value": figure["value"] * n, "low": figure["low"] * n, "high": figure["high"] * n}
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:

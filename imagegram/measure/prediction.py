@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from imagegram.files import read_json, write_json
 from imagegram.index.folder import Index
 from imagegram.measure.control import Control
-from imagegram.measure.copying import Figure, mean
-from imagegram.sampling.aligned import ladder
+from imagegram.measure.intervals import Figure, mean
+from imagegram.sampling.aligned import backoff
 from imagegram.sampling.smoothed import count_distinct, discounts
 
 
@@ -23,15 +23,15 @@ def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool 
     hundred, without which the bits are infinite.
     """
     result = np.zeros(tokens.shape)
-    for rungs in ladder(index.tokens, tokens, context):
-        column = rungs.following
+    for levels in backoff(index.tokens, tokens, context):
+        column = levels.following
         p = np.full(len(tokens), 1 / index.vocab_size)
-        for low, high, discount in zip(rungs.low, rungs.high, discounts(rungs), strict=True):
-            distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
+        for low, high, discount in zip(levels.low, levels.high, discounts(levels), strict=True):
+            distinct, hits = count_distinct(column, low, high, tokens[:, levels.position])
             taken, shorter = (discount, discount * distinct * p) if smoothed else (0, 0)
             mixed = (np.maximum(hits - taken, 0) + shorter) / np.maximum(1, high - low)
             p = np.where(high > low, mixed, p)
-        result[:, rungs.position] = -np.log2(p if smoothed else 0.99 * p + 0.01 / index.vocab_size)
+        result[:, levels.position] = -np.log2(p if smoothed else 0.99 * p + 0.01 / index.vocab_size)
     return result
 
 
@@ -47,10 +47,10 @@ def held_out_bits(
 
 def held_out_figures(index: Index, control: Control, path: Path) -> dict[str, Figure]:
     """`held_out_bits` of at most 1,000 held-out images; kept in `path`."""
-    if path.exists() and (before := read_json(path))["index"] == index.info["hash"]:
+    if path.exists() and (before := read_json(path))["index"] == index.identity:
         return dict(before["bits"])
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(control.tokens))[:1000])
     bits = held_out_bits(index, control.tokens[chosen], rng) if len(chosen) else {}
-    write_json(path, {"index": index.info["hash"], "bits": bits})
+    write_json(path, {"index": index.identity, "bits": bits})
     return bits

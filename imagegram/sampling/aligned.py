@@ -1,7 +1,7 @@
 """Contexts: where the tokens so far stand in the index, by bisection of many sorted ranges at once."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,28 +14,6 @@ from imagegram.sampling.matches import Ints, Matches
 from imagegram.sampling.settings import Settings
 
 
-def bound(key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints) -> Ints:
-    """Bisection of many ranges at once: the first place in each [low, high) whose key is not below `wanted` [n]."""
-    low, high = low.copy(), high.copy()
-    active = np.flatnonzero(low < high)
-    while active.size:
-        middle = (low[active] + high[active]) // 2
-        below = key(middle) < wanted[active]
-        low[active[below]] = middle[below] + 1
-        high[active[~below]] = middle[~below]
-        active = active[low[active] < high[active]]
-    return low
-
-
-def narrow(
-    key: Callable[[Ints], NDArray[np.integer]], wanted: NDArray[np.integer], low: Ints, high: Ints
-) -> tuple[Ints, Ints]:
-    """The part of each range [low, high), sorted by `key`, where the key is `wanted` [n]."""
-    wanted = wanted.astype(np.int64)
-    both = bound(key, np.concatenate([wanted, wanted + 1]), np.tile(low, 2), np.tile(high, 2))
-    return both[: len(low)], both[len(low) :]
-
-
 def search(keys: Ints, wanted: Ints) -> tuple[Ints, Ints]:
     """Where sorted `keys` [N] hold each of `wanted` [n], as ranges. Asked in order, which spares most cache misses."""
     order = np.argsort(wanted)
@@ -45,7 +23,7 @@ def search(keys: Ints, wanted: Ints) -> tuple[Ints, Ints]:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Backoff:
     """The images that share contexts of 0, 1, 2 ... tokens before `position` with n sequences, each in the last."""
 
     order: Ints  # images, so sorted that those which share a context are neighbours
@@ -65,9 +43,9 @@ class Ladder:
         return np.argsort(self.following, kind="stable")
 
 
-def ladder(
+def backoff(
     trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, anchor: int = 0, least: int = 1
-) -> Iterator[Ladder]:
+) -> Iterator[Backoff]:
     """The contexts at the same position, for one position after another; the caller fills `drawn` [n, L] meanwhile.
 
     At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too. `drawn` may
@@ -82,16 +60,16 @@ def ladder(
     columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
     anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
     mine = np.zeros(n, np.int64)  # and of every sequence's
-    rungs = None
+    levels = None
     coming = read_columns(trained, length)
     for position in range(length):
         columns.appendleft(next(coming, np.zeros(0, np.uint16)))  # none after the last: only its contexts are asked for
-        if rungs is not None:
+        if levels is not None:
             if position <= anchor:
                 both = np.concatenate([anchors * 65536 + columns[1], mine * 65536 + drawn[:, position - 1]])
                 numbers = np.unique(both, return_inverse=True)[1]
                 anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
-            order = order[rungs.by_token]
+            order = order[levels.by_token]
             order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
         # Contexts as numbers, in the order of the images and therefore sorted; and the same of the sequences.
         keys, wanted = anchors[order], mine
@@ -112,8 +90,8 @@ def ladder(
             ranges[-1][0][growing], ranges[-1][1][growing] = low[enough], high[enough]
         low = np.stack([r[0] for r in ranges])
         high = np.stack([r[1] for r in ranges])
-        rungs = Ladder(order, position, low, high, tuple(columns))
-        yield rungs
+        levels = Backoff(order, position, low, high, tuple(columns))
+        yield levels
 
 
 def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
@@ -147,10 +125,10 @@ class AlignedMatches:
 def aligned_matches(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
     """Matches at the same position, of the longest context that enough images share."""
     rows = np.arange(len(drawn))
-    for rungs in ladder(index.tokens, drawn, settings.context, settings.anchor, settings.min_images):
-        counts = rungs.high - rungs.low
+    for levels in backoff(index.tokens, drawn, settings.context, settings.anchor, settings.min_images):
+        counts = levels.high - levels.low
         depth = (counts[1:] > 0).sum(0)
-        yield AlignedMatches(index.tokens, rungs.order, rungs.position, rungs.low[depth, rows], counts[depth, rows])
+        yield AlignedMatches(index.tokens, levels.order, levels.position, levels.low[depth, rows], counts[depth, rows])
 
 
 def matches_of_class(index: Index, label: int, n: int) -> Matches:

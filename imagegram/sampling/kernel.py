@@ -234,7 +234,7 @@ def open_kernel(index: Index, device: torch.device) -> Kernel:
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits")
     file = fit_file(index)
-    made_from = {"index": str(index.info["hash"]), "format": str(FORMAT)}
+    made_from = {"index": str(index.identity), "format": str(FORMAT)}
     if file.exists():
         with safe_open(file, "pt") as f:
             if f.metadata() == made_from:
@@ -370,9 +370,9 @@ def kernel_matches(
 def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Ints:
     """A digit for each row of probabilities [n, values]: int64 [n]."""
     rows = _reweighted(p, settings)
-    ladder = np.cumsum(rows, 1)
-    wanted = rng.random((len(rows), 1)) * ladder[:, -1:]
-    return (ladder <= wanted).sum(1).clip(max=rows.shape[1] - 1)
+    backoff = np.cumsum(rows, 1)
+    wanted = rng.random((len(rows), 1)) * backoff[:, -1:]
+    return (backoff <= wanted).sum(1).clip(max=rows.shape[1] - 1)
 
 
 def _draw_source(votes: Tensor, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:
@@ -385,10 +385,10 @@ def _draw_source(votes: Tensor, steps: Tensor, digits: Tensor, rng: np.random.Ge
     mass = votes * steps[:, digits.long()]
     mass = torch.where(mass.sum(1, keepdim=True) > 0, mass, votes)  # the floor or the unigram drew it: the votes alone
     blocks = nn.functional.pad(mass, (0, -count % block)).view(n, -1, block)
-    ladder = blocks.sum(2, dtype=torch.float64).cumsum(1).contiguous()
-    wanted = torch.from_numpy(rng.random((n, 1))).to(votes.device) * ladder[:, -1:]
-    chosen = torch.searchsorted(ladder, wanted, right=True).clamp(max=ladder.shape[1] - 1)  # [n, 1]
+    backoff = blocks.sum(2, dtype=torch.float64).cumsum(1).contiguous()
+    wanted = torch.from_numpy(rng.random((n, 1))).to(votes.device) * backoff[:, -1:]
+    chosen = torch.searchsorted(backoff, wanted, right=True).clamp(max=backoff.shape[1] - 1)  # [n, 1]
     within = blocks[torch.arange(n, device=votes.device), chosen[:, 0]].double().cumsum(1).contiguous()
-    rest = wanted - nn.functional.pad(ladder, (1, 0)).gather(1, chosen)
+    rest = wanted - nn.functional.pad(backoff, (1, 0)).gather(1, chosen)
     image = torch.searchsorted(within, rest, right=True).clamp(max=block - 1)
     return (chosen * block + image)[:, 0].clamp(max=count - 1).cpu().numpy()

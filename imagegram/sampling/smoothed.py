@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
-from imagegram.sampling.aligned import Ladder, ladder
+from imagegram.sampling.aligned import Backoff, backoff
 from imagegram.sampling.matches import ImageMatches, Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
 from imagegram.sampling.soft import MAX_PAIRS
@@ -40,19 +40,19 @@ def count_distinct(
     return distinct, np.where(known[spots] == asked, counts[spots], 0)
 
 
-def discounts(rungs: Ladder) -> list[float]:
+def discounts(levels: Backoff) -> list[float]:
     """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
     numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
 
     Never below 0.1, so that what was not seen stays possible.
     """
     # Sorted by the token too, images that share a context and the token are neighbours: pairs are counted unsorted.
-    order = rungs.order[rungs.by_token]
+    order = levels.order[levels.by_token]
     starts = np.ones(len(order) + 2, bool)  # of another pair, or of the end
     starts[1:-2] = False
     result = []
-    for depth in range(len(rungs.low)):
-        column = rungs.columns[depth][order]
+    for depth in range(len(levels.low)):
+        column = levels.columns[depth][order]
         starts[1:-2] |= column[1:] != column[:-1]
         lone = starts[:-2] & starts[1:-1]
         once = int(np.count_nonzero(lone))
@@ -61,10 +61,10 @@ def discounts(rungs: Ladder) -> list[float]:
     return result
 
 
-def count_following(rungs: Ladder, low: Ints, high: Ints, wanted: NDArray[np.uint16]) -> Ints:
-    """How often `wanted` [n] follows in the ranges [low, high) of `rungs.order`: int64 [n]."""
-    places = rungs.by_token  # of equal tokens in ascending order
-    keys = rungs.following[places].astype(np.int64) << 32 | places
+def count_following(levels: Backoff, low: Ints, high: Ints, wanted: NDArray[np.uint16]) -> Ints:
+    """How often `wanted` [n] follows in the ranges [low, high) of `levels.order`: int64 [n]."""
+    places = levels.by_token  # of equal tokens in ascending order
+    keys = levels.following[places].astype(np.int64) << 32 | places
     asked = wanted.astype(np.int64) << 32
     return np.searchsorted(keys, asked | high) - np.searchsorted(keys, asked | low)
 
@@ -78,21 +78,21 @@ def smoothed_probabilities(
     """
     result = np.zeros(tokens.shape)
     step = max(1, MAX_PAIRS // index.vocab_size)
-    for rungs in ladder(index.tokens, tokens, settings.context):
+    for levels in backoff(index.tokens, tokens, settings.context):
         if settings.reweighted and own is None:
-            taken = discounts(rungs)
+            taken = discounts(levels)
             for first in range(0, len(tokens), step):
                 rows = np.arange(first, min(first + step, len(tokens)))
-                for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
+                for row, p in zip(rows, distribution(index, levels, taken, rows), strict=True):
                     sharpened = truncated(p, settings.temperature, settings.top_k, settings.top_p)
-                    result[row, rungs.position] = sharpened[tokens[row, rungs.position]]
+                    result[row, levels.position] = sharpened[tokens[row, levels.position]]
             continue
-        column = rungs.following
+        column = levels.following
         p = np.zeros(len(tokens))
-        for depth, discount in enumerate(discounts(rungs)):
-            low = rungs.low[depth]
-            high = rungs.high[depth]
-            distinct, hits = count_distinct(column, low, high, tokens[:, rungs.position])
+        for depth, discount in enumerate(discounts(levels)):
+            low = levels.low[depth]
+            high = levels.high[depth]
+            distinct, hits = count_distinct(column, low, high, tokens[:, levels.position])
             sizes = high - low
             if own is not None:
                 distinct = distinct - (hits == 1)
@@ -103,15 +103,15 @@ def smoothed_probabilities(
                 continue
             mixed = (np.maximum(hits - discount, 0) + discount * distinct * p) / np.maximum(1, sizes)
             p = np.where(sizes > 0, mixed, p)
-        result[:, rungs.position] = p
+        result[:, levels.position] = p
     return result
 
 
-def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) -> NDArray[np.float64]:
+def distribution(index: Index, levels: Backoff, taken: list[float], rows: Ints) -> NDArray[np.float64]:
     """The next-token distributions [len(rows), vocabulary] that the sampler draws from; `taken`: `discounts`."""
-    column = rungs.following
+    column = levels.following
     p = np.tile(np.bincount(column, minlength=index.vocab_size) / len(column), (len(rows), 1))
-    for low, high, discount in zip(rungs.low[1:, rows], rungs.high[1:, rows], taken[1:], strict=True):
+    for low, high, discount in zip(levels.low[1:, rows], levels.high[1:, rows], taken[1:], strict=True):
         for row in np.flatnonzero(high > low):
             counts = np.bincount(column[low[row] : high[row]], minlength=index.vocab_size)
             left = discount * np.count_nonzero(counts)
@@ -119,27 +119,27 @@ def distribution(index: Index, rungs: Ladder, taken: list[float], rows: Ints) ->
     return p
 
 
-def draw(rungs: Ladder, rng: np.random.Generator) -> Ints:
+def draw(levels: Backoff, rng: np.random.Generator) -> Ints:
     """An image for every sequence, whose next token is drawn from `distribution`: int64 [n].
 
     A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the count of its token;
     else the same is done with the next shorter context.
     """
-    column = rungs.following
-    taken = discounts(rungs)
-    places = rng.integers(rungs.low[0], rungs.high[0])
+    column = levels.following
+    taken = discounts(levels)
+    places = rng.integers(levels.low[0], levels.high[0])
     missing = np.ones(len(places), bool)
-    for depth in range(len(rungs.low) - 1, 0, -1):
-        low, high = rungs.low[depth], rungs.high[depth]
+    for depth in range(len(levels.low) - 1, 0, -1):
+        low, high = levels.low[depth], levels.high[depth]
         asked = np.flatnonzero(missing & (high > low))
         if not len(asked):
             continue
         tried = rng.integers(low[asked], high[asked])
-        counts = count_following(rungs, low[asked], high[asked], column[tried])
+        counts = count_following(levels, low[asked], high[asked], column[tried])
         kept = rng.random(len(asked)) * counts < counts - taken[depth]
         places[asked[kept]] = tried[kept]
         missing[asked[kept]] = False
-    return rungs.order[places]
+    return levels.order[places]
 
 
 def smoothed_matches(
@@ -147,19 +147,19 @@ def smoothed_matches(
 ) -> Iterator[Matches]:
     """One match each, drawn from the smoothed distribution, reweighted where that is asked for."""
     step = max(1, MAX_PAIRS // index.vocab_size)
-    for rungs in ladder(index.tokens, drawn, settings.context):
+    for levels in backoff(index.tokens, drawn, settings.context):
         if not settings.reweighted:
-            yield ImageMatches(index.tokens, draw(rungs, rng)[:, None], rungs.position)
+            yield ImageMatches(index.tokens, draw(levels, rng)[:, None], levels.position)
             continue
-        column = rungs.following
-        taken = discounts(rungs)
+        column = levels.following
+        taken = discounts(levels)
         images = np.empty((len(drawn), 1), np.int64)
         for first in range(0, len(drawn), step):
             rows = np.arange(first, min(first + step, len(drawn)))
-            for row, p in zip(rows, distribution(index, rungs, taken, rows), strict=True):
+            for row, p in zip(rows, distribution(index, levels, taken, rows), strict=True):
                 token = rng.choice(len(p), p=truncated(p, settings.temperature, settings.top_k, settings.top_p))
-                for low, high in zip(rungs.low[::-1, row], rungs.high[::-1, row], strict=True):
+                for low, high in zip(levels.low[::-1, row], levels.high[::-1, row], strict=True):
                     if len(found := np.flatnonzero(column[low:high] == token)):
-                        images[row] = rungs.order[low + rng.choice(found)]
+                        images[row] = levels.order[low + rng.choice(found)]
                         break
-        yield ImageMatches(index.tokens, images, rungs.position)
+        yield ImageMatches(index.tokens, images, levels.position)

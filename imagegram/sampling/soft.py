@@ -45,35 +45,39 @@ class PrefixDistances:
         self.training, self.libraries = training, ThreadpoolController()
         codes = fsq_codes(np.arange(vocab_size), levels)
         norms, ones = np.square(codes).sum(1, keepdims=True), np.ones((vocab_size, 1), np.float32)
-        self.left = np.concatenate([-2 * codes, norms, ones], 1)  # of a sequence; its product with
-        self.right = np.concatenate([codes, ones, norms], 1)  # that of an image is their squared distance
+        self.query_vectors = np.concatenate([-2 * codes, norms, ones], 1)  # of a sequence; its product with
+        self.image_vectors = np.concatenate([codes, ones, norms], 1)  # that of an image is their squared distance
         shape = n, len(training)
         self.distances = rng.random(shape, np.float32) * np.float32(JITTER) if rng else np.zeros(shape, np.float32)
         self.position = 0  # the next one
         self.pending: list[tuple[int, NDArray[np.uint16], np.float32]] = []  # added since all were up to date
-        self.followed: list[tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32]]] = []
-        self.others = np.empty(n, np.float32)  # no image that is not followed is nearer than that
+        self.candidates: list[tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32]]] = []
+        self.unfollowed_at_least = np.empty(
+            n, np.float32
+        )  # [n]: lower bound on the distance of every image outside `candidates`
 
     def add(self, position: int, tokens: NDArray[np.uint16], weight: float = 1.0) -> None:
         """Add `weight` times the distance of `tokens` [n] to the images' tokens at `position`, the next one."""
         if len(self.pending) == LONGEST:
             self._update()
-        for (_, coming, distances), left in zip(self.followed, self.left[tokens] * np.float32(weight), strict=False):
-            distances += self.right.take(coming[:, len(self.pending)], 0) @ left
+        for (_, upcoming, distances), left in zip(
+            self.candidates, self.query_vectors[tokens] * np.float32(weight), strict=False
+        ):
+            distances += self.image_vectors.take(upcoming[:, len(self.pending)], 0) @ left
         self.pending.append((position, tokens.copy(), np.float32(weight)))
         self.position = position + 1
 
     def _update(self) -> None:
         """Bring all distances up to date."""
-        self.followed = []
+        self.candidates = []
         if not self.pending:
             return
         columns = [np.ascontiguousarray(self.training[:, position]) for position, _, _ in self.pending]
-        left = np.concatenate([self.left[tokens] * weight for _, tokens, weight in self.pending], 1)
+        left = np.concatenate([self.query_vectors[tokens] * weight for _, tokens, weight in self.pending], 1)
 
         def work(first: int) -> None:
             tile = slice(first, first + TILE)
-            right = np.concatenate([self.right.take(column[tile], 0) for column in columns], 1).T
+            right = np.concatenate([self.image_vectors.take(column[tile], 0) for column in columns], 1).T
             for start in range(0, len(left), SEQUENCES):
                 part = slice(start, start + SEQUENCES)
                 self.distances[part, tile] += left[part] @ right
@@ -93,15 +97,15 @@ class PrefixDistances:
             images = np.flatnonzero(distances <= furthest)
             if len(images) < k:
                 images, furthest = np.arange(len(distances)), np.inf
-            self.others[row] = furthest
-            coming = self.training[images, self.position : self.position + LONGEST]
-            self.followed.append((images, coming, distances[images]))
+            self.unfollowed_at_least[row] = furthest
+            upcoming = self.training[images, self.position : self.position + LONGEST]
+            self.candidates.append((images, upcoming, distances[images]))
 
     def nearest(self, k: int) -> NDArray[np.int64]:
         """The `k` nearest images of every sequence, in no order: int64 [n, k]; k is less than N."""
-        if self.followed:
+        if self.candidates:
             found, furthest = self._nearest_followed(k)
-            if (furthest <= self.others).all():
+            if (furthest <= self.unfollowed_at_least).all():
                 return found
         self._update()
         self._follow(k)
@@ -110,7 +114,7 @@ class PrefixDistances:
     def _nearest_followed(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The nearest images that are followed [n, k], and the distance [n] of the furthest of them."""
         found, furthest = np.empty((len(self.distances), k), np.int64), np.full(len(self.distances), np.inf, np.float32)
-        for row, (images, _, distances) in enumerate(self.followed):
+        for row, (images, _, distances) in enumerate(self.candidates):
             if len(images) >= k:
                 best = np.argpartition(distances, k - 1)[:k]
                 found[row], furthest[row] = images[best], distances[best[-1]]

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.files import sha256
 from imagegram.index import build as indexing
-from imagegram.index import table as suffix_array
+from imagegram.index import builders
 from imagegram.index.build import build_index
+from imagegram.index.builders import build_with_infini_gram, find_infini_gram
 from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
-from imagegram.index.table import build_with_infini_gram, find_infini_gram, pointers_at
+from imagegram.index.table import pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
 
@@ -50,7 +51,7 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
-    build_index([folder / "tokens"], folder / "input", folder / "whole", "numpy")
+    build_index([folder / "tokens"], folder / "input", folder / "whole", "divsufsort")
     whole = open_fastgram(folder / "whole")
     lines = []
     for shard in index.shards:
@@ -75,10 +76,10 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
 def test_several_processes_build_what_one_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
     one = index_of(tmp_path, tokens, shard_images=7)
-    two = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "two", "numpy", 7, workers=2)
+    two = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "two", "divsufsort", 7, workers=2)
     assert len(two.shards) == 6
     assert files_of(one.path) == files_of(two.path)
-    assert "shard 5: table by numpy" in capfd.readouterr().out
+    assert "shard 5: table by pydivsufsort" in capfd.readouterr().out
 
 
 @needs_infini_gram
@@ -93,8 +94,8 @@ def test_infini_gram_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
 @needs_infini_gram
 def test_infini_gram_in_parts_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = index_of(tmp_path, np.random.default_rng(0).integers(0, 50, (500, 20)))
-    monkeypatch.setattr(suffix_array, "OUT_OF_CORE", 5000)  # bytes; the corpus has 21,006
-    monkeypatch.setattr(suffix_array, "OVERLAP", 100)
+    monkeypatch.setattr(builders, "OUT_OF_CORE", 5000)  # bytes; the corpus has 21,006
+    monkeypatch.setattr(builders, "OVERLAP", 100)
     tool = find_infini_gram()
     assert tool is not None
     build_with_infini_gram(tool, tmp_path / "input", tmp_path / "table")
@@ -133,7 +134,7 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
 ) -> None:
     tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
     right = files_of(index_of(tmp_path, tokens, shard_images=10).path)
-    arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "numpy", 10
+    arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "divsufsort", 10
     verify, calls = indexing.verify_table, []
 
     def fourth_time_unlucky(*args: object) -> None:
@@ -168,7 +169,7 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     assert files_of(again.path) == right
     again.path.rename(building)  # and another request: nothing of it is taken over
     other = token_folder(tmp_path / "other", tokens[:20])
-    assert build_index([other], tmp_path / "in", tmp_path / "again", "numpy", 10).num_images == 20
+    assert build_index([other], tmp_path / "in", tmp_path / "again", "divsufsort", 10).num_images == 20
     assert not building.exists()
 
 
@@ -209,7 +210,7 @@ def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(t
     other = index_of(tmp_path / "other", tokens[:3]).path  # what the build replaces
 
     def build() -> None:
-        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", "numpy", 6)
+        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", "divsufsort", 6)
 
     for event in range(1, 1000):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -230,7 +231,7 @@ def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Pa
     kills, rng = 0, random.Random(0)
 
     def build() -> None:
-        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "numpy", 500)
+        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "divsufsort", 500)
 
     for _ in range(4):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -247,7 +248,7 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) ->
     tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
     right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
     command = [sys.executable, "-m", "imagegram.index", "build", "--tokens", str(tmp_path / "tokens")]
-    command += ["--index-input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--builder", "numpy"]
+    command += ["--index-input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--builder", "divsufsort"]
     command += ["--shard-images", "500", "--workers", "2"]
     for lines in (2, 3):  # a shard began or ended
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -264,33 +265,33 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) ->
 def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
-    with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds 603: SHARD_IMAGES=60"):
+    with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds at most 603: set SHARD_IMAGES=60"):
         build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort")
     assert len(build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort", 60).shards) == 2
-    monkeypatch.setattr(indexing, "memory_available", lambda: 14_000)
-    with pytest.raises(UserError, match=r"2 x 60 images with numpy needs .*: SHARD_IMAGES=40, fewer WORKERS$"):
-        build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60, workers=2)
+    monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
+    with pytest.raises(UserError, match=r"2 x 60 images with divsufsort needs .*: SHARD_IMAGES=40, fewer WORKERS$"):
+        build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60, workers=2)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="needs 0 MB, 0 MB are free: make room first"):
-        build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60)
+    with pytest.raises(UserError, match="needs 0 MB, 0 MB are free: free some space first"):
+        build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
     usage.free = 7000
-    build_index([folder], tmp_path / "in", tmp_path / "other", "numpy", 60)
+    build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
-    monkeypatch.setattr(indexing, "find_infini_gram", lambda: None)
+    monkeypatch.setattr("imagegram.index.builders.find_infini_gram", lambda: None)
     with pytest.raises(UserError, match="infini-gram is not installed: pip install infini-gram"):
         build_index([folder], tmp_path / "in", tmp_path / "index", "infini-gram")
-    monkeypatch.setattr(indexing, "find_tg_build_index", lambda: None)
+    monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):
         build_index([folder], tmp_path / "in", tmp_path / "index", "tg_build_index")
 
 
 def test_the_record_of_a_build(tmp_path: Path) -> None:
     info = json.loads((index_of(tmp_path, CORPORA["one image"]).path / "index.json").read_text())
-    assert info["builder"].startswith("numpy ")
+    assert info["builder"].startswith("pydivsufsort ")
     assert set(info["versions"]) == {"fast-gram", "numpy"}
     assert set(info["files"]) == {"tokenized.0", "offset.0", "table.0", "images.npy"}
 
@@ -323,8 +324,8 @@ def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) ->
     disk, link = tmp_path / "disk", tmp_path / "index"
     disk.mkdir()
     link.symlink_to(disk)
-    first = build_index([one], tmp_path / "input", link, "numpy")
-    second = build_index([two], tmp_path / "input", link, "numpy")
+    first = build_index([one], tmp_path / "input", link, "divsufsort")
+    second = build_index([two], tmp_path / "input", link, "divsufsort")
     assert first.info["hash"] != second.info["hash"]
     assert link.is_symlink()
     assert (disk / "index.json").exists()

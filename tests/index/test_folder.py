@@ -11,24 +11,18 @@ import pytest
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
-from imagegram.index import build as indexing
 from imagegram.index.build import build_index
+from imagegram.index.builders import build_with_fastgram, find_tg_build_index
 from imagegram.index.engine import open_fastgram
-from imagegram.index.folder import Index, entry_of, verify_index
-from imagegram.index.table import (
-    build_with_fastgram,
-    find_tg_build_index,
-    pointer_width,
-    pointers_at,
-    verify_table,
-)
+from imagegram.index.folder import Index, file_record, verify_index
+from imagegram.index.table import pointer_width, pointers_at, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder, held_out
 from tests.support.corpora import corpora, index_of, naive_suffixes, token_folder
 
 CORPORA = corpora()
 
 
-@pytest.mark.parametrize("builder", ["numpy", "divsufsort"])
+@pytest.mark.parametrize("builder", ["divsufsort"])
 @pytest.mark.parametrize("name", CORPORA)
 def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str, builder: str) -> None:
     (shard,) = index_of(tmp_path, CORPORA[name], TERMINATOR, builder=builder).shards
@@ -69,14 +63,14 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     first, second = rng.integers(0, 512, (300, 6)), rng.integers(0, 512, (200, 6))
     a = token_folder(tmp_path / "a", first, held_out_share=0.3)
     b = token_folder(tmp_path / "b", second, held_out_share=0.3)
-    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "numpy")
+    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "divsufsort")
     kept = [np.flatnonzero(~held_out(np.arange(n), 0.3)) for n in (300, 200)]
     assert index.sources == [str(a), str(b)]
     assert index.images[:, 0].tolist() == [0] * len(kept[0]) + [1] * len(kept[1])
     assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
     assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
     assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
-    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "numpy", shard_images=50)
+    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "divsufsort", shard_images=50)
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
 
@@ -87,10 +81,10 @@ def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
     rng = np.random.default_rng(3)
     before = index_of(tmp_path, rng.integers(0, 512, (20, 4)))
     capsys.readouterr()
-    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy")
+    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
     assert "nothing to build" in capsys.readouterr().out
     other = token_folder(tmp_path / "other", rng.integers(0, 512, (30, 4)))
-    after = build_index([other], tmp_path / "input", tmp_path / "index", "numpy")
+    after = build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
     assert (before.num_images, after.num_images) == (20, 30)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock-index"]
 
@@ -102,10 +96,10 @@ def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytes
 
     index_of(tmp_path, CORPORA["one image"])
     good = (tmp_path / "index" / "index.json").read_bytes()
-    monkeypatch.setattr(indexing, "build_with_numpy", swapped)
+    monkeypatch.setattr("imagegram.index.builders.build_with_divsufsort", swapped)
     other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
     with pytest.raises(UserError, match="out of order at entry"):
-        build_index([other], tmp_path / "input", tmp_path / "index", "numpy")
+        build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
     assert (tmp_path / "index" / "index.json").read_bytes() == good
 
 
@@ -151,7 +145,7 @@ def test_changed_files_are_refused_and_the_same_command_builds_them_again(
         with pytest.raises(UserError, match=problem):
             Index.open(tmp_path / "index")
         capsys.readouterr()
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy")
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
         assert f"not kept: {file} {problem}" in capsys.readouterr().out
         assert file.read_bytes() == right
 
@@ -169,7 +163,7 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
         """Make the record agree with the changed file: in its time, or in its hash as well."""
         trusted = json.loads(info.read_text())
         entry = trusted["files"]["table.1"]
-        trusted["files"]["table.1"] = entry_of(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
+        trusted["files"]["table.1"] = file_record(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
         info.write_text(json.dumps(trusted))
 
     for hashes, problem in ((False, "differs from its hash"), (True, "out of order at entry")):
@@ -182,7 +176,7 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
             verify_index(tmp_path / "index")
         with pytest.raises(UserError, match="no index in"):
             Index.open(tmp_path / "index")
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "numpy", 20)
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort", 20)
         verify_index(tmp_path / "index")
 
 
@@ -233,10 +227,10 @@ def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_wi
         table, source = tmp_path / "table", tmp_path / f"{n}-{length}" / "input"
         if pointer_width(len(right.shards[0].tokens)) != pointer_width(len(right.shards[0].tokens) - 2):
             refused += 1
-            with pytest.raises(UserError, match="use BUILDER=numpy"):
+            with pytest.raises(UserError, match="use BUILDER=divsufsort"):
                 build_with_fastgram(tool, source, table)
             auto = build_index([tmp_path / f"{n}-{length}" / "tokens"], source, tmp_path / f"auto-{n}-{length}")
-            assert auto.info["builder"].startswith("numpy ")
+            assert auto.info["builder"].startswith("pydivsufsort ")
         else:
             build_with_fastgram(tool, source, table)
             assert table.read_bytes() == (right.path / "table.0").read_bytes()
@@ -259,7 +253,7 @@ def test_the_token_folders_are_found_by_path_and_known_by_their_contents(
     here.mkdir()
     monkeypatch.chdir(here)
     token_folder(Path("tokens"), rows)
-    build_index([Path("tokens")], Path("input"), Path("index"), "numpy")
+    build_index([Path("tokens")], Path("input"), Path("index"), "divsufsort")
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(Index.open(Path("here/index")).token_folders()[0].load().tokens, rows)
 
@@ -282,5 +276,5 @@ def test_tokens_made_again_with_the_same_bytes_are_the_same(tmp_path: Path) -> N
     folder = TokenFolder.open(token_folder(tmp_path / "tokens", rows))
     marker = folder.path / "shard-00000.json"
     marker.write_text(marker.read_text().replace('"seconds": 1.0', '"seconds": 2.0'))
-    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", "numpy")
+    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", "divsufsort")
     assert again.info == index.info

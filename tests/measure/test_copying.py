@@ -99,35 +99,6 @@ def test_matches_in_place_and_pieces_agree_with_brute_force(tmp_path: Path) -> N
     assert m.copied(everywhere, 4) == pytest.approx(covered.mean(1))
 
 
-def test_wilson_is_the_score_interval() -> None:
-    for hits, n in ((0, 2000), (27, 50), (50, 50), (540, 1000)):
-        figure = m.wilson(hits, n)
-        for bound in (figure["low"], figure["high"]):
-            if 0 < bound < 1:  # the score test is exactly at its limit there
-                assert abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n) == pytest.approx(1.96, abs=1e-3)
-    assert m.wilson(0, 2000)["high"] == pytest.approx(0.0019, abs=1e-4)
-    assert (m.wilson(0, 9)["low"], m.wilson(9, 9)["high"]) == (0, 1)
-
-
-def test_the_bootstrap_covers_the_mean() -> None:
-    rng, hits = np.random.default_rng(1), 0
-    for _ in range(60):
-        figure = m.mean(rng.exponential(1.0, 200), rng)
-        hits += figure["low"] <= 1.0 <= figure["high"]
-    assert 50 <= hits <= 60
-
-
-def test_closer_is_the_probability_that_a_generated_image_is_nearer() -> None:
-    rng = np.random.default_rng(2)
-    a, b = rng.integers(0, 10, 300), rng.integers(3, 13, 200)
-    expected = ((a[:, None] < b).mean() + 0.5 * (a[:, None] == b).mean()).item()
-    figure = m.closer(a, b, rng)
-    assert figure["value"] == pytest.approx(expected)
-    assert figure["low"] < expected < figure["high"]
-    assert m.closer(np.zeros(50), np.full(50, 9), rng)["value"] == 1
-    assert m.closer(b, b, rng)["value"] == pytest.approx(0.5)
-
-
 def test_held_out_images_are_measured_as_the_generated_are(index: Index) -> None:
     held_out = RNG.integers(0, 512, (40, 16)).astype(np.uint16)
     result = m.measure(TRAINING[:40], index, held_out, RNG)

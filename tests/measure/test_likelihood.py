@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagegram.measure import likelihood
-from imagegram.measure.copying import wilson
+from imagegram.measure.intervals import wilson
 from imagegram.measure.likelihood import bits, exact_figures, extraction, floor_share
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings

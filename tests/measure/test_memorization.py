@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu, norm
 
 from imagegram.measure import copying
 from imagegram.measure import memorization as m
+from imagegram.measure.intervals import probability_closer
 from imagegram.sampling.codes import fsq_codes, fsq_digits
 from tests.support.corpora import index_of
 
@@ -77,7 +78,7 @@ def test_p_closer_is_the_mann_whitney_statistic() -> None:
     rng = np.random.default_rng(3)
     a = rng.integers(0, 30, 50).astype(np.float64)
     b = rng.integers(5, 40, 80).astype(np.float64)
-    value = copying.closer(a, b, rng)["value"]
+    value = probability_closer(a, b, rng)["value"]
     assert mannwhitneyu(a, b).statistic == pytest.approx(50 * 80 * (1 - value))
 
 
@@ -102,7 +103,7 @@ def test_opposite_cells_do_not_hide_each_other() -> None:
     real = np.linspace(1, 2, 40)
     generated = np.concatenate([np.full(20, 0.1), np.full(20, 9.0)])
     cells = np.repeat([0, 1], 20), np.tile([0, 1], 20)
-    assert copying.closer(generated, real, np.random.default_rng(0))["value"] == pytest.approx(0.5)
+    assert probability_closer(generated, real, np.random.default_rng(0))["value"] == pytest.approx(0.5)
     scores = m.cell_scores(generated, real, cells)
     assert scores[0] < -4
     assert scores[1] > 4

@@ -100,7 +100,7 @@ def test_left_out_an_image_is_predicted_as_from_an_index_without_it(
     tmp_path: Path, rows: NDArray[np.int64], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where others share its context; where nobody does, a sampler of the smaller index would shorten it."""
-    monkeypatch.setattr("imagegram.sampling.smoothed.discounts", lambda rungs: [0.5] * len(rungs.low))
+    monkeypatch.setattr("imagegram.sampling.smoothed.discounts", lambda levels: [0.5] * len(levels.low))
     index = index_of(tmp_path, rows)
     settings = Settings(WAYS[name].method, context=1, min_images=1)
     for row in (0, 17, 30):

@@ -39,7 +39,7 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
 
 
 def index_of(
-    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0, builder: str = "numpy"
+    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0, builder: str = "divsufsort"
 ) -> Index:
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)

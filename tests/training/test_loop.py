@@ -13,7 +13,7 @@ import train_tiny_flextok as script
 from imagegram.cli import run_script
 from imagegram.codec import load_codec
 from imagegram.data.shapes import scene
-from imagegram.measure.classifier import Judge, train_judge
+from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training import figures, loop, teacher, tokenizer
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")
@@ -27,13 +27,13 @@ class Interrupted(Exception):
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The script on small batches, with judges hardly trained."""
 
-    def judge(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Judge:
-        return train_judge(images, labels, 2, batch=8, seed=seed)
+    def judge(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Classifier:
+        return train_classifier(images, labels, 2, batch=8, seed=seed)
 
-    monkeypatch.setattr(figures, "train_judge", judge)
+    monkeypatch.setattr(figures, "train_classifier", judge)
     monkeypatch.setattr(figures, "KEEPS", (1, 16))
     monkeypatch.setattr(figures, "ENCODED", 40)
-    monkeypatch.setattr(teacher, "train_judge", judge)
+    monkeypatch.setattr(teacher, "train_classifier", judge)
     monkeypatch.setattr(teacher, "SHOWN", 60)
     monkeypatch.setattr(tokenizer, "BATCH", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)

@@ -1,6 +1,4 @@
-"""The sorter and the proof against brute force, with parts so small that every seam between them is crossed."""
-
-from pathlib import Path
+"""The builder and the proof against brute force, with parts so small that every seam between them is crossed."""
 
 import numpy as np
 import pytest
@@ -9,10 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
-from imagegram.index import sort as suffix_sort
-from imagegram.index import table as suffix_array
-from imagegram.index.sort import sort_suffixes
-from imagegram.index.table import build_with_divsufsort, build_with_numpy, pointer_width, pointers_at, verify_table
+from imagegram.index.builders import build_with_divsufsort
+from imagegram.index.table import open_table, pointer_width, pointers_at, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import naive_suffixes, token_arrays
 
@@ -21,10 +17,9 @@ few_examples = settings(max_examples=40, deadline=None, suppress_health_check=li
 
 @pytest.fixture(params=[2, 30])
 def small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks, buckets and parts of a few tokens."""
-    for name in ("CHUNK", "BUCKET", "PART"):
-        monkeypatch.setattr(suffix_sort, name, request.param)
-    monkeypatch.setattr(suffix_array, "CHUNK", request.param)
+    """Chunks of a few tokens."""
+    monkeypatch.setattr("imagegram.index.table.CHUNK", request.param)
+    monkeypatch.setattr("imagegram.index.builders.CHUNK", request.param)
 
 
 def flat(rows: NDArray[np.int64]) -> NDArray[np.uint16]:
@@ -35,9 +30,13 @@ def flat(rows: NDArray[np.int64]) -> NDArray[np.uint16]:
 
 @few_examples
 @given(token_arrays(max_images=6, max_length=40))
-def test_any_corpus_is_sorted_as_its_bytes_are(small_parts: None, rows: NDArray[np.int64]) -> None:
+def test_any_corpus_is_sorted_as_its_bytes_are(
+    small_parts: None, tmp_path_factory: pytest.TempPathFactory, rows: NDArray[np.int64]
+) -> None:
     tokens = flat(rows)
-    assert sort_suffixes(tokens).tolist() == naive_suffixes(tokens)
+    path = tmp_path_factory.mktemp("table") / "table.0"
+    build_with_divsufsort(tokens, path)
+    assert pointers_at(open_table(path, len(tokens)), slice(None)).tolist() == naive_suffixes(tokens)
 
 
 @few_examples
@@ -73,24 +72,6 @@ def test_no_wrong_entry_passes_the_proof(
         write(wrong)
         with pytest.raises(UserError, match="build the index again"):
             verify_table(tokens, table)
-
-
-@pytest.mark.parametrize("kind", ["many copies", "all equal"])
-def test_a_corpus_of_many_parts_gives_the_bytes_of_divsufsort(tmp_path: Path, kind: str) -> None:
-    rng = np.random.default_rng(0)
-    rows = (60_000 ** rng.random((8_000, 80))).astype(int)
-    rows = rows[rng.integers(0, 5_000, 8_000)] if kind == "many copies" else np.full((8_000, 80), 7)
-    tokens = flat(rows)
-    assert len(tokens) > 2 * max(suffix_sort.BUCKET, suffix_sort.PART, suffix_array.CHUNK)
-    build_with_numpy(tokens, tmp_path / "numpy")
-    build_with_divsufsort(tokens, tmp_path / "divsufsort")
-    assert (tmp_path / "numpy").read_bytes() == (tmp_path / "divsufsort").read_bytes()
-    verify_table(tokens, tmp_path / "numpy")
-
-
-def test_a_corpus_without_an_ending_of_its_own_is_refused() -> None:
-    with pytest.raises(ValueError, match="the last token of the corpus occurs before"):
-        sort_suffixes(np.array([5, 1, 2, 3, 1], np.uint16))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
