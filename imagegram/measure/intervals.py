@@ -46,6 +46,11 @@ def mean(values: Numbers, rng: np.random.Generator) -> Figure:
     return bootstrap(np.mean, (values,), rng)
 
 
+def scaled(figure: Figure, factor: float) -> Figure:
+    """A figure times a number."""
+    return {"value": figure["value"] * factor, "low": figure["low"] * factor, "high": figure["high"] * factor}
+
+
 def probability_closer(generated: Numbers, held_out: Numbers, rng: np.random.Generator) -> Figure:
     """P(d_generated < d_held_out), ties counted half, of distances to the nearest training image [n] and [m].
 

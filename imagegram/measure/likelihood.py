@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from imagegram.index.folder import Index
-from imagegram.measure.intervals import Figure, mean
+from imagegram.measure.intervals import Figure, mean, scaled
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.settings import Settings
 
@@ -74,8 +74,7 @@ def _total(values: Floats, n: int, rng: np.random.Generator) -> Figure:
     if len(values) == n:
         total = float(values.sum())
         return {"value": total, "low": total, "high": total}
-    figure = mean(values, rng)
-    return {"value": figure["value"] * n, "low": figure["low"] * n, "high": figure["high"] * n}
+    return scaled(mean(values, rng), n)
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:

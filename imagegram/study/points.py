@@ -12,11 +12,11 @@ from torch import Tensor
 from imagegram.codec import Codec
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import Judges
-from imagegram.measure.copying import mean
 from imagegram.measure.counting import copy_figures, gram_entropies, log_probabilities
+from imagegram.measure.intervals import Figure, mean, scaled
 from imagegram.measure.likelihood import exact_figures, extraction
 from imagegram.measure.predict import TIMES, copy_curves
-from imagegram.sampling.aligned import ladder
+from imagegram.sampling.aligned import backoff
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.ntd import longest_runs
 from imagegram.sampling.sampler import sample
@@ -49,7 +49,7 @@ def row(sampler: str, context: int, quantity: str, value: float, low: float = np
     return dict(sampler=sampler, context=context, quantity=quantity, value=value, low=low, high=high)
 
 
-def figure_row(sampler: str, context: int, quantity: str, figure: dict[str, float]) -> Row:
+def figure_row(sampler: str, context: int, quantity: str, figure: Figure) -> Row:
     """A row of a figure with its interval."""
     return row(sampler, context, quantity, figure["value"], figure["low"], figure["high"])
 
@@ -97,9 +97,9 @@ def bits_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     # In the second half of an image, so that its start does not cut contexts short.
     half = asked.shape[1] // 2
     depths = [
-        (rungs.high[1:] > rungs.low[1:]).sum(0)
-        for rungs in ladder(index.tokens, asked, asked.shape[1])
-        if rungs.position >= half
+        (levels.high[1:] > levels.low[1:]).sum(0)
+        for levels in backoff(index.tokens, asked, asked.shape[1])
+        if levels.position >= half
     ]
     yield figure_row("aligned", 0, "match_length", mean(np.mean(depths, 0), rng))
     yield figure_row("ntd", 0, "match_length", mean(longest_runs(index, asked)[:, :half].mean(1), rng))
@@ -131,8 +131,8 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     rows = rng.permutation(index.num_images)[:asked]
     p = probabilities(index, Settings("kernel"), np.ascontiguousarray(index.tokens[rows]))
     yield figure_row("kernel", 0, "training_bits", mean(-np.log2(p).mean(1), rng))
-    copied = mean(p.prod(1), rng)
-    yield figure_row("kernel", 0, "copy_probability", {key: index.num_images * x for key, x in copied.items()})
+    copied = scaled(mean(p.prod(1), rng), index.num_images)
+    yield figure_row("kernel", 0, "copy_probability", copied)
     for start, figure in extraction(p, rng).items():
         yield figure_row("kernel", 0, f"extraction_{start}", figure)
 
