@@ -32,8 +32,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
-    """Train a Classifier on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of up to 2 pixels
-    augment."""
+    """Train on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

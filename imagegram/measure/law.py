@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, least_squares
 
+from imagegram.measure.intervals import Figure
+
 Floats = NDArray[np.float64]
 
 BEND = 0.3  # prior of b
@@ -46,7 +48,7 @@ class Law:
         spread = np.sqrt(slopes @ self.covariance @ slopes)
         return float(np.exp(_log_f(self.parameters, x) + deviations * spread))
 
-    def copy_probability(self, images: float) -> dict[str, float]:
+    def copy_probability(self, images: float) -> Figure:
         """P(copy) at so many images, and the 95 % interval of the fit."""
         values = [float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2)]
         return dict(zip(("value", "low", "high"), values, strict=True))

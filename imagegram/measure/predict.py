@@ -17,6 +17,7 @@ from imagegram.cli import UserError, summary
 from imagegram.files import atomic, write_json
 from imagegram.machine import memory_available
 from imagegram.measure.counting import collision_entropy, copy_figures, entropy, gram_entropies, number
+from imagegram.measure.intervals import Figure
 from imagegram.measure.law import Law, fit_law
 from imagegram.tokens import TokenFolder
 
@@ -39,7 +40,7 @@ class Curve:
     now: float
     law: Law | None
 
-    def at(self, images: float) -> dict[str, float]:
+    def at(self, images: float) -> Figure:
         """P(copy) at so many images, with its interval."""
         if self.law is None:
             return {"value": 1.0, "low": 0.0, "high": 1.0}
@@ -212,7 +213,7 @@ def print_figures(figures: dict[str, Any]) -> None:
         print(sentence)
 
 
-def _percent(figure: dict[str, float]) -> str:
+def _percent(figure: Figure) -> str:
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
     return f"{f'{value:.1f} [{low:.1f}, {high:.1f}]':<22}"
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
 from imagegram.files import atomic
-from imagegram.measure.classifier import Judge, train_judge
+from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 from imagegram.training.pixels import to_float
@@ -25,15 +25,15 @@ ENCODED = 5_000  # training images whose codes are counted
 AT_ONCE = 256  # images
 
 
-def load_judge(images: Images, path: Path) -> Judge:
+def load_judge(images: Images, path: Path) -> Classifier:
     """A classifier of the training part of a labelled data set; read from `path` where it is there, else kept there."""
     labels = images.labels[~images.held_out]
-    judge = Judge(int(images.labels.max()) + 1)
+    judge = Classifier(int(images.labels.max()) + 1)
     if not path.exists():
         print(f"training the judge of {images.name}", flush=True)
         rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:JUDGED_ON]
         steps = JUDGE_STEPS[len(labels) >= MANY]
-        trained = train_judge(to_float(images.training[rows]), labels[rows], steps)
+        trained = train_classifier(to_float(images.training[rows]), labels[rows], steps)
         with atomic(path) as temporary:
             torch.save(trained.state_dict(), temporary)
     judge.load_state_dict(torch.load(path, weights_only=True))
@@ -45,7 +45,7 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
     return np.concatenate([codec.encode(part) for part in images.split(AT_ONCE)])
 
 
-def evaluate(codec: Codec, images: Images, judge: Judge | None) -> dict[str, float]:
+def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str, float]:
     """Figures of one data set, on the first JUDGED held-out images:
 
     error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
@@ -76,7 +76,7 @@ def evaluate(codec: Codec, images: Images, judge: Judge | None) -> dict[str, flo
     return figures
 
 
-def _accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
+def _accuracy(judge: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of images uint8 [n, 3, S, S] whose label [n] the judge tells."""
     return (judge.probabilities(to_float(images)).argmax(1) == labels).double().mean().item()
 

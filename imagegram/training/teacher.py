@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imagegram.files import atomic
-from imagegram.measure.classifier import Judge, train_judge
+from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.pixels import to_float
 
@@ -32,7 +32,7 @@ class Teacher(nn.Module):
 
     def __init__(self, classes: int):
         super().__init__()
-        self.net = Judge(classes).eval()
+        self.net = Classifier(classes).eval()
         for name, size in (("", 256), ("map_", 128)):
             self.register_buffer(name + "mean", torch.zeros(size))
             self.register_buffer(name + "deviation", torch.ones(size))
@@ -68,7 +68,7 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int) -> T
     print("training the teacher", flush=True)
     pixels = to_float(torch.cat([pixels for pixels, _ in targets]))
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
-    teacher.net = train_judge(pixels, labels, min(steps, MOST_STEPS), seed=seed)
+    teacher.net = train_classifier(pixels, labels, min(steps, MOST_STEPS), seed=seed)
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
     with atomic(path) as temporary:
         torch.save(teacher.state_dict(), temporary)
