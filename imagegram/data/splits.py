@@ -24,12 +24,17 @@ def split_of(path: str) -> str:
     for folder in folders:
         if kind := kind_of(folder):
             return kind
-    kinds = {kind for word in re.split(r"[^a-zA-Z0-9]+|(?<=[a-z])(?=\d)", name) if (kind := kind_of(word))}
+    kinds = {kind for word in re.split(r"[^a-zA-Z0-9]+|(?<=[a-z]{2})(?=\d)", name) if (kind := kind_of(word))}
     return kinds.pop() if len(kinds) == 1 else ""
 
 
 def choose(name: str, found: Sequence[str], wanted: str) -> str:
-    """The split to read of those `found`: the one that is wanted, else train; UserError with the choices."""
+    """The split to read of those `found`: the one that is wanted, else the only one, else train.
+
+    UserError with the choices where there is no such split.
+    """
+    if not wanted and len(found) == 1:
+        return found[0]
     asked = wanted or "train"
     for split in found:
         if split == asked:
