@@ -31,7 +31,7 @@ def put(path: Path, content: bytes = b"") -> Path:
     return path
 
 
-def write_tar(path: Path, *members: tuple[str, bytes | str]) -> Path:
+def write_tar(path: Path, *members: tuple[str, Any]) -> Path:
     """A tar; a member's content as text is the target of a hard link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -47,7 +47,7 @@ def write_tar(path: Path, *members: tuple[str, bytes | str]) -> Path:
     return path
 
 
-def save(path: Path, columns: dict[str, list[Any]], features: dict[str, Any]) -> str:
+def save(path: Path, columns: Any, features: dict[str, Any]) -> str:
     datasets.Dataset.from_dict(columns, features=datasets.Features(features)).save_to_disk(path)
     return str(path)
 

@@ -1,18 +1,21 @@
 """Every form of data set gives the same pictures; every bad picture is named and stops nothing."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imagegram.cli import UserError
 from imagegram.data.loading import load_batches
 from imagegram.data.pixels import preprocess, to_rgb
 from imagegram.data.shapes import KINDS, scene
+from imagegram.data.source import open_picture
 from imagegram.data.sources import Source, open_dataset
 from imagegram.tokens import held_out
 from tests.conftest import pixels, truncated_tar, whole_tar
@@ -177,3 +180,82 @@ def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
         return [[(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None] for batch in loaded]
 
     assert read(0) == read(2)
+
+
+def test_what_stands_beside_the_pixels_does_not_decide_over_them() -> None:
+    """A damaged eXIf chunk, two megabytes of text, a profile as large: the same pixels as without them."""
+    plain = io.BytesIO()
+    picture = Image.fromarray(scene(1, 3)[0])
+    picture.save(plain, "PNG")
+
+    def with_chunk(kind: bytes, content: bytes) -> bytes:
+        chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return plain.getvalue()[:33] + chunk + plain.getvalue()[33:]  # after the header
+
+    for kind, content in (
+        (b"eXIf", b"II*\0\x08\0\0\0\x01\0" + b"\xff" * 3),
+        (b"eXIf", b"garbage"),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2_000_000)),
+        (b"iCCP", b"icc\0\0" + zlib.compress(b"a" * 2_000_000)),
+    ):
+        assert (pixels(to_rgb(open_picture(with_chunk(kind, content)))) == pixels(picture)).all()
+
+
+def test_deep_greys_are_scaled_by_their_format() -> None:
+    ramp = np.tile(np.linspace(0, 1, 16, dtype=np.float32), (16, 1))
+    expected = ramp * 255
+    for values in (
+        ramp,  # floats up to 1
+        ramp * 255,
+        ramp * 65535,
+        (ramp * 65535).astype(np.uint16),
+        (ramp * 65535).astype(np.int32),
+        (ramp.astype(np.float64) * (2**31 - 1)).astype(np.int32),
+    ):
+        assert np.abs(pixels(to_rgb(Image.fromarray(values)))[..., 0] - expected).max() <= 1
+    dark = Image.fromarray((ramp * 255).astype(np.uint16))  # one dark frame of a set of 16 bits is dark
+    assert pixels(to_rgb(dark)).max() == 0
+
+
+def test_every_exif_orientation_is_that_of_pillow() -> None:
+    picture = Image.fromarray(scene(1, 3)[0][:20])
+    for orientation in range(10):
+        for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            buffer = io.BytesIO()
+            picture.save(buffer, kind, exif=exif)
+            turned = ImageOps.exif_transpose(Image.open(buffer))
+            assert (pixels(to_rgb(Image.open(buffer))) == pixels(turned)).all()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_only_the_square_that_is_kept_is_resized_and_its_pixels_are_the_same(size: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        width, height = rng.integers(3, 150, 2)
+        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        scale = size / min(picture.size)
+        whole = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR)
+        left, top = (whole.width - size) // 2, (whole.height - size) // 2
+        expected = np.asarray(whole.crop((left, top, left + size, top + size)), np.int16)
+        assert np.abs(preprocess(picture, size).permute(1, 2, 0).numpy() - expected).max() <= 1
+
+    assert preprocess(Image.new("1", (1, 1_000_000)), size).shape == (3, size, size)  # enlarged whole: 6 to 12 GB
+
+
+def test_one_warning_a_picture_is_none(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 0x0112, 3, 1, 6)
+    exif += struct.pack("<HHII", 0x8825, 4, 1, 0xFFFFFF) + b"\0\0\0\0"  # a directory of places beyond the end
+    buffer = io.BytesIO()
+    Image.fromarray(scene(1, 3)[0]).save(buffer, "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (tmp_path / "0.jpg").write_bytes(buffer.getvalue()[:2] + segment + buffer.getvalue()[2:])
+    Image.new("1", (40, 40)).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # it warns from there on, and refuses from twice as many on
+    source = open_dataset(str(tmp_path))
+    items = [item for batch in load_batches(source, [[0, 1]], 32, workers=0) for item in batch]
+    assert all(pixels is not None for _, pixels, _, _ in items)
+    assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
