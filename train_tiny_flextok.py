@@ -37,6 +37,7 @@ FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
 IMAGE_SIZE = 32  # pixels
 SHOWN = 12  # images of reconstructions.png
+MOST_DATA_SETS = 12  # four images of each in every step
 
 
 @dataclass
@@ -63,6 +64,7 @@ def main(config: Config) -> None:
     # 1) Check everything before anything is touched.
     torch.set_flush_denormal(True)  # what GELU leaves of large negative numbers slows products down many times
     steps = steps_of(config)
+    check(config)
     model = start_model(config)
     data = [read_images(name, config.split, config.images, IMAGE_SIZE, config.seed) for name in config.dataset]
 
@@ -92,6 +94,20 @@ def steps_of(config: Config) -> tuple[int, int]:
     if min(steps) < 1:
         raise UserError(f"--encoder-steps and --decoder-steps are positive, or 0 for the default, not {min(steps)}")
     return steps
+
+
+def check(config: Config) -> None:
+    """UserError where the data sets or the folder cannot be meant."""
+    names = config.dataset
+    if not names or len(set(names)) < len(names) or len(names) > MOST_DATA_SETS:
+        raise UserError(f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not {' '.join(names) or 'none'}")
+    if config.images < 1:
+        raise UserError(f"--images {config.images}: it is the most images of a data set, 60000 by default")
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a folder with --out")
+    if out.exists() and any(out.iterdir()) and not (out / "training" / "recipe.json").exists():
+        raise UserError(f"{out} holds files, and no checkpoints to go on from: choose another folder with --out")
 
 
 def start_model(config: Config) -> "TinyFlexTok":

@@ -59,7 +59,7 @@ def train(
     torch.manual_seed(seed)  # initial weights of the heads
     regression = Regression(model.config.tokens * len(model.config.levels)).to(device)
     alignment = Alignment(model.config.width).to(device)
-    teacher = load_teacher(data, folder / "teacher.pt", encoder_steps // 2, seed + 1).to(device)
+    teacher = load_teacher(data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1).to(device)
     model.to(device)
     if device.type == "cuda":
         # On a CPU compiling takes minutes, and saves a tenth of the encoder's steps and a third of the decoder's.
