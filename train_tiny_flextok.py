@@ -74,7 +74,7 @@ def main(config: Config) -> None:
         recipe = make_recipe(config, steps, data)
         remember(checkpoints, recipe)
         train(model, data, checkpoints, *steps, config.seed)
-        model.save(config.out / "weights.safetensors", {"training": json.dumps(recipe)})
+        model.save(config.out / "weights.safetensors")
 
         # 3) Measure the weights as they were written, in half precision.
         codec = TinyCodec(config.out, str(config.out))

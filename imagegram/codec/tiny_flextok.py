@@ -267,10 +267,13 @@ class TinyFlexTok(nn.Module):
             x = x - v / timesteps
         return x
 
-    def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
-        """Write the weights as float16 safetensors, the configuration in the header."""
+    def save(self, path: Path) -> None:
+        """Write the weights as float16 safetensors, the configuration in the header: the same weights, the same bytes.
+
+        Nothing else stands in the header, because safetensors writes several entries in any order.
+        """
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        header = {"config": json.dumps(asdict(self.config))} | (metadata or {})
+        header = {"config": json.dumps(asdict(self.config))}
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, header)
 
     @classmethod

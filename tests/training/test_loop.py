@@ -12,6 +12,7 @@ from torch import Tensor
 import train_tiny_flextok as script
 from imagegram.cli import run_script
 from imagegram.codec import load_codec
+from imagegram.codec.tiny import TinyCodec
 from imagegram.data.shapes import scene
 from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training import figures, loop, teacher, tokenizer
@@ -40,6 +41,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "WARMUP", 2)
     monkeypatch.setattr("imagegram.training.losses.KEEPS", (1, 16))
     monkeypatch.setattr(script, "SHOWN", 2)
+    monkeypatch.setattr(TinyCodec, "timesteps", 1)
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path,
                 run("cut")
     cut = run("cut")
     assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert load_codec(str(cut)).revision == load_codec(str(whole)).revision
     for stage in ("encoder", "decoder"):
         logs = [(folder / "training" / f"{stage}.jsonl").read_text() for folder in (whole, cut)]
         assert logs[0] == logs[1]
