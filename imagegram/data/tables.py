@@ -210,7 +210,9 @@ def _image_column(name: str, features: Any, given: str) -> str:
     _given(name, features, given)
     column = given or _one_of(name, _image_candidates(features), IMAGE_NAMES, "image-column")
     if not column:
-        raise UserError(f"{name} has no image column (columns: {_described(features)}): name it with --image-column")
+        possible = [column for column, feature in features.items() if _holds_image(feature)]
+        remedy = "name it with --image-column" if possible else "none of them holds one picture a row"
+        raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
     if not _holds_image(features[column]):
         raise UserError(
             f"column {column!r} of {name} holds {_dtype(features[column]) or type(features[column]).__name__}, not one "
