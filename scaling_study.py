@@ -31,7 +31,6 @@ SIZES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)  # training images of
 SCENES = 1_120_000  # made and tokenized: a tenth is held out
 QUICK_SIZES = (1_000, 4_000)
 QUICK_SCENES = 14_000
-KERNEL_CORPORA = 1  # of a size that the kernel is fitted on, of at most 3: a fit takes a minute
 COHERENT_SIZES = (1_000, 16_000, 256_000)  # whose samples are decoded
 COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building and drawing are timed
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
@@ -87,7 +86,7 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
         corpora = 1 if quick else data.corpora(images)
         tasks += [Task(data.name, "counts", images, corpus) for corpus in range(corpora)]
         tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
-        tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(min(corpora, KERNEL_CORPORA))]
+        tasks.append(Task(data.name, "kernel", images, 0))
         if images >= PREDICTED_FROM:
             tasks.append(Task(data.name, "law", images, 0))
         if scenes and images == (max(QUICK_SIZES) if quick else DUPLICATES_SIZE):

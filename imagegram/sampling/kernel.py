@@ -234,17 +234,25 @@ def open_kernel(index: Index, device: torch.device) -> Kernel:
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits")
     file = fit_file(index)
-    made_from = {"index": str(index.identity), "format": str(FORMAT)}
     if file.exists():
         with safe_open(file, "pt") as f:
-            if f.metadata() == made_from:
+            if f.metadata() == _made_from(index):
                 model = Kernel(index.levels, index.tokens_per_image)
                 model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
                 return model.to(device).requires_grad_(False).eval()
     model = fit(index.tokens, index.levels, device)
-    with atomic(file) as temporary:
-        save_file(model.state_dict(), temporary, made_from)
+    keep_kernel(index, model)
     return model
+
+
+def keep_kernel(index: Index, model: Kernel) -> None:
+    """Write a fit beside an index, as its own."""
+    with atomic(fit_file(index)) as temporary:
+        save_file(model.state_dict(), temporary, _made_from(index))
+
+
+def _made_from(index: Index) -> dict[str, str]:
+    return {"index": str(index.identity), "format": str(FORMAT)}
 
 
 def choose_device() -> torch.device:

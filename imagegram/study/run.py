@@ -4,7 +4,7 @@ import csv
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from tqdm import tqdm
 
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
+from imagegram.index.folder import Index
 from imagegram.measure.coherence import MOST, Judges
+from imagegram.sampling.kernel import choose_device, keep_kernel, open_kernel
 from imagegram.study import points
 from imagegram.study.corpora import Data, open_index
 from imagegram.study.points import Row
 
 FORMAT = 1  # of a point's file: another one is measured again
+# The kernel of a larger corpus is the one fitted to its first images: a fit looks at about so many at a time anyway.
+FIT_IMAGES = 16_000
 COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")
 # The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
 # images. They only weigh the progress bar.
@@ -93,19 +97,26 @@ class Runner:
             return points.duplicates_point(tokens)
         if task.kind == "law":
             return points.law_point(tokens)
-        place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
-        if task.kind == "cost":
-            shutil.rmtree(place, ignore_errors=True)  # so that building it is timed
         started = time.perf_counter()
-        index = open_index(data, task.images, task.corpus, place)
+        index = self.index(task, new=task.kind == "cost")  # so that building it is timed
         seconds = time.perf_counter() - started
         if task.kind == "bits":
             return points.bits_point(index, data.held_out)
+        if task.images > FIT_IMAGES:
+            small = replace(task, images=FIT_IMAGES)
+            keep_kernel(index, open_kernel(self.index(small), choose_device()))
         if task.kind == "kernel":
             return points.kernel_point(index, data.held_out)
         if task.kind == "cost":
             return points.cost_point(index, seconds)
         return points.coherence_point(index, *self.judge(data))
+
+    def index(self, task: Task, new: bool = False) -> Index:
+        """The index of a point's corpus; built anew where `new`."""
+        place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
+        if new:
+            shutil.rmtree(place, ignore_errors=True)
+        return open_index(self.data[task.dataset], task.images, task.corpus, place)
 
     def judge(self, data: Data) -> tuple[Codec, Judges]:
         """The codec and the judges of a data set's images, the same for all its corpora."""

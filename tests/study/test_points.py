@@ -62,8 +62,3 @@ def test_counted_and_sampled_figures_of_a_corpus(tmp_path: Path) -> None:
     assert figures["aligned", "match_length"] == pytest.approx(2.5)
     assert figures["ntd", "match_length"] == pytest.approx(3.5)
     assert figures["smoothed", "held_out_bits"] < figures["unigram", "held_out_bits"]
-
-
-def test_the_kernel_predicts_fewer_images_where_the_corpus_is_large() -> None:
-    assert points.kernel_images(1000) == points.KERNEL_IMAGES
-    assert points.kernel_images(10_000_000) == points.KERNEL_LEAST

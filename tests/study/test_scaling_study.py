@@ -21,7 +21,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegram.measure.predict.LEAST_IMAGES", 10)
     monkeypatch.setattr("imagegram.sampling.kernel.STEPS", 1)
     monkeypatch.setattr(points, "KERNEL_IMAGES", 10)
-    monkeypatch.setattr(points, "KERNEL_LEAST", 10)
     monkeypatch.setattr(points, "DUPLICATES", 3)
 
 
