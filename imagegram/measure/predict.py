@@ -165,7 +165,10 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     said = "no context of these" if not cured else f"contexts of at most {max(cured)} token{'s' * (max(cured) > 1)}"
     sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
     if has_codes:
-        sentences.append("Take --method kernel: its contexts need only be near, so that it need not copy to have one.")
+        sentences.append(
+            "Take --method kernel: its contexts need only be near. How often it copies, exact_copy_probability in its "
+            "report.json says; a larger --step makes it less."
+        )
         return sentences
     usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
     if usable:
