@@ -139,7 +139,9 @@ def predictions(table: Table, dataset: str) -> list[tuple[str, int, float, float
         same = {key: row[key] for key in ("sampler", "context", "images", "corpus")}
         truth = select(table, dataset, "copy_probability", **same)[0]["value"]
         name = f"{row['sampler']}, {row['context']}"
-        pairs.append((name, row["images"], truth, row["value"], row["low"], row["high"]))
+        nothing_known = row["high"] - row["low"] == 1  # no image of the tenth has a competitor
+        low, high = (row["value"] if nothing_known else row[key] for key in ("low", "high"))
+        pairs.append((name, row["images"], truth, row["value"], low, high))
     return pairs
 
 
@@ -195,7 +197,7 @@ def _pyplot() -> Any:
 def _panels(count: int, ylabel: str) -> tuple[Any, list[Any]]:
     """A row of plots against the number of images, one for each data set."""
     figure, axes = _pyplot().subplots(
-        1, count, figsize=(2.2 + 3 * count, 3.6), layout="constrained", sharey=True, squeeze=False
+        1, count, figsize=(2 + 2.7 * count, 3.4), layout="constrained", sharey=True, squeeze=False
     )
     for one in axes[0]:
         one.set(xscale="log", xlabel="training images")
