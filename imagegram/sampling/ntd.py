@@ -126,9 +126,8 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     engine = Engine(index)
     tokens = index.shards[0].tokens
     copying = context > 0 and len(index.shards) <= COPY_SHARDS
-    unique = None
-    if copying and PAYS * n * length > len(tokens):
-        unique = unique_contexts(index.shards[0], context)
+    pays = copying and PAYS * n * length > len(tokens)
+    unique = unique_contexts(index.shards[0], context) if pays else None
 
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
     depth = np.zeros(n, np.int64)

@@ -1,0 +1,95 @@
+"""The house: no import runs upward, no circle, no file and no function longer than can be read in one go."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From the ground up. A station may import from those before it, and its own files from each other without a circle.
+STATIONS = [
+    "cli",
+    "files",
+    "machine",
+    "tokens",
+    "data",
+    "codec",
+    "tokenizing",
+    "index",
+    "sampling",
+    "measure",
+    "training",
+    "study",
+    "report",
+    "generating",
+]
+MOST_LINES = 400  # of a file
+MOST_FUNCTION_LINES = 60
+MOST_PARAMETERS = 8
+CODE = sorted([*ROOT.glob("*.py"), *(ROOT / "imagegram").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Modules of the package that a file imports, wherever in it, with the line."""
+    known = {module_of(other) for other in CODE}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from imagegram.index import build` names a module, `from imagegram.cli import UserError` what is in one.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else node.module for name in names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("imagegram."):
+                yield name, node.lineno
+
+
+def test_no_import_runs_upward() -> None:
+    upward = []
+    for path in (ROOT / "imagegram").rglob("*.py"):
+        parts = module_of(path).split(".")
+        if len(parts) < 2:
+            continue
+        assert parts[1] in STATIONS, f"{path} belongs to no station: add it to STATIONS at its height"
+        for name, line in imports(path):
+            if STATIONS.index(name.split(".")[1]) > STATIONS.index(parts[1]):
+                upward.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not upward
+
+
+def test_no_circle() -> None:
+    graph = {module_of(path): {name for name, _ in imports(path)} for path in CODE}
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"a circle: {' -> '.join((*way, module))}"
+        if module not in finished:
+            for other in graph.get(module, ()):
+                visit(other, (*way, module))
+            finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_too_long_to_read(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            arguments = node.args
+            parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            parameters = [one for one in parameters if one.arg not in ("self", "cls")]
+            assert lines <= MOST_FUNCTION_LINES, f"{node.name} has {lines} lines"
+            assert len(parameters) <= MOST_PARAMETERS, f"{node.name} has {len(parameters)} parameters"
