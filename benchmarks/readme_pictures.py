@@ -1,0 +1,105 @@
+"""The README's two pictures, from a finished night.
+
+    .venv/bin/python overnight_run.py --decoded 256
+    .venv/bin/python -m benchmarks.readme_pictures data/demo --name digits
+
+Writes docs/samplers_NAME.png: what a copier, the best sampler and chaos make, in the order in which it was drawn, each
+above the training images that are nearest in tokens. And docs/frontier_NAME.png: coherence against P(closer).
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tyro.conf import Positional
+
+from imagegram.cli import run_script, summary
+from imagegram.files import atomic, read_json
+from imagegram.index.folder import Index
+from imagegram.report.night import Night
+from imagegram.report.sheets import rows_of_images
+from imagegram.report.thumbnails import Originals
+
+ROWS = {
+    "kernel": "kernel n-gram",
+    "ntd-long": "infini-gram, 10 tokens",
+    "unigram": "independent tokens",
+}
+COLUMNS = 10
+
+
+@dataclass
+class Config:
+    night: Positional[Path]  # a folder that overnight_run.py wrote
+    name: str  # of the data set, for the names of the pictures
+    docs: Path = Path("docs")
+
+
+def as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """Pictures of one size -> uint8 [n, 3, S, S]."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+
+
+def samplers(config: Config, night: Night) -> Image.Image:
+    """Rows of generated images, each above a row of their nearest training images."""
+    originals = Originals(Index.open(config.night / "index").token_folders())
+    rows = []
+    for name, label in ROWS.items():
+        folder = night.folder(config.night, name)
+        facts = read_json(folder / "pictures.json")[:COLUMNS]
+        generated = [Image.open(folder / f"image_{i:04d}.png").convert("RGB") for i in range(len(facts))]
+        nearest = [originals.picture((fact["nearest"][0], fact["nearest"][1])) for fact in facts]
+        rows.append((label, as_tensor(generated)))
+        rows.append(("its nearest training images", as_tensor([picture for picture in nearest if picture])))
+    return rows_of_images(rows)
+
+
+def frontier(config: Config, night: Night, path: Path) -> None:
+    """Coherence against P(closer) of every sampler, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes.axhline(1, color="0.8", zorder=0)
+    axes.axvline(0.5, color="0.8", zorder=0)
+    for number, name in enumerate(night.finished(config.night)):
+        figures = read_json(night.folder(config.night, name) / "report.json")["figures"]["generated"]
+        closer = figures["closer_than_held_out"]
+        coherence = figures["coherence"]
+        error = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (closer, coherence)]
+        axes.errorbar(closer["value"], coherence["value"], error[1], error[0], "o", color=f"C{number}", ms=4, lw=1)
+        right = closer["value"] > 0.8
+        axes.annotate(
+            f"{name}: P(copy) {figures['exact_copy_probability']['value']:.1g}",
+            (closer["value"], coherence["value"]),
+            (-6 if right else 6, -11 if number % 2 else 5),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=8,
+            color=f"C{number}",
+        )
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("P(closer to the training images than a held-out real image): 0.5 like real images, 1 a copier")
+    axes.set_ylabel("coherence: 1 real images, 0 chaos")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    plt.close(figure)
+
+
+def main(config: Config) -> None:
+    night = Night.read(config.night)
+    rows = config.docs / f"samplers_{config.name}.png"
+    plot = config.docs / f"frontier_{config.name}.png"
+    with atomic(rows) as temporary:
+        samplers(config, night).save(temporary, "PNG")
+    frontier(config, night, plot)
+    summary(samplers=rows, frontier=plot)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))
