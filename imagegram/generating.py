@@ -289,10 +289,11 @@ def measure(
 
 def decode(decoder: Decoder, samples: Samples, request: Request) -> tuple[Tensor, NDArray[np.int64]]:
     """The first images uint8 [n, 3, S, S], and the seeds of their noise [n]."""
-    seeds = request.seed * 1_000_000 + np.arange(request.images, dtype=np.int64)
-    if not request.images:
+    shown = samples.tokens[: request.images]
+    seeds = request.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
+    if not len(shown):
         return torch.zeros((0, 3, 1, 1), dtype=torch.uint8), seeds
-    return decoder(samples.tokens[: request.images], seeds), seeds
+    return decoder(shown, seeds), seeds
 
 
 def judge(
