@@ -58,20 +58,19 @@ class Config:
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.index.build import build_index
-    from imagegram.tokenizing import tokenize_dataset
+    from imagegram.tokenizing import Options, tokenize_dataset
 
     started = time.monotonic()
 
     print("1. Tokenize")
-    tokens = tokenize_dataset(
-        config.dataset,
-        config.out / "tokens",
-        config.codec,
-        config.split,
-        config.images,
-        config.image_column,
-        config.label_column,
+    options = Options(
+        codec=config.codec,
+        split=config.split,
+        images=config.images,
+        image_column=config.image_column,
+        label_column=config.label_column,
     )
+    tokens = tokenize_dataset(config.dataset, config.out / "tokens", options)
 
     print("2. Build the index")
     index = build_index([tokens.path], config.out / "index_input", config.out / "index")

@@ -42,9 +42,9 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.tokenizing import tokenize_dataset
+    from imagegram.tokenizing import Options, tokenize_dataset
 
-    tokenize_dataset(**vars(config))
+    tokenize_dataset(config.dataset, config.out, Options.of(config))
 
 
 if __name__ == "__main__":

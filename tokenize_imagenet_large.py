@@ -48,10 +48,11 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.tokenizing import tokenize_dataset
+    from imagegram.tokenizing import Options, tokenize_dataset
 
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    tokenize_dataset(**vars(config), rank=rank, world_size=world_size)
+    rank = int(os.environ.get("RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    tokenize_dataset(config.dataset, config.out, Options.of(config), rank, world_size)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,32 +21,58 @@ from imagegram.data.sources import Source, open_dataset
 from imagegram.files import is_held, run_lock
 from imagegram.tokens import Manifest, TokenFolder
 
-GRACE = 60  # seconds in which the others of torchrun may begin: one that is not there by then is not waited for
+GRACE = 60  # seconds rank 0 waits for other ranks to start; one that has not taken its lock by then is taken for gone
 
 
-def tokenize_dataset(
-    dataset: str,
-    out: Path,
-    codec: str = "tiny",
-    split: str = "",
-    images: int = 0,
-    image_column: str = "",
-    label_column: str = "",
-    batch_size: int = 256,
-    workers: int = -1,
-    held_out_share: float = 0.1,
-    shard_size: int = 10_000,
-    rank: int = 0,
-    world_size: int = 1,
-) -> TokenFolder:
+@dataclass(frozen=True)
+class Options:
+    """How to tokenize; what the options of the scripts mean is said there."""
+
+    codec: str = "tiny"
+    split: str = ""
+    images: int = 0
+    image_column: str = ""
+    label_column: str = ""
+    batch_size: int = 256
+    workers: int = -1
+    held_out_share: float = 0.1
+    shard_size: int = 10_000
+
+    @classmethod
+    def of(cls, config: object) -> "Options":
+        """Those among the fields of a script's configuration."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    def check(self) -> None:
+        """UserError where a number makes no sense."""
+        for option, value, least in (
+            ("images", self.images, 0),
+            ("batch-size", self.batch_size, 1),
+            ("shard-size", self.shard_size, 1),
+        ):
+            if value < least:
+                raise UserError(f"--{option} must be at least {least}, not {value}")
+        if self.workers < -1:
+            raise UserError(
+                f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {self.workers}"
+            )
+        if not 0 <= self.held_out_share < 1:
+            raise UserError(
+                f"--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not {self.held_out_share}"
+            )
+
+
+def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, world_size: int = 1) -> TokenFolder:
     """Tokenize the shards of `dataset` that `out` does not hold yet; every `world_size`-th one, from `rank` on.
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
-    _check_numbers(images, batch_size, workers, held_out_share, shard_size)
-    model = load_codec(codec)
-    source = open_dataset(dataset, split, images, model.image_size, image_column, label_column)
-    manifest = _manifest(source, model, held_out_share, shard_size)
+    options.check()
+    model = load_codec(options.codec)
+    source = open_dataset(
+        dataset, options.split, options.images, model.image_size, options.image_column, options.label_column
+    )
+    manifest = _manifest(source, model, options.held_out_share, options.shard_size)
     first = rank == 0  # speaks for all
     if first:
         print("\n".join(source.describe()))
@@ -71,7 +98,7 @@ def tokenize_dataset(
         started = time.monotonic()
         progress = _Progress(folder, pending, mine, shown=first)
         with progress.bar, worker_errors_as_user_errors():
-            _tokenize_shards(folder, source, model, mine, batch_size, workers, progress)
+            _tokenize_shards(folder, source, model, mine, options, progress)
             others = [out / f".lock-{r}" for r in range(1, world_size)]
             while first and others and folder.pending():
                 if not any(map(is_held, others)) and time.monotonic() - started > GRACE:
@@ -81,19 +108,6 @@ def tokenize_dataset(
         if first:
             _finish(folder, pending, time.monotonic() - started)
     return folder
-
-
-def _check_numbers(images: int, batch_size: int, workers: int, held_out_share: float, shard_size: int) -> None:
-    """UserError where a number makes no sense."""
-    for option, value, least in (("images", images, 0), ("batch-size", batch_size, 1), ("shard-size", shard_size, 1)):
-        if value < least:
-            raise UserError(f"--{option} must be at least {least}, not {value}")
-    if workers < -1:
-        raise UserError(f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {workers}")
-    if not 0 <= held_out_share < 1:
-        raise UserError(
-            f"--held-out-share is a share of the images, from 0 to below 1 (0.1: a tenth), not {held_out_share}"
-        )
 
 
 def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
@@ -209,19 +223,22 @@ def _tokenize_shards(
     source: Source,
     codec: Codec,
     shards: list[int],
-    batch_size: int,
-    workers: int,
+    options: Options,
     progress: _Progress,
 ) -> None:
     """Tokenize `shards` one after another."""
-    batches, ends = [], {}  # a batch never spans two shards: the bytes do not depend on who tokenizes what
+    # A batch never spans two shards: the bytes do not depend on who tokenizes what.
+    batches: list[list[int]] = []
+    ends = {}
     for shard in shards:
         covered = list(folder.range(shard))
-        batches += [covered[i : i + batch_size] for i in range(0, len(covered), batch_size)]
+        batches += [covered[i : i + options.batch_size] for i in range(0, len(covered), options.batch_size)]
         ends[len(batches)] = shard
-    parts, labels, bad = list[NDArray[np.uint16]](), list[int](), dict[int, str]()
+    parts: list[NDArray[np.uint16]] = []
+    labels: list[int] = []
+    bad: dict[int, str] = {}
     started = time.monotonic()
-    loaded = load_batches(source, batches, codec.image_size, workers)
+    loaded = load_batches(source, batches, codec.image_size, options.workers)
     for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
         if number == 1 and progress.shown and not (folder.path / familiarity.FILE).exists():
             _judge_codec(folder, codec, batch, tokens)

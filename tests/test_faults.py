@@ -15,9 +15,9 @@ import pytest
 from imagegram import tokenizing
 from imagegram.cli import UserError
 from imagegram.files import is_held
-from imagegram.tokenizing import tokenize_dataset
 from tests.support.fake_codec import JOB, FakeCodec
 from tests.support.together import MOUNTING, SCENARIOS
+from tests.support.tokenize import tokenize
 from tests.test_tokenizing import contents
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
 @pytest.fixture
 def whole(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
     """What the job leaves when nothing goes wrong."""
-    tokenize_dataset(out=tmp_path / "whole", **JOB)
+    tokenize(out=tmp_path / "whole", **JOB)
     return contents(tmp_path / "whole")
 
 
@@ -101,7 +101,7 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
     finished = torchrun(2, out)
     said, errors = finished.communicate(timeout=120)
     assert finished.returncode == 0, errors
-    tokenize_dataset("shapes", tmp_path / "plain", images=600, shard_size=10, batch_size=5, workers=0)
+    tokenize("shapes", tmp_path / "plain", images=600, shard_size=10, batch_size=5, workers=0)
     assert contents(out) == contents(tmp_path / "plain")
     assert not list(out.glob(".tmp-*-shard-*"))
     assert said.count("---") == 1  # one process speaks for all
@@ -112,13 +112,13 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
 def test_a_damaged_shard_is_named_and_redone_alone(
     tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenize_dataset(out=tmp_path, **JOB)
+    tokenize(out=tmp_path, **JOB)
     times = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.npy")}
     (tmp_path / "shard-00007.npy").write_bytes(whole["shard-00007.npy"][:-1])
     (tmp_path / "labels-00009.npy").unlink()
     (tmp_path / "bad.jsonl").unlink()
     capsys.readouterr()
-    tokenize_dataset(out=tmp_path, **JOB)
+    tokenize(out=tmp_path, **JOB)
     said = capsys.readouterr().out
     assert "shard 7: shard-00007.npy is cut short or too long; tokenized again" in said
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
@@ -126,7 +126,7 @@ def test_a_damaged_shard_is_named_and_redone_alone(
     redone = {n for n, t in times.items() if (tmp_path / n).stat().st_mtime_ns != t}
     assert redone == {"shard-00007.npy", "labels-00007.npy", "shard-00009.npy", "labels-00009.npy"}
     (tmp_path / "bad.jsonl").unlink()  # killed before it was written
-    tokenize_dataset(out=tmp_path, **JOB)
+    tokenize(out=tmp_path, **JOB)
     assert contents(tmp_path) == whole
 
 
@@ -136,27 +136,27 @@ def test_the_space_of_all_processes_is_asked_for(
     usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
     monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="make room first"):
-        tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+        tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
     usage.free = 22 * 10 * 12
-    tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+    tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
     assert len(list(tmp_path.glob("shard-*.npy"))) == 10
 
 
 def test_the_first_process_speaks_for_all(tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
-    tokenize_dataset(out=tmp_path, rank=1, world_size=2, **JOB)
+    tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "")
-    tokenize_dataset(out=tmp_path, rank=0, world_size=3, **JOB)  # another number: 4 shards of process 1 or 2 remain
+    tokenize(out=tmp_path, rank=0, world_size=3, **JOB)  # another number: 4 shards of process 1 or 2 remain
     said = capsys.readouterr()
     assert "10 of 20 shards to tokenize with fake in 3 processes" in said.out
     assert "6 of 20 shards are missing: other processes may still be at work" in said.out
     assert "\nimages: 140\n" in said.out
-    tokenize_dataset(out=tmp_path, **JOB)
+    tokenize(out=tmp_path, **JOB)
     assert "\nimages: 200\n" in capsys.readouterr().out
 
 
 def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec: FakeCodec) -> None:
-    folder = tokenize_dataset(out=tmp_path, **JOB)
+    folder = tokenize(out=tmp_path, **JOB)
     (tmp_path / "shard-00003.json").unlink()
     progress = tokenizing._Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
     with progress.bar as bar:

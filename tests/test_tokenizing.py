@@ -14,8 +14,8 @@ import pytest
 from imagegram import tokenizing, tokens
 from imagegram.cli import UserError
 from imagegram.index.build import build_index
-from imagegram.tokenizing import tokenize_dataset
 from tests.support.fake_codec import FakeCodec
+from tests.support.tokenize import tokenize
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,10 +37,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, codec: FakeCodec) -> None:
-    options = {"dataset": "shapes", "images": 95, "shard_size": 10, "batch_size": 4, "workers": 0}
-    tokenize_dataset(out=tmp_path / "one", **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"dataset": "shapes", "images": 95, "shard_size": 10, "batch_size": 4, "workers": 0}
+    tokenize(out=tmp_path / "one", **options)
     for rank in (2, 0, 1):
-        tokenize_dataset(out=tmp_path / "three", rank=rank, world_size=3, **options)  # type: ignore[arg-type]
+        tokenize(out=tmp_path / "three", rank=rank, world_size=3, **options)
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     assert len(list((tmp_path / "one").glob("shard-*.npy"))) == 10
 
@@ -48,21 +48,21 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, codec: Fak
 def test_finished_shards_are_skipped_and_a_missing_one_is_redone(
     tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"dataset": "shapes", "images": 40, "shard_size": 10, "batch_size": 10, "workers": 0}
-    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"dataset": "shapes", "images": 40, "shard_size": 10, "batch_size": 10, "workers": 0}
+    tokenize(out=tmp_path, **options)
     before, calls = contents(tmp_path), codec.calls
     (tmp_path / "shard-00002.json").unlink()  # data without its marker
-    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    tokenize(out=tmp_path, **options)
     assert (contents(tmp_path), codec.calls) == (before, calls + 1)
     capsys.readouterr()
-    tokenize_dataset(out=tmp_path, **options)  # type: ignore[arg-type]
+    tokenize(out=tmp_path, **options)
     assert codec.calls == calls + 1
     assert "nothing to tokenize" in capsys.readouterr().out
 
 
 def test_bad_images_leave_the_ordinals_of_the_others(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
     (image_folder / "class0" / "02.png").write_bytes(b"broken")
-    folder = tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=5, batch_size=2, workers=0)
+    folder = tokenize(str(image_folder), tmp_path / "tokens", shard_size=5, batch_size=2, workers=0)
     assert folder.load().ordinals.tolist() == [0, *range(2, 12)]
     assert folder.bad().keys() == {1}
     line = json.loads((tmp_path / "tokens" / "bad.jsonl").read_text())
@@ -74,7 +74,7 @@ def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) ->
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the 3 images can be read: .*bad\.jsonl names them"):
-        tokenize_dataset(str(tmp_path), tmp_path / "tokens", workers=0)
+        tokenize(str(tmp_path), tmp_path / "tokens", workers=0)
 
 
 def test_too_many_bad_images_stop_the_run(
@@ -85,13 +85,13 @@ def test_too_many_bad_images_stop_the_run(
         (image_folder / "class0" / f"{i:02d}.png").write_bytes(b"")
     for _ in range(2):  # what was refused is refused again, and is no input of an index
         with pytest.raises(UserError, match="3 of 4 images cannot be read"):
-            tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+            tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
     # A folder that was finished all the same.
     monkeypatch.setattr(tokens, "MAX_BAD", 100)
-    tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+    tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
     monkeypatch.setattr(tokens, "MAX_BAD", 1)
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
-        tokenize_dataset(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
         build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -108,12 +108,12 @@ def test_a_folder_in_use_and_a_full_disk_are_refused(
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-            tokenize_dataset("shapes", tmp_path, images=5, workers=0)
+            tokenize("shapes", tmp_path, images=5, workers=0)
         holder.kill()  # leaves no stale lock: the next step gets past it
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="make room first"):
-        tokenize_dataset("shapes", tmp_path, images=5, workers=0)
+        tokenize("shapes", tmp_path, images=5, workers=0)
     assert not list(tmp_path.glob("shard-*"))
 
 
@@ -130,7 +130,7 @@ def test_killed_at_any_time_the_rerun_gives_the_same_bytes(tmp_path: Path) -> No
     done = len(list((tmp_path / "killed").glob("shard-*.json")))
     assert 4 <= done < 15, "the kill came too late or too early to test anything"
     for name in ("killed", "whole"):
-        tokenize_dataset("shapes", tmp_path / name, images=300, shard_size=20, batch_size=5, workers=0)
+        tokenize("shapes", tmp_path / name, images=300, shard_size=20, batch_size=5, workers=0)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
@@ -165,18 +165,18 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        tokenize_dataset("digits", tmp_path / "tokens", **options)
+        tokenize("digits", tmp_path / "tokens", **options)
     assert not (tmp_path / "tokens").exists()
 
 
 def test_the_same_data_elsewhere_is_resumed(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
     """Its fingerprint says what a data set is; its path may be another one after every job of a cluster."""
     out = tmp_path / "tokens"
-    tokenize_dataset(str(image_folder), out, shard_size=5, workers=0)
+    tokenize(str(image_folder), out, shard_size=5, workers=0)
     before = contents(out)
     (out / "shard-00002.json").unlink()
     shutil.copytree(image_folder, tmp_path / "scratch" / "copy")
     calls = codec.calls
-    tokenize_dataset(str(tmp_path / "scratch" / "copy"), out, shard_size=5, workers=0)
+    tokenize(str(tmp_path / "scratch" / "copy"), out, shard_size=5, workers=0)
     assert contents(out) == before
     assert codec.calls == calls + 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.tokenizing import tokenize_dataset
+from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 CORPORA = 3  # disjoint ones of a size, where there are images enough
@@ -40,7 +40,7 @@ class Data:
 def load(dataset: str, images: int, out: Path, codec: str) -> Data:
     """Tokenize a data set into `out`/NAME/tokens, if that is not done, and read it. NAME: the last part of its name."""
     name = Path(dataset).name
-    folder = tokenize_dataset(dataset, out / name / "tokens", codec, images=images)
+    folder = tokenize_dataset(dataset, out / name / "tokens", Options(codec, images=images))
     corpus = folder.load()
     indexed = ~corpus.held_out
     return Data(name, folder, corpus.tokens[indexed], corpus.tokens[corpus.held_out], corpus.labels[corpus.held_out])

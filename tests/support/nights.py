@@ -20,6 +20,7 @@ from imagegram.report.page import Sources, write_page
 from imagegram.report.thumbnails import Originals
 from imagegram.sampling.settings import Settings
 from tests.support.fake_codec import FakeCodec
+from tests.support.tokenize import tokenize
 
 SAMPLERS = {
     "copies": Settings("ntd", context=4),
@@ -52,10 +53,7 @@ def small_night(out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizing, "load_codec", lambda name: codec)
         patch.setattr(coherence, "STEPS", 2)
-        folders = [
-            tokenizing.tokenize_dataset(name, out / f"tokens-{name}", images=images, workers=0)
-            for name, images in datasets
-        ]
+        folders = [tokenize(name, out / f"tokens-{name}", images=images, workers=0) for name, images in datasets]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
         control = read_control(index)
         night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: asdict(s) for n, s in SAMPLERS.items()})

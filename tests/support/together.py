@@ -28,10 +28,10 @@ from imagegram.codec.flextok import memory_for
 from imagegram.data.shapes import scene
 from imagegram.files import run_lock
 from imagegram.machine import die_with_parent
-from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 from tests.conftest import truncated_tar
 from tests.support.fake_codec import JOB, FakeCodec
+from tests.support.tokenize import tokenize
 from tests.test_tokenizing import contents
 
 RANK, WORLD = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
@@ -49,7 +49,7 @@ def use(codec: Codec) -> None:
 def run(out: Path, **changes: Any) -> TokenFolder:
     """This process's share of a job, with a codec that can be changed."""
     use(changes.pop("codec", FakeCodec()))
-    return tokenize_dataset(out=out, rank=RANK, world_size=WORLD, **JOB | changes)
+    return tokenize(out=out, rank=RANK, world_size=WORLD, **JOB | changes)
 
 
 def error_of(out: Path, **changes: Any) -> str:
@@ -74,7 +74,7 @@ def meet(folder: Path, point: str) -> None:
 def alone(out: Path, **changes: Any) -> dict[str, bytes]:
     """What one process that nothing happens to leaves; every process makes its own."""
     use(FakeCodec())
-    tokenize_dataset(out=out / f"alone-{RANK}", **JOB | changes)
+    tokenize(out=out / f"alone-{RANK}", **JOB | changes)
     return contents(out / f"alone-{RANK}")
 
 

@@ -1,0 +1,12 @@
+"""Tokenizing with the options spelt out, for the tests."""
+
+from pathlib import Path
+from typing import Any
+
+from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.tokens import TokenFolder
+
+
+def tokenize(dataset: str, out: Path, rank: int = 0, world_size: int = 1, **options: Any) -> TokenFolder:
+    """`tokenize_dataset`, its options given one by one."""
+    return tokenize_dataset(dataset, out, Options(**options), rank, world_size)
