@@ -17,7 +17,7 @@ from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import MOST, Judges
-from imagegram.sampling.kernel import choose_device, keep_kernel, open_kernel
+from imagegram.sampling.kernel_metric import choose_device, keep_kernel, open_kernel
 from imagegram.study import points
 from imagegram.study.corpora import Data, open_index
 from imagegram.study.points import Row

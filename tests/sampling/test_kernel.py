@@ -10,15 +10,15 @@ from scipy.stats import chisquare
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.sampling import kernel as module
+from imagegram.sampling import kernel_metric as module
 from imagegram.sampling.codes import fsq_digits
-from imagegram.sampling.kernel import (
+from imagegram.sampling.kernel import kernel_probabilities
+from imagegram.sampling.kernel_metric import (
     EPS,
     Kernel,
     earlier_places,
     fit,
     fit_file,
-    kernel_probabilities,
     open_kernel,
 )
 from imagegram.sampling.sampler import sample
@@ -125,7 +125,7 @@ def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
 def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
     digits = torch.from_numpy(fsq_digits(tokens, LEVELS).reshape(len(tokens), -1).astype(np.uint8))
     own = torch.arange(len(tokens)) if leave_out else None
-    logs = module._log2_probabilities(model, digits, digits, range(model.places), own)
+    logs = module.log2_probabilities(model, digits, digits, range(model.places), own)
     return float(-logs.sum(1).mean()) / tokens.shape[1]
 
 

@@ -1,0 +1,240 @@
+"""The metric of the kernel n-gram (kernel.py has the formula): what is fitted, how, and where it is kept."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import trange
+
+from imagegram.cli import UserError
+from imagegram.files import atomic
+from imagegram.index.folder import Index
+from imagegram.sampling.codes import fsq_digits
+
+FORMAT = 1  # of the stored fit; another one is fitted again
+FIRST_TOKENS, LAST_TOKENS = 8, 24  # of the earlier tokens these are the context: all of them up to 32
+LEAST_IMAGES = 20  # fewer cannot tell one width from another
+STEPS = 120  # of the optimizer
+BATCH = 64  # training images predicted in a step
+LIBRARY = 16_384  # training images that predict in a step, at most
+LEARNING_RATE = 0.07
+EPS = 0.3
+FAR = 1e9  # a distance whose vote is 0, with gradients that are numbers
+PLACES_AT_ONCE = 48  # of the gradient: bounds its memory
+
+
+class Kernel(nn.Module):
+    """The fitted numbers. A place f = token position * digits + digit is one of F = tokens_per_image * len(levels).
+
+    context: int64 [F, C], the earlier places that place f listens to, padded with -1.
+    """
+
+    allowed: Tensor  # bool [F, values]: a digit is below its level
+    unigram: Tensor  # [F, values]
+
+    def __init__(self, levels: tuple[int, ...], tokens_per_image: int):
+        super().__init__()
+        self.levels = levels
+        self.digits = len(levels)
+        self.places = tokens_per_image * self.digits
+        values = max(levels)
+
+        # Digits as FSQ codes in [-1, 1], to begin with.
+        codes = torch.zeros(self.places, values)
+        allowed = torch.zeros(self.places, values, dtype=torch.bool)
+        for place in range(self.places):
+            level = levels[place % self.digits]
+            codes[place, :level] = (torch.arange(level) - level // 2) / (level // 2)
+            allowed[place, :level] = True
+        self.codes = nn.Parameter(codes)  # [F, values]
+        self.register_buffer("allowed", allowed)
+
+        self.contexts = [earlier_places(place, self.digits) for place in range(self.places)]
+        longest = max(len(context) for context in self.contexts)
+        weights = torch.full((self.places, longest), -math.inf)
+        for place, context in enumerate(self.contexts):
+            position = place // self.digits
+            same = torch.tensor([other // self.digits == position for other in context], dtype=torch.bool)
+            # Later tokens are predicted from more tokens, each of which then says less.
+            weights[place, : len(context)] = torch.where(same, math.log(3), math.log(max(0.3, 20 / 1.2**position)))
+        self.log_weights = nn.Parameter(weights)  # [F, C]
+
+        squares = (codes[:, :, None] - codes[:, None, :]).square()
+        self.step_logits = nn.Parameter(-squares / 0.07)  # [F, from, to]
+        self.share_logits = nn.Parameter(torch.tensor([[3.0, 0.0, 0.0]]).repeat(self.places, 1))  # [F, 3]
+        self.widening = nn.Parameter(torch.zeros(self.places))  # [F], the exponent g
+        self.register_buffer("unigram", torch.zeros(self.places, values))
+
+    def embed(self, digits: Tensor) -> Tensor:
+        """Digits [n, F'] of the first F' places -> their places on the line, float32 [F', n]."""
+        count = digits.shape[1]
+        return self.codes[:count].gather(1, digits.T.long())
+
+    def votes(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
+        """How much each of N images says about `place` of n sequences: [n, N], each row sums to 1.
+
+        queries: [>= place, n] and library: [F, N], both of `embed`; own [n]: an image that must say nothing.
+        """
+        context = torch.tensor(self.contexts[place], dtype=torch.long, device=library.device)
+        x = queries[context].T  # [n, C]
+        y = library[context]  # [C, N]
+        weight = self.log_weights[place, : len(context)].exp()  # [C]
+        distance = (x.square() @ weight)[:, None] - 2 * (x * weight) @ y + (weight @ y.square())[None]
+        distance = distance.clamp(min=0)
+        if own is not None:
+            distance = distance.scatter(1, own[:, None], FAR)
+        nearest = distance.detach().amin(1, keepdim=True)
+        return torch.softmax(-distance / (nearest + EPS) ** self.widening[place], 1)
+
+    def steps(self, place: int, step: float = 1.0) -> Tensor:
+        """The chance that a source's digit becomes another: [from, to]. `step` 0 keeps it as it is."""
+        allowed = self.allowed[place]
+        if step == 0:
+            return torch.eye(len(allowed), device=allowed.device)
+        logits = (self.step_logits[place] / step).masked_fill(~allowed[None], -math.inf)
+        return logits.softmax(1)
+
+    def shares(self, place: int, step: float = 1.0) -> Tensor:
+        """The shares of the votes, of the unigram and of the uniform floor: [3]. `step` scales the last two as well."""
+        shares = self.share_logits[place].softmax(0)
+        rest = shares[1:] * min(step, 1.0)
+        return torch.cat([1 - rest.sum(0, keepdim=True), rest])
+
+    @torch.no_grad()
+    def listening(self) -> Tensor:
+        """Which position listens to which: [L, L], rows sum to 1. Row i: the share of the distance that decides the
+        votes at position i which comes, on average over images, from the digits of each position up to i itself."""
+        mean = (self.unigram * self.codes).sum(1)
+        spread = (self.unigram * self.codes.square()).sum(1) - mean.square()  # [F], of two images: twice as much
+        shares = torch.zeros(self.places, self.places)
+        for place, context in enumerate(self.contexts):
+            shares[place, context] = self.log_weights[place, : len(context)].exp() * spread[context]
+        length = self.places // self.digits
+        by_position = shares.view(length, self.digits, length, self.digits).sum((1, 3))
+        return by_position / by_position.sum(1, keepdim=True).clamp(min=1e-12)
+
+    def probabilities(self, place: int, votes: Tensor, digits: Tensor, step: float = 1.0) -> Tensor:
+        """The distribution of the digit at `place`: [n, values]. votes [n, N]; digits [N]: the images' own."""
+        values = self.codes.shape[1]
+        sources = votes @ nn.functional.one_hot(digits.long(), values).to(votes.dtype)  # [n, values]
+        shares = self.shares(place, step)
+        floor = self.allowed[place] / self.allowed[place].sum()
+        return shares[0] * (sources @ self.steps(place, step)) + shares[1] * self.unigram[place] + shares[2] * floor
+
+
+def earlier_places(place: int, digits: int) -> list[int]:
+    """The earlier places that the digit at `place` may listen to: of FIRST_TOKENS, LAST_TOKENS and its own token."""
+    position = place // digits
+    recent = max(0, position - LAST_TOKENS)
+    return [other for other in range(place) if other // digits < FIRST_TOKENS or other // digits >= recent]
+
+
+def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device, seed: int = 0) -> Kernel:
+    """Fit a kernel to training images [N, L] by their leave-one-out likelihood, with a progress line.
+
+    A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N.
+    """
+    n = len(tokens)
+    if n < LEAST_IMAGES:
+        raise UserError(
+            f"{n} images are too few to fit the kernel sampler, it needs {LEAST_IMAGES}: take another method"
+        )
+    model = Kernel(levels, tokens.shape[1]).to(device)
+    _count_unigram(model, tokens)
+    size = min(n, LIBRARY if model.places <= 4 * PLACES_AT_ONCE else LIBRARY // 4)
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    bar = trange(STEPS, desc="fitting the kernel", unit="step")
+    for number in bar:
+        remaining = 1 - number / STEPS
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
+        rows = rng.choice(n, size, replace=False)
+        digits = digits_of(tokens[rows], levels, device)
+        own = torch.arange(min(BATCH, size), device=device)
+        optimizer.zero_grad()
+        bits = 0.0
+        for first in range(0, model.places, PLACES_AT_ONCE):
+            places = range(first, min(first + PLACES_AT_ONCE, model.places))
+            loss = -log2_probabilities(model, digits[: len(own)], digits, places, own).sum(1).mean() / tokens.shape[1]
+            loss.backward()
+            bits += loss.item()
+        optimizer.step()
+        bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
+    return model.requires_grad_(False).eval()
+
+
+def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
+    """Tokens [n, k] -> their digits, uint8 [n, k * len(levels)]."""
+    table = fsq_digits(np.arange(math.prod(levels)), levels).astype(
+        np.uint8
+    )  # looked up, which takes an eighth of the memory
+    return torch.from_numpy(table[tokens].reshape(len(tokens), -1)).to(device)
+
+
+def _count_unigram(model: Kernel, tokens: NDArray[np.uint16]) -> None:
+    """Set the share of each digit at each place, of at most LIBRARY * 4 evenly spaced images."""
+    few = tokens[:: -(-len(tokens) // (4 * LIBRARY))]
+    digits = fsq_digits(few, model.levels).reshape(len(few), -1)
+    for place in range(model.places):
+        counts = np.bincount(digits[:, place], minlength=model.codes.shape[1]) + 0.1
+        counts *= model.allowed[place].cpu().numpy()
+        model.unigram[place] = torch.from_numpy(counts / counts.sum())
+
+
+def log2_probabilities(
+    model: Kernel, queries: Tensor, library: Tensor, places: range, own: Tensor | None = None, step: float = 1.0
+) -> Tensor:
+    """log2 of the probability of the digits of `queries` [n, F] at `places`, after the digits before: [n, places]."""
+    x = model.embed(queries[:, : places.stop])
+    y = model.embed(library[:, : places.stop])
+    result = []
+    for place in places:
+        votes = model.votes(place, x, y, own)
+        p = model.probabilities(place, votes, library[:, place], step)
+        result.append(p.gather(1, queries[:, place : place + 1].long())[:, 0].log2())
+    return torch.stack(result, 1)
+
+
+def fit_file(index: Index) -> Path:
+    """Where the fit of an index is kept: beside it."""
+    return index.path.parent / f"{index.path.name}-kernel.safetensors"
+
+
+def open_kernel(index: Index, device: torch.device) -> Kernel:
+    """The kernel fitted to `index`: read from beside it, or fitted now and written there.
+
+    UserError where the codec has no FSQ levels, or the images are too few.
+    """
+    if not index.levels:
+        raise UserError(f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits")
+    file = fit_file(index)
+    if file.exists():
+        with safe_open(file, "pt") as f:
+            if f.metadata() == _made_from(index):
+                model = Kernel(index.levels, index.tokens_per_image)
+                model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
+                return model.to(device).requires_grad_(False).eval()
+    model = fit(index.tokens, index.levels, device)
+    keep_kernel(index, model)
+    return model
+
+
+def keep_kernel(index: Index, model: Kernel) -> None:
+    """Write a fit beside an index, as its own."""
+    with atomic(fit_file(index)) as temporary:
+        save_file(model.state_dict(), temporary, _made_from(index))
+
+
+def _made_from(index: Index) -> dict[str, str]:
+    return {"index": str(index.identity), "format": str(FORMAT)}
+
+
+def choose_device() -> torch.device:
+    """The GPU where there is one: a pass over all images is a product of matrices."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
