@@ -119,9 +119,11 @@ def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: in
     """Both paths for tokenizing, from bytes on the host to uint16 on the host; returns tokens [n, L]."""
     from imagegram.codec.fast_flextok import FastEncoder
 
-    device, cuda = model.device, model.device.type == "cuda"
+    device = model.device
+    cuda = model.device.type == "cuda"
     dtype = ENCODE_DTYPE if cuda else torch.float32
-    exact, lower = FastEncoder(model), FastEncoder(model, dtype, compiled=cuda)
+    exact = FastEncoder(model)
+    lower = FastEncoder(model, dtype, compiled=cuda)
     work = operations(lambda: exact.tokens(pixels[:1].to(device)))
     table.best["gflop_tokenize"] = work / 1e9
 
@@ -144,9 +146,11 @@ def bench_decode(
     """Both paths for decoding the first `kept` of `tokens` [n, L] to images on the device."""
     from imagegram.codec.fast_flextok import FastDecoder
 
-    device, cuda = model.device, model.device.type == "cuda"
+    device = model.device
+    cuda = model.device.type == "cuda"
     dtype = DECODE_DTYPE if cuda else torch.float32
-    exact, lower = FastDecoder(model), FastDecoder(model, dtype, compiled=cuda)
+    exact = FastDecoder(model)
+    lower = FastDecoder(model, dtype, compiled=cuda)
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(max(batches), model.pipeline.out_channels, 32, 32, generator=rng).to(device)
     work = operations(lambda: exact.images(tokens[:1], [kept], noise[:1], timesteps, SCALE))
@@ -176,7 +180,8 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
         return torch.cat([encoder.tokens(part.to(model.device)) for part in pixels.split(16)])
 
     print("\n| precision | tokens that differ from float32 |\n| --- | --- |")
-    reference, flips = tokens(torch.float32, False), {}
+    reference = tokens(torch.float32, False)
+    flips = {}
     for name, dtype in (("tf32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
         found = tokens(dtype, name == "tf32")
         flips[f"flips_{name}"] = float((found != reference).float().mean())
@@ -195,7 +200,8 @@ def main(config: Config) -> None:
     pixels = [torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1) for i in range(max(FLIP_IMAGES, *encode_batches))]
     name = reason if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {'a toy' if config.small else 'the size of d18-d28'}")
-    table, images = Table(), torch.stack(pixels)
+    table = Table()
+    images = torch.stack(pixels)
     tokens = bench_encode(model, images, encode_batches, config.repeats, table)
     for kept in (length, PREFIX):
         bench_decode(model, tokens, kept, decode_batches, config.timesteps, config.repeats, table)

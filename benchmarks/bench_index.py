@@ -30,7 +30,9 @@ from imagegram.files import sha256
 from imagegram.index.builders import find_infini_gram, find_tg_build_index
 from imagegram.tokens import Manifest, TokenFolder
 
-LENGTH, VOCAB, COPIES = 256, 64_000, 0.05
+LENGTH = 256
+VOCAB = 64_000
+COPIES = 0.05
 TOOL = "tg_build_index (tool alone)"
 
 
@@ -60,7 +62,8 @@ def write_tokens(path: Path, images: int) -> None:
         held_out_share=0.0,
         shard_size=50_000,
     )
-    folder, rng = TokenFolder.create(path, manifest), np.random.default_rng(images)
+    folder = TokenFolder.create(path, manifest)
+    rng = np.random.default_rng(images)
     for shard in folder.pending():
         n = len(folder.range(shard))
         tokens = (VOCAB ** rng.random((n, LENGTH), np.float32)).astype(np.int32) - 1  # log-uniform: Zipf, exponent 1

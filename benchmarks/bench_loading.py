@@ -46,8 +46,10 @@ def save_photographs(folder: Path, width: int, height: int, config: Config) -> f
     for i in range(100):
         photograph = photographs[i % 2]
         side = rng.uniform(0.5, 1) * min(photograph.width / width, photograph.height / height)
-        w, h = side * width, side * height
-        x, y = rng.uniform(0, photograph.width - w), rng.uniform(0, photograph.height - h)
+        w = side * width
+        h = side * height
+        x = rng.uniform(0, photograph.width - w)
+        y = rng.uniform(0, photograph.height - h)
         buffer = io.BytesIO()
         crop = photograph.resize((width, height), Image.Resampling.BICUBIC, (x, y, x + w, y + h))
         crop.save(buffer, "JPEG", quality=config.quality)
@@ -64,7 +66,8 @@ def rate(source: Source, workers: int, config: Config) -> float:
     fastest = 0.0
     for _ in range(config.repeats):
         loaded = iter(load_batches(source, batches, SIZE, workers))
-        started, read = 0.0, 0
+        started = 0.0
+        read = 0
         for batch in loaded:
             started, read = (time.perf_counter(), 0) if not started else (started, read + len(batch))
             assert all(image is not None for _, image, _, _ in batch)
@@ -73,12 +76,14 @@ def rate(source: Source, workers: int, config: Config) -> float:
 
 
 def main(config: Config) -> None:
-    workers, found = cores(), dict[str, float]()
+    workers = cores()
+    found = dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
         for name, width, height in (("256x256", 256, 256), ("500x375", 500, 375)):
             size = save_photographs(Path(folder) / name, width, height, config)
             source = open_dataset(str(Path(folder) / name))
-            one, all_ = rate(source, 0, config), rate(source, workers, config)
+            one = rate(source, 0, config)
+            all_ = rate(source, workers, config)
             print(
                 f"JPEGs of {name} ({size / 1000:.0f} kB): {one:.0f} img/s in one process, {all_:.0f} in {workers} "
                 f"loader processes; {GPU} img/s need {-(-GPU // one):.0f} cores"

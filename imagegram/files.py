@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
             raise UserError(f"cannot write {path} ({error}): mend that, then run the same command again") from None
         raise UserError(
             f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
-            "make room, then run the same command again"
+            "free some space, then run the same command again"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

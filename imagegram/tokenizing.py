@@ -135,7 +135,9 @@ class _Progress:
     """One line with img/s and the time left for all processes: own images, and the others' finished shards."""
 
     def __init__(self, folder: TokenFolder, pending: list[int], mine: list[int], shown: bool):
-        self.folder, self.others, self.looked = folder, set(pending) - set(mine), time.monotonic()
+        self.folder = folder
+        self.others = set(pending) - set(mine)
+        self.looked = time.monotonic()
         self.shown = shown
         total = sum(len(folder.range(s)) for s in pending)
         # smoothing=0: the mean since the start; others' shards arrive in leaps that a moving average would follow.
@@ -181,13 +183,14 @@ def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
     need = (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4)
     free = shutil.disk_usage(folder.path).free
     if free < need:
-        raise UserError(f"{folder.path} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: make room first")
+        raise UserError(f"{folder.path} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")
 
 
 def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list[Item], NDArray[np.uint16]]]:
     """Every batch with the tokens of its readable images. The next batch is loaded while this one is encoded, so that
     a GPU always has work waiting."""
-    pool, waiting = ThreadPoolExecutor(1), list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
+    pool = ThreadPoolExecutor(1)
+    waiting = list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
     try:
         for batch in itertools.chain(batches, [None]):
             if batch is not None:

@@ -109,7 +109,8 @@ class TokenFolder:
     """A folder of token shards; see the top of this file for its files."""
 
     def __init__(self, path: Path, manifest: Manifest):
-        self.path, self.manifest = path, manifest
+        self.path = path
+        self.manifest = manifest
         self.shards = -(-manifest.images // manifest.shard_size)
 
     @classmethod
@@ -303,11 +304,13 @@ class IndexedImages:
     """
 
     def __init__(self, folders: Sequence[TokenFolder], trusted: bool = False):
-        self.folders, first = folders, folders[0]
+        self.folders = folders
+        first = folders[0]
         self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
         for folder in folders[1:]:
             for field in ("revision", "tokens_per_image", "vocab_size"):
-                here, there = getattr(folder.manifest, field), getattr(first.manifest, field)
+                here = getattr(folder.manifest, field)
+                there = getattr(first.manifest, field)
                 if here != there:
                     raise UserError(
                         f"{folder.path} has {field} {here!r}, {first.path} has {there!r}: an index holds one codec"
@@ -327,7 +330,8 @@ class IndexedImages:
         """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
         folder), ordinal and label [n, 3]."""
         for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
-            low, high = max(first, start) - start, min(stop, end) - start
+            low = max(first, start) - start
+            high = min(stop, end) - start
             if low < high:
                 rows = np.flatnonzero(folder.indexed(shard))[low:high]
                 tokens, labels = folder.read(shard)

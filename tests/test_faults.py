@@ -135,7 +135,7 @@ def test_the_space_of_all_processes_is_asked_for(
 ) -> None:
     usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
     monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="make room first"):
+    with pytest.raises(UserError, match="free some space first"):
         tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
     usage.free = 22 * 10 * 12
     tokenize(out=tmp_path, rank=1, world_size=2, **JOB)

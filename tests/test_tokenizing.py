@@ -112,7 +112,7 @@ def test_a_folder_in_use_and_a_full_disk_are_refused(
         holder.kill()  # leaves no stale lock: the next step gets past it
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="make room first"):
+    with pytest.raises(UserError, match="free some space first"):
         tokenize("shapes", tmp_path, images=5, workers=0)
     assert not list(tmp_path.glob("shard-*"))
 

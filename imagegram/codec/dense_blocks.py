@@ -106,13 +106,15 @@ class Block(nn.Module):
         super().__init__()
         block = getattr(block, "_checkpoint_wrapped_module", block)
         need(type(block) in (FlexBlock, FlexBlockAdaLN), f"a block of type {type(block).__name__}")
-        attention, mlp = block.attn, block.mlp
+        attention = block.attn
+        mlp = block.mlp
         need(type(mlp) is GatedMlp and type(mlp.act) is nn.SiLU, "an MLP that is no SwiGLU")
         norms = block.norm1, block.norm2, attention.q_norm, attention.k_norm
         need(all(type(n) is Fp32LayerNorm and n.weight is n.bias is None for n in norms), "an unexpected norm")
         linears = attention.wq, attention.wk, attention.wv, attention.proj, mlp.fc1, mlp.fc2, mlp.fc3
         need(all(linear.bias is None for linear in linears), "a bias in a block")
-        self.heads, self.scale = attention.num_heads, attention.scale
+        self.heads = attention.num_heads
+        self.scale = attention.scale
         self.eps = [norm.eps for norm in norms]
         fill = -mlp.fc1.out_features % PAD
         gate, value = (F.pad(linear.weight, (0, 0, 0, fill)) for linear in (mlp.fc1, mlp.fc3))
@@ -130,7 +132,8 @@ class Block(nn.Module):
 
         modulation: [6, 1, N or 1, D or 1], two gates, then shift and scale of both norms.
         """
-        dtype, (b, n, d) = self.qkv.dtype, x.shape
+        dtype = self.qkv.dtype
+        (b, n, d) = x.shape
         gate, gate2, shift, scale, shift2, scale2 = modulation.expand(6, 1, n, -1)
         h = F.layer_norm(x, (d,), eps=self.eps[0]) * (1 + scale) + shift
         q, k, v = F.linear(h.to(dtype), self.qkv).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)

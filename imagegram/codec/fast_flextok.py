@@ -75,23 +75,27 @@ class FastEncoder(nn.Module):
         kinds = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, Registers1D, BlockWiseSequencePacker}
         chain = Chain(model.encoder, kinds | {FlexTransformer, SequenceUnpacker, LinearHead})
         embed, registers, packer = (chain.only(t) for t in (PatchEmbedder, Registers1D, BlockWiseSequencePacker))
-        trunk, self.head = chain.only(FlexTransformer), chain.only(LinearHead)
+        trunk = chain.only(FlexTransformer)
+        self.head = chain.only(LinearHead)
         keys = [embed.patches_list_write_key, registers.registers_write_key]
         need(packer.input_list_read_keys == keys and packer.mask_mode == "causal_last", "another attention mask")
         need(self.head.read_key == keys[1] and self.head.adaLN_emb_read_key is None, "another head")
         need(registers.ordering_mode == "nested" and registers.extra_registers_write_key is None, "other registers")
         need(trunk.adaLN_emb_read_key is None, "an encoder with adaptive norms")
         need(type(model.regularizer) is FSQ, "another quantizer")
-        self.patch, self.embed = patch_size(embed), embed.patch_proj
+        self.patch = patch_size(embed)
+        self.embed = embed.patch_proj
         self.register_buffer("positions", chain.positions(keys[0])[0], persistent=False)
         self.register_buffer("registers", registers.registers.detach()[None, : registers.n_eval], persistent=False)
         # No adaptive norms here: gates of 1, shifts and scales of 0.
         self.register_buffer("plain", torch.tensor([1.0, 1, 0, 0, 0, 0]).view(6, 1, 1, 1), persistent=False)
         self.blocks = dense_blocks(trunk, dtype)
-        self.vae, self.vae_scale = HalfVae(model.vae, True, dtype), float(model.vae.scaling_factor)
+        self.vae = HalfVae(model.vae, True, dtype)
+        self.vae_scale = float(model.vae.scaling_factor)
         self.quantizer = model.regularizer
         self.to(model.device)
-        self._latents, self._codes = compiled_or_not(self.latents, compiled), compiled_or_not(self.codes, compiled)
+        self._latents = compiled_or_not(self.latents, compiled)
+        self._codes = compiled_or_not(self.codes, compiled)
 
     def latents(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> the mean of the VAE's posterior, float32 [B, C, S/8, S/8].
@@ -135,34 +139,40 @@ class FastDecoder(nn.Module):
         chain = Chain(model.decoder, kinds | {ToPatchesLinearHead})
         embed, packer, trunk = (chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer))
         self.linear, dropout, null = (chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond))
-        self.time, self.head = chain.only(TimestepEmbedder), chain.only(ToPatchesLinearHead)
+        self.time = chain.only(TimestepEmbedder)
+        self.head = chain.only(ToPatchesLinearHead)
         keys = [embed.patches_list_write_key, self.linear.write_key]
         need(packer.input_list_read_keys == keys and packer.mask_mode == "full", "another attention mask")
         need(dropout.read_write_key == null.read_write_key == keys[1], "dropout of something else")
         need(not null.replace_with_single_token, "a single null token")
         self.expansion = 2 if packer.per_subseq_embs else 1
-        key, packing = self.time.time_embedding_write_key, packer.emb_packing_fn_write_key
+        key = self.time.time_embedding_write_key
+        packing = packer.emb_packing_fn_write_key
         need(trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing, "other adaptive norms")
         need(self.head.read_key == keys[0] and self.head.adaLN_packing_fn_read_key is None, "another head")
         need(self.head.adaLN_emb_read_key in (key, None) and not self.time.temb_as_tokens, "another time embedding")
         need(type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ, "another flow or quantizer")
-        self.patch, self.embed = patch_size(embed), embed.patch_proj
+        self.patch = patch_size(embed)
+        self.embed = embed.patch_proj
         positions, place = chain.positions(keys[1])
         # Dropped registers are equal, and may be merged, only if they are written after the positions are added.
         need(place < min(chain.modules.index(dropout), chain.modules.index(null)), "positions of dropped registers")
         self.register_buffer("register_positions", positions, persistent=False)
         self.register_buffer("positions", chain.positions(keys[0])[0], persistent=False)
-        self.mask_token, self.null_token = dropout.dropout_mask_token, null.nullcond
+        self.mask_token = dropout.dropout_mask_token
+        self.null_token = null.nullcond
         self.length = positions.shape[1]
         self.blocks = dense_blocks(trunk, dtype)
         layers = [getattr(block, "_checkpoint_wrapped_module", block).adaLN_modulation for block in trunk.blocks]
         need(all(la[-1].out_features == self.expansion * 6 * la[-1].in_features for la in layers), "another expansion")
         self.modulations = nn.ModuleList(layers)
-        self.vae, self.vae_scale = HalfVae(model.vae, False, dtype), float(model.vae.scaling_factor)
+        self.vae = HalfVae(model.vae, False, dtype)
+        self.vae_scale = float(model.vae.scaling_factor)
         self.quantizer = model.regularizer
         self.to(model.device)
         self._schedules: dict[int, tuple[Tensor, Tensor]] = {}
-        self._velocity, self._pixels = compiled_or_not(self.velocity, compiled), compiled_or_not(self.pixels, compiled)
+        self._velocity = compiled_or_not(self.velocity, compiled)
+        self._pixels = compiled_or_not(self.pixels, compiled)
 
     def schedule(self, timesteps: int) -> tuple[Tensor, Tensor]:
         """Shifts, scales and gates of every time step: of the blocks [steps, depth, expansion, 6, D], of the head
@@ -198,7 +208,8 @@ class FastDecoder(nn.Module):
         the schedule.
         """
         x = self.embed(to_patches(z, self.patch)) + self.positions
-        n, rows = x.shape[1], registers.shape[1]
+        n = x.shape[1]
+        rows = registers.shape[1]
         x = torch.cat([x, registers.expand(len(x), -1, -1)], 1)
         bias = None if weights is None else F.pad(weights, (n, 0))[:, None, None]
 
@@ -235,7 +246,9 @@ class FastDecoder(nn.Module):
         """Decode: tokens int64 [B, L], of which the first `kept` of each image count; noise float32 [B, C, h, w] is
         where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as the package's detokenize has it
         with perform_norm_guidance."""
-        device, z, momentum = noise.device, noise, MomentumBuffer(-0.5)
+        device = noise.device
+        z = noise
+        momentum = MomentumBuffer(-0.5)
         registers, weights = self.conditions(tokens, kept)
         copies = merged_rows(self.length, 0)
         nulls = self.null_token.expand(1, copies, -1)

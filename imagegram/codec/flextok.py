@@ -1,7 +1,7 @@
 """The real FlexTok (Bachmann et al., 2025, arXiv:2502.13967) behind the codec interface.
 
 Tokens and images come from the dense path of fast_flextok.py; a model that it does not cover runs through the
-package's own calls, which is said in one line. What the package leaves to the caller is decided here: eval mode,
+package's own calls, and prints a line saying so. What the package leaves to the caller is decided here: eval mode,
 inference mode, the mean of the VAE's posterior (the class default samples it, and gives other tokens each time), noise
 drawn for each image from a seed of its own (the package's generator makes an image depend on its place in the batch),
 and batches padded to one size, since every size is compiled anew.
@@ -111,14 +111,14 @@ def _download(name: str, revision: str) -> Path:
 
 
 @contextlib.contextmanager
-def memory_for(batch: int, remedy: str) -> Iterator[None]:
+def oom_as_user_error(batch: int, remedy: str) -> Iterator[None]:
     """Turn running out of memory into one line that names the batch size to use."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one; the CPU's allocator has no class of its own
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise UserError(f"memory does not hold a batch of {batch}: {remedy.format(max(1, batch // 2))}") from None
+        raise UserError(f"out of memory with a batch of {batch}: {remedy.format(max(1, batch // 2))}") from None
 
 
 def choose_device() -> tuple[torch.device, str]:
@@ -138,7 +138,8 @@ class FlexTokCodec:
     own_error: tuple[float, float] | None = None  # nobody measured it
 
     def __init__(self, name: str, revision: str, model: Any):
-        self.name, self.revision = name, revision
+        self.name = name
+        self.revision = revision
         self.levels = tuple(model.regularizer._levels.tolist())
         self.vocab_size = int(model.regularizer.codebook_size)
         self.tokens_per_image = int(model.encoder.module_dict["enc_register_module"].n_max)
@@ -200,7 +201,7 @@ class FlexTokCodec:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
-        with self._current(), memory_for(len(images), "try --batch-size {}"):
+        with self._current(), oom_as_user_error(len(images), "try --batch-size {}"):
             return np.concatenate([self._tokens(part) for part in images.split(self._chunk(self.encoder))])
 
     def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
@@ -226,9 +227,10 @@ class FlexTokCodec:
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
-        most, remedy = self._chunk(self.decoder), "set DECODE_BATCH in imagegram/generating.py to {}"
+        most = self._chunk(self.decoder)
+        remedy = "set DECODE_BATCH in imagegram/generating.py to {}"
         images = []
-        with self._current(), memory_for(len(tokens), remedy):
+        with self._current(), oom_as_user_error(len(tokens), remedy):
             for i in range(0, len(tokens), most):
                 part = self._images(tokens[i : i + most], seeds[i : i + most], timesteps, guidance_scale)
                 images.append(((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
@@ -246,7 +248,8 @@ class FlexTokCodec:
         ids = torch.zeros(len(kept), self.tokens_per_image, dtype=torch.long)
         for row, prefix in zip(ids, tokens, strict=True):
             row[: len(prefix)] = torch.from_numpy(prefix.astype(np.int64))
-        ids, noise = self._padded(ids), self._padded(noise)
+        ids = self._padded(ids)
+        noise = self._padded(noise)
         kept += kept[-1:] * (len(ids) - len(kept))
         if self.decoder:
             return self.decoder.images(ids, kept, noise, timesteps, guidance_scale)[: len(tokens)]

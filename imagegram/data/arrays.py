@@ -194,7 +194,9 @@ def _arrays(
         values = (np.nan_to_num(values.astype(np.float32)) * scale).round().astype(np.uint8)
     pixels = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
     if labels is None:
-        numbers, classes, changed = np.full(len(values), -1, np.int32), tuple[str, ...](), ""
+        numbers = np.full(len(values), -1, np.int32)
+        classes = tuple[str, ...]()
+        changed = ""
     elif labels.dtype.kind in "US":
         numbers, classes = from_texts([str(text) for text in labels.astype(str)])
         changed = ""

@@ -24,7 +24,8 @@ Item = tuple[int, NDArray[np.uint8] | None, int, str]
 
 class _Preprocessed(Dataset[Item]):
     def __init__(self, source: Source, size: int):
-        self.source, self.size = source, size
+        self.source = source
+        self.size = size
 
     def __getitem__(self, i: int) -> Item:
         try:
@@ -77,5 +78,5 @@ def worker_errors_as_user_errors() -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            "shared memory (/dev/shm) is full, where the processes that load images meet: make room, or --workers 0"
+            "shared memory (/dev/shm) is full, which loader processes use: free some of it, or take --workers 0"
         ) from None

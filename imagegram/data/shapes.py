@@ -23,7 +23,8 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
     if kind == "triangle":  # equilateral, point up
         return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.5 * r
     if kind == "cross":
-        along, across = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
+        along = np.maximum(abs(x), abs(y))
+        across = np.minimum(abs(x), abs(y))
         return np.maximum(along - r, across - 0.32 * r)
     if kind == "ring":
         return abs(np.hypot(x, y) - 0.78 * r) - 0.22 * r
@@ -34,7 +35,9 @@ def _background(rng: np.random.Generator, x: NDArray, y: NDArray) -> NDArray:
     def muted() -> NDArray:
         return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9)))
 
-    first, second, angle = muted(), muted(), rng.uniform(0, 2 * np.pi)
+    first = muted()
+    second = muted()
+    angle = rng.uniform(0, 2 * np.pi)
     style = rng.integers(3)
     if style == 0:
         return np.broadcast_to(first, (*np.broadcast_shapes(x.shape, y.shape), 3))
@@ -50,13 +53,15 @@ def scene(seed: int, i: int, size: int = 32) -> tuple[NDArray[np.uint8], int]:
     """Scene `i`: uint8 [size, size, 3] and its label, an index into KINDS."""
     rng = np.random.default_rng((seed, i))
     ticks = (np.arange(size) + 0.5) / size
-    x, y = ticks[None, :], ticks[:, None]
+    x = ticks[None, :]
+    y = ticks[:, None]
     image = _background(rng, x, y)
     placed: list[tuple[float, float, float]] = []
     label = -1
     radii = np.sort(rng.uniform(0.2, 0.36, rng.integers(1, 4)))[::-1]
     for r in radii:
-        kind, hue = int(rng.integers(len(KINDS))), HUES[rng.integers(len(HUES))]
+        kind = int(rng.integers(len(KINDS)))
+        hue = HUES[rng.integers(len(HUES))]
         color = np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
         for _ in range(20):
             cx, cy = rng.uniform(r, 1 - r, 2)

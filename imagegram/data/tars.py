@@ -177,7 +177,8 @@ def _sort_in(found: Tar, member: Member, tree: Tree) -> None:
     elif split is None:
         tree.leave_out("members without an ending", place)
     else:
-        key, column = split[1], split[2].lower()
+        key = split[1]
+        column = split[2].lower()
         sample = found.samples.setdefault(key, {})
         while column in sample:  # 7.jpg and 7.JPG
             column += "'"

@@ -55,7 +55,8 @@ class Job:
 
 def write_input(images: IndexedImages, first: int, stop: int, folder: Path) -> int:
     """Write tokenized.0 and offset.0 of images `first` to `stop`, see the top of this file; returns the tokens."""
-    n, stride = stop - first, images.folders[0].manifest.tokens_per_image + 1
+    n = stop - first
+    stride = images.folders[0].manifest.tokens_per_image + 1
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".tmp-*"):  # by a killed run
         left.unlink()
@@ -84,7 +85,8 @@ def build_shard(job: Job) -> None:
     used = build_table(job.index_input, table, job.builder, job.progress)
     built = time.monotonic()
     for name in ("tokenized", "offset"):
-        source, target = job.index_input / f"{name}.0", job.building / f"{name}.{job.number}"
+        source = job.index_input / f"{name}.0"
+        target = job.building / f"{name}.{job.number}"
         target.unlink(missing_ok=True)
         try:
             target.hardlink_to(source)
@@ -104,7 +106,8 @@ def build_shard(job: Job) -> None:
 
 def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) -> int:
     """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
-    stride, step = images.folders[0].manifest.tokens_per_image + 1, min(shard_images or len(images), len(images))
+    stride = images.folders[0].manifest.tokens_per_image + 1
+    step = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
     if step > most:
         raise UserError(
@@ -112,7 +115,8 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) 
         )
     if builder == "auto":
         builder = "tg_build_index" if find_tg_build_index() else "divsufsort"
-    each, available = BUILDERS[builder] * workers * stride, memory_available()
+    each = BUILDERS[builder] * workers * stride
+    available = memory_available()
     need = each * step * (1.8 if builder == "divsufsort" and step * stride >= 2**30 else 1)
     if need > available:
         raise UserError(
@@ -189,7 +193,8 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
             table[done : done + len(identity)] = identity
             done += len(identity)
         table.flush()
-    shards, manifest = [read_json(job.marker) for job in jobs], images.folders[0].manifest
+    shards = [read_json(job.marker) for job in jobs]
+    manifest = images.folders[0].manifest
     info: IndexInfo = {
         "format": FORMAT,
         "hash": digest,
@@ -271,7 +276,8 @@ def build_index(
     A folder `out` is replaced only where it holds an index. A link is followed: its target is replaced, the link stays.
     """
     _check_places(token_folders, index_input, out)
-    shown, out = out, out.resolve() if out.is_symlink() else out
+    shown = out
+    out = out.resolve() if out.is_symlink() else out
     if builder == "numpy":
         print("the builder numpy is no more: divsufsort writes the same bytes")
         builder = "divsufsort"

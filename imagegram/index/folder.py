@@ -191,7 +191,8 @@ def verify_index(path: Path) -> None:
 
     UserError says what is wrong; the index does not open any more then, whatever the times of its files say.
     """
-    index, started = Index.open(path), time.monotonic()
+    index = Index.open(path)
+    started = time.monotonic()
     try:
         _verify(index)
     except UserError:

@@ -49,7 +49,8 @@ def pointers_at(table: NDArray[np.uint8], ranks: NDArray[np.int64] | slice) -> N
 
 def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
     """Memory-map a table as uint8 [tokens, width]; UserError unless it has the size that `tokens` asks for."""
-    width, size = pointer_width(tokens), path.stat().st_size
+    width = pointer_width(tokens)
+    size = path.stat().st_size
     if size != tokens * width:
         raise UserError(f"{path} has {size} bytes, {tokens} tokens need {tokens * width}: build the index again")
     return np.memmap(path, np.uint8, "r", shape=(tokens, width))
@@ -62,7 +63,8 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
     first tokens, and of two neighbours with the same first token the first has the smaller rank of what follows it.
     """
     n = len(tokens)
-    table, starts = open_table(path, n), range(0, n, CHUNK)
+    table = open_table(path, n)
+    starts = range(0, n, CHUNK)
     rank = np.full(n + 1, -1, np.int32)  # of every suffix; the empty one comes first
     bar = tqdm(total=3 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2)
     with ThreadPoolExecutor(cores()) as pool, bar:  # numpy's gathers leave the interpreter to other threads
@@ -80,7 +82,8 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
             rank[places] = np.arange(i, stop, dtype=np.int32)
 
         def by_first_token(i: int) -> None:
-            here, token = rank[i : min(i + CHUNK, n)], tokens[i : i + CHUNK]
+            here = rank[i : min(i + CHUNK, n)]
+            token = tokens[i : i + CHUNK]
             if here.min() < 0:
                 raise UserError(f"{path} is not a permutation of the suffixes: build the index again")
             wrong = (here < first[token]) | (here > last[token])

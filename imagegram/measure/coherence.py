@@ -29,7 +29,8 @@ from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.measure.control import Control
 from imagegram.measure.intervals import Figure, bootstrap, mean
 
-LEAST, MOST = 40, 400  # held-out images: fewer say nothing, more are not decoded
+LEAST = 40
+MOST = 400  # held-out images: fewer say nothing, more are not decoded
 SIZE = 32  # pixels that a judge sees
 STEPS = 150  # of its training
 K = 5  # neighbours, of density and coverage
@@ -105,7 +106,8 @@ class Judges:
         inside: dict[str, list[NDArray[np.bool_]]] = {"generated": [], "held_out": []}
         for view, held_out in zip(views, self.real, strict=True):
             for swap in (0, 1):
-                reference, other = held_out.features[swap::2], held_out.features[1 - swap :: 2]
+                reference = held_out.features[swap::2]
+                other = held_out.features[1 - swap :: 2]
                 inside["generated"].append(_inside(view.features, reference))
                 inside["held_out"].append(_inside(other, reference))
         fewest = min(len(candidates) for both in inside.values() for candidates in both)

@@ -33,7 +33,8 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
     n, k = sequences.shape
     columns = np.ascontiguousarray(training[:, :k].T)
     step = max(1, PAIRS // len(training))
-    rows, distances = np.empty(n, np.int64), np.empty(n, np.int64)
+    rows = np.empty(n, np.int64)
+    distances = np.empty(n, np.int64)
     starts = range(0, n, step)
     for start in tqdm(starts, desc="nearest training sequences", unit="batch", disable=len(starts) < 4):
         part = slice(start, start + step)
@@ -49,7 +50,8 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
     `training` [N, L >= k]: int64 [n, k]. `longest_runs` of suffixes.py finds those at any position."""
     n, k = sequences.shape
-    lengths, places = np.zeros((n, k), np.int64), np.arange(k)
+    lengths = np.zeros((n, k), np.int64)
+    places = np.arange(k)
     padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
     for levels in backoff(training, padded, k):
         end = levels.position  # the longest run that ends before it; what starts inside that run reaches as far
@@ -71,7 +73,8 @@ def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     runs at any position. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
     """
     n, k = lengths.shape
-    place, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    place = np.zeros(n, np.int64)
+    count = np.zeros(n, np.int64)
     while (going := np.flatnonzero(place < k)).size:
         place[going] += np.maximum(1, lengths[going, place[going]])
         count[going] += 1
@@ -94,7 +97,8 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     training patches are how convolutional diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
     """
     k = lengths.shape[1]
-    run, aligned = lengths.max(1), in_place.max(1)
+    run = lengths.max(1)
+    aligned = in_place.max(1)
     shifted = (2 * run >= k) & (run > aligned)
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 

@@ -76,7 +76,8 @@ def mann_whitney_z(a: Floats, b: Floats) -> float:
 
     Below 0 where `a` tends to be smaller; 0 where all are equal.
     """
-    n, m = len(a), len(b)
+    n = len(a)
+    m = len(b)
     total = n + m
     ranks = rankdata(np.concatenate([a, b]))
     above = ranks[:n].sum() - n * (n + 1) / 2

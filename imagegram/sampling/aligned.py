@@ -46,7 +46,7 @@ class Backoff:
 def backoff(
     trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, anchor: int = 0, least: int = 1
 ) -> Iterator[Backoff]:
-    """The contexts at the same position, for one position after another; the caller fills `drawn` [n, L] meanwhile.
+    """The contexts at the same position, for every position of `drawn` [n, L].
 
     At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too. `drawn` may
     be a token longer than the images: the last contexts are then those that end with an image.
@@ -68,13 +68,16 @@ def backoff(
             if position <= anchor:
                 both = np.concatenate([anchors * 65536 + columns[1], mine * 65536 + drawn[:, position - 1]])
                 numbers = np.unique(both, return_inverse=True)[1]
-                anchors, mine = numbers[: len(trained)], numbers[len(trained) :]
+                anchors = numbers[: len(trained)]
+                mine = numbers[len(trained) :]
             order = order[levels.by_token]
             order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
         # Contexts as numbers, in the order of the images and therefore sorted; and the same of the sequences.
-        keys, wanted = anchors[order], mine
+        keys = anchors[order]
+        wanted = mine
         whole = (np.zeros(n, np.int64), np.full(n, len(trained)))
-        ranges, growing = [search(keys, wanted) if anchor else whole], np.arange(n)
+        ranges = [search(keys, wanted) if anchor else whole]
+        growing = np.arange(n)
         for back in range(1, min(context, position - anchor) + 1):
             if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
                 keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
@@ -83,11 +86,13 @@ def backoff(
             wanted = wanted * 65536 + drawn[growing, position - back]
             low, high = search(keys, wanted)
             enough = high - low >= least
-            growing, wanted = growing[enough], wanted[enough]
+            growing = growing[enough]
+            wanted = wanted[enough]
             if not growing.size:
                 break
             ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
-            ranges[-1][0][growing], ranges[-1][1][growing] = low[enough], high[enough]
+            ranges[-1][0][growing] = low[enough]
+            ranges[-1][1][growing] = high[enough]
         low = np.stack([r[0] for r in ranges])
         high = np.stack([r[1] for r in ranges])
         levels = Backoff(order, position, low, high, tuple(columns))

@@ -17,7 +17,8 @@ from imagegram.index.folder import Index
 from imagegram.sampling.codes import fsq_digits
 
 FORMAT = 1  # of the stored fit; another one is fitted again
-FIRST_TOKENS, LAST_TOKENS = 8, 24  # of the earlier tokens these are the context: all of them up to 32
+FIRST_TOKENS = 8
+LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
 STEPS = 120  # of the optimizer
 BATCH = 64  # training images predicted in a step

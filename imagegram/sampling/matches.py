@@ -12,7 +12,11 @@ Ints = NDArray[np.int64]
 
 
 class Matches(Protocol):
-    """The matches of n sequences, numbered from 0 for each of them."""
+    """The matches of n sequences at one position, numbered from 0 for each of them.
+
+    A method is a generator that yields its matches once per position. Before asking for the next, the caller must have
+    written `drawn[:, position]`, the tokens [n] of the position that was yielded.
+    """
 
     @property
     def counts(self) -> Ints:

@@ -115,8 +115,7 @@ class MatchesAnywhere:
 def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[MatchesAnywhere]:
     """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token after it.
 
-    The separator counts as one token, before the first. Yields once per position: before asking for the next, the
-    caller must have written `drawn[:, position]` of `drawn` [n, L].
+    For every position of `drawn` [n, L]; the separator counts as one token, before the first.
 
     A suffix of the next position's text is at most one token longer than what matched now, and a token that was drawn
     from the matches makes it so unless an image ends there: one search a token, not one for every length. And fewer

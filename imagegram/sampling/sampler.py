@@ -94,7 +94,7 @@ def sample(
 def matches_at_every_position(
     index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
 ) -> Iterator[Matches]:
-    """The matches for one position after another, while the caller fills `drawn` [n, L]."""
+    """The matches of every position of `drawn` [n, L], by the protocol of matches.py."""
     if settings.method == "ntd":
         return matches_anywhere(index, drawn, settings.context)
     if settings.method == "aligned":

@@ -130,7 +130,8 @@ def draw(levels: Backoff, rng: np.random.Generator) -> Ints:
     places = rng.integers(levels.low[0], levels.high[0])
     missing = np.ones(len(places), bool)
     for depth in range(len(levels.low) - 1, 0, -1):
-        low, high = levels.low[depth], levels.high[depth]
+        low = levels.low[depth]
+        high = levels.high[depth]
         asked = np.flatnonzero(missing & (high > low))
         if not len(asked):
             continue

@@ -42,9 +42,11 @@ class PrefixDistances:
         n: int,
         rng: np.random.Generator | None = None,
     ):
-        self.training, self.libraries = training, ThreadpoolController()
+        self.training = training
+        self.libraries = ThreadpoolController()
         codes = fsq_codes(np.arange(vocab_size), levels)
-        norms, ones = np.square(codes).sum(1, keepdims=True), np.ones((vocab_size, 1), np.float32)
+        norms = np.square(codes).sum(1, keepdims=True)
+        ones = np.ones((vocab_size, 1), np.float32)
         self.query_vectors = np.concatenate([-2 * codes, norms, ones], 1)  # of a sequence; its product with
         self.image_vectors = np.concatenate([codes, ones, norms], 1)  # that of an image is their squared distance
         shape = n, len(training)
@@ -96,7 +98,8 @@ class PrefixDistances:
             furthest = np.partition(sample, n // step)[n // step] if n // step < len(sample) else np.inf
             images = np.flatnonzero(distances <= furthest)
             if len(images) < k:
-                images, furthest = np.arange(len(distances)), np.inf
+                images = np.arange(len(distances))
+                furthest = np.inf
             self.unfollowed_at_least[row] = furthest
             upcoming = self.training[images, self.position : self.position + LONGEST]
             self.candidates.append((images, upcoming, distances[images]))
@@ -113,21 +116,24 @@ class PrefixDistances:
 
     def _nearest_followed(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The nearest images that are followed [n, k], and the distance [n] of the furthest of them."""
-        found, furthest = np.empty((len(self.distances), k), np.int64), np.full(len(self.distances), np.inf, np.float32)
+        found = np.empty((len(self.distances), k), np.int64)
+        furthest = np.full(len(self.distances), np.inf, np.float32)
         for row, (images, _, distances) in enumerate(self.candidates):
             if len(images) >= k:
                 best = np.argpartition(distances, k - 1)[:k]
-                found[row], furthest[row] = images[best], distances[best[-1]]
+                found[row] = images[best]
+                furthest[row] = distances[best[-1]]
         return found, furthest
 
 
 def soft_matches(
     index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
 ) -> Iterator[Matches]:
-    """Matches whose prefix is near in code space; the caller fills `drawn` [n, L] meanwhile."""
+    """Matches whose prefix is near in code space, for every position of `drawn` [n, L]."""
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the soft sampler needs their codes")
-    (n, length), everyone = drawn.shape, np.arange(index.num_images)
+    (n, length) = drawn.shape
+    everyone = np.arange(index.num_images)
     distances = PrefixDistances(index.tokens, index.levels, index.vocab_size, n, rng)
     for position in range(length):
         if position:

@@ -13,7 +13,7 @@ import torch
 from imagegram.cli import UserError
 from imagegram.codec import flextok as flextok_codec
 from imagegram.codec import load_codec
-from imagegram.codec.flextok import ZOO, FlexTokCodec, choose_device, memory_for
+from imagegram.codec.flextok import ZOO, FlexTokCodec, choose_device, oom_as_user_error
 from imagegram.data.shapes import scene
 from imagegram.tokens import SEPARATOR
 from tests.support.random_flextok import save_random_flextok, stock_on_cpu
@@ -176,10 +176,10 @@ def test_an_image_that_overflows_is_tokenized_again_in_float32(codec: FlexTokCod
 
 def test_out_of_memory_is_answered_with_the_batch_size_to_use() -> None:
     for error in (torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        expected = pytest.raises(UserError, match="memory does not hold a batch of 64: try --batch-size 32")
-        with expected, memory_for(64, "try --batch-size {}"):
+        expected = pytest.raises(UserError, match="out of memory with a batch of 64: try --batch-size 32")
+        with expected, oom_as_user_error(64, "try --batch-size {}"):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), memory_for(64, "{}"):
+    with pytest.raises(RuntimeError, match="something else"), oom_as_user_error(64, "{}"):
         raise RuntimeError("something else")
 
 

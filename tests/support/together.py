@@ -24,7 +24,7 @@ from imagegram import tokenizing
 from imagegram import tokens as shards
 from imagegram.cli import UserError
 from imagegram.codec import Codec
-from imagegram.codec.flextok import memory_for
+from imagegram.codec.flextok import oom_as_user_error
 from imagegram.data.shapes import scene
 from imagegram.files import run_lock
 from imagegram.machine import die_with_parent
@@ -130,7 +130,7 @@ def disk_full(folder: Path) -> None:
     meet(folder, "mounted")
     error = error_of(out)
     assert "cannot write" in error
-    assert "make room, then run the same command again" in error
+    assert "free some space, then run the same command again" in error
     meet(folder, "full")
     assert not list(out.glob(".tmp-*-shard-*"))
     assert 0 < len(TokenFolder.open(out).pending()) < 20
@@ -294,14 +294,14 @@ class Large(FakeCodec):
     """Needs more memory than there is for more than two images."""
 
     def encode(self, images: torch.Tensor) -> Any:
-        with memory_for(len(images), "try --batch-size {}"):
+        with oom_as_user_error(len(images), "try --batch-size {}"):
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return super().encode(images)
 
 
 def out_of_memory(folder: Path) -> None:
-    assert error_of(folder / "out", codec=Large()) == "memory does not hold a batch of 5: try --batch-size 2"
+    assert error_of(folder / "out", codec=Large()) == "out of memory with a batch of 5: try --batch-size 2"
     assert not list((folder / "out").glob("shard-*"))
     meet(folder, "stopped")
     run(folder / "out", codec=Large(), batch_size=2)
