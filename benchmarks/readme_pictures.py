@@ -68,7 +68,7 @@ def frontier(config: Config, night: Night, path: Path) -> None:
     axes.axhline(1, color="0.8", zorder=0)
     axes.axvline(0.5, color="0.8", zorder=0)
     for number, name in enumerate(night.finished(config.night)):
-        figures = read_json(night.folder(config.night, name) / "report.json")["figures"]["generated"]
+        figures = read_json(night.folder(config.night, name) / "report.json")["generated"]
         closer = figures["closer_than_held_out"]
         coherence = figures["coherence"]
         error = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (closer, coherence)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.labels import from_texts
-from imagegram.data.source import Source, Wanted, contents_of, digest, first_names, open_picture, printable
+from imagegram.data.source import NO_SPLITS, Source, Wanted, contents_of, digest, first_names, open_picture, printable
 from imagegram.data.splits import choose, kind_of
 from imagegram.data.tree import Tree
 
@@ -72,10 +72,10 @@ def _resolve(name: str, tree: Tree, wanted: str) -> tuple[list[str], str, str, l
     deep = any(path.count("/") >= 2 for path in inside if path.partition("/")[0] in split_folders)
     kinds = {kind_of(top) for top in split_folders}
     if not split_folders or (len(kinds) == 1 and not deep and len(tops) > 1):  # one class may be called `train`
-        if wanted:
+        if wanted not in ("", NO_SPLITS):
             folders = f"its folders are {first_names(tops)}" if tops else "it holds pictures only"
             raise UserError(f"--split {wanted} does not apply: {name} has no splits ({folders}). Leave the option out")
-        return pictures, prefix, "all", notes
+        return pictures, prefix, NO_SPLITS, notes
 
     others = [top for top in tops if top not in split_folders]
     if others:

@@ -20,6 +20,7 @@ WHOLE = 1_000_000_000  # bytes: a data set up to this size is hashed whole, a la
 PIECE = 4096  # bytes at the beginning, in the middle and at the end of a file
 METADATA = 2**28  # bytes of text and colour profile that a PNG may carry beside its pixels
 SHOWN = 8  # names in a line
+NO_SPLITS = "all"  # the split of a data set that has none; asking for it is asking for nothing
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Wanted:
     def refuse(self, name: str, what: str, *options: str) -> None:
         """UserError where an option was given that this kind of data set does not have."""
         for option in options:
-            if given := getattr(self, option):
+            given = getattr(self, option)
+            if given and not (option == "split" and given == NO_SPLITS):
                 raise UserError(
                     f"--{option.replace('_', '-')} {given} does not apply: {name} is {what}. Leave the option out"
                 )

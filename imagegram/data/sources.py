@@ -13,8 +13,8 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, shapes, tables, tars
+from imagegram.data.source import NO_SPLITS, Wanted, first_names, printable
 from imagegram.data.source import Source as Source
-from imagegram.data.source import Wanted, first_names, printable
 from imagegram.data.tree import COMPRESSED, IDX, KINDS, Tree, endings, survey
 
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
@@ -59,6 +59,25 @@ def open_dataset(
     if images > len(source):
         raise UserError(f"{name} has {len(source)} images, {images} were asked for")
     return dataclasses.replace(source, size=images or len(source))
+
+
+def reopen(name: str, fingerprint: str, images: int, image_size: int, choice: tuple[str, str, str]) -> Source | None:
+    """The data set that an earlier run recorded, opened again; None where it is gone or has changed.
+
+    `choice`: the split, the image column and the label column that were in use. What a reader chose by itself may not
+    be an option of such data, so that fewer are asked for until the fingerprint is right.
+    """
+    splits = dict.fromkeys((choice[0], ""))
+    columns = dict.fromkeys((choice[1:], ("", "")))
+    for split in splits:
+        for image_column, label_column in columns:
+            try:
+                source = open_dataset(name, split, images, image_size, image_column, label_column)
+            except UserError:
+                continue
+            if source.fingerprint == fingerprint:
+                return source
+    return None
 
 
 def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
@@ -122,7 +141,7 @@ def _digits() -> Source:
     labels = data.target.tolist()
     return Source(
         name="digits",
-        split="all",
+        split=NO_SPLITS,
         fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
         size=len(values),
         read=lambda i: (Image.fromarray(values[i]), labels[i]),

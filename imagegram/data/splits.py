@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from imagegram.cli import UserError
-from imagegram.data.source import first_names
+from imagegram.data.source import NO_SPLITS, first_names
 
 KEYWORDS = {
     "train": ("train", "training"),
@@ -57,9 +57,9 @@ def files_of_split(name: str, files: Sequence[str], wanted: str) -> tuple[str, l
     splits = {file: split_of(file) for file in files}
     found = sorted(set(splits.values()) - {""})
     if not found:
-        if wanted:
+        if wanted not in ("", NO_SPLITS):
             raise UserError(f"--split {wanted} does not apply: {name} has no splits. Leave the option out")
-        return "all", list(files), ""
+        return NO_SPLITS, list(files), ""
     if "" in splits.values():
         other = [file for file in files if not splits[file]]
         raise UserError(

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagegram.cli import UserError
 from imagegram.data.pixels import preprocess
-from imagegram.data.sources import Source, open_dataset
+from imagegram.data.sources import Source, reopen
 from imagegram.index.folder import Index
 from imagegram.measure.control import APART, Control
 from imagegram.tokens import TokenFolder
@@ -54,19 +53,8 @@ class Originals:
 
 
 def _open(folder: TokenFolder) -> Source | None:
-    manifest = folder.manifest
-    try:
-        source = open_dataset(
-            manifest.dataset,
-            manifest.split,
-            manifest.images,
-            manifest.image_size,
-            manifest.image_column,
-            manifest.label_column,
-        )
-    except UserError:
-        return None
-    return source if source.fingerprint == manifest.fingerprint else None
+    m = folder.manifest
+    return reopen(m.dataset, m.fingerprint, m.images, m.image_size, (m.split, m.image_column, m.label_column))
 
 
 class Gallery:
