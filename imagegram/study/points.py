@@ -30,7 +30,7 @@ COUNTED = {"ntd": ("ntd", 1), "aligned": ("aligned", 1), "aligned, 2 images": ("
 GRAMS = 6  # tokens: collision entropies up to this length
 HELD_OUT = 1000  # images predicted by smoothed counts
 KERNEL_IMAGES = 300  # images predicted by the kernel, held out and training each; the same ones at every size
-DECODED = 256  # images whose coherence is measured
+DECODED = 128  # images whose coherence is measured
 COHERENT = {
     **{f"ntd, {c}": Settings("ntd", c) for c in (1, 2, 3, 4, 6)},
     "aligned, 2 images, 2": Settings("aligned", 2, 2),
