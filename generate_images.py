@@ -24,7 +24,7 @@ from pathlib import Path
 from imagegram.cli import OmitArgPrefixes, run_script, summary
 from imagegram.sampling.settings import Settings
 
-# The most coherent sampler that stays as far from the training set as held-out images: README, "What was found".
+# The most coherent sampler whose images lie as far from the training images as held-out ones: docs/findings.md.
 SAMPLER = Settings(method="kernel")
 
 

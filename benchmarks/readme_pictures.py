@@ -1,15 +1,17 @@
-"""The README's two pictures, from a finished night.
+"""The README's two pictures and the table of docs/findings.md, from a finished night.
 
     .venv/bin/python overnight_run.py --decoded 256
     .venv/bin/python -m benchmarks.readme_pictures data/demo --name digits
 
 Writes docs/samplers_NAME.png: what a copier, the best sampler and chaos make, in the order in which it was drawn, each
-above the training images that are nearest in tokens. And docs/frontier_NAME.png: coherence against P(closer).
+above the training images that are nearest in tokens. And docs/frontier_NAME.png: coherence against P(closer). Prints
+the table in Markdown.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,15 @@ ROWS = {
     "unigram": "independent tokens",
 }
 COLUMNS = 10
+COLUMNS_OF_TABLE = {
+    "exact_copy_probability": "P(exact copy)",
+    "held_out_bits": "held-out bits",
+    "closer_than_held_out": "P(closer), tokens",
+    "closer_in_codes": "P(closer), codes",
+    "mosaics": "mosaics",
+    "coherence": "coherence",
+}
+MARKERS = "osD^vP*X"
 
 
 @dataclass
@@ -72,23 +83,43 @@ def frontier(config: Config, night: Night, path: Path) -> None:
         closer = figures["closer_than_held_out"]
         coherence = figures["coherence"]
         error = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (closer, coherence)]
-        axes.errorbar(closer["value"], coherence["value"], error[1], error[0], "o", color=f"C{number}", ms=4, lw=1)
-        right = closer["value"] > 0.8
-        axes.annotate(
-            f"{name}: P(copy) {figures['exact_copy_probability']['value']:.1g}",
-            (closer["value"], coherence["value"]),
-            (-6 if right else 6, -11 if number % 2 else 5),
-            textcoords="offset points",
-            ha="right" if right else "left",
-            fontsize=8,
-            color=f"C{number}",
-        )
+        chance = figures["exact_copy_probability"]["value"]
+        marker = MARKERS[number % len(MARKERS)]
+        label = f"{name}, P(copy) {chance:.1g}"
+        colour = f"C{number}"
+        axes.errorbar(closer["value"], coherence["value"], error[1], error[0], marker, c=colour, lw=1, label=label)
+    axes.legend(loc="center left", fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("P(closer to the training images than a held-out real image): 0.5 like real images, 1 a copier")
     axes.set_ylabel("coherence: 1 real images, 0 chaos")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     plt.close(figure)
+
+
+def table(config: Config, night: Night) -> str:
+    """The figures of every sampler and of the held-out images, in Markdown."""
+    lines = [f"| sampler | {' | '.join(COLUMNS_OF_TABLE.values())} |", "| --- " * (len(COLUMNS_OF_TABLE) + 1) + "|"]
+    for name in night.finished(config.night):
+        report = read_json(night.folder(config.night, name) / "report.json")
+        lines.append(f"| `{name}` | {' | '.join(cell(report['generated'], key) for key in COLUMNS_OF_TABLE)} |")
+    lines.append(
+        f"| *held-out real images* | {' | '.join(cell(report['held_out'], key) for key in COLUMNS_OF_TABLE)} |"
+    )
+    return "\n".join(lines)
+
+
+def cell(figures: dict[str, Any], key: str) -> str:
+    """A figure with its interval; one that is exact without."""
+    figure = figures.get(key)
+    if figure is None:
+        return ""
+    value, low, high = (figure[name] for name in ("value", "low", "high"))
+    if key == "exact_copy_probability":
+        return f"{value:.2g}" if low == high else f"{value:.1g} [{low:.1g}, {high:.1g}]"
+    if key == "mosaics":
+        return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main(config: Config) -> None:
@@ -98,6 +129,7 @@ def main(config: Config) -> None:
     with atomic(rows) as temporary:
         samplers(config, night).save(temporary, "PNG")
     frontier(config, night, plot)
+    print(table(config, night))
     summary(samplers=rows, frontier=plot)
 
 
