@@ -1,11 +1,14 @@
 """The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
 
-    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 1 to 3.5 min, two cores
+    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 2 to 4 min, two cores
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
-    .venv/bin/python overnight_run.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
+    .venv/bin/python overnight_run.py --dataset digits shapes --out data/both      # two data sets, one index
+    .venv/bin/python overnight_run.py --dry-run                    # what would be done, and how long it takes
+    .venv/bin/python overnight_run.py --hours 8                    # the sweep as well, as much of it as fits
 
 Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
-SAMPLERS costs only itself. Ends with the page's place:
+SAMPLERS costs only itself. A sampler that fails is named at the end, and the others are finished. Everything said is
+in night.log as well, with its time: start it in tmux, or with nohup, and go to bed. Ends with the page's place:
 
     ---
     page: data/demo/report.html
@@ -15,17 +18,14 @@ SAMPLERS costs only itself. Ends with the page's place:
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError, run_script, summary
-from imagegram.sampling.settings import Settings
+from imagegram.plan import Data, Plan, finished_before
+from imagegram.sampling.settings import Settings, sweep
 
-if TYPE_CHECKING:
-    from imagegram.index.folder import Index
-    from imagegram.report.night import Night
-    from imagegram.tokens import TokenFolder
+DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index, or with --separate into one each
 
 # What each of them teaches, from copying to chaos.
 SAMPLERS = {
@@ -38,104 +38,136 @@ SAMPLERS = {
     "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments: copies
     "unigram": Settings("aligned", context=0),  # every position on its own: chaos
 }
+
+# What --hours adds, in random order until the time is over.
+SWEEP = {
+    **sweep("kernel", step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
+    **sweep("soft", neighbours=(2, 4, 60), temperature=(0.7, 1.0)),
+    **sweep("aligned", context=(1, 2, 3, 4), min_images=(1, 2, 5)),
+    **sweep("smoothed", context=(1, 3), top_p=(0.9, 1.0)),
+    **sweep("ntd", context=(1, 3, 4, 6), top_k=(0, 5)),
+}
+
 STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
+
+# The first experiments' own night, for a GPU with the package flextok and a connection to the hub: 225,000 images.
+# DATASETS = (
+#     Data("food101"),
+#     Data("Maysee/tiny-imagenet"),
+#     Data("cifar100", label_column="fine_label"),
+# )
+# .venv/bin/python overnight_run.py --codec EPFL-VILAB/flextok_d18_d28_dfn --hours 8 --out data/first-night
 
 
 @dataclass
 class Config:
-    dataset: str = "digits"  # what tokenize_fast.py takes
-    split: str = ""  # of a data set that has splits; "": train
-    images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
-    image_column: str = ""  # "": found by type and name, as in tokenize_fast.py
+    dataset: tuple[str, ...] = ()  # what tokenize_fast.py takes, one or several; none: those of DATASETS
+    split: str = ""  # of each --dataset that has splits; "": train
+    images: int = 0  # the first so many of each --dataset; 0: all (of shapes: 20,000)
+    image_column: str = ""  # of each --dataset; "": found by type and name, as in tokenize_fast.py
     label_column: str = ""
+    separate: bool = False  # an index and a page for each data set, in a folder of its own below OUT
     codec: str = "tiny"
     out: Path = Path("data/demo")
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
     seed: int = 0
+    hours: float = 0.0  # also run SWEEP, as much of it as fits into so many hours; 0: SAMPLERS and nothing else
+    dry_run: bool = False  # say what would be done and how long it takes, and do nothing
 
 
 def main(config: Config) -> None:
-    # Imported here, so that --help need not wait for torch.
-    from imagegram.index.build import build_index
-    from imagegram.tokenizing import Options, tokenize_dataset
+    plans = make_plans(config)
+    for plan in plans:
+        plan.check()
+    if config.dry_run:
+        from imagegram.dry_run import say_plan
 
-    started = time.monotonic()
+        for plan in plans:
+            say_plan(plan)
+        return
 
-    print("1. Tokenize")
-    options = Options(
+    failed = []
+    for plan in plans:
+        try:
+            run_night(plan)
+        except UserError as error:
+            if len(plans) == 1:
+                raise
+            failed.append(f"{plan.out}: {error}")  # the other data sets are finished all the same
+            print(f"error: {failed[-1]}", file=sys.stderr)
+    if failed:
+        raise UserError("; ".join(failed))
+
+
+def make_plans(config: Config) -> list[Plan]:
+    """One plan for all data sets together, or one for each of them."""
+    data = DATASETS
+    given = {name: getattr(config, name) for name in ("split", "images", "image_column", "label_column")}
+    if config.dataset:
+        data = tuple(Data(name, **given) for name in config.dataset)
+    elif any(given.values()):
+        data = tuple(replace(one, **{name: value for name, value in given.items() if value}) for one in DATASETS)
+    together = Plan(
+        out=config.out,
+        data=data,
         codec=config.codec,
-        split=config.split,
-        images=config.images,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
-    tokens = tokenize_dataset(config.dataset, config.out / "tokens", options)
-
-    print("2. Build the index")
-    index = build_index([tokens.path], config.out / "index_input", config.out / "index")
-
-    print("3. Generate")
-    night = generate_all(config, tokens, index)
-
-    first = night.folder(config.out, next(iter(SAMPLERS)))
-    summary(
-        page=config.out / "report.html",
-        grid=first / "grid.png",
-        report=first / "report.json",
-        seconds=round(time.monotonic() - started, 1),
-    )
-
-
-def generate_all(config: Config, tokens: "TokenFolder", index: "Index") -> "Night":
-    """Every sampler's images, and the page, which is written anew after each of them."""
-    from imagegram.generating import Request, generate, open_codec, reconstruct_held_out
-    from imagegram.measure.control import read_control
-    from imagegram.measure.prediction import held_out_figures
-    from imagegram.report.night import HELD_OUT, Night
-    from imagegram.report.page import Sources, write_page
-    from imagegram.report.thumbnails import Originals
-
-    codec = open_codec(index)
-    control = read_control(index)
-    requests = {
-        name: Request(settings, config.sequences, config.decoded, config.seed, strips=STRIPS)
-        for name, settings in SAMPLERS.items()
-    }
-    for request in requests.values():
-        request.completed(index, codec).check(index)
-    held_out_figures(index, control, config.out / "bits.json")
-
-    night = Night(
-        command=shlex.join(["overnight_run.py", *sys.argv[1:]]),
+        samplers=SAMPLERS,
+        sweep=SWEEP,
         sequences=config.sequences,
         decoded=config.decoded,
+        strips=STRIPS,
         seed=config.seed,
-        samplers={name: asdict(settings) for name, settings in SAMPLERS.items()},
+        hours=config.hours,
     )
-    sources = Sources(config.out, night, index, control, Originals([tokens]))
-    shown = Request(Settings(), config.decoded, config.decoded, config.seed)
-    reconstruct_held_out(index, codec, control, shown, night.folder(config.out, HELD_OUT))
-    for number, (name, request) in enumerate(requests.items(), 1):
-        out = night.folder(config.out, name)
-        print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}")
-        started = time.monotonic()
-        try:
-            result = generate(index, codec, control, request, out)
-        except UserError as error:  # the others may still be made
-            night.failed[name] = str(error)
-            print(f"error: {name}: {error}", file=sys.stderr)
-        else:
-            print(f"{out}: {'generated' if result.new else 'finished before'}")
-            if result.new:
-                night.seconds[name] = round(time.monotonic() - started, 1)
-        night.write(config.out)
-        page = write_page(sources)
-    if night.failed:
-        made = night.finished(config.out)
-        finished = f"{len(made)} samplers are finished, see {page}" if made else "no sampler is finished"
-        raise UserError(f"{', '.join(night.failed)} failed, as said above; {finished}; the same command tries again")
-    return night
+    if not config.separate:
+        return [together]
+    return [replace(together, out=config.out / Path(one.name).name, data=(one,)) for one in data]
+
+
+def run_night(plan: Plan) -> None:
+    """Tokenize, index, generate; UserError names what failed when everything else is finished."""
+    started = time.monotonic()
+    if finished_before(plan):
+        print(f"{plan.out} is finished, nothing to do")
+        closing(plan, started)
+        return
+
+    # Imported here, so that --help and a finished night need not wait for torch.
+    from imagegram.files import run_lock
+    from imagegram.index.build import build_index
+    from imagegram.log import logged
+    from imagegram.night import generate_all, new_night, tokenize_all
+
+    with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
+        command = shlex.join(["overnight_run.py", *sys.argv[1:]])
+        print(command)
+        night = new_night(plan, command)
+
+        print("1. Tokenize")
+        folders = tokenize_all(plan)
+
+        print("2. Build the index")
+        index = build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
+
+        print("3. Generate")
+        generate_all(plan, night, folders, index)
+
+        closing(plan, started)
+        if night.failed:
+            raise UserError(
+                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} samplers are "
+                f"finished, see {plan.out / 'report.html'}; the same command tries again"
+            )
+
+
+def closing(plan: Plan, started: float) -> None:
+    """Print the figures of every sampler, and where everything is."""
+    from imagegram.report.night import Night, figure_lines
+
+    for line in figure_lines(plan.out, Night.read(plan.out)):
+        print(line)
+    summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
 
 
 if __name__ == "__main__":

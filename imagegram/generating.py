@@ -116,7 +116,7 @@ class Decoder:
         """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones; `seeds` of noise."""
         seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
         images = []
-        with tqdm(total=len(tokens), unit="img", desc="decoding", disable=len(tokens) <= DECODE_BATCH) as progress:
+        with tqdm(total=len(tokens), unit="img", desc="decoding", delay=3) as progress:
             for first in range(0, len(tokens), DECODE_BATCH):
                 rows = tokens[first : first + DECODE_BATCH]
                 noise = seeds[first : first + DECODE_BATCH].tolist()

@@ -17,9 +17,7 @@ import generate_images
 import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
-from imagegram import generating
-from imagegram.cli import UserError, run_script
-from imagegram.generating import Request
+from imagegram.cli import run_script
 from imagegram.measure import coherence
 from imagegram.sampling import kernel
 from imagegram.sampling.settings import Settings
@@ -97,16 +95,6 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
     assert "position-unigram, unsmoothed" in page
     copier = json.loads((overnight / "generated" / "ntd-long-seed0" / "report.json").read_text())
     assert copier["generated"]["exact_copies"]["value"] == 1  # a long context does nothing but copy
-
-
-def test_a_second_overnight_run_skips_everything(overnight: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    times = {f: f.stat().st_mtime_ns for f in overnight.rglob("*.npy")}
-    assert run_overnight(*SMALL, "--out", str(overnight)) == 0
-    said = capsys.readouterr().out
-    assert said.count("finished before") == len(overnight_run.SAMPLERS)
-    assert "nothing to tokenize" in said
-    assert "nothing to build" in said
-    assert times == {f: f.stat().st_mtime_ns for f in overnight.rglob("*.npy")}
 
 
 def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
@@ -191,25 +179,6 @@ def test_the_default_folder_carries_what_differs_from_the_default() -> None:
     assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
     config = generate_images.Config(sampler=Settings("soft", neighbours=60, temperature=0.5), given=2, seed=3)
     assert generate_images.default_out(config).name == "soft-neighbours60-temperature0.5-given2-seed3"
-
-
-def test_a_sampler_that_fails_does_not_stop_the_others(
-    overnight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def generate(index: object, codec: object, control: object, request: Request, out: Path) -> object:
-        if request.settings.method == "aligned":
-            raise UserError("this one cannot be made")
-        return real(index, codec, control, request, out)  # type: ignore[arg-type]
-
-    real = generating.generate
-    monkeypatch.setattr(generating, "generate", generate)
-    before = (overnight / "report.html").read_text()
-    assert run_overnight(*SMALL, "--out", str(overnight)) == 1
-    said = capsys.readouterr()
-    assert "error: aligned: this one cannot be made" in said.err
-    assert said.out.count("finished before") == len(overnight_run.SAMPLERS) - 1
-    assert "this one cannot be made" in (overnight / "report.html").read_text()
-    (overnight / "report.html").write_text(before)
 
 
 def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 from imagegram.files import read_json, write_json
 from imagegram.machine import cores
+from imagegram.report.runs import COLUMNS
 from imagegram.sampling.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = "night.json"
+IN_SHORT = ("exact_copies", "closer_than_held_out", "coherence")  # figures that a night ends with
 HELD_OUT = "held-out"  # the folder of held-out images beside those of the samplers
 
 
@@ -27,11 +29,14 @@ class Night:
     decoded: int  # of these
     seed: int
     samplers: dict[str, dict[str, Any]]  # name -> settings, in the order in which they are run
+    plan: dict[str, Any] = field(default_factory=dict)  # all that decides the results
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
     machine: str = field(default_factory=lambda: machine())
     versions: dict[str, str] = field(default_factory=lambda: versions())
     seconds: dict[str, float] = field(default_factory=dict)  # of every step that was not finished before
     failed: dict[str, str] = field(default_factory=dict)  # step -> why
+    skipped: list[str] = field(default_factory=list)  # samplers that there was no time for
+    complete: bool = False  # nothing failed, and nothing is left to do
 
     def settings(self, name: str) -> Settings:
         return Settings(**self.samplers[name])
@@ -42,9 +47,10 @@ class Night:
 
     def finished(self, out: Path) -> list[str]:
         """The samplers whose images are there, made as this night asks."""
-        return [name for name in self.samplers if name not in self.failed and self._is_finished(out, name)]
+        return [name for name in self.samplers if name not in self.failed and self.is_finished(out, name)]
 
-    def _is_finished(self, out: Path, name: str) -> bool:
+    def is_finished(self, out: Path, name: str) -> bool:
+        """Whether the images of a sampler are there, made as this night asks."""
         report = self.folder(out, name) / "report.json"
         if not report.exists():
             return False
@@ -60,6 +66,17 @@ class Night:
     def read(cls, out: Path) -> "Night":
         """Read what `write` wrote; UserError where there is none."""
         return cls(**read_json(out / FILE))
+
+
+def figure_lines(out: Path, night: Night) -> list[str]:
+    """The figures of every finished sampler, a line each."""
+    shown = [column for column in COLUMNS if column.key in IN_SHORT]
+    lines = [f"{'':<24}" + "".join(f"  {column.title:>24}" for column in shown)]
+    for name in night.finished(out):
+        figures = read_json(night.folder(out, name) / "report.json")["generated"]
+        cells = ("{} ({})".format(*column.cell(figures)) if column.key in figures else "-" for column in shown)
+        lines.append(f"{name:<24}" + "".join(f"  {cell:>24}" for cell in cells))
+    return lines
 
 
 def machine() -> str:

@@ -112,7 +112,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "num_held_out": len(sources.control.tokens),
         "answer": answer(runs, control, night.sequences),
         "missing": missing_reasons(runs, len(sources.control.tokens), LEAST),
-        "unfinished": [n for n in night.samplers if n not in night.failed and n not in {run.name for run in runs}],
+        "unfinished": [n for n in night.samplers if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}],
         "runs": runs,
         "best": best,
         "control": control,

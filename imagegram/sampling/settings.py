@@ -1,6 +1,9 @@
 """How to sample: the settings of every sampler."""
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from imagegram.cli import UserError
 
@@ -51,3 +54,14 @@ class Settings:
             raise UserError("step lies between 0 (tokens as they stand) and 10; 1 is what was fitted")
         if self.anchor and self.method != "aligned":
             raise UserError(f"anchor belongs to the method aligned, not to {self.method}: set it to 0")
+
+
+def sweep(method: str, **values: Sequence[float]) -> dict[str, Settings]:
+    """Every combination of values of the fields, by a name that says which: sweep("soft", neighbours=(4, 20))."""
+    combinations = itertools.product(*values.values())
+    named = {}
+    for combination in combinations:
+        changed: dict[str, Any] = dict(zip(values, combination, strict=True))
+        name = "-".join([method, *(f"{field}{value}" for field, value in changed.items())])
+        named[name] = replace(Settings(method), **changed)
+    return named

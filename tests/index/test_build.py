@@ -1,16 +1,11 @@
 """Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
 
-import contextlib
 import importlib.util
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +27,7 @@ from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
+from tests.support.kills import killed
 
 CORPORA = corpora()
 needs_infini_gram = pytest.mark.skipif(
@@ -171,37 +167,6 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     other = token_folder(tmp_path / "other", tokens[:20])
     assert build_index([other], tmp_path / "in", tmp_path / "again", "divsufsort", 10).num_images == 20
     assert not building.exists()
-
-
-def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
-    """Run `build` in a copy of this process and SIGKILL it, before its n-th change of a folder or after a time.
-
-    False where it ended before.
-    """
-    events = 0
-
-    def count(event: str, arguments: Any) -> None:
-        nonlocal events
-        changes = event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir")
-        if changes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-            events += 1
-            if events == at_event:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            if at_event:
-                sys.addaudithook(count)
-            build()
-            os._exit(0)
-        os._exit(1)
-    if after_seconds:
-        time.sleep(after_seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
 
 
 def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""SIGKILL at a chosen moment: what a crash leaves is what the next run finds."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
+    """Run `build` in a copy of this process and SIGKILL it, before its n-th change of a folder or after a time.
+
+    False where it ended before.
+    """
+    events = 0
+
+    def count(event: str, arguments: Any) -> None:
+        nonlocal events
+        changes = event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir")
+        if changes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            events += 1
+            if events == at_event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            if at_event:
+                sys.addaudithook(count)
+            build()
+            os._exit(0)
+        os._exit(1)
+    if after_seconds:
+        time.sleep(after_seconds)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0

@@ -1,0 +1,234 @@
+"""The night as a batch job: it can be killed, starved and misled, and says where it stands."""
+
+import json
+import os
+import random
+import re
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import overnight_run
+from imagegram import generating, night, tokenizing
+from imagegram.cli import run_script
+from imagegram.files import run_lock
+from imagegram.generating import Request
+from imagegram.measure import coherence
+from imagegram.sampling.settings import Settings, sweep
+from tests.support.kills import killed
+from tests.support.nights import ColourCodec
+
+BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")
+
+
+def run(out: Path, *arguments: str) -> int:
+    return run_script(
+        overnight_run.main, overnight_run.Config, overnight_run.__doc__, [*BOTH, "--out", str(out), *arguments]
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that costs nothing, three samplers, a sweep of four, and judges hardly trained."""
+    codec = ColourCodec()
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
+    monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
+    monkeypatch.setattr("imagegram.dry_run.load_codec", lambda name: codec)
+    monkeypatch.setattr(night, "tokenize_dataset", partial(tokenizing.tokenize_dataset, workers=0))
+    monkeypatch.setattr(coherence, "STEPS", 2)
+    samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
+    monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
+    monkeypatch.setattr(overnight_run, "SWEEP", sweep("ntd", context=(1, 2), temperature=(0.5, 1.0)))
+    monkeypatch.setattr(overnight_run, "STRIPS", 1)
+
+
+def results(out: Path) -> dict[str, object]:
+    """All that a night computes: the bytes of tokens, index, samples and pictures, and the figures."""
+    found: dict[str, object] = {}
+    for file in sorted(out.rglob("*")):
+        name = str(file.relative_to(out))
+        if file.suffix in (".npy", ".png") or re.search(r"index/(tokenized|table|offset)", name):
+            found[name] = file.read_bytes()
+        if file.name == "report.json":
+            report = json.loads(file.read_text())
+            found[name] = report.get("generated"), report.get("held_out")
+        if file.name in ("pictures.json", "bits.json"):
+            found[name] = json.loads(file.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("overnight")
+
+
+@pytest.fixture
+def finished(folder: Path, tmp_path: Path, _quick: None) -> Path:
+    """A copy of a finished night."""
+    whole = folder / "whole"
+    if not whole.exists():
+        assert run(whole) == 0
+    shutil.copytree(whole, tmp_path / "night")
+    return tmp_path / "night"
+
+
+def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_path: Path) -> None:
+    right = results(finished)
+    out = tmp_path / "killed"
+    rng = random.Random(1)
+    kills = 0
+    while kills < 10:
+        if killed(lambda: run(out), at_event=rng.randint(5, 60)):
+            kills += 1
+        else:  # it came to its end
+            assert results(out) == right
+            shutil.rmtree(out)
+    assert run(out) == 0
+    assert results(out) == right
+    assert not list(out.rglob(".tmp-*"))
+
+
+def test_two_data_sets_share_an_index_and_their_classes_stay_apart(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page)[0])
+    assert [one["name"] for one in data["datasets"]] == ["digits", "shapes"]
+    assert {source for source, _, _ in data["images"]} == {0, 1}
+    sources = np.load(finished / "generated" / "one-seed0" / "sources.npy")
+    assert set(np.unique(sources[..., 0])) == {0, 1}
+    assert "digits, shapes" in page
+
+
+def test_every_data_set_has_an_index_of_its_own_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Settings("aligned", context=0)})
+    (tmp_path / "empty").mkdir()
+    arguments = ["--separate", "--dataset", "digits", str(tmp_path / "empty"), "shapes", "--sequences", "20"]
+    assert run(tmp_path / "out", *arguments) == 1
+    assert "out/empty: " in capsys.readouterr().err  # named, and the others are finished
+    for name in ("digits", "shapes"):
+        assert (tmp_path / "out" / name / "report.html").exists()
+
+
+def test_a_finished_night_says_its_figures_again_and_touches_nothing(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    assert run(finished) == 0
+    said = capsys.readouterr().out
+    assert "is finished, nothing to do" in said
+    assert re.search(r"copies +100.0 % \(", said)
+    assert times == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+
+
+def test_a_new_sampler_costs_only_itself(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(overnight_run.SAMPLERS, "three", Settings("ntd", context=1))
+    assert run(finished) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished before") == 4  # three samplers and the held-out images
+    assert said.count("generated in") == 1
+    assert "three" in (finished / "report.html").read_text()
+
+
+def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = results(finished)
+    (finished / "tokens-1-shapes" / "shard-00000.npy").unlink()
+    table = finished / "index" / "table.0"
+    table.write_bytes(table.read_bytes()[:-5])
+    assert run(finished) == 0
+    said = capsys.readouterr().out
+    assert "shard-00000.npy is missing; tokenized again" in said
+    assert "table.0 is cut short" in said
+    assert said.count("finished before") == 4  # the same index as before: nothing is drawn again
+    assert results(finished) == right
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("out of luck"), OSError(28, "No space left on device")])
+def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
+) -> None:
+    def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
+        if request.settings.context == 9:
+            raise fault
+        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "generate", make)
+        assert run(tmp_path) == 1
+    said = capsys.readouterr()
+    assert f"error: copies: {fault}" in said.err
+    assert "copies failed, as said above; 2 samplers are finished" in said.err.splitlines()[-1]
+    assert ("Traceback" in said.err) == isinstance(fault, RuntimeError)  # a fault of the program says where
+    assert str(fault) in (tmp_path / "report.html").read_text()
+    log = (tmp_path / "night.log").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: copies: ", log, re.MULTILINE)
+    assert "ended by UserError: copies failed" in log
+    assert run(tmp_path) == 0  # the same command tries again
+    assert "failed" not in (tmp_path / "report.html").read_text().partition("<main>")[0]
+
+
+def test_everything_is_checked_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for samplers, arguments, message in (
+        ({"hot": Settings("aligned", temperature=0)}, [], "sampler hot: min_images, neighbours and temperature"),
+        ({"a/b": Settings("aligned")}, [], "the sampler 'a/b' names a folder"),
+        ({}, [], "no sampler"),
+        ({"one": Settings("aligned")}, ["--sequences", "0"], "--sequences must be at least 1"),
+        ({"one": Settings("aligned")}, ["--dataset", "digits", "digits"], "stands twice"),
+    ):
+        monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
+        assert run(out, *arguments) == 1
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--hours", "1e-9") == 0
+    assert "4 samplers of the sweep do not fit into 1e-09 hours" in capsys.readouterr().out
+    assert "did not fit into the hours" in (tmp_path / "report.html").read_text()
+    assert run(tmp_path, "--hours", "1") == 0
+    assert capsys.readouterr().out.count("generated in") == 4
+    assert "ntd-context2-temperature0.5" in (tmp_path / "report.html").read_text()
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "new", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "one index of 2 data sets" in said
+    assert said.count("300 images, to tokenize") == 2
+    assert not (tmp_path / "new").exists()
+    assert run(finished, "--dry-run", "--hours", "1") == 0
+    said = capsys.readouterr().out
+    assert said.count("300 images, tokenized") == 2
+    assert said.count("; finished") == 3
+    assert said.count("images to decode") == 4
+
+
+def test_a_second_night_in_the_same_folder_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "night.json").unlink()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with run_lock(finished, ".lock-night"):
+            os.write(writer, b".")
+            time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
+    try:
+        assert run(finished) == 1
+        assert f"is in use by process {child}" in capsys.readouterr().err
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
