@@ -134,7 +134,7 @@ def run_night(plan: Plan) -> None:
         return
 
     # Imported here, so that --help and a finished night need not wait for torch.
-    from imagegram.files import run_lock
+    from imagegram.files import remove_leftovers, run_lock
     from imagegram.index.build import build_index
     from imagegram.log import logged
     from imagegram.night import generate_all, new_night, tokenize_all
@@ -142,6 +142,7 @@ def run_night(plan: Plan) -> None:
     with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
+        remove_leftovers(plan.out)
         night = new_night(plan, command)
 
         print("1. Tokenize")

@@ -40,6 +40,14 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing with `atomic`, in all folders below."""
+    for file in folder.rglob(".tmp-*"):
+        writer = file.name.split("-")[1]
+        if file.is_file() and writer.isdigit() and not Path(f"/proc/{writer}").exists():
+            file.unlink(missing_ok=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically, indented, keys in the order given."""
     with atomic(path) as temporary:
