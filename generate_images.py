@@ -75,6 +75,7 @@ def main(config: Config) -> None:
         length=config.tokens,
         given=config.given,
         strips=config.strips,
+        noises=config.strips,
         timesteps=config.timesteps,
         guidance_scale=config.guidance_scale,
     )

@@ -44,7 +44,7 @@ def say_plan(plan: Plan) -> None:
     # 2) Samplers.
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     decode_seconds = seconds_to_decode(codec)
-    each = plan.decoded + min(plan.decoded, 64) + 36 + plan.strips * (codec.tokens_per_image.bit_length() + 4)
+    each = plan.decoded + min(plan.decoded, 64) + 36 + plan.strips * (codec.tokens_per_image - 1).bit_length()
     known = night.seconds if night else {}
     seconds = {}
     for name, settings in plan.all_settings().items():

@@ -49,7 +49,8 @@ class Request:
     seed: int
     length: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
     given: int = 0  # of these, first tokens taken from held-out images
-    strips: int = 0  # sequences shown in prefixes and seeds
+    strips: int = 0  # sequences decoded from their first tokens as well, in prefixes
+    noises: int = 0  # sequences decoded from several noises, in seeds
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default
 
@@ -68,7 +69,7 @@ class Request:
         self.settings.check()
         if self.sequences < 1:
             raise UserError(f"--sequences {self.sequences}: at least 1 is needed")
-        if self.images < 0 or self.strips < 0:
+        if self.images < 0 or self.strips < 0 or self.noises < 0:
             raise UserError("a number of images must not be negative; 0 makes figures only")
         if not 0 <= self.seed <= MOST_SEED:
             raise UserError(f"a seed lies between 0 and {MOST_SEED}, not {self.seed}")
@@ -151,9 +152,12 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...
     and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
     its nearest training image; sources.png, images beside the training images that their tokens came from;
+<<<<<<< HEAD
     prefixes.png and seeds.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens and from
     several noises, and prefix_IMAGE_TOKENS.png, the former one by one; listening.png, which position listens to which
     in the fit of the kernel sampler; report.json, written last.
+    prefixes.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens, and one by one as
+    prefix_IMAGE_TOKENS.png; seeds.png, the first `noises` sequences from several noises; report.json, written last.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
@@ -335,10 +339,13 @@ def illustrate(
     originals = decoder(index.tokens[rows, : request.length])
     drawings["sources"] = sheets.provenance(pictures[few], originals, parts, index.images[:, 1])
 
-    if request.strips:
-        drawings |= sheets.strips(decoder, shown[: request.strips], seeds[: min(request.strips, len(shown))])
     if request.settings.method == "kernel":
         drawings["listening"] = draw_listening(open_kernel(index, choose_device()).listening().cpu().numpy())
+=======
+    for draw_sheet, count in ((sheets.prefixes, request.strips), (sheets.noises, request.noises)):
+        if count:
+            drawings |= draw_sheet(decoder, shown[:count], seeds[: min(count, len(shown))], pictures[:count])
+>>>>>>> c967078 (Prefixes and noises are two drawings; whole images are not decoded twice)
     return drawings | sheets.as_pictures(pictures)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -10,8 +11,7 @@ from torch import Tensor
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this
 GAP = 4  # pixels
-SEEDED = 4  # sequences that are decoded from several noises
-SEEDS = 6  # decodes of each of these
+SEEDS = 6  # noises that a sequence is decoded from
 APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
 
 # Prefixes and a seed for each -> images uint8 [n, 3, S, S].
@@ -107,26 +107,36 @@ def prefix_lengths(tokens: int) -> list[int]:
     return [*(2**i for i in range((tokens - 1).bit_length())), tokens]
 
 
-def strips(decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64]) -> dict[str, Image.Image]:
-    """Decode the sequences [n, L], whose images have `seeds` [n], and draw two pictures, a sequence a row:
+def prefixes(
+    decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor
+) -> dict[str, Image.Image]:
+    """Decode the first 1, 2, 4, ... tokens of the sequences [n, L], each from its own noise `seeds` [n].
 
-    prefixes, the first 1, 2, 4, ... L tokens from the sequence's own noise, so that the last column is its image;
-    seeds, all tokens of the first SEEDED from several noises, its own first: what the tokens leave open.
-    Besides, each prefix at its own size as prefix_IMAGE_TOKENS.
+    Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S, S]; and besides each
+    at its own size, as prefix_IMAGE_TOKENS.
     """
     steps = prefix_lengths(tokens.shape[1])
-    prefixes = [(row[:k], seed) for row, seed in zip(tokens, seeds, strict=True) for k in steps]
-    few = zip(tokens[:SEEDED], seeds[:SEEDED], strict=True)
-    again = [(row, seed + APART * i) for row, seed in few for i in range(SEEDS)]
-    images = decode([row for row, _ in prefixes + again], np.array([seed for _, seed in prefixes + again]))
-    sheets = {}
-    for name, part, columns, titles in (
-        ("prefixes", images[: len(prefixes)], len(steps), [f"{k} tokens" if k > 1 else "1 token" for k in steps]),
-        ("seeds", images[len(prefixes) :], SEEDS, [f"noise {i}" for i in range(SEEDS)]),
-    ):
-        rows = [(f"{i}", line) for i, line in enumerate(part.split(columns))]
-        sheets[name] = rows_of_images(rows, titles)
-    for row, line in enumerate(images[: len(prefixes)].split(len(steps))):
+    parts = [row[:k] for row in tokens for k in steps[:-1]]
+    rows = [image[None] for image in images]
+    if parts:
+        decoded = decode(parts, np.repeat(seeds, len(steps) - 1)).split(len(steps) - 1)
+        rows = [torch.cat([line, whole]) for line, whole in zip(decoded, rows, strict=True)]
+    titles = [f"{k} tokens" if k > 1 else "1 token" for k in steps]
+    drawn = {"prefixes": rows_of_images([(f"{i}", line) for i, line in enumerate(rows)], titles)}
+    for i, line in enumerate(rows):
         for k, picture in zip(steps, as_pictures(line).values(), strict=True):
-            sheets[f"prefix_{row:04d}_{k:04d}"] = picture
-    return sheets
+            drawn[f"prefix_{i:04d}_{k:04d}"] = picture
+    return drawn
+
+
+def noises(
+    decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor
+) -> dict[str, Image.Image]:
+    """Decode the sequences [n, L] from several noises and draw seeds, a sequence a row: what the tokens leave open.
+
+    The first column is the image itself, of `images` uint8 [n, 3, S, S], from its own noise `seeds` [n].
+    """
+    again = [seed + APART * i for seed in seeds for i in range(1, SEEDS)]
+    decoded = decode(list(np.repeat(tokens, SEEDS - 1, 0)), np.array(again)).split(SEEDS - 1)
+    rows = [(f"{i}", torch.cat([images[i : i + 1], line])) for i, line in enumerate(decoded)]
+    return {"seeds": rows_of_images(rows, [f"noise {i}" for i in range(SEEDS)])}

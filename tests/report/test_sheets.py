@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagegram.report.sheets import CELL, GAP, SEEDS, prefix_lengths, strips
+from imagegram.report.sheets import CELL, GAP, SEEDS, noises, prefix_lengths, prefixes
 
 
 def test_lengths_double_up_to_all() -> None:
@@ -18,20 +18,23 @@ def test_lengths_double_up_to_all() -> None:
 
 def test_every_sequence_has_its_prefixes_and_its_noises() -> None:
     tokens = np.arange(20, dtype=np.uint16).reshape(2, 10)
+    seeds = np.array([7, 8])
     asked: list[tuple[list[int], int]] = []
 
-    def decode(prefixes: Sequence[NDArray[np.uint16]], seeds: NDArray[np.int64]) -> torch.Tensor:
+    def decode(rows: Sequence[NDArray[np.uint16]], seeds: NDArray[np.int64]) -> torch.Tensor:
         """An image with the number of tokens in red, the first token in green, the seed in blue."""
-        asked.extend(zip((p.tolist() for p in prefixes), seeds.tolist(), strict=True))
-        colours = [[len(p), int(p[0]), int(s) % 251] for p, s in zip(prefixes, seeds, strict=True)]
+        asked.extend(zip((row.tolist() for row in rows), seeds.tolist(), strict=True))
+        colours = [[len(row), int(row[0]), int(seed) % 251] for row, seed in zip(rows, seeds, strict=True)]
         return torch.tensor(colours, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32)
 
-    drawn = strips(decode, tokens, np.array([7, 8]))
-    expected = [(tokens[r, :k].tolist(), 7 + r) for r in (0, 1) for k in (1, 2, 4, 8, 10)]
-    assert asked[:10] == expected
-    assert [row for row, _ in asked[10:]] == [tokens[0].tolist()] * SEEDS + [tokens[1].tolist()] * SEEDS
-    assert len({seed for _, seed in asked[10:]}) == 2 * SEEDS  # all noises differ
-    assert (asked[10][1], asked[10 + SEEDS][1]) == (7, 8)  # the first is the sequence's own
+    images = decode(list(tokens), seeds)
+    asked.clear()
+    drawn = prefixes(decode, tokens, seeds, images)
+    assert asked == [(tokens[r, :k].tolist(), 7 + r) for r in (0, 1) for k in (1, 2, 4, 8)]
+    asked.clear()
+    drawn |= noises(decode, tokens, seeds, images)
+    assert [row for row, _ in asked] == [tokens[0].tolist()] * (SEEDS - 1) + [tokens[1].tolist()] * (SEEDS - 1)
+    assert len({7, 8} | {seed for _, seed in asked}) == 2 * SEEDS  # all noises differ
 
     for name, columns in (("prefixes", 5), ("seeds", SEEDS)):
         sheet = drawn[name]
@@ -43,3 +46,11 @@ def test_every_sequence_has_its_prefixes_and_its_noises() -> None:
                 k = (1, 2, 4, 8, 10)[c] if name == "prefixes" else 10
                 assert isinstance(pixel, tuple)
                 assert pixel[:2] == (k, 10 * r), (name, r, c)
+                if name == "prefixes":
+                    assert drawn[f"prefix_{r:04d}_{k:04d}"].getpixel((0, 0)) == (k, 10 * r, 7 + r)
+
+
+def test_a_sequence_of_one_token_has_no_shorter_prefix() -> None:
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    drawn = prefixes(lambda rows, seeds: image, np.zeros((1, 1), np.uint16), np.array([0]), image)
+    assert set(drawn) == {"prefixes", "prefix_0000_0001"}
