@@ -152,7 +152,6 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...
     and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
     its nearest training image; sources.png, images beside the training images that their tokens came from;
-<<<<<<< HEAD
     prefixes.png and seeds.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens and from
     several noises, and prefix_IMAGE_TOKENS.png, the former one by one; listening.png, which position listens to which
     in the fit of the kernel sampler; report.json, written last.
@@ -341,11 +340,9 @@ def illustrate(
 
     if request.settings.method == "kernel":
         drawings["listening"] = draw_listening(open_kernel(index, choose_device()).listening().cpu().numpy())
-=======
     for draw_sheet, count in ((sheets.prefixes, request.strips), (sheets.noises, request.noises)):
         if count:
             drawings |= draw_sheet(decoder, shown[:count], seeds[: min(count, len(shown))], pictures[:count])
->>>>>>> c967078 (Prefixes and noises are two drawings; whole images are not decoded twice)
     return drawings | sheets.as_pictures(pictures)
 
 

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from imagegram.codec.familiarity import warning_of
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import LEAST
@@ -111,6 +112,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "index": sources.index,
         "num_held_out": len(sources.control.tokens),
         "answer": answer(runs, control, night.sequences),
+        "warnings": [line for folder in sources.originals.folders if (line := warning_of(folder.path))],
         "missing": missing_reasons(runs, len(sources.control.tokens), LEAST),
         "unfinished": [n for n in night.samplers if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}],
         "runs": runs,
