@@ -17,24 +17,25 @@ from imagegram.report.night import FILE, HELD_OUT, Night
 from imagegram.report.page import Sources, write_page
 from imagegram.report.thumbnails import Originals
 from imagegram.sampling.settings import Settings
-from imagegram.tokenizing import tokenize_dataset
+from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
+
+WORKERS = -1  # loader processes; -1: one for each core
 
 
 def tokenize_all(plan: Plan) -> list[TokenFolder]:
     """The tokens of every data set."""
     folders = []
     for data in plan.data:
-        folder = tokenize_dataset(
-            data.name,
-            plan.token_folder(data),
-            plan.codec,
-            data.split,
-            data.images,
-            data.image_column,
-            data.label_column,
+        options = Options(
+            codec=plan.codec,
+            split=data.split,
+            images=data.images,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            workers=WORKERS,
         )
-        folders.append(folder)
+        folders.append(tokenize_dataset(data.name, plan.token_folder(data), options))
     return folders
 
 

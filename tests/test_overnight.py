@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
     monkeypatch.setattr("imagegram.dry_run.load_codec", lambda name: codec)
-    monkeypatch.setattr(night, "tokenize_dataset", partial(tokenizing.tokenize_dataset, workers=0))
+    monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
     samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
     monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
