@@ -24,6 +24,12 @@ def test_the_law_is_recovered_and_foretells_a_hundred_times_the_images(true: Law
         assert figure["low"] - 0.02 <= truth <= figure["high"] + 0.02
 
 
+def test_the_law_is_the_formula_of_the_documentation() -> None:
+    competitors = 2 * 30.0 * 10  # u is half of that, at ten times the images
+    u = competitors / 2
+    assert law(30, 0.1, 0.2).log_copy(10 * SIZES[-1]) == pytest.approx(u / (1 + u / 0.1) ** 0.8)
+
+
 def test_images_for_is_the_inverse() -> None:
     true = law(0.5, 1, 0.3)
     for probability in (0.9, 0.5, 0.1):
