@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagegram.cli import UserError, run_script, summary
-from imagegram.plan import Data, Plan, finished_before
+from imagegram.overnight.plan import Data, Plan, finished_before
 from imagegram.sampling.settings import Settings, sweep
 
 DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index, or with --separate into one each
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     for plan in plans:
         plan.check()
     if config.dry_run:
-        from imagegram.dry_run import say_plan
+        from imagegram.overnight.dry_run import say_plan
 
         for plan in plans:
             say_plan(plan)
@@ -136,8 +136,8 @@ def run_night(plan: Plan) -> None:
     # Imported here, so that --help and a finished night need not wait for torch.
     from imagegram.files import remove_leftovers, run_lock
     from imagegram.index.build import build_index
-    from imagegram.log import logged
-    from imagegram.night import generate_all, new_night, tokenize_all
+    from imagegram.overnight.log import logged
+    from imagegram.overnight.night import generate_all, new_night, tokenize_all
 
     with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])

@@ -152,11 +152,9 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...
     and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
     its nearest training image; sources.png, images beside the training images that their tokens came from;
-    prefixes.png and seeds.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens and from
-    several noises, and prefix_IMAGE_TOKENS.png, the former one by one; listening.png, which position listens to which
-    in the fit of the kernel sampler; report.json, written last.
     prefixes.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens, and one by one as
-    prefix_IMAGE_TOKENS.png; seeds.png, the first `noises` sequences from several noises; report.json, written last.
+    prefix_IMAGE_TOKENS.png; seeds.png, the first sequences from several noises; listening.png, which position listens
+    to which in the fit of the kernel sampler; report.json, written last.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.

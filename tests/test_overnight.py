@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import overnight_run
-from imagegram import generating, night, tokenizing
+from imagegram import generating, tokenizing
 from imagegram.cli import run_script
 from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.measure import coherence
+from imagegram.overnight import night
 from imagegram.sampling.settings import Settings, sweep
 from tests.support.kills import killed
 from tests.support.nights import ColourCodec
@@ -36,7 +37,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
-    monkeypatch.setattr("imagegram.dry_run.load_codec", lambda name: codec)
+    monkeypatch.setattr("imagegram.overnight.dry_run.load_codec", lambda name: codec)
     monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
     samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}

@@ -23,6 +23,7 @@ STATIONS = [
     "study",
     "report",
     "generating",
+    "overnight",
 ]
 MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60

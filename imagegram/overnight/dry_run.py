@@ -11,7 +11,7 @@ from imagegram.codec import Codec, load_codec
 from imagegram.data.pixels import preprocess
 from imagegram.data.sources import Source, open_dataset
 from imagegram.machine import cores, memory_available
-from imagegram.plan import Plan
+from imagegram.overnight.plan import Plan
 from imagegram.report.night import FILE, Night
 from imagegram.tokens import TokenFolder
 

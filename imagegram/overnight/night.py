@@ -12,7 +12,7 @@ from imagegram.generating import Generated, Request, generate, open_codec, recon
 from imagegram.index.folder import Index
 from imagegram.measure.control import read_control
 from imagegram.measure.prediction import held_out_figures
-from imagegram.plan import Plan
+from imagegram.overnight.plan import Plan
 from imagegram.report.night import FILE, HELD_OUT, Night
 from imagegram.report.page import Sources, write_page
 from imagegram.report.thumbnails import Originals
