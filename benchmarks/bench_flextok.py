@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagegram.cli import run_script, summary
 from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, choose_device, use_plain_attention
+from imagegram.data.pixels import to_signed
 from imagegram.data.shapes import scene
 from imagegram.tokens import SEPARATOR
 
@@ -128,7 +129,7 @@ def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: in
     table.best["gflop_tokenize"] = work / 1e9
 
     def stock(batch: int) -> Tensor:
-        return torch.cat(model.tokenize(pixels[:batch].to(device) / 127.5 - 1)).cpu()
+        return torch.cat(model.tokenize(to_signed(pixels[:batch].to(device)))).cpu()
 
     def dense(batch: int) -> Tensor:
         return lower.tokens(pixels[:batch].to(device)).to(torch.uint16).cpu()

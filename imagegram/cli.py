@@ -43,6 +43,14 @@ def expand_home(value: Any) -> Any:
     return value
 
 
+def _command() -> str | None:
+    """`python -m MODULE` where a module was started; None: the script's name."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return None
+    return f"python -m {spec.name.removesuffix('.__main__')}"
+
+
 def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
     """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
     # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
@@ -52,7 +60,7 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        main(expand_home(tyro.cli(config, description=doc, args=args)))
+        main(expand_home(tyro.cli(config, prog=_command(), description=doc, args=args)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -60,6 +60,7 @@ from imagegram.codec.dense_blocks import (
     prefix_causal,
     to_patches,
 )
+from imagegram.data.pixels import to_signed
 from imagegram.tokens import SEPARATOR
 
 
@@ -104,7 +105,7 @@ class FastEncoder(nn.Module):
         Normalize give, (x / 255 - 0.5) / 0.5; a GPU that multiplies by the reciprocal is 1.2e-7 off at most. Resizing
         stays on the host: on a GPU it would interpolate otherwise than Pillow does.
         """
-        mean, _ = self.vae(images.float() / 127.5 - 1).chunk(2, 1)
+        mean, _ = self.vae(to_signed(images)).chunk(2, 1)
         return mean.float() * self.vae_scale
 
     def codes(self, latents: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from imagegram.cli import UserError
 from imagegram.codec import miniatures
+from imagegram.data.pixels import to_bytes, to_signed
 from imagegram.files import sha256
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
@@ -208,7 +209,7 @@ class FlexTokCodec:
         """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16 in one copy."""
         batch = self._padded(images)
         if not self.encoder:
-            return self._uint16(torch.cat(self.model.tokenize(batch.float() / 127.5 - 1)))[: len(images)]
+            return self._uint16(torch.cat(self.model.tokenize(to_signed(batch))))[: len(images)]
         tokens = self._uint16(self.encoder.tokens(batch))[: len(images)]
         overflown = (tokens == SEPARATOR).any(1)
         if overflown.any() and self.precision != "float32":
@@ -233,7 +234,7 @@ class FlexTokCodec:
         with self._current(), oom_as_user_error(len(tokens), remedy):
             for i in range(0, len(tokens), most):
                 part = self._images(tokens[i : i + most], seeds[i : i + most], timesteps, guidance_scale)
-                images.append(((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
+                images.append(to_bytes(part).cpu())
         return torch.cat(images)
 
     def _images(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imagegram.codec import miniatures
 from imagegram.codec.tiny_flextok import TinyFlexTok
+from imagegram.data.pixels import to_bytes, to_signed
 from imagegram.files import read_json, sha256
 from imagegram.machine import cores
 
@@ -39,7 +40,7 @@ class TinyCodec:
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         """Images uint8 [B, 3, 32, 32] -> tokens [B, 16]."""
-        tokens = self.model.tokenize(images.float() / 127.5 - 1)
+        tokens = self.model.tokenize(to_signed(images))
         return torch.cat(tokens).numpy().astype(np.uint16)
 
     def decode(
@@ -64,7 +65,7 @@ class TinyCodec:
         rows = [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens + tokens[-1:] * missing]
         noise = [torch.Generator().manual_seed(seed) for seed in seeds + seeds[-1:] * missing]
         images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+        return to_bytes(images)
 
 
 @contextlib.contextmanager

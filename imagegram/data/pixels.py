@@ -9,6 +9,16 @@ from PIL import Image
 PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
 
 
+def to_signed(images: torch.Tensor) -> torch.Tensor:
+    """Pixels uint8 (or floats from 0 to 255) of any shape -> float32 in [-1, 1], what networks see."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Floats in [-1, 1] of any shape -> pixels uint8, rounded; what lies outside is cut."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 # The EXIF orientation -> how to turn the picture upright (EXIF 2.32, tag 0x0112).
 ORIENTATION = 0x0112
 UPRIGHT = {

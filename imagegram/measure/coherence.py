@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.measure.classifier import Classifier, train_classifier
@@ -39,7 +40,7 @@ Floats = NDArray[np.float64]
 
 def _seen(images: Tensor) -> Tensor:
     """uint8 [n, 3, S, S] -> what a judge sees: float [n, 3, 32, 32] in [-1, 1]."""
-    return F.interpolate(images.float(), SIZE, mode="area") / 127.5 - 1
+    return to_signed(F.interpolate(images.float(), SIZE, mode="area"))
 
 
 @dataclass(frozen=True)

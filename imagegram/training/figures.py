@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
+from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
 from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
-from imagegram.training.pixels import to_float
 
 JUDGED_ON = 40_000  # at most so many training images train a judge
 JUDGE_STEPS = (400, 1000)  # of a judge of few images, and of many
@@ -33,7 +33,7 @@ def load_judge(images: Images, path: Path) -> Classifier:
         print(f"training the judge of {images.name}", flush=True)
         rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:JUDGED_ON]
         steps = JUDGE_STEPS[len(labels) >= MANY]
-        trained = train_classifier(to_float(images.training[rows]), labels[rows], steps)
+        trained = train_classifier(to_signed(images.training[rows]), labels[rows], steps)
         with atomic(path) as temporary:
             torch.save(trained.state_dict(), temporary)
     judge.load_state_dict(torch.load(path, weights_only=True))
@@ -78,7 +78,7 @@ def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str
 
 def _accuracy(judge: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of images uint8 [n, 3, S, S] whose label [n] the judge tells."""
-    return (judge.probabilities(to_float(images)).argmax(1) == labels).double().mean().item()
+    return (judge.probabilities(to_signed(images)).argmax(1) == labels).double().mean().item()
 
 
 def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, float]]:

@@ -5,11 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 -> what the tokenizer sees: float in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the borders go on
     outside."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
 from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
-from imagegram.training.pixels import to_float
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
 MOST_STEPS = 1000
@@ -66,7 +66,7 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int) -> T
         return teacher.eval()
 
     print("training the teacher", flush=True)
-    pixels = to_float(torch.cat([pixels for pixels, _ in targets]))
+    pixels = to_signed(torch.cat([pixels for pixels, _ in targets]))
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
     teacher.net = train_classifier(pixels, labels, min(steps, MOST_STEPS), seed=seed)
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])

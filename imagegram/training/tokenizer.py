@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
+from imagegram.data.pixels import to_signed
 from imagegram.training.images import Images
 from imagegram.training.loop import Stage, fit
 from imagegram.training.losses import (
@@ -17,7 +18,7 @@ from imagegram.training.losses import (
     decoder_losses,
     encoder_losses,
 )
-from imagegram.training.pixels import jitter, to_float
+from imagegram.training.pixels import jitter
 from imagegram.training.teacher import load_teacher
 
 BATCH = 48  # images a step, in equal parts of every data set
@@ -37,7 +38,7 @@ class Batches:
         drawn = []
         for pixels, count in zip(self.parts, self.counts, strict=True):
             rows = torch.randint(len(pixels), (count,), generator=rng)
-            images = to_float(pixels[rows.to(pixels.device)])
+            images = to_signed(pixels[rows.to(pixels.device)])
             drawn.append(jitter(images, rng) if len(pixels) < FEW else images)
         return torch.cat(drawn)
 
