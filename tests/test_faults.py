@@ -200,7 +200,7 @@ def test_loaders_end_with_the_run_and_let_go_of_its_pipe(tmp_path: Path, stop: s
     os.set_blocking(process.stdout.fileno(), True)
     reader = threading.Thread(target=process.stdout.read)
     reader.start()
-    reader.join(10)
+    reader.join(30)
     assert not reader.is_alive(), "a process still holds the pipe"
     assert process.wait(5) != 0
 

@@ -256,8 +256,13 @@ def something_else(folder: Path) -> None:
     run(folder / "out")
     meet(folder, "done")
     before = contents(folder / "out")
-    other, revised, larger = FakeCodec(), FakeCodec(), FakeCodec()
-    other.name, revised.revision, larger.image_size = "other", "2", 64
+    other = FakeCodec()
+    other.name = "other"
+    other.revision = "of the other"  # the revision says what a codec is: under another name alone it is the same
+    revised = FakeCodec()
+    revised.revision = "2"
+    larger = FakeCodec()
+    larger.image_size = 64
     for changes, message in (
         ({"codec": other}, "codec: 'fake' -> 'other'"),
         ({"codec": revised}, "revision: '1' -> '2'"),
