@@ -34,8 +34,8 @@ class Config:
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
     images: int = 64  # of these, decoded; 0: figures only
     tokens: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
-    given: int = 0  # of these, first tokens taken from held-out images and completed
-    seed: int = 0
+    given: int = 0  # first tokens taken from held-out images and completed
+    seed: int = 0  # the same seed draws the same sequences and pictures
     index: Path = Path("data/index")
     out: Path | None = None  # None: data/generated/METHOD-SETTINGS-seedSEED
     codec: str = ""  # "": the one that made the tokens of the index

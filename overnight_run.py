@@ -65,13 +65,13 @@ class Config:
     split: str = ""  # of each --dataset that has splits; "": train
     images: int = 0  # the first so many of each --dataset; 0: all (of shapes: 20,000)
     image_column: str = ""  # of each --dataset; "": found by type and name, as in tokenize_fast.py
-    label_column: str = ""
+    label_column: str = ""  # the same for labels
     separate: bool = False  # an index and a page for each data set, in a folder of its own below OUT
-    codec: str = "tiny"
+    codec: str = "tiny"  # what tokenize_fast.py takes
     out: Path = Path("data/demo")
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
-    seed: int = 0
+    seed: int = 0  # the same seed draws the same sequences and pictures
     hours: float = 0.0  # also run SWEEP, as much of it as fits into so many hours; 0: SAMPLERS and nothing else
     dry_run: bool = False  # say what would be done and how long it takes, and do nothing
 

@@ -12,9 +12,9 @@ METHODS = ("ntd", "aligned", "smoothed", "soft", "kernel")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample. A script's --help lists these fields with their comments."""
+    """How a sequence is drawn."""
 
-    method: str = "aligned"  # one of METHODS
+    method: str = "aligned"  # ntd | aligned | smoothed | soft | kernel
     context: int = 2  # ntd, aligned, smoothed: tokens of context at most; 0: each position on its own
     min_images: int = 2  # aligned: images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # aligned: first tokens that must match besides
