@@ -1,4 +1,4 @@
-"""The teacher: a classifier of the training images, whose features the tokenizer learns to foretell.
+"""The teacher: a classifier of the training images, whose features the tokenizer learns to predict.
 
 It stands where FlexTok has DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940). Images without labels are turned by 0, 90,
 180 or 270 degrees, and the turn is what it learns to tell (Gidaris et al., 2018, arXiv:1803.07728).

@@ -14,7 +14,7 @@ def law(u: float, bend: float, slope: float) -> Law:
 
 
 @pytest.mark.parametrize("true", [law(2, 0.5, 0.4), law(0.5, 1, 0.3), law(0.01, 0.3, 0.4), law(30, 0.1, 0.2)])
-def test_the_law_is_recovered_and_foretells_a_hundred_times_the_images(true: Law) -> None:
+def test_the_law_is_recovered_and_predicts_a_hundred_times_the_images(true: Law) -> None:
     found = fit_law(SIZES, [true.log_copy(n) for n in SIZES], [4] * len(SIZES), 2 * np.exp(true.parameters[0]))
     assert found is not None
     for times in (10, 100):
