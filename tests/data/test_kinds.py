@@ -16,6 +16,7 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data import sources
 from imagegram.data.shapes import scene
+from imagegram.data.source import contents_of
 from imagegram.data.sources import Source
 
 
@@ -180,6 +181,20 @@ def test_changed_pictures_and_labels_of_the_same_size_are_other_data(tmp_path: P
 
 
 # Tars.
+
+
+@pytest.mark.parametrize("place", [0, 10_000, 19_999])
+def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    monkeypatch.setattr("imagegram.data.source.WHOLE", 10)
+    content = bytearray(20_000)
+    file = put(tmp_path / "large", bytes(content))
+    (before,) = contents_of([(file, 0, None)])
+    content[place] = 1
+    put(file, bytes(content))
+    (after,) = contents_of([(file, 0, None)])
+    assert before != after
 
 
 def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
