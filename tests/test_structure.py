@@ -29,6 +29,7 @@ MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
 CODE = sorted([*ROOT.glob("*.py"), *(ROOT / "imagegram").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
@@ -94,3 +95,8 @@ def test_nothing_is_too_long_to_read(path: Path) -> None:
             parameters = [one for one in parameters if one.arg not in ("self", "cls")]
             assert lines <= MOST_FUNCTION_LINES, f"{node.name} has {lines} lines"
             assert len(parameters) <= MOST_PARAMETERS, f"{node.name} has {len(parameters)} parameters"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_of_tests_is_too_long_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES

@@ -1,0 +1,65 @@
+"""Data sets as people have them, made for the tests."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from imagegram.data import sources
+from imagegram.data.shapes import scene
+from imagegram.data.sources import Source
+
+
+def open_dataset(name: str, **options: Any) -> Source:
+    """Open a data set, and check that what is recorded of it opens the same one again."""
+    source = sources.open_dataset(name, **options)
+    choice = (source.split, source.image_column, source.label_column)
+    again = sources.reopen(name, source.fingerprint, len(source), 32, choice)
+    assert again is not None
+    assert (len(again), again.class_names) == (len(source), source.class_names)
+    return source
+
+
+def picture(i: int, kind: str = "PNG") -> bytes:
+    """The bytes of a small picture, another one for every `i`."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene(2, i, 8)[0]).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def put(path: Path, content: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def write_tar(path: Path, *members: tuple[str, Any]) -> Path:
+    """A tar; a member's content as text is the target of a hard link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type = tarfile.LNKTYPE
+                info.linkname = content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def save(path: Path, columns: Any, features: dict[str, Any]) -> str:
+    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).save_to_disk(path)
+    return str(path)
+
+
+def labels(source: Source) -> list[int]:
+    return [source.read(i)[1] for i in range(len(source))]
+
+
+def said(source: Source) -> str:
+    return "\n".join(source.describe())
