@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from imagegram.cli import UserError
@@ -146,6 +147,8 @@ def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path, progress: boo
     """
     from pydivsufsort import divsufsort
 
-    suffixes = divsufsort(tokens.view(np.uint8))
+    # One thread: a process that was forked after OpenMP made threads would wait for them for ever.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        suffixes = divsufsort(tokens.view(np.uint8))
     chunks = (suffixes[i : i + 2 * CHUNK] for i in range(0, len(suffixes), 2 * CHUNK))
     _write_table(table, (chunk[chunk & 1 == 0] for chunk in chunks), len(tokens), progress)
