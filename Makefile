@@ -1,6 +1,6 @@
 # make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
 # make test    lint, types and tests
-# make bench   the samplers timed against the first experiments' loop; benchmarks/bench_index.py times the builders
+# make bench   the samplers timed beside Fastgram's own calls; benchmarks/bench_index.py times the builders
 # make setup   only .venv
 # Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
 

@@ -26,7 +26,7 @@ from imagegram.cli import UserError
 from imagegram.files import atomic, read_json, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
-TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index.py); in byte order it stands right before the separator
+TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
 MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
 MAX_BAD = 100

@@ -75,7 +75,7 @@ def _run(command: list[str]) -> None:
 def suits_fastgram(tokens: int) -> bool:
     """Whether `tg_build_index` writes the right table for a corpus of so many tokens.
 
-    It takes its pointer width from the last suffix in sorted order. With the ending that index.py writes, this is the
+    It takes its pointer width from the last suffix in sorted order. With the ending that folder.py writes, this is the
     third last in position: where two tokens more or less decide the width, its table would be corrupt.
     """
     return pointer_width(tokens) == pointer_width(tokens - 2)

@@ -7,7 +7,7 @@
     index.json      what it was made from, by which builder, with hashes; written last
 
 The ending keeps two tools honest. Two separators in a row are the last suffix in order, near the end, which gives
-`tg_build_index` the right pointer width (suffix_array.py). The terminator keeps the corpus from ending in a separator:
+`tg_build_index` the right pointer width (builders.py). The terminator keeps the corpus from ending in a separator:
 Fastgram finds the tokens that follow a context by bisection, and takes the end of the corpus for a separator, so that
 a first match at the end and a last match before a separator make it count nothing in between.
 

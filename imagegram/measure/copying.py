@@ -48,7 +48,7 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
 
 def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
-    `training` [N, L >= k]: int64 [n, k]. `longest_runs` of suffixes.py finds those at any position."""
+    `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py finds those at any position."""
     n, k = sequences.shape
     lengths = np.zeros((n, k), np.int64)
     places = np.arange(k)
