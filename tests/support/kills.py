@@ -4,9 +4,12 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from tqdm import tqdm
 
 
 def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
@@ -26,6 +29,8 @@ def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float 
 
     child = os.fork()
     if child == 0:
+        # tqdm's lock is shared by all children: one that is killed while it holds the lock would stop every later one.
+        tqdm.set_lock(threading.RLock())
         with contextlib.suppress(BaseException):
             if at_event:
                 sys.addaudithook(count)

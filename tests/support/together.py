@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from imagegram import tokenizing
 from imagegram import tokens as shards
@@ -84,6 +86,8 @@ def child(work: Callable[[], object]) -> int:
     if copy := os.fork():
         return copy
     die_with_parent(parent)
+    # tqdm's lock is shared by all copies: one that is killed while it holds the lock would stop every later one.
+    tqdm.set_lock(threading.RLock())
     work()
     os._exit(0)
 
