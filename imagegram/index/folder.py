@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError, summary
 from imagegram.files import read_json, sha256
+from imagegram.index.joined import joined
 from imagegram.index.table import open_table, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder
 
@@ -180,10 +181,13 @@ class Index:
 
     @cached_property
     def tokens(self) -> NDArray[np.uint16]:
-        """uint16 [num_images, tokens_per_image]; a view of the file where there is one shard."""
+        """uint16 [num_images, tokens_per_image], on disk.
+
+        A view of the file where there is one shard; of several shards a `Joined`, which is indexed like an array.
+        """
         stride = self.tokens_per_image + 1
         parts = [s.tokens[: len(s.tokens) - len(ENDING)].reshape(-1, stride)[:, 1:] for s in self.shards]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return joined(parts)
 
 
 def verify_index(path: Path) -> None:

@@ -41,6 +41,8 @@ def draw_match(matches: Matches, settings: Settings, rng: np.random.Generator) -
     """One match for each sequence: uniform, or by the reweighted distribution of the tokens that follow."""
     if not settings.reweighted or (matches.counts == 1).all():
         return rng.integers(0, matches.counts)
+    # One number for each sequence, however the sequences are grouped.
+    wanted = rng.random(len(matches.counts))
     _, first, which = np.unique(matches.identity, axis=0, return_index=True, return_inverse=True)
     picks = np.empty(len(matches.counts), np.int64)
     for r, row in enumerate(first):
@@ -49,7 +51,8 @@ def draw_match(matches: Matches, settings: Settings, rng: np.random.Generator) -
         tokens = matches.next_tokens(np.full(len(everyone), row), everyone)
         _, token, counts = np.unique(tokens, return_inverse=True, return_counts=True)
         weights = truncated(counts, settings.temperature, settings.top_k, settings.top_p)
-        picks[members] = rng.choice(len(everyone), len(members), p=(weights / counts)[token])
+        cumulative = np.cumsum((weights / counts)[token])
+        picks[members] = np.searchsorted(cumulative, wanted[members] * cumulative[-1], "right")
     return picks
 
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index, Shard
+from imagegram.index.joined import joined
 from imagegram.index.table import pointers_at
 from imagegram.machine import cores
 from imagegram.sampling.matches import Ints
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
-COPY_SHARDS = 1  # shards of the largest index in which sequences that copy are followed; in others each is searched for
+FOLLOW_COPIES = True  # False, of tests: every token is searched for
 PAYS = 30  # tokens of the corpus that `unique_contexts` looks at, in the time in which one token is copied without it
 
 
@@ -62,13 +63,18 @@ def unique_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class MatchesAnywhere:
-    """Matches of n sequences at any position of any image; the protocol of matches.py."""
+    """Matches of n sequences at any position of any image; the protocol of matches.py.
+
+    The matches of all shards are numbered in the order of the token that follows (of its bytes, as suffixes are
+    sorted): the same number gives the same token, whatever the shards are.
+    """
 
     index: Index
+    corpus: NDArray[np.uint16]  # of all shards, one after another
     low: Ints  # [shards, n]: ranks in each shard's suffix table
     high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
-    copy_from: Ints  # [n]: the place of the one token that follows, where that was known without a search; else 0
+    copy_from: Ints  # [n]: the place in `corpus` of the one token that follows, where it was known; else 0
 
     @property
     def counts(self) -> Ints:
@@ -78,38 +84,80 @@ class MatchesAnywhere:
     def identity(self) -> Ints:
         return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
-    def _places(self, rows: Ints, picks: Ints) -> tuple[Ints, Ints]:
-        """Shard [m] and place in its corpus [m] of the tokens that follow."""
-        shards = np.zeros(len(rows), np.int64)
+    def places(self, rows: Ints, picks: Ints) -> Ints:
+        """The places in `corpus` of the tokens that follow match `picks` [m] of sequence `rows` [m]."""
         places = self.copy_from[rows]
         searched = np.flatnonzero(places == 0)
         rows = rows[searched]
+        low = self.low[:, rows]
+        high = self.high[:, rows]
         picks = picks[searched]
 
-        # The matches are numbered through the shards: the first whose count reaches beyond the pick holds it.
-        ends = np.cumsum((self.high - self.low)[:, rows], 0)
-        shard = (picks >= ends).sum(0)
-        before = np.concatenate([np.zeros((1, len(rows)), np.int64), ends])[shard, np.arange(len(rows))]
-        rank = self.low[shard, rows] + picks - before
+        # 1) Where several shards have matches: those of the token that the pick falls on, and its number among them.
+        several = np.flatnonzero((high > low).sum(0) > 1)
+        if several.size:
+            found = self._of_one_token(low[:, several], high[:, several], picks[several], self.depth[rows[several]])
+            low[:, several], high[:, several], picks[several] = found
 
-        for number, one in enumerate(self.index.shards):
-            here = shard == number
-            places[searched[here]] = pointers_at(one.table, rank[here]) + self.depth[rows[here]]
-        shards[searched] = shard
-        return shards, places
+        # 2) These are numbered through the shards: the first whose count reaches beyond the pick holds it.
+        ends = np.cumsum(high - low, 0)
+        shard = (picks >= ends).sum(0)
+        each = np.arange(len(rows))
+        rank = high[shard, each] - (ends[shard, each] - picks)
+        places[searched] = self._next_places(shard, rank, self.depth[rows])
+        return places
+
+    def _of_one_token(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> tuple[Ints, Ints, Ints]:
+        """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its number in these.
+
+        The bits of the token are found one by one: the matches below the next higher token are counted.
+        """
+        token = np.zeros(len(picks), np.int64)
+        for bit in reversed(range(16)):
+            middle = self._first_from(low, high, token + (1 << bit), depth)
+            below = (middle - low).sum(0)
+            upper = picks >= below
+            picks = np.where(upper, picks - below, picks)
+            token += upper.astype(np.int64) << bit
+            low = np.where(upper, middle, low)
+            high = np.where(upper, high, middle)
+        return low, high, picks
+
+    def _first_from(self, low: Ints, high: Ints, token: Ints, depth: Ints) -> Ints:
+        """The first rank of each range [shards, m] that goes on with `token` [m] or a higher one, by bisection."""
+        low = low.copy()
+        high = high.copy()
+        while (unknown := low < high).any():
+            shard, column = np.nonzero(unknown)
+            middle = (low[unknown] + high[unknown]) // 2
+            following = self.corpus[self._next_places(shard, middle, depth[column])].byteswap()
+            reached = following >= token[column]
+            high[unknown] = np.where(reached, middle, high[unknown])
+            low[unknown] = np.where(reached, low[unknown], middle + 1)
+        return low
+
+    def _next_places(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
+        """The places in `corpus`, `depth` tokens behind those that the tables of `shards` have at `ranks`: [m] each."""
+        places = np.empty(len(ranks), np.int64)
+        start = 0
+        for number, shard in enumerate(self.index.shards):
+            here = shards == number
+            places[here] = start + pointers_at(shard.table, ranks[here])
+            start += len(shard.tokens)
+        return places + depth
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        shard, places = self._places(rows, picks)
-        tokens = np.empty(len(rows), np.uint16)
-        for number, one in enumerate(self.index.shards):
-            tokens[shard == number] = one.tokens[places[shard == number]]
-        return tokens
+        return self.corpus[self.places(rows, picks)]
 
     def sources(self, rows: Ints, picks: Ints) -> Ints:
-        shard, places = self._places(rows, picks)
+        places = self.places(rows, picks)
         stride = self.index.tokens_per_image + 1
-        images = np.cumsum([0, *((len(one.tokens) - len(ENDING)) // stride for one in self.index.shards)])
-        return np.stack([images[shard] + places // stride, places % stride - 1], 1)
+        sizes = np.array([len(shard.tokens) for shard in self.index.shards])
+        shard = np.searchsorted(np.cumsum(sizes), places, "right")
+        within = places - (np.cumsum(sizes) - sizes)[shard]
+        images = (sizes - len(ENDING)) // stride
+        first_image = (np.cumsum(images) - images)[shard]
+        return np.stack([first_image + within // stride, within % stride - 1], 1)
 
 
 def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[MatchesAnywhere]:
@@ -123,30 +171,29 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     """
     n, length = drawn.shape
     engine = Engine(index)
-    tokens = index.shards[0].tokens
-    copying = context > 0 and len(index.shards) <= COPY_SHARDS
-    pays = copying and PAYS * n * length > len(tokens)
+    corpus = joined([shard.tokens for shard in index.shards])
+    copying = FOLLOW_COPIES and context > 0
+    pays = copying and len(index.shards) == 1 and PAYS * n * length > len(corpus)
     unique = unique_contexts(index.shards[0], context) if pays else None
 
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
+    nothing = np.zeros((len(index.shards), n), np.int64)
     depth = np.zeros(n, np.int64)
     copy_from = np.zeros(n, np.int64)
     single_until = np.zeros(n, np.int64)  # contexts that end at or before this place of the corpus have one match
-    low = np.zeros((len(index.shards), n), np.int64)
-    high = np.zeros((len(index.shards), n), np.int64)
+    matches = MatchesAnywhere(index, corpus, nothing, nothing, depth, copy_from)
     for position in range(length):
         if position:
             text[:, position] = drawn[:, position - 1]
 
         # 1) Sequences that go on copying from where their one match stood.
         if position and copying:
-            found = np.flatnonzero((copy_from == 0) & (high[0] - low[0] == 1))
-            start = pointers_at(index.shards[0].table, low[0, found])
-            copy_from[found] = start + depth[found]
-            single_until[found] = start + context
-            copied = (copy_from > 0) & (tokens[copy_from] == drawn[:, position - 1])
+            found = np.flatnonzero((copy_from == 0) & (matches.counts == 1))
+            copy_from[found] = matches.places(found, np.zeros(len(found), np.int64))
+            single_until[found] = copy_from[found] - depth[found] + context
+            copied = (copy_from > 0) & (corpus[copy_from] == drawn[:, position - 1])
             copy_from += 1
-            copied &= tokens[copy_from] < TERMINATOR
+            copied &= corpus[copy_from] < TERMINATOR
             unsure = np.flatnonzero(copied & (copy_from > single_until))
             if unique is not None:
                 copied[unsure] = unique[copy_from[unsure]]
@@ -154,13 +201,13 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
                 # Half of the context stands in one place as a rule, and vouches for as many tokens to come.
                 half = context // 2
                 low, high = engine.find(text[unsure, position + 1 - half : position + 1])
-                copied[unsure] = (high - low)[0] == 1
+                copied[unsure] = (high - low).sum(0) == 1
                 single_until[unsure] = copy_from[unsure] - half + context
             copy_from[~copied] = 0
 
         # 2) The others are searched for, with a token less until something is found.
-        low = np.zeros((len(index.shards), n), np.int64)
-        high = np.zeros((len(index.shards), n), np.int64)
+        low = nothing.copy()
+        high = nothing.copy()
         depth = np.minimum(depth + 1, context)
         missing = np.flatnonzero(copy_from == 0)
         while missing.size:
@@ -170,7 +217,8 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
                 low[:, rows], high[:, rows] = engine.find(contexts)
             missing = missing[(high == low).all(0)[missing]]
             depth[missing] -= 1
-        yield MatchesAnywhere(index, low, high, depth.copy(), copy_from.copy())
+        matches = MatchesAnywhere(index, corpus, low, high, depth.copy(), copy_from.copy())
+        yield matches
 
 
 def longest_runs(index: Index, sequences: NDArray[np.uint16]) -> Ints:

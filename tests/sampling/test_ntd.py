@@ -73,7 +73,7 @@ def test_copying_without_a_search_draws_the_same_matches(
             monkeypatch.setattr("imagegram.sampling.ntd.PAYS", pays)
             answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
         # The third way searches for every token: no sequence is ever known to copy.
-        monkeypatch.setattr("imagegram.sampling.ntd.COPY_SHARDS", 0)
+        monkeypatch.setattr("imagegram.sampling.ntd.FOLLOW_COPIES", False)
         answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
         monkeypatch.undo()
         for answer in answers[1:]:
