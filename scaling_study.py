@@ -34,6 +34,8 @@ QUICK_SCENES = 14_000
 COHERENT_SIZES = (1_000, 16_000, 256_000)  # whose samples are decoded
 COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building and drawing are timed
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
+CODECS = {"fashion_mnist": "fashion"}  # data sets with a codec of their own; --codec for all others
+KERNEL_CORPORA = 16_000  # images: up to here the kernel is measured on several corpora as well
 DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several times
 
 
@@ -59,13 +61,14 @@ def main(config: Config) -> None:
     scenes = QUICK_SCENES if config.quick else config.scenes
     data = {}
     for dataset in config.datasets:
-        one = load(dataset, scenes if dataset == "shapes" else 0, config.out, config.codec)
+        codec = CODECS.get(Path(dataset).name, config.codec)
+        one = load(dataset, scenes if dataset == "shapes" else 0, config.out, codec)
         data[one.name] = one
 
     print("2. Measure the points")
     tasks = [task for one in data.values() for task in plan(one, config.quick)]
     tasks.sort(key=lambda task: (list(COSTS).index(task.kind), task.images))  # exact answers first
-    Runner(config.out, data, config.codec).run(tasks)
+    Runner(config.out, data).run(tasks)
 
     print("3. Collect and draw")
     results = write_results(config.out, tasks)
@@ -86,7 +89,8 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
         corpora = 1 if quick else data.corpora(images)
         tasks += [Task(data.name, "counts", images, corpus) for corpus in range(corpora)]
         tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
-        tasks.append(Task(data.name, "kernel", images, 0))
+        kernels = corpora if images <= KERNEL_CORPORA else 1
+        tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(kernels)]
         if images >= PREDICTED_FROM:
             tasks.append(Task(data.name, "law", images, 0))
         if scenes and images == (max(QUICK_SIZES) if quick else DUPLICATES_SIZE):

@@ -22,6 +22,7 @@ class Data:
     """A tokenized data set: training images [n, L], held-out images [m, L], each in the data set's order."""
 
     name: str
+    codec: str
     folder: TokenFolder
     training: NDArray[np.uint16]
     held_out: NDArray[np.uint16]
@@ -43,7 +44,9 @@ def load(dataset: str, images: int, out: Path, codec: str) -> Data:
     folder = tokenize_dataset(dataset, out / name / "tokens", Options(codec, images=images))
     corpus = folder.load()
     indexed = ~corpus.held_out
-    return Data(name, folder, corpus.tokens[indexed], corpus.tokens[corpus.held_out], corpus.labels[corpus.held_out])
+    return Data(
+        name, codec, folder, corpus.tokens[indexed], corpus.tokens[corpus.held_out], corpus.labels[corpus.held_out]
+    )
 
 
 def sizes(data: Data, wanted: tuple[int, ...]) -> list[int]:

@@ -169,16 +169,3 @@ def duplicates_point(tokens: Tokens) -> Iterator[Row]:
         chance = np.exp(log_p[first].sum(1)).reshape(len(DUPLICATED), DUPLICATES).mean(1)
         for m, one in zip(DUPLICATED, chance, strict=True):
             yield row("ntd", counts.context, f"duplicate_{m}", float(one / chance[0]))
-
-
-def cost_point(index: Index, seconds: float) -> Iterator[Row]:
-    """Seconds to build the index, and to draw sequences: 10,000 by counts, 64 by the kernel."""
-    yield row("index", 0, "seconds", seconds)
-    for settings, n in (
-        (Settings("ntd", 3), 10_000),
-        (Settings("aligned", 2, 2), 10_000),
-        (Settings("kernel"), 64),
-    ):
-        started = time.perf_counter()
-        sample(index, settings, n, np.random.default_rng(0))
-        yield row(settings.method, settings.context, f"seconds_{n}", time.perf_counter() - started)

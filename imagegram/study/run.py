@@ -1,7 +1,6 @@
 """Running the points of the scaling study, each once, and collecting them into one table."""
 
 import csv
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from imagegram.measure.coherence import MOST, Judges
 from imagegram.sampling.kernel_metric import choose_device, keep_kernel, open_kernel
 from imagegram.study import points
 from imagegram.study.corpora import Data, open_index
+from imagegram.study.cost import drawing_cost, index_cost
 from imagegram.study.points import Row
 
 FORMAT = 1  # of a point's file: another one is measured again
@@ -32,9 +32,9 @@ COSTS = {
     "counts": (0.2, 0.25),
     "law": (0.2, 0.15),
     "duplicates": (1.0, 0.0),
-    "cost": (25.0, 0.4),
     "bits": (2.0, 0.2),
     "kernel": (25.0, 0.4),
+    "cost": (60.0, 0.2),
     "coherence": (90.0, 0.5),
 }
 
@@ -64,7 +64,6 @@ class Runner:
 
     out: Path
     data: dict[str, Data]
-    codec: str
     judges: dict[str, tuple[Codec, Judges]] = field(default_factory=dict)
 
     def run(self, tasks: list[Task]) -> None:
@@ -97,31 +96,38 @@ class Runner:
             return points.duplicates_point(tokens)
         if task.kind == "law":
             return points.law_point(tokens)
-        started = time.perf_counter()
-        index = self.index(task, new=task.kind == "cost")  # so that building it is timed
-        seconds = time.perf_counter() - started
         if task.kind == "bits":
-            return points.bits_point(index, data.held_out)
+            return points.bits_point(self.index(task), data.held_out)
+        if task.kind == "kernel":
+            return points.kernel_point(self.kernel_index(task), data.held_out)
+        if task.kind == "cost":
+            return self.cost(task)
+        return points.coherence_point(self.kernel_index(task), *self.judge(data))
+
+    def cost(self, task: Task) -> Iterator[Row]:
+        """The rows of what a corpus costs."""
+        yield from index_cost(self.data[task.dataset], task.images, task.corpus, self.out / "indexes" / "timed")
+        index = self.kernel_index(task)
+        open_kernel(index, choose_device())  # fitted now, if it is not yet: drawing alone is timed
+        yield from drawing_cost(index)
+
+    def index(self, task: Task) -> Index:
+        """The index of a point's corpus."""
+        place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
+        return open_index(self.data[task.dataset], task.images, task.corpus, place)
+
+    def kernel_index(self, task: Task) -> Index:
+        """The same; that of a large corpus with the metric that was fitted to a smaller one."""
+        index = self.index(task)
         if task.images > FIT_IMAGES:
             small = replace(task, images=FIT_IMAGES)
             keep_kernel(index, open_kernel(self.index(small), choose_device()))
-        if task.kind == "kernel":
-            return points.kernel_point(index, data.held_out)
-        if task.kind == "cost":
-            return points.cost_point(index, seconds)
-        return points.coherence_point(index, *self.judge(data))
-
-    def index(self, task: Task, new: bool = False) -> Index:
-        """The index of a point's corpus; built anew where `new`."""
-        place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
-        if new:
-            shutil.rmtree(place, ignore_errors=True)
-        return open_index(self.data[task.dataset], task.images, task.corpus, place)
+        return index
 
     def judge(self, data: Data) -> tuple[Codec, Judges]:
         """The codec and the judges of a data set's images, the same for all its corpora."""
         if data.name not in self.judges:
-            codec = load_codec(self.codec)
+            codec = load_codec(data.codec)
             rng = np.random.default_rng(0)
             real = data.held_out[:MOST]
             chaos = data.training[rng.integers(0, len(data.training), real.shape), np.arange(real.shape[1])]
