@@ -1,19 +1,25 @@
 # make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
 # make test    lint, types and tests
+# make test-page  the page in Chromium: accessibility, keyboard, pointing; part of `make test` where Chromium is installed
 # make bench   the samplers timed beside Fastgram's own calls; benchmarks/bench_index.py times the builders
 # make setup   only .venv
 # Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
 
 PYTHON ?= python3
 BIN := .venv/bin
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test test-page lint bench setup clean
 
 demo: .venv/installed
 	$(BIN)/python overnight_run.py
 
-test: lint
+test: lint $(if $(CHROMIUM),.venv/page)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-page: .venv/installed $(if $(CHROMIUM),.venv/page)
+	$(if $(CHROMIUM),$(BIN)/python -m pytest tests/report/test_browser.py,\
+		@echo "skipped: Chromium is not in the PATH (Debian: apt-get install chromium)")
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -31,6 +37,10 @@ setup: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.txt
+	@touch $@
+
+.venv/page: requirements-page.txt .venv/installed
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements-page.txt
 	@touch $@
 
 clean:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -150,31 +148,3 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     page = Page(tmp_path / "report.html")
     assert "without a picture" in page.source or "s-gallery" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def in_browser(file: Path, place: str, tmp_path: Path) -> str:
-    """The page as a browser has it after its script ran, at `place`; fails where the browser reports an error."""
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000", "--dump-dom", f"{file.as_uri()}#{place}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    errors = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-    assert not errors, errors
-    return done.stdout
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium in the PATH")
-def test_a_browser_shows_the_source_of_the_token_that_is_pointed_at(night: Sources, tmp_path: Path) -> None:
-    copies = np.load(night.night.folder(night.out, "copies") / "sources.npy")
-    moved = np.argwhere(copies[:20, :, 2] != np.arange(8))[0]  # from another position than its own
-    for name, picture, token in (("copies", *moved.tolist()), ("two words", 2, 3)):
-        sources = np.load(night.night.folder(night.out, name) / "sources.npy")
-        _, ordinal, position = sources[picture, token]
-        dom = in_browser(night.out / "report.html", f"{name.replace(' ', '%20')}/{picture}/{token}", tmp_path)
-        said = re.search(r'id="token">([^<]*)<', dom)
-        assert said
-        assert said[1].startswith(f"Token {token + 1} of 8 is ")
-        assert f"token {position + 1} of shapes #{ordinal}, class " in said[1]
-        assert re.search(rf'<section class="wall shown" id="{name}"', dom)

@@ -1,0 +1,157 @@
+"""The page in a browser: nothing is fetched, nothing is an obstacle, and pointing shows what the files say.
+
+Runs where Chromium is installed, with playwright and axe-core from requirements-page.txt: `make test-page`.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagegram.report.page import Sources
+from tests.support.nights import small_night
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if not CHROMIUM:
+    pytest.skip("no Chromium in the PATH", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test-page installs it")
+axe_package = pytest.importorskip("axe_playwright_python", reason="axe-core is missing: make test-page installs it")
+
+AXE = Path(axe_package.__file__).parent / "axe.min.js"
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 390, "height": 844}
+NAME = "two words"  # a sampler of the small night
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return small_night(tmp_path_factory.mktemp("night"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser: Any, night: Sources) -> Iterator[Any]:
+    """A function that opens the page; at the end nothing must have been asked for, and no error reported."""
+    asked: list[str] = []
+    errors: list[str] = []
+    contexts = []
+
+    def open_page(place: str = "", viewport: dict[str, int] = WIDE, scheme: str = "light") -> Any:
+        context = browser.new_context(viewport=viewport, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((night.out / "report.html").as_uri() + place)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {
+        (night.out / "report.html").as_uri()
+    }
+    assert not errors
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
+def test_axe_finds_no_serious_violation(show: Any, viewport: dict[str, int], scheme: str) -> None:
+    page = show(f"#{NAME}/2/3", viewport, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    page.add_script_tag(content=AXE.read_text())
+    violations = page.evaluate("axe.run()")["violations"]
+    grave = [one for one in violations if one["impact"] in ("serious", "critical")]
+    assert not grave, [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in grave]
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= viewport["width"]  # nothing scrolls sideways
+
+
+def said_of(page: Any) -> str:
+    return str(page.locator("#token").inner_text())
+
+
+def expected(night: Sources, name: str, picture: int, token: int) -> str:
+    """What the page must say of the place that a token came from."""
+    sources = np.load(night.night.folder(night.out, name) / "sources.npy")
+    _, ordinal, position = sources[picture, token]
+    return f"token {position + 1} of shapes #{ordinal}, class "
+
+
+def test_hovering_a_cell_shows_its_source(show: Any, night: Sources) -> None:
+    page = show()
+    page.select_option("#choose", NAME)
+    for picture in (0, 7):
+        bar = page.locator(f'[id="{NAME}/{picture}"] .bar')
+        bar.scroll_into_view_if_needed()
+        box = bar.bounding_box()
+        for token in range(8):
+            page.mouse.move(box["x"] + box["width"] * (token + 0.5) / 8, box["y"] + box["height"] / 2)
+            assert said_of(page).startswith(f"Token {token + 1} of 8 is ")
+            assert expected(night, NAME, picture, token) in said_of(page)
+    page.locator(".tokens button").nth(4).hover()
+    assert expected(night, NAME, 7, 4) in said_of(page)
+
+
+def test_a_tap_shows_the_picture_and_its_token_on_a_phone(show: Any, night: Sources) -> None:
+    page = show("", NARROW)
+    page.select_option("#choose", NAME)
+    page.locator(f'[id="{NAME}/3"]').click()
+    page.locator(".tokens button").nth(5).click()
+    assert expected(night, NAME, 3, 5) in said_of(page)
+    page.get_by_role("button", name="Close").click()
+    assert page.locator("#panel").is_hidden()
+
+
+def test_the_keyboard_reaches_everything(show: Any, night: Sources) -> None:
+    page = show(f"#{NAME}/0")
+    reachable = page.evaluate(
+        """() => [...document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")]
+            .filter((e) => e.checkVisibility() && e.tabIndex >= 0).length"""
+    )
+    page.evaluate("document.body.tabIndex = -1; document.body.focus();")
+    reached = set()
+    for _ in range(reachable):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"  # it is seen
+    assert len(reached) == reachable
+
+    # From a picture to the next, into its tokens, and along them.
+    page.locator(f'[id="{NAME}/0"]').focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.id") == f"{NAME}/1"
+    page.locator(".tokens button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert said_of(page).startswith("Token 3 of 8 is ")
+    assert expected(night, NAME, 1, 2) in said_of(page)
+
+
+def test_the_wall_is_sorted_and_two_walls_stand_side_by_side(show: Any) -> None:
+    page = show()
+    page.select_option("#choose", NAME)
+    page.select_option("#beside", "copies")
+    walls = [page.locator(f'section[id="{name}"]').bounding_box() for name in (NAME, "copies")]
+    assert walls[0]["y"] == walls[1]["y"] or abs(walls[0]["x"] - walls[1]["x"]) > 100
+    page.select_option("#order", "nearest")
+    labels = page.locator(f'section[id="{NAME}"] .picture .sprite').evaluate_all(
+        "all => all.map((e) => e.getAttribute('aria-label'))"
+    )
+    differs = [int(re.findall(r"(\d+) tokens differ", label)[0]) for label in labels]
+    assert differs == sorted(differs)
+    page.get_by_role("button", name="exact copies").click()
+    first = page.locator(".figures tbody tr").first.inner_text()
+    assert first.startswith("copies")
