@@ -31,7 +31,6 @@ DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index,
 SAMPLERS = {
     "kernel": Settings("kernel"),  # the default: near contexts vote, in a metric fitted to the training images
     "kernel-near": Settings("kernel", step=0.7),  # smaller steps: more coherent, nearer to the training images
-    "soft": Settings("soft", neighbours=20),  # one of the twenty nearest prefixes gives the next token
     "aligned": Settings("aligned", context=2),  # the same two tokens at the same place, in two images at least
     "smoothed": Settings("smoothed", context=2),  # the same, smoothed: all that two tokens of context can tell
     "ntd": Settings("ntd", context=2),  # plain infini-gram with a short context: stitches
@@ -42,7 +41,6 @@ SAMPLERS = {
 # What --hours adds, in random order until the time is over.
 SWEEP = {
     **sweep("kernel", step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
-    **sweep("soft", neighbours=(2, 4, 60), temperature=(0.7, 1.0)),
     **sweep("aligned", context=(1, 2, 3, 4), min_images=(1, 2, 5)),
     **sweep("smoothed", context=(1, 3), top_p=(0.9, 1.0)),
     **sweep("ntd", context=(1, 3, 4, 6), top_k=(0, 5)),

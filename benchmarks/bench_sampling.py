@@ -45,7 +45,6 @@ SAMPLERS = {  # and how many sequences are drawn at a time
     "ntd, 2,000 at a time": (Settings("ntd", CONTEXT), 2000),
     "aligned": (Settings("aligned", 2, 2), 100_000),
     "smoothed": (Settings("smoothed", 2), 500),
-    "soft": (Settings("soft", neighbours=20), 128),
 }
 
 

@@ -255,8 +255,7 @@ def finished(out: Path) -> dict[str, Any] | None:
     report = read_json(file)
     if not isinstance(report, dict) or "request" not in report:
         return None
-    # A setting that did not exist yet had its default.
-    report["request"]["settings"] = asdict(Settings()) | report["request"]["settings"]
+    report["request"]["settings"] = asdict(Settings.from_json(report["request"]["settings"]))
     return report
 
 

@@ -180,7 +180,7 @@ def test_everything_is_checked_before_anything_is_made(
 ) -> None:
     out = tmp_path / "out"
     for samplers, arguments, message in (
-        ({"hot": Settings("aligned", temperature=0)}, [], "sampler hot: min_images, neighbours and temperature"),
+        ({"hot": Settings("aligned", temperature=0)}, [], "sampler hot: min_images and temperature"),
         ({"a/b": Settings("aligned")}, [], "the sampler 'a/b' names a folder"),
         ({}, [], "no sampler"),
         ({"one": Settings("aligned")}, ["--sequences", "0"], "--sequences must be at least 1"),

@@ -174,7 +174,7 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     if usable:
         sentences.append(
             f"Take --method aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
-            "FSQ codes, which kernel and soft need.)"
+            "FSQ codes, which kernel needs.)"
         )
     else:
         sentences.append("Take --method smoothed: every context that is shared makes copies here.")

@@ -39,7 +39,7 @@ class Night:
     complete: bool = False  # nothing failed, and nothing is left to do
 
     def settings(self, name: str) -> Settings:
-        return Settings(**self.samplers[name])
+        return Settings.from_json(self.samplers[name])
 
     def folder(self, out: Path, name: str) -> Path:
         """Where the images of a sampler, or HELD_OUT, are."""
@@ -55,8 +55,9 @@ class Night:
         if not report.exists():
             return False
         request = read_json(report)["request"]
-        asked = {"settings": self.samplers[name], "sequences": self.sequences, "seed": self.seed}
-        return all(request.get(key) == value for key, value in asked.items())
+        if Settings.from_json(request["settings"]) != self.settings(name):
+            return False
+        return bool(request.get("sequences") == self.sequences and request.get("seed") == self.seed)
 
     def write(self, out: Path) -> None:
         """Record it in its folder."""

@@ -19,7 +19,7 @@ def probabilities(
     """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k]: float64 [n, k], 0 where it cannot be drawn.
 
     own: int64 [n], where the sequences are rows of the index: each is then predicted from all the others
-    (leave-one-out; where nothing else has its context, 0). `soft` breaks ties between equally near images at random.
+    (leave-one-out; where nothing else has its context, 0).
     """
     settings.check()
     if settings.method == "kernel":

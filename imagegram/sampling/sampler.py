@@ -12,10 +12,6 @@ draws the token from the exact next-token distribution of the context, however m
   tokens must match as well, however short the context.
 - `smoothed`: the same, interpolated over all lengths of context by absolute discounting (smoothed.py), which also
   gives held-out bits per token.
-- `soft`: the `neighbours` images whose prefix is nearest in code space, by the squared distance of FSQ codes summed
-  over the tokens so far: non-parametric texture synthesis (Efros & Leung, 1999) on tokens. Never short of matches,
-  and copying stops at every token where a near image goes another way. Ties are broken at random. The token at
-  position i counts (i + 1) ** -emphasis: in a tokenizer with nested dropout the first tokens hold most of the image.
 - `kernel`: counts that generalise (kernel.py). Every training image votes for its next token by how near its prefix is,
   in a metric fitted to the training images, and the token may step away from that of its source, as far as was fitted.
 
@@ -37,7 +33,6 @@ from imagegram.sampling.matches import Ints, Matches, draw_match
 from imagegram.sampling.ntd import matches_anywhere
 from imagegram.sampling.settings import Settings
 from imagegram.sampling.smoothed import smoothed_matches
-from imagegram.sampling.soft import FOLLOWED, MAX_PAIRS, soft_matches
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,7 @@ def sample(
     sources = np.full((n, length, 2), -1, np.int64)
     if prefix is not None:
         tokens[:, :given] = prefix
-    # The soft sampler holds a distance for every pair of a sequence and an image, and more for those that it follows.
-    step = n
-    if settings.method == "soft":
-        step = max(1, MAX_PAIRS // max(index.num_images, 16 * FOLLOWED))
-    if settings.method == "kernel":
-        step = sequences_at_once(index.num_images)
+    step = sequences_at_once(index.num_images) if settings.method == "kernel" else n
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
@@ -101,6 +91,4 @@ def matches_at_every_position(
         return aligned_matches(index, settings, drawn)
     if settings.method == "smoothed":
         return smoothed_matches(index, settings, drawn, rng)
-    if settings.method == "kernel":
-        return kernel_matches(index, settings, drawn, rng)
-    return soft_matches(index, settings, drawn, rng)
+    return kernel_matches(index, settings, drawn, rng)

@@ -16,7 +16,8 @@ from imagegram.index.folder import Index
 from imagegram.sampling.aligned import Backoff, backoff
 from imagegram.sampling.matches import ImageMatches, Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
-from imagegram.sampling.soft import MAX_PAIRS
+
+MAX_PAIRS = 1 << 26  # of a sequence and an image, looked at together: 256 MB
 
 
 def count_distinct(

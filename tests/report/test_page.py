@@ -135,6 +135,19 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "held-out"}
 
 
+def test_a_night_of_a_sampler_that_is_gone_still_opens(tmp_path: Path) -> None:
+    sources = small_night(tmp_path / "night")
+    old = {"method": "soft", "neighbours": 20}
+    name = next(iter(SAMPLERS))
+    report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
+    report = json.loads(report_file.read_text())
+    report["request"]["settings"] |= old
+    report_file.write_text(json.dumps(report))
+    sources.night.samplers[name] |= old
+    write_page(sources)
+    assert name in json.loads(Page(sources.out / "report.html").data)["walls"]
+
+
 def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     sources = small_night(tmp_path, datasets=(("shapes", 100),))
     page = Page(tmp_path / "report.html")

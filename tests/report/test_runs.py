@@ -36,7 +36,7 @@ def test_where_all_copy_the_best_copies_least() -> None:
 
 
 def test_missing_figures_do_no_harm() -> None:
-    assert best(run("a", 0, None, None), run("c", 0, 0.5, 0.9, "soft")) == "c"
+    assert best(run("a", 0, None, None), run("c", 0, 0.5, 0.9, "kernel")) == "c"
     assert best_of([]) is None
 
 

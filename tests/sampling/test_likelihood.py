@@ -21,8 +21,6 @@ WAYS = {
     "aligned, anchored": Settings("aligned", context=1, min_images=1, anchor=1),
     "smoothed": Settings("smoothed", context=2),
     "smoothed, sharpened": Settings("smoothed", context=2, temperature=0.5),
-    "soft": Settings("soft", neighbours=1000),  # fewer have ties, broken anew for every sequence
-    "soft, fewest": Settings("soft", neighbours=1000, top_k=2),
     "kernel": Settings("kernel"),
     "kernel, half a step, sharpened": Settings("kernel", step=0.5, temperature=0.7),
 }

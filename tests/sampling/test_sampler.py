@@ -11,7 +11,6 @@ from scipy.stats import chi2_contingency
 from imagegram.cli import UserError
 from imagegram.codec.tiny_flextok import FSQ
 from imagegram.index.engine import Engine
-from imagegram.index.folder import Index
 from imagegram.measure.prediction import bits
 from imagegram.sampling.codes import fsq_codes
 from imagegram.sampling.matches import truncated
@@ -226,15 +225,6 @@ def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> 
         sample(index, Settings(method, label=7), 1, np.random.default_rng(0))
 
 
-def test_emphasis_weighs_the_first_tokens_or_the_latest(tmp_path: Path) -> None:
-    index = index_of(tmp_path, np.array([[0, 511, 7], [511, 0, 9]]))
-    ours = np.zeros((50, 2), np.uint16)  # the first token is the first image's, the second the second's
-    for emphasis, expected in ((0.5, {7}), (-0.5, {9}), (0.0, {7, 9})):
-        settings = Settings("soft", neighbours=1, emphasis=emphasis)
-        drawn = sample(index, settings, 50, np.random.default_rng(0), prefix=ours)
-        assert set(drawn.tokens[:, 2].tolist()) == expected
-
-
 @pytest.mark.parametrize("name", corpora())
 @pytest.mark.parametrize(
     "settings",
@@ -260,29 +250,8 @@ def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, set
 def test_an_unlimited_context_copies_whole_images(tmp_path: Path) -> None:
     index = index_of(tmp_path, np.random.default_rng(6).integers(0, 512, (50, 8)))
     known = set(map(tuple, index.tokens.tolist()))
-    for settings in (Settings("ntd", 99), Settings("aligned", 99, 1), Settings("soft", neighbours=1)):
+    for settings in (Settings("ntd", 99), Settings("aligned", 99, 1)):
         assert set(map(tuple, sample(index, settings, 30, np.random.default_rng(0)).tokens.tolist())) <= known
-
-
-def test_soft_with_all_neighbours_is_the_unigram_of_the_position(tmp_path: Path) -> None:
-    index = index_of(tmp_path, SMALL)
-    drawn = sample(index, Settings("soft", neighbours=1000), 20_000, np.random.default_rng(7)).tokens
-    for position in range(5):
-        counts, wanted = (np.bincount(x, minlength=3) for x in (drawn[:, position], SMALL[:, position]))
-        assert np.allclose(counts / 20_000, wanted / 30, atol=0.02)
-
-
-def test_soft_draws_from_the_nearest_prefixes(tmp_path: Path) -> None:
-    index = index_of(tmp_path, np.random.default_rng(8).integers(0, 512, (60, 6)))
-    drawn = sample(index, Settings("soft", neighbours=3), 200, np.random.default_rng(9))
-    codes = FSQ((8, 8, 8)).to_codes
-    import torch
-
-    trained, mine = (codes(torch.from_numpy(t.astype(np.int64))).numpy() for t in (index.tokens, drawn.tokens))
-    for position in range(1, 6):
-        distance = np.square(mine[:, None, :position] - trained[None, :, :position]).sum((2, 3))
-        rank = (distance < np.take_along_axis(distance, drawn.sources[:, position, :1], 1) - 2e-3).sum(1)
-        assert rank.max() == 2  # no more than two images are nearer, and the third is drawn as well
 
 
 def test_codes_are_those_of_the_quantizer() -> None:
@@ -311,7 +280,7 @@ def test_fewer_tokens_are_the_first_of_the_whole(tmp_path: Path, method: str) ->
         sample(index, Settings(method), 1, np.random.default_rng(1), 6)
 
 
-@pytest.mark.parametrize("settings", [Settings("ntd", 99), Settings("aligned", 99, 1), Settings("soft", neighbours=1)])
+@pytest.mark.parametrize("settings", [Settings("ntd", 99), Settings("aligned", 99, 1)])
 def test_a_given_prefix_is_completed(tmp_path: Path, settings: Settings) -> None:
     index = index_of(tmp_path, np.random.default_rng(14).integers(0, 512, (50, 8)))
     drawn = sample(index, settings, 50, np.random.default_rng(0), prefix=index.tokens[:, :3])
@@ -347,9 +316,3 @@ def test_truncation_by_hand() -> None:
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: Settings, message: str) -> None:
     with pytest.raises(UserError, match=message):
         sample(index_of(tmp_path, SMALL), settings, 1, np.random.default_rng(0))
-
-
-def test_the_soft_sampler_needs_codes(tmp_path: Path) -> None:
-    index: Index = index_of(tmp_path, SMALL, 600)
-    with pytest.raises(UserError, match="no FSQ levels"):
-        sample(index, Settings("soft"), 1, np.random.default_rng(0))
