@@ -23,7 +23,6 @@ SAMPLERS = {
     "aligned, anchored, of a class": Settings("aligned", 2, 2, anchor=1, label=1),
     "smoothed": Settings("smoothed", 2),
     "smoothed, reweighted": Settings("smoothed", 2, temperature=0.7),
-    "soft": Settings("soft", neighbours=5),
     "kernel": Settings("kernel"),
 }
 
@@ -63,7 +62,7 @@ def test_the_same_probabilities(indexes: tuple[Index, Index], monkeypatch: pytes
     assert np.allclose(one, seven)
 
 
-@pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "soft"])
+@pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed"])
 def test_the_corpus_is_not_copied_into_memory(tmp_path: Path, name: str) -> None:
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (700, 1500)), shard_images=100)
     sample(index, SAMPLERS[name], 2, np.random.default_rng(0), length=1)  # imports and tables of the codes
