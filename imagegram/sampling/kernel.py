@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegram.index.folder import Index
-from imagegram.sampling.kernel_metric import Kernel, choose_device, digits_of, open_kernel
+from imagegram.sampling.kernel_metric import MAX_PAIRS, Kernel, choose_device, digits_of, open_kernel
 from imagegram.sampling.matches import Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
 
@@ -80,9 +80,6 @@ def _reweighted(p: Tensor, settings: Settings) -> NDArray[np.float64]:
     if not settings.reweighted:
         return rows
     return np.stack([truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows])
-
-
-MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
 
 
 def sequences_at_once(num_images: int) -> int:

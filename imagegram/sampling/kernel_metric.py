@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from imagegram.cli import UserError
 from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.sampling.codes import fsq_digits
 
-FORMAT = 1  # of the stored fit; another one is fitted again
+FORMAT = 2  # of the stored fit; another one is fitted again
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
@@ -25,6 +25,8 @@ BATCH = 64  # training images predicted in a step
 LIBRARY = 16_384  # training images that predict in a step, at most
 LEARNING_RATE = 0.07
 EPS = 0.3
+NARROWER = 1.25  # times the weights of the metric, one try after another, where the corpus is larger than the library
+MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
 FAR = 1e9  # a distance whose vote is 0, with gradients that are numbers
 PLACES_AT_ONCE = 48  # of the gradient: bounds its memory
 
@@ -138,7 +140,8 @@ def earlier_places(place: int, digits: int) -> list[int]:
 def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device, seed: int = 0) -> Kernel:
     """Fit a kernel to training images [N, L] by their leave-one-out likelihood, with a progress line.
 
-    A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N.
+    A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N. Where N is
+    much larger, nearer images are to be found, and the metric is narrowed to them in the end.
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
@@ -167,7 +170,35 @@ def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.devic
             bits += loss.item()
         optimizer.step()
         bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    if n > 2 * size:
+        _narrow(model, tokens, rng)
+    return model
+
+
+@torch.inference_mode()
+def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator) -> None:
+    """Narrow a metric that was fitted to a library to the denser corpus [N, L] that it was drawn from.
+
+    All weights are multiplied by one number, as long as that lowers the leave-one-out bits of a batch of training
+    images, each predicted from all N - 1 others.
+    """
+    device = model.codes.device
+    digits = digits_of(tokens, model.levels, device)
+    rows = torch.from_numpy(rng.choice(len(tokens), BATCH, replace=False)).to(device)
+    parts = rows.split(max(1, MAX_PAIRS // len(tokens)))
+    best = math.inf
+    with tqdm(desc="narrowing it to all images", unit="try") as bar:
+        while True:
+            logs = [log2_probabilities(model, digits[part], digits, range(model.places), part) for part in parts]
+            bits = -torch.cat(logs).sum(1).mean().item() / tokens.shape[1]
+            bar.update()
+            if bits >= best:
+                break
+            best = bits
+            bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
+            model.log_weights.add_(math.log(NARROWER))
+    model.log_weights.sub_(math.log(NARROWER))  # the last try was one too many
 
 
 def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
@@ -222,14 +253,9 @@ def open_kernel(index: Index, device: torch.device) -> Kernel:
                 model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
                 return model.to(device).requires_grad_(False).eval()
     model = fit(index.tokens, index.levels, device)
-    keep_kernel(index, model)
-    return model
-
-
-def keep_kernel(index: Index, model: Kernel) -> None:
-    """Write a fit beside an index, as its own."""
     with atomic(fit_file(index)) as temporary:
         save_file(model.state_dict(), temporary, _made_from(index))
+    return model
 
 
 def _made_from(index: Index) -> dict[str, str]:

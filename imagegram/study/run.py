@@ -3,7 +3,7 @@
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import MOST, Judges
-from imagegram.sampling.kernel_metric import choose_device, keep_kernel, open_kernel
+from imagegram.sampling.kernel_metric import choose_device, open_kernel
 from imagegram.study import points
 from imagegram.study.corpora import Data, open_index
 from imagegram.study.cost import drawing_cost, index_cost
 from imagegram.study.points import Row
 
 FORMAT = 1  # of a point's file: another one is measured again
-# The kernel of a larger corpus is the one fitted to its first images: a fit looks at about so many at a time anyway.
-FIT_IMAGES = 16_000
 COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")
 # The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
 # images. They only weigh the progress bar.
@@ -33,7 +31,7 @@ COSTS = {
     "law": (0.2, 0.15),
     "duplicates": (1.0, 0.0),
     "bits": (2.0, 0.2),
-    "kernel": (25.0, 0.4),
+    "kernel": (60.0, 0.6),
     "cost": (60.0, 0.2),
     "coherence": (90.0, 0.5),
 }
@@ -99,15 +97,15 @@ class Runner:
         if task.kind == "bits":
             return points.bits_point(self.index(task), data.held_out)
         if task.kind == "kernel":
-            return points.kernel_point(self.kernel_index(task), data.held_out)
+            return points.kernel_point(self.index(task), data.held_out)
         if task.kind == "cost":
             return self.cost(task)
-        return points.coherence_point(self.kernel_index(task), *self.judge(data))
+        return points.coherence_point(self.index(task), *self.judge(data))
 
     def cost(self, task: Task) -> Iterator[Row]:
         """The rows of what a corpus costs."""
         yield from index_cost(self.data[task.dataset], task.images, task.corpus, self.out / "indexes" / "timed")
-        index = self.kernel_index(task)
+        index = self.index(task)
         open_kernel(index, choose_device())  # fitted now, if it is not yet: drawing alone is timed
         yield from drawing_cost(index)
 
@@ -115,14 +113,6 @@ class Runner:
         """The index of a point's corpus."""
         place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
         return open_index(self.data[task.dataset], task.images, task.corpus, place)
-
-    def kernel_index(self, task: Task) -> Index:
-        """The same; that of a large corpus with the metric that was fitted to a smaller one."""
-        index = self.index(task)
-        if task.images > FIT_IMAGES:
-            small = replace(task, images=FIT_IMAGES)
-            keep_kernel(index, open_kernel(self.index(small), choose_device()))
-        return index
 
     def judge(self, data: Data) -> tuple[Codec, Judges]:
         """The codec and the judges of a data set's images, the same for all its corpora."""

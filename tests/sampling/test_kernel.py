@@ -122,6 +122,28 @@ def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
     assert left_out_bits(model, related(200)) - left_out_bits(model, related(200), leave_out=False) > 1
 
 
+def test_in_a_large_corpus_the_metric_is_as_narrow_as_predicts_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the bits of metrics a little wider and a little narrower, of all training images left out one by one."""
+    monkeypatch.setattr(module, "LIBRARY", 64)
+    rng = np.random.default_rng(0)
+    paths = rng.uniform(0, 7, (3000, 1)) + rng.uniform(-2, 2, (3000, 1)) * np.arange(4)
+    tokens = np.repeat(paths.clip(0, 7)[:, :, None], 3, 2).round().astype(np.int64) @ np.array([1, 8, 64])
+    whole = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    monkeypatch.setattr(module, "_narrow", lambda *_: None)
+    wide = fit(tokens.astype(np.uint16), LEVELS, CPU)
+
+    factor = (whole.log_weights - wide.log_weights)[8, 0].exp().item()
+    assert factor > module.NARROWER
+    finite = torch.isfinite(wide.log_weights)
+    assert torch.allclose(whole.log_weights[finite], wide.log_weights[finite] + np.log(factor), atol=1e-4)
+    bits = {}
+    for change in (1 / factor, 1 / 3, 1, 3):
+        whole.log_weights.add_(np.log(change))
+        bits[change] = left_out_bits(whole, tokens)
+        whole.log_weights.sub_(np.log(change))
+    assert bits[1] < min(bits[1 / factor], bits[1 / 3], bits[3])
+
+
 def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
     digits = torch.from_numpy(fsq_digits(tokens, LEVELS).reshape(len(tokens), -1).astype(np.uint8))
     own = torch.arange(len(tokens)) if leave_out else None
