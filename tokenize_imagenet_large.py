@@ -23,7 +23,6 @@ The first process shows one line for all of them, images, img/s and the time lef
 Not measured on a GPU yet; benchmarks/bench_flextok.py measures.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +47,11 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
+    from imagegram.machine import Processes
     from imagegram.tokenizing import Options, tokenize_dataset
 
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    tokenize_dataset(config.dataset, config.out, Options.of(config), rank, world_size)
+    processes = Processes.from_environment()
+    tokenize_dataset(config.dataset, config.out, Options.of(config), processes.rank, processes.world_size)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
 
+GRACE = 60  # seconds the first of several processes waits for others to start; one without its lock then is gone
 HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds gives (POSIX leaves open which)
 
 
@@ -111,3 +113,11 @@ def is_held(file: Path) -> bool:
     except OSError as error:  # without locks nothing is known to be held
         return error.errno in HELD
     return False
+
+
+def others_at_work(locks: Sequence[Path], started: float) -> bool:
+    """Whether processes that share a work, each with its lock, are still at it, or may be about to begin.
+
+    `started`: when the one that asks began, of the monotonic clock.
+    """
+    return any(map(is_held, locks)) or (bool(locks) and time.monotonic() - started <= GRACE)

@@ -4,7 +4,13 @@ import contextlib
 import ctypes
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
+
+from imagegram.cli import UserError
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
@@ -24,6 +30,38 @@ def die_with_parent(parent: int) -> None:
 
 
 def memory_available() -> int:
-    """Bytes of memory that can be taken without swapping."""
+    """Bytes of memory that can be taken without swapping, and within the limits of a container or a scheduler's job."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    groups = [line[3:] for line in OWN_GROUPS.read_text().splitlines() if line.startswith("0::")]
+    for group in groups:  # of cgroup v2, the innermost limit to the outermost
+        place = CGROUPS / group.strip("/")
+        for folder in (place, *place.parents):
+            with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or not to be seen
+                limit = int((folder / "memory.max").read_text())
+                available = min(available, limit - int((folder / "memory.current").read_text()))
+    return max(0, available)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a work: which one this is, of how many, and how many of them are on this machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    on_this_machine: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "Processes":
+        """As torchrun says it: RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. UserError where they are no such numbers."""
+        given = [
+            os.environ.get(name) or usual
+            for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
+        ]
+        try:
+            processes = cls(*map(int, given))
+        except ValueError:
+            processes = cls(-1)
+        if not 0 <= processes.rank < processes.world_size:
+            raise UserError(f"RANK={given[0]} of WORLD_SIZE={given[1]}: the rank counts from 0 and is below the size")
+        return processes

@@ -18,10 +18,8 @@ from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.pixels import PREPROCESSING
 from imagegram.data.sources import Source, open_dataset
-from imagegram.files import is_held, run_lock
+from imagegram.files import others_at_work, run_lock
 from imagegram.tokens import Manifest, TokenFolder
-
-GRACE = 60  # seconds rank 0 waits for other ranks to start; one that has not taken its lock by then is taken for gone
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,7 @@ def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, w
         with progress.bar, worker_errors_as_user_errors():
             _tokenize_shards(folder, source, model, mine, options, progress)
             others = [out / f".lock-{r}" for r in range(1, world_size)]
-            while first and others and folder.pending():
-                if not any(map(is_held, others)) and time.monotonic() - started > GRACE:
-                    break
+            while first and others and folder.pending() and others_at_work(others, started):
                 time.sleep(0.5)
                 progress.look()
         if first:

@@ -299,11 +299,10 @@ class TokenFolder:
 class IndexedImages:
     """The images of several token folders that are not held out, one folder after another, read in passes.
 
-    UserError where the folders hold different codecs' tokens, or a shard is missing or damaged, which is found by
-    reading everything once; `trusted` folders were checked before.
+    UserError where the folders hold different codecs' tokens, or a shard is missing or cut short. `check` reads them.
     """
 
-    def __init__(self, folders: Sequence[TokenFolder], trusted: bool = False):
+    def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders
         first = folders[0]
         self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
@@ -316,7 +315,7 @@ class IndexedImages:
                         f"{folder.path} has {field} {here!r}, {first.path} has {there!r}: an index holds one codec"
                     )
         for _, folder, shard in self.shards:
-            if problem := folder.problem(shard, hashes=not trusted):
+            if problem := folder.problem(shard):
                 raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
         kept = [int(folder.indexed(shard).sum()) for _, folder, shard in self.shards]
         self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
@@ -325,6 +324,12 @@ class IndexedImages:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def check(self, first: int, stop: int) -> None:
+        """Read the token shards of images `first` to `stop`; UserError where one is not what was written."""
+        for (_, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
+            if max(first, start) < min(stop, end) and (problem := folder.problem(shard, hashes=True)):
+                raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
 
     def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
         """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from imagegram import tokenizing
+from imagegram import files
 from imagegram.data.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
@@ -25,7 +25,7 @@ threadpool_limits(1, user_api="blas")
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs in the tests' own process is one process of several, and the others are not about to begin."""
-    monkeypatch.setattr(tokenizing, "GRACE", -1)
+    monkeypatch.setattr(files, "GRACE", -1)
 
 
 @pytest.fixture

@@ -2,6 +2,11 @@
 
     ./build_index.sh --tokens data/tokens --index data/index
     .venv/bin/python -m imagegram.index verify data/index    # 21 s for 1.28 million images of 256 tokens, on two cores
+    .venv/bin/torchrun --nproc-per-node=4 -m imagegram.index build --shard-images 4000000     # docs/cluster.md
+
+Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r. The processes share
+nothing but files, on one machine or on many with a shared folder, and a shard's bytes do not depend on n: the same
+command, with any number of processes, goes on from the finished shards.
 
 Every option of `build` may also come from the environment, in capitals: TOKENS="data/a data/b" INDEX=data/both.
 """
@@ -47,9 +52,9 @@ class Build:
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
     """auto | tg_build_index | divsufsort | infini-gram"""
     shard_images: int = field(default_factory=lambda: number("SHARD_IMAGES", 0))
-    """Images a shard; 0: all in one."""
+    """Images a shard; 0: all in one. The shards are shared among the processes of torchrun."""
     workers: int = field(default_factory=lambda: number("WORKERS", 1))
-    """Shards built at once, 10 bytes of memory a token each."""
+    """Shards that a process builds at once, 10 bytes of memory a token each."""
 
 
 @dataclass
@@ -61,8 +66,9 @@ class Verify:
 
 def main(command: Build | Verify) -> None:
     # Imported here, so that --help need not wait for NumPy and torch.
-    from imagegram.index.build import build_index
+    from imagegram.index.build import build_share
     from imagegram.index.folder import verify_index
+    from imagegram.machine import Processes
 
     if isinstance(command, Verify):
         verify_index(command.index)
@@ -72,7 +78,8 @@ def main(command: Build | Verify) -> None:
             raise UserError("no token folders: name at least one with --tokens")
         if c.workers < 1 or c.shard_images < 0:
             raise UserError("--workers must be at least 1 and --shard-images at least 0 (all images in one shard)")
-        build_index(c.tokens, c.index_input, c.index, c.builder, c.shard_images, c.workers)
+        processes = Processes.from_environment()
+        build_share(c.tokens, c.index_input, c.index, c.builder, c.shard_images, c.workers, processes)
 
 
 if __name__ == "__main__":

@@ -1,111 +1,39 @@
 """Building an index: token folders -> flat corpora -> suffix tables, each proved right -> the finished folder.
 
-Shards are independent of each other: several processes build them, each leaves a marker, and an interrupted build goes
-on from the finished ones. The folder is built beside and renamed when all of it is there. Files: top of folder.py.
+Shards are independent of each other (shards.py): several processes build them, of one machine or of many that share a
+folder, each shard leaves a marker, and an interrupted build goes on from the finished ones. The index grows in a folder
+beside and is renamed when all of it is there. Files: top of folder.py.
 """
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from imagegram.cli import UserError, summary
-from imagegram.files import atomic, read_json, run_lock, write_json
-from imagegram.index.builders import BUILDERS, build_table, find_tg_build_index
-from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, changed_since, file_record
-from imagegram.index.table import MAX_TOKENS, verify_table
-from imagegram.machine import die_with_parent, memory_available
-from imagegram.tokens import SEPARATOR, TERMINATOR, IndexedImages, TokenFolder
+from imagegram.files import atomic, others_at_work, read_json, run_lock, write_json
+from imagegram.index.builders import BUILDERS, find_tg_build_index
+from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, file_record
+from imagegram.index.shards import Job, run_jobs, shard_of
+from imagegram.index.table import MAX_TOKENS
+from imagegram.machine import Processes, memory_available
+from imagegram.tokens import IndexedImages, TokenFolder
+
+DIGITS = 16  # of the hash of a request
 
 
-@dataclass(frozen=True)
-class Job:
-    """One shard to build: images `first` to `stop` of the token folders, as number `number` of `building`."""
-
-    token_folders: Sequence[Path]
-    first: int
-    stop: int
-    number: int
-    index_input: Path  # its own folder
-    building: Path
-    builder: str
-    progress: bool
-
-    @property
-    def marker(self) -> Path:
-        return self.building / f"shard-{self.number}.json"
-
-    def done(self) -> bool:
-        """Whether an earlier run finished this shard and nobody touched it since."""
-        return self.marker.exists() and all(
-            changed_since(self.building / name, entry) is None
-            for name, entry in read_json(self.marker)["files"].items()
-        )
-
-
-def write_input(images: IndexedImages, first: int, stop: int, folder: Path) -> int:
-    """Write tokenized.0 and offset.0 of images `first` to `stop`, see the top of this file; returns the tokens."""
-    n = stop - first
-    stride = images.folders[0].manifest.tokens_per_image + 1
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".tmp-*"):  # by a killed run
-        left.unlink()
-    with atomic(folder / "tokenized.0") as temporary, temporary.open("wb") as f:
-        for tokens, _ in images.chunks(first, stop):
-            if int(tokens.max()) >= TERMINATOR:
-                raise UserError(f"a token of an image is below {TERMINATOR}, here is {tokens.max()}")
-            rows = np.full((len(tokens), stride), SEPARATOR, "<u2")
-            rows[:, 1:] = tokens
-            rows.tofile(f)
-        np.array(ENDING, "<u2").tofile(f)
-    with atomic(folder / "offset.0") as temporary, temporary.open("wb") as f:
-        for start in range(0, n + 1, 1 << 20):
-            (2 * stride * np.arange(start, min(start + (1 << 20), n + 1), dtype="<u8")).tofile(f)
-        np.array([2 * (stride * n + 1)], "<u8").tofile(f)
-    return n * stride + len(ENDING)
-
-
-def build_shard(job: Job) -> None:
-    """Write the input, build and verify the table, link the corpus beside it, and leave the marker."""
-    started = time.monotonic()
-    images = IndexedImages([TokenFolder.open(path) for path in job.token_folders], trusted=True)
-    count = write_input(images, job.first, job.stop, job.index_input)
-    print(f"shard {job.number}: {job.stop - job.first} images, sorting {count} suffixes", flush=True)
-    table = job.building / f"table.{job.number}"
-    used = build_table(job.index_input, table, job.builder, job.progress)
-    built = time.monotonic()
-    for name in ("tokenized", "offset"):
-        source = job.index_input / f"{name}.0"
-        target = job.building / f"{name}.{job.number}"
-        target.unlink(missing_ok=True)
-        try:
-            target.hardlink_to(source)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, target)
-    verify_table(np.memmap(job.building / f"tokenized.{job.number}", np.dtype("<u2"), "r"), table, job.progress)
-    verified = time.monotonic()
-    files = [job.building / f"{name}.{job.number}" for name in ("tokenized", "offset", "table")]
-    times = {"seconds": round(built - started, 3), "verify_seconds": round(verified - built, 3)}
-    entries = {file.name: file_record(file) for file in files}
-    write_json(job.marker, {"images": job.stop - job.first, "builder": used} | times | {"files": entries})
-    print(
-        f"shard {job.number}: table by {used} in {built - started:.1f} s, verified in {verified - built:.1f} s",
-        flush=True,
-    )
-
-
-def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str) -> int:
+def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, processes: Processes) -> int:
     """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
+    if processes.world_size > 1 and not shard_images:
+        share = -(-len(images) // processes.world_size)
+        raise UserError(f"{processes.world_size} processes need shards to share: set SHARD_IMAGES={share} or less")
+    workers *= processes.on_this_machine
     stride = images.folders[0].manifest.tokens_per_image + 1
     step = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
@@ -136,24 +64,45 @@ def _check_space(building: Path, tokens: int, builder: str) -> None:
         raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")
 
 
-def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            build_shard(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, die_with_parent, (os.getpid(),)) as pool:
-        try:
-            for future in as_completed([pool.submit(build_shard, job) for job in jobs]):
-                future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, possibly out of memory: lower WORKERS or SHARD_IMAGES"
-            ) from None
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
+def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
+    """Make the folder in which an index grows, and remove what killed runs left of this process's share.
+
+    Returns the shards of the share that are still to be built.
+    """
+    building.mkdir(parents=True, exist_ok=True)
+    mine = {job.number for job in jobs if job.number % processes.world_size == processes.rank}
+    done = [job for job in jobs if job.done()]
+    keep = {name for job in done for name in (job.marker.name, *read_json(job.marker)["files"])}
+    for left in building.iterdir():
+        number = shard_of(left.name)
+        # What belongs to no shard is written by the first process.
+        ours = number in mine if number is not None else processes.rank == 0
+        if ours and left.name not in keep:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if done and processes.rank == 0:
+        print(f"{len(done)} of {len(jobs)} shards are finished")
+    return [job for job in jobs if job.number in mine and job not in done]
+
+
+def _missing(jobs: Sequence[Job], locks: Sequence[Path], started: float) -> bool:
+    """Wait for the other processes, which hold `locks`; whether shards are missing when all of them have ended."""
+    missing = list(jobs)
+    looked = time.monotonic()
+    while True:
+        waiting = others_at_work(locks, started)
+        missing = [job for job in missing if not job.done()]
+        if not missing:
+            return False
+        if not waiting:
+            print(
+                f"{len(missing)} of {len(jobs)} shards are missing: other processes have ended or not begun; "
+                "the same command, with any number of processes, goes on from the finished shards"
+            )
+            return True
+        if time.monotonic() - looked > 60:
+            print(f"waiting for {len(missing)} shards of other processes", flush=True)
+            looked = time.monotonic()
+        time.sleep(0.5)
 
 
 def _finished(out: Path, digest: str) -> Index | None:
@@ -164,24 +113,6 @@ def _finished(out: Path, digest: str) -> Index | None:
     except UserError as error:
         print(f"not kept: {error}")
     return None
-
-
-def _resume(building: Path, digest: str, jobs: Sequence[Job]) -> list[Job]:
-    """Make or clean the folder in which an index grows; returns the jobs still to do."""
-    asked = building / "request.json"
-    if not (asked.exists() and read_json(asked) == digest):
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        write_json(asked, digest)
-    done = [job for job in jobs if job.done()]
-    keep = {asked.name, *(job.marker.name for job in done)}
-    keep |= {name for job in done for name in read_json(job.marker)["files"]}
-    for left in building.iterdir():  # by a killed run
-        if left.name not in keep:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if done:
-        print(f"{len(done)} of {len(jobs)} shards are finished")
-    return [job for job in jobs if job not in done]
 
 
 def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedImages) -> None:
@@ -219,30 +150,34 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
     write_json(building / "index.json", info)
 
 
-def _build(
+def _jobs(
     building: Path,
-    digest: str,
-    folders: Sequence[TokenFolder],
+    images: IndexedImages,
     index_input: Path,
     builder: str,
-    shard_images: int,
-    workers: int,
-) -> None:
-    """Build all shards in `building`, and complete it with index.json."""
-    images = IndexedImages(folders)
-    step = _plan(images, shard_images, workers, builder)
+    step: int,
+    progress: bool,
+) -> list[Job]:
+    """The shards of `step` images each."""
     parts = [(first, min(first + step, len(images))) for first in range(0, len(images), step)]
     inputs = [index_input if len(parts) == 1 else index_input / f"shard-{i}" for i in range(len(parts))]
-    token_folders = [folder.path for folder in folders]
-    jobs = [
-        Job(token_folders, *part, i, source, building, builder, progress=workers == 1)
+    token_folders = [folder.path for folder in images.folders]
+    return [
+        Job(token_folders, *part, i, source, building, builder, progress)
         for i, (part, source) in enumerate(zip(parts, inputs, strict=True))
     ]
-    todo = _resume(building, digest, jobs)
-    todo_tokens = (folders[0].manifest.tokens_per_image + 1) * sum(job.stop - job.first for job in todo)
-    _check_space(building, todo_tokens, builder)
-    _run_jobs(todo, workers)
-    _finish(building, digest, jobs, images)
+
+
+def _build_share(
+    building: Path, jobs: Sequence[Job], images: IndexedImages, workers: int, processes: Processes
+) -> None:
+    """Build this process's share of the shards in `building`."""
+    todo = _clean(building, jobs, processes)
+    for job in todo:
+        images.check(job.first, job.stop)
+    unfinished = sum(job.images for job in jobs if not job.done())
+    _check_space(building, (images.folders[0].manifest.tokens_per_image + 1) * unfinished, jobs[0].builder)
+    run_jobs(todo, workers)
 
 
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
@@ -260,6 +195,43 @@ def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -
             raise UserError(f"the index {out} and {kept} lie in each other: choose another folder for the index")
 
 
+def lock_name(out: Path, rank: int) -> str:
+    """The lock of a process that builds `out`, in the folder above."""
+    return f".lock-{out.name}-{rank}" if rank else f".lock-{out.name}"
+
+
+def _growing(out: Path, digest: str, clear_others: bool) -> Path:
+    """The folder in which the index of a request grows, until it is put in the place of `out`.
+
+    Every request has its own, so that no process has to wait until another has cleared it. `clear_others` removes
+    those of other requests, and what a run killed at its very end left.
+    """
+    start = f".building-{out.name}"
+    building = out.parent / f"{start}-{digest}"
+    if clear_others:
+        for left in (
+            *out.parent.glob(f"{start}-{'[0-9a-f]' * DIGITS}"),
+            out.parent / start,
+            out.parent / f".old-{out.name}",
+        ):
+            if left != building:
+                shutil.rmtree(left, ignore_errors=True)
+    return building
+
+
+def _put_in_place(building: Path, out: Path) -> None:
+    """Replace `out` by the finished index in `building`."""
+    old = out.parent / f".old-{out.name}"
+    keep = {"index.json", *read_json(building / "index.json")["files"]}
+    for file in building.iterdir():
+        if file.name not in keep:
+            file.unlink()
+    if out.exists():
+        out.rename(old)
+    building.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def build_index(
     token_folders: Sequence[Path],
     index_input: Path,
@@ -275,6 +247,25 @@ def build_index(
     Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then is what it was.
     A folder `out` is replaced only where it holds an index. A link is followed: its target is replaced, the link stays.
     """
+    index = build_share(token_folders, index_input, out, builder, shard_images, workers, Processes())
+    assert index is not None  # one process builds all of it
+    return index
+
+
+def build_share(
+    token_folders: Sequence[Path],
+    index_input: Path,
+    out: Path,
+    builder: str,
+    shard_images: int,
+    workers: int,
+    processes: Processes,
+) -> Index | None:
+    """`build_index` by several processes on a shared folder: every `world_size`-th shard, from `rank` on.
+
+    The first process waits for the others, completes the index and returns it. None: shards are missing, or it was not
+    for this process to wait. A shard's bytes depend on its images alone: another number of processes may go on.
+    """
     _check_places(token_folders, index_input, out)
     shown = out
     out = out.resolve() if out.is_symlink() else out
@@ -287,25 +278,35 @@ def build_index(
     for folder in folders:
         folder.check_readable()
     request = FORMAT, [folder.contents() for folder in folders], shard_images
-    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
-    with run_lock(out.parent, f".lock-{out.name}"), run_lock(index_input):
-        old, building = (out.parent / f".{what}-{out.name}" for what in ("old", "building"))
-        shutil.rmtree(old, ignore_errors=True)  # of a run killed at its very end
+    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
+
+    first = processes.rank == 0
+    input_lock = ".lock" if first else f".lock-{processes.rank}"
+    with run_lock(out.parent, lock_name(out, processes.rank)), run_lock(index_input, input_lock):
+        building = _growing(out, digest, clear_others=first)
         if index := _finished(out, digest):
-            print(f"{shown} is finished, nothing to build")
+            if first:
+                print(f"{shown} is finished, nothing to build")
             return index
         started = time.monotonic()
         if not _finished(building, digest):  # it is where a run was killed before the next lines
-            _build(building, digest, folders, index_input, builder, shard_images, workers)
-        keep = {"index.json", *read_json(building / "index.json")["files"]}
-        for file in building.iterdir():
-            if file.name not in keep:
-                file.unlink()
-        if out.exists():
-            out.rename(old)
-        building.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+            images = IndexedImages(folders)
+            step = _plan(images, shard_images, workers, builder, processes)
+            jobs = _jobs(building, images, index_input, builder, step, progress=first and workers == 1)
+            _build_share(building, jobs, images, workers, processes)
+            locks = [out.parent / lock_name(out, rank) for rank in range(1, processes.world_size)]
+            if not first or _missing(jobs, locks, started):
+                return None
+            _finish(building, digest, jobs, images)
+        elif not first:
+            return None
+        _put_in_place(building, out)
     index = Index.open(out)
+    _print_summary(shown, index, time.monotonic() - started)
+    return index
+
+
+def _print_summary(shown: Path, index: Index, seconds: float) -> None:
     summary(
         index=shown,
         images=index.num_images,
@@ -313,6 +314,5 @@ def build_index(
         builder=index.info["builder"],
         build_seconds=index.info["seconds"],
         verify_seconds=index.info["verify_seconds"],
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
-    return index

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.files import sha256
 from imagegram.index import build as indexing
-from imagegram.index import builders
+from imagegram.index import builders, shards
 from imagegram.index.build import build_index
 from imagegram.index.builders import build_with_infini_gram, find_infini_gram
 from imagegram.index.engine import open_fastgram
@@ -131,7 +131,7 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
     right = files_of(index_of(tmp_path, tokens, shard_images=10).path)
     arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "divsufsort", 10
-    verify, calls = indexing.verify_table, []
+    verify, calls = shards.verify_table, []
 
     def fourth_time_unlucky(*args: object) -> None:
         calls.append(args)
@@ -139,10 +139,10 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
             raise KeyboardInterrupt
         verify(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(indexing, "verify_table", fourth_time_unlucky)
+    monkeypatch.setattr(shards, "verify_table", fourth_time_unlucky)
     with pytest.raises(KeyboardInterrupt):
         build_index(*arguments)
-    building = tmp_path / ".building-again"
+    (building,) = tmp_path.glob(".building-again-*")
     table = building / "table.1"
     data = table.read_bytes()
     if damage == "flipped bit":
