@@ -133,21 +133,23 @@ def run_night(plan: Plan) -> None:
 
     # Imported here, so that --help and a finished night need not wait for torch.
     from imagegram.files import remove_leftovers, run_lock
-    from imagegram.index.build import build_index
     from imagegram.overnight.log import logged
-    from imagegram.overnight.night import generate_all, new_night, tokenize_all
+    from imagegram.overnight.needs import check_machine, needs_of
+    from imagegram.overnight.night import generate_all, index_all, new_night, refuse_replacing, tokenize_all
 
+    check_machine(needs_of(plan))
     with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
         remove_leftovers(plan.out)
         night = new_night(plan, command)
+        refuse_replacing(plan, night)
 
         print("1. Tokenize")
-        folders = tokenize_all(plan)
+        folders = tokenize_all(plan, night)
 
         print("2. Build the index")
-        index = build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
+        index = index_all(plan, night, folders)
 
         print("3. Generate")
         generate_all(plan, night, folders, index)
@@ -155,8 +157,8 @@ def run_night(plan: Plan) -> None:
         closing(plan, started)
         if night.failed:
             raise UserError(
-                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} samplers are "
-                f"finished, see {plan.out / 'report.html'}; the same command tries again"
+                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
+                f"{len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same command tries again"
             )
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 import overnight_run
 from imagegram import generating, tokenizing
-from imagegram.cli import run_script
+from imagegram.cli import UserError, run_script
 from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.measure import coherence
@@ -37,7 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
-    monkeypatch.setattr("imagegram.overnight.dry_run.load_codec", lambda name: codec)
+    monkeypatch.setattr("imagegram.overnight.needs.load_codec", lambda name: codec)
     monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
     samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
@@ -157,6 +158,9 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
 ) -> None:
     def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
         if request.settings.context == 9:
+            out.mkdir(parents=True)
+            (out / ".lock").touch()
+            (out / "image_0000.png").touch()
             raise fault
         return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
 
@@ -165,14 +169,107 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
         assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert f"error: copies: {fault}" in said.err
-    assert "copies failed, as said above; 2 samplers are finished" in said.err.splitlines()[-1]
+    assert "copies failed, as said above; 2 of 3 samplers finished" in said.err.splitlines()[-1]
     assert ("Traceback" in said.err) == isinstance(fault, RuntimeError)  # a fault of the program says where
     assert str(fault) in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "generated" / "copies-seed0").exists()  # a full disk has room for the page again
     log = (tmp_path / "night.log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: copies: ", log, re.MULTILINE)
     assert "ended by UserError: copies failed" in log
     assert run(tmp_path) == 0  # the same command tries again
     assert "copies failed" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_sampler_that_is_impossible_is_named_and_the_others_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samplers = {"class-77": Settings("soft", label=77), "one": Settings("aligned", context=0)}
+    monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
+    assert run(tmp_path) == 1
+    said = capsys.readouterr()
+    assert said.err.index("error: class-77: ") < said.err.index(
+        "class-77 failed, as said above; 1 samplers are finished"
+    )
+    assert said.out.count("sampler 2 of 2, one") == 1
+    assert "holds no image of class 77" in (tmp_path / "report.html").read_text()
+
+
+def test_a_data_set_that_fails_stops_the_night_and_the_page_says_why(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (finished / "report.html").read_text()
+    (finished / "night.json").unlink()
+    for name in ("tokens-0-digits", "tokens-1-shapes"):
+        (finished / name / "shard-00000.npy").unlink()
+    whole = tokenizing.tokenize_dataset
+
+    def fails(name: str, *arguments: object) -> object:
+        if name == "digits":
+            raise UserError("no <luck>")
+        return whole(name, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "tokenize_dataset", fails)
+        assert run(finished) == 1
+    assert "tokenizing digits failed, as said above: no sampler was run" in capsys.readouterr().err
+    assert (finished / "tokens-1-shapes" / "shard-00000.npy").exists()  # the rest is done
+    assert "tokenizing digits failed</b>: no &lt;luck&gt;" in (finished / "report.html").read_text()
+    assert (finished / "report-before.html").read_text() == page
+    assert run(finished) == 0
+    assert "failed</b>" not in (finished / "report.html").read_text()
+    assert not (finished / "report-before.html").exists()
+
+
+def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(dir: Path) -> object:
+        raise OSError(30, "Read-only file system")
+
+    for place, value, message in (
+        ("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1_000_000), "1 MB are free: free some"),
+        ("memory_available", lambda: 2**30, "1.0 GiB are available: end other programs, or take fewer with --images"),
+        ("tempfile.TemporaryFile", read_only, f"{tmp_path} cannot be written to (Read-only file system): give"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"imagegram.overnight.needs.{place}", value)
+            assert run(tmp_path / "out") == 1
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_of_other_settings_is_not_replaced(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = results(finished)
+    assert run(finished, "--decoded", "5") == 1
+    assert "two-seed0 holds a finished run of other settings (images: 6 -> 5): give" in capsys.readouterr().err
+    monkeypatch.setitem(overnight_run.SAMPLERS, "one", Settings("aligned", context=1))
+    assert run(finished) == 1
+    assert "one-seed0 holds a finished run of other settings (context: 0 -> 1): give" in capsys.readouterr().err
+    assert results(finished) == right
+
+
+@pytest.mark.parametrize("stop", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals
+) -> None:
+    def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
+        if request.settings.context == 9:
+            os.kill(os.getpid(), stop)
+        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(night, "generate", make)
+    before = signal.getsignal(stop)
+    try:
+        assert run(tmp_path) == 130
+    finally:
+        signal.signal(stop, before)
+    assert "the same command goes on from it" in capsys.readouterr().err
+    assert "ended by KeyboardInterrupt" in (tmp_path / "night.log").read_text()
+    assert "<b>Not finished yet</b>: copies, one." in (tmp_path / "report.html").read_text()
 
 
 def test_everything_is_checked_before_anything_is_made(

@@ -28,6 +28,24 @@ from imagegram.tokens import IndexedImages, TokenFolder
 DIGITS = 16  # of the hash of a request
 
 
+def chosen(builder: str) -> str:
+    """The builder that "auto" stands for."""
+    if builder != "auto":
+        return builder
+    return "tg_build_index" if find_tg_build_index() else "divsufsort"
+
+
+def memory_to_build(tokens: int, builder: str = "auto") -> float:
+    """Bytes of memory that one shard of `tokens` takes to build."""
+    builder = chosen(builder)
+    return BUILDERS[builder] * tokens * (1.8 if builder == "divsufsort" and tokens >= 2**30 else 1)
+
+
+def disk_to_build(tokens: int, builder: str = "auto") -> int:
+    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token."""
+    return tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
+
+
 def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, processes: Processes) -> int:
     """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
     if processes.world_size > 1 and not shard_images:
@@ -41,11 +59,10 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, 
         raise UserError(
             f"{step} images are {step * stride} tokens, a shard holds at most {MAX_TOKENS}: set SHARD_IMAGES={most}"
         )
-    if builder == "auto":
-        builder = "tg_build_index" if find_tg_build_index() else "divsufsort"
+    builder = chosen(builder)
     each = BUILDERS[builder] * workers * stride
     available = memory_available()
-    need = each * step * (1.8 if builder == "divsufsort" and step * stride >= 2**30 else 1)
+    need = workers * memory_to_build(step * stride, builder)
     if need > available:
         raise UserError(
             f"building {workers} x {step} images with {builder} needs {need / 2**30:.1f} GiB of memory, "
@@ -57,8 +74,8 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, 
 
 
 def _check_space(building: Path, tokens: int, builder: str) -> None:
-    """UserError where the disk has no room for corpora of `tokens` and their tables: 2 bytes and at most 5 a token."""
-    need = tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
+    """UserError where the disk has no room for corpora of `tokens` and their tables."""
+    need = disk_to_build(tokens, builder)
     free = shutil.disk_usage(building).free
     if free < need:
         raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")

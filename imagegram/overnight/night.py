@@ -1,20 +1,33 @@
 """A night: tokenize, index, generate with every sampler; the page is written anew after each of them."""
 
+import contextlib
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 from imagegram.cli import UserError
-from imagegram.generating import Generated, Request, generate, open_codec, reconstruct_held_out
+from imagegram.generating import (
+    Generated,
+    Request,
+    differences,
+    finished,
+    generate,
+    open_codec,
+    reconstruct_held_out,
+)
+from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.measure.control import read_control
 from imagegram.measure.prediction import held_out_figures
 from imagegram.overnight.plan import Plan
 from imagegram.report.night import FILE, HELD_OUT, Night
-from imagegram.report.page import Sources, write_page
+from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.thumbnails import Originals
 from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
@@ -23,8 +36,8 @@ from imagegram.tokens import TokenFolder
 WORKERS = -1  # loader processes; -1: one for each core
 
 
-def tokenize_all(plan: Plan) -> list[TokenFolder]:
-    """The tokens of every data set."""
+def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
+    """The tokens of every data set; UserError names those that failed when the others are tokenized."""
     folders = []
     for data in plan.data:
         options = Options(
@@ -35,8 +48,58 @@ def tokenize_all(plan: Plan) -> list[TokenFolder]:
             label_column=data.label_column,
             workers=WORKERS,
         )
-        folders.append(tokenize_dataset(data.name, plan.token_folder(data), options))
+        try:
+            folders.append(tokenize_dataset(data.name, plan.token_folder(data), options))
+        except (UserError, OSError) as error:
+            fail(night, f"tokenizing {data.name}", error)
+    if night.failed:
+        stop(plan, night)
     return folders
+
+
+def index_all(plan: Plan, night: Night, folders: list[TokenFolder]) -> Index:
+    """The index over all of them; UserError where it cannot be built."""
+    try:
+        return build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
+    except (UserError, OSError) as error:
+        fail(night, "building the index", error)
+        stop(plan, night)
+
+
+def fail(night: Night, step: str, error: Exception) -> None:
+    """Record why a step failed, and say so."""
+    night.failed[step] = str(error) or type(error).__name__
+    print(f"error: {step}: {night.failed[step]}", file=sys.stderr)
+
+
+def stop(plan: Plan, night: Night) -> NoReturn:
+    """UserError, and a page that says why, where a step failed that all samplers depend on."""
+    with contextlib.suppress(UserError):  # a full disk: it was said on the terminal and in the log
+        night.write(plan.out)
+        write_stopped_page(plan.out, night)
+    raise UserError(
+        f"{', '.join(night.failed)} failed, as said above: no sampler was run; the same command goes on from there"
+    )
+
+
+def refuse_replacing(plan: Plan, night: Night) -> None:
+    """UserError where a finished run of other settings has the folder of a sampler."""
+    for name, settings in plan.all_settings().items():
+        folder = night.folder(plan.out, name)
+        before = finished(folder)
+        if before is None:
+            continue
+        asked = before["request"] | {
+            "settings": asdict(settings),
+            "sequences": plan.sequences,
+            "images": min(plan.decoded, plan.sequences),
+            "strips": plan.strips,
+        }
+        if changed := differences(before["request"], asked):
+            raise UserError(
+                f"{folder} holds a finished run of other settings ({changed}): give the sampler another name, choose "
+                "another --out, or delete that folder"
+            )
 
 
 def new_night(plan: Plan, command: str) -> Night:
@@ -60,8 +123,12 @@ def new_night(plan: Plan, command: str) -> Night:
 def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: Index) -> None:
     """Every sampler's images, and the page after each; what fails is named, the others are finished all the same."""
     started = time.monotonic()
-    codec = open_codec(index)
-    control = read_control(index)
+    try:
+        codec = open_codec(index)
+        control = read_control(index)
+    except UserError as error:
+        fail(night, "opening the index", error)
+        stop(plan, night)
 
     # 1) All samplers are checked before the first one is run.
     requests = {
@@ -72,23 +139,29 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         try:
             request.completed(index, codec).check(index)
         except UserError as error:
-            raise UserError(f"sampler {name}: {error}") from None
+            fail(night, name, error)
 
     # 2) What all of them are compared with.
     sources = Sources(plan.out, night, index, control, Originals(folders))
-    held_out_figures(index, control, plan.out / "bits.json")
+    try:
+        held_out_figures(index, control, plan.out / "bits.json")
+    except (UserError, OSError) as error:
+        fail(night, "held-out bits", error)
     real = Request(Settings(), plan.sequences, plan.decoded, plan.seed)
-    make_real = partial(reconstruct_held_out, index, codec, control, real, night.folder(plan.out, HELD_OUT))
-    attempt(night, HELD_OUT, make_real)
+    folder = night.folder(plan.out, HELD_OUT)
+    attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, control, real, folder))
 
     # 3) The samplers.
     for number, (name, request) in enumerate(requests.items(), 1):
+        if name in night.failed:
+            continue
         if name not in plan.samplers and not fits(plan, night, name, time.monotonic() - started):
             night.skipped.append(name)
             continue
         left = time_left(plan, night, list(requests)[number - 1 :])
         print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}{left}")
-        attempt(night, name, partial(generate, index, codec, control, request, night.folder(plan.out, name)))
+        folder = night.folder(plan.out, name)
+        attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
         night.write(plan.out)
         write_page(sources)
     if night.skipped:
@@ -99,16 +172,17 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     write_page(sources)
 
 
-def attempt(night: Night, name: str, make: Callable[[], Generated]) -> None:
-    """Make one folder of images; where that fails, name it and say why."""
+def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]) -> None:
+    """Make one folder of images; where that fails, name it and say why, and free the space that its half took."""
     started = time.monotonic()
     try:
         result = make()
     except Exception as error:
         if not isinstance(error, UserError | OSError):  # a fault of the program: say where
             traceback.print_exc()
-        night.failed[name] = str(error) or type(error).__name__
-        print(f"error: {name}: {night.failed[name]}", file=sys.stderr)
+        fail(night, name, error)
+        if (folder / ".lock").exists() and not (folder / "report.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # ours, and of no use: on a full disk the page needs the room
         return
     seconds = time.monotonic() - started
     if result.new:

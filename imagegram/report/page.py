@@ -24,6 +24,7 @@ from imagegram.report.runs import COLUMNS, Run, best_of
 from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
 from imagegram.report.walls import Wall, read_wall, shares
 
+BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
 WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
 GALLERY_COLUMNS = 32
 STITCHED = 3  # pictures whose sources are shown without pointing at them
@@ -68,7 +69,22 @@ class Sources:
 
 def write_page(sources: Sources) -> Path:
     """Write report.html into the folder of the night, from what is finished in it; returns its place."""
-    content = _content(sources)
+    path = render("page.html.j2", sources.out / "report.html", **_content(sources))
+    (sources.out / BEFORE).unlink(missing_ok=True)
+    return path
+
+
+def write_stopped_page(out: Path, night: Night) -> Path:
+    """Write a report.html that says why no sampler could be run; an earlier page with pictures is kept beside it."""
+    page = out / "report.html"
+    if page.exists() and not (out / BEFORE).exists() and any((out / "generated").glob("*/report.json")):
+        page.rename(out / BEFORE)
+    before = BEFORE if (out / BEFORE).exists() else ""
+    return render("stopped.html.j2", page, night=night, before=before)
+
+
+def render(template: str, path: Path, **content: Any) -> Path:
+    """Write a page from its template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,9 +92,8 @@ def write_page(sources: Sources) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    path = sources.out / "report.html"
     with atomic(path) as temporary:
-        temporary.write_text(environment.get_template("page.html.j2").render(**content))
+        temporary.write_text(environment.get_template(template).render(**content))
     return path
 
 
