@@ -1,7 +1,7 @@
 """The README's two pictures and the table of docs/findings.md, from a finished night.
 
-    .venv/bin/python overnight_run.py --decoded 256
-    .venv/bin/python -m benchmarks.readme_pictures data/demo --name digits
+    .venv/bin/python overnight_run.py --decoded 256 --out data/digits256
+    .venv/bin/python -m benchmarks.readme_pictures data/digits256 --name digits
 
 Writes docs/samplers_NAME.png: what a copier, the best sampler and chaos make, in the order in which it was drawn, each
 above the training images that are nearest in tokens. And docs/frontier_NAME.png: coherence against P(closer). Prints
