@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.cli import UserError
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -27,6 +30,30 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # dead already
         os._exit(1)
+
+
+@contextlib.contextmanager
+def stops_wait() -> Iterator[None]:
+    """What asks this process to stop waits until the block has ended, and raises KeyboardInterrupt then.
+
+    For blocks that fork. A signal that arrives meanwhile is handled first of all in the functions that Python runs
+    after a fork, whose exceptions are ignored: the stop would be lost.
+    """
+    if threading.current_thread() is not threading.main_thread():  # another cannot handle signals
+        yield
+        return
+    asked: list[int] = []
+    handlers = {stop: signal.getsignal(stop) for stop in STOPS}
+    handlers = {stop: handler for stop, handler in handlers.items() if handler is not signal.SIG_IGN}  # nohup
+    for stop in handlers:
+        signal.signal(stop, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def memory_available() -> int:

@@ -1,5 +1,6 @@
 """Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under torchrun as well."""
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from imagegram import tokenizing
 from imagegram.cli import UserError
 from imagegram.files import is_held
+from imagegram.machine import stops_wait
 from tests.support.fake_codec import JOB, FakeCodec
 from tests.support.together import MOUNTING, SCENARIOS
 from tests.support.tokenize import tokenize
@@ -203,6 +205,22 @@ def test_loaders_end_with_the_run_and_let_go_of_its_pipe(tmp_path: Path, stop: s
     reader.join(30)
     assert not reader.is_alive(), "a process still holds the pipe"
     assert process.wait(5) != 0
+
+
+def test_a_stop_that_arrives_during_a_fork_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    reached = []
+
+    def fork() -> None:
+        with stops_wait():
+            with contextlib.suppress(KeyboardInterrupt):  # as Python does with what is raised right after a fork
+                os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        fork()
+    assert reached
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_folders_that_cannot_be_written_are_named_in_one_line(tmp_path: Path) -> None:

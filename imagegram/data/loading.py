@@ -5,8 +5,10 @@ import errno
 import functools
 import os
 import re
+import signal
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from imagegram.cli import UserError
 from imagegram.data.pixels import preprocess
 from imagegram.data.sources import Source
-from imagegram.machine import cores, die_with_parent
+from imagegram.machine import STOPS, cores, die_with_parent, stops_wait
 
 # Ordinal, pixels uint8 [3, S, S] or None, label, reason if bad. Arrays, not tensors: these would travel through shared
 # memory, which a small /dev/shm does not hold, and whose helper threads complain when a run is stopped.
@@ -39,6 +41,12 @@ class _Preprocessed(Dataset[Item]):
             return i, None, -1, f"{type(error).__name__}: {what}"
 
 
+class _Loader(DataLoader[Item]):
+    def __iter__(self) -> Any:
+        with stops_wait():  # until all workers are forked
+            return super().__iter__()
+
+
 def load_batches(source: Source, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
     """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order asked for.
 
@@ -46,10 +54,10 @@ def load_batches(source: Source, batches: list[list[int]], size: int, workers: i
     """
     if workers < 0:
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    return DataLoader(
+    return _Loader(
         _Preprocessed(source, size),
         # Killed without a word, its parent cannot end a worker, which would hold the terminal's pipe for ever.
-        worker_init_fn=functools.partial(_end_with, os.getpid()),
+        worker_init_fn=functools.partial(_begin_worker, os.getpid(), {stop: signal.getsignal(stop) for stop in STOPS}),
         batch_sampler=batches,
         collate_fn=list,
         num_workers=workers,
@@ -57,8 +65,10 @@ def load_batches(source: Source, batches: list[list[int]], size: int, workers: i
     )
 
 
-def _end_with(parent: int, worker: int) -> None:
+def _begin_worker(parent: int, handlers: dict[signal.Signals, Any], worker: int) -> None:
     """Run first in loader process number `worker`."""
+    for stop, handler in handlers.items():
+        signal.signal(stop, handler)
     die_with_parent(parent)
 
 
