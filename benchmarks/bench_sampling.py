@@ -28,17 +28,15 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.corpora import unrelated
 from imagegram.cli import run_script, summary
-from imagegram.index.build import build_index
 from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.machine import cores
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
-from imagegram.tokens import SEPARATOR, TERMINATOR, Manifest, TokenFolder
+from imagegram.tokens import SEPARATOR, TERMINATOR
 
-LEVELS = (8, 8, 8, 5, 5, 5)  # FlexTok's, 64,000 codes
-LENGTH = 256
 CONTEXT = 10  # of the first experiments
 SAMPLERS = {  # and how many sequences are drawn at a time
     "ntd, 100,000 at a time": (Settings("ntd", CONTEXT), 100_000),
@@ -54,37 +52,6 @@ class Config:
     index: Path | None = None  # measured instead of them
     few_sequences: int = 20  # drawn one after another; the first ones find a cold cache
     repeats: int = 3
-
-
-def synthetic(folder: Path, images: int) -> Index:
-    """An index of `images` sequences, each token from a few that are common at its position or from all."""
-    rng = np.random.default_rng(0)
-    common = rng.integers(0, 64_000, (LENGTH, 2000))
-    manifest = Manifest(
-        dataset="synthetic",
-        split="train",
-        fingerprint="0",
-        images=images,
-        codec="synthetic",
-        revision="0",
-        precision="none",
-        tokens_per_image=LENGTH,
-        vocab_size=64_000,
-        levels=LEVELS,
-        image_size=256,
-        preprocessing="none",
-        held_out_share=0.0,
-        shard_size=25_000,
-    )
-    tokens = TokenFolder.create(folder / "tokens", manifest)
-    for shard in range(tokens.shards):
-        n = len(tokens.range(shard))
-        ranks = (2000 * rng.random((n, LENGTH)) ** 3).astype(np.int64)
-        rows = np.where(
-            rng.random((n, LENGTH)) < 0.9, common[np.arange(LENGTH), ranks], rng.integers(0, 64_000, (n, LENGTH))
-        )
-        tokens.write(shard, rows, np.zeros(n, np.int64), {}, 1.0)
-    return build_index([folder / "tokens"], folder / "input", folder / "index", "divsufsort")
 
 
 def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
@@ -167,7 +134,7 @@ def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) ->
 
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.open(config.index) if config.index else synthetic(Path(folder), config.images)
+        index = Index.open(config.index) if config.index else unrelated(Path(folder), config.images)
         engine = Engine(index)
         print(f"{index.num_images} images of {index.tokens_per_image} tokens, {cores()} cores")
 

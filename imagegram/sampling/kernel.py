@@ -25,26 +25,67 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegram.index.folder import Index
-from imagegram.sampling.kernel_metric import MAX_PAIRS, Kernel, choose_device, digits_of, open_kernel
+from imagegram.sampling.kernel_metric import FAR, MAX_PAIRS, Kernel, choose_device, digits_of, open_kernel
 from imagegram.sampling.matches import Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
 
+CACHE = 1 << 19  # votes that stay in the cache of a core, 2 MB
+LEAST_TILE = 512  # images
+
 
 class Library:
-    """The indexed images as a kernel sees them, ready for many sequences."""
+    """The indexed images as a kernel sees them, ready to vote for many sequences, one place after another."""
 
     def __init__(self, index: Index, model: Kernel):
-        device = model.codes.device
         self.model = model
-        self.digits = digits_of(index.tokens, index.levels, device).T.contiguous()  # uint8 [F, N]
-        self.embedded = model.embed(self.digits.T)  # float32 [F, N]
+        self.device = model.codes.device
+        self.digits = digits_of(index.tokens, index.levels, self.device).T.contiguous()  # uint8 [F, N]
+        self.position = -1  # of the token whose context is at hand
+        self.context = torch.empty(0, device=self.device)  # [C, N], where the digits before that token's last lie
+        self.squares = self.context
+
+    def _enter(self, position: int) -> None:
+        """Have the context of a token at hand: that of its last digit begins with those of the others."""
+        if position == self.position:
+            return
+        places = self.model.contexts[(position + 1) * self.model.digits - 1]
+        self.context = self.model.codes_of(places).gather(1, self.digits[places].long())
+        self.squares = self.context.square()
+        self.position = position
+
+    def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The votes for n sequences, not scaled to a sum of 1: [n, N], and those for each digit: [n, values].
+
+        queries: [>= place, n] of `embed`; own [n]: an image that must say nothing.
+        """
+        model = self.model
+        self._enter(place // model.digits)
+        x = queries[model.contexts[place]].T  # [n, C]
+        count = x.shape[1]
+        weight = model.weights(place)
+        norms = weight @ self.squares[:count]
+        distance = torch.addmm(norms[None], -2 * x * weight, self.context[:count])  # less that of x to 0
+        if own is not None:
+            distance.scatter_(1, own[:, None], FAR)
+        nearest = distance.amin(1, keepdim=True)
+        scale = model.width(place, nearest + (x.square() @ weight)[:, None])
+
+        # A tile of the matrix is turned into votes and summed while it is in the cache.
+        own_digits = nn.functional.one_hot(self.digits[place].long(), model.allowed.shape[1]).to(distance.dtype)
+        sums = torch.zeros(len(x), own_digits.shape[1], device=self.device)
+        tile = max(LEAST_TILE, CACHE // len(x))
+        for first in range(0, distance.shape[1], tile):
+            part = distance[:, first : first + tile]
+            part.sub_(nearest).div_(-scale).exp_()
+            sums.addmm_(part, own_digits[first : first + tile])
+        return distance, sums
 
     def probabilities(
         self, place: int, queries: Tensor, step: float, own: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The votes [n, N] and the distribution of the digit [n, values], after `queries` [place, n] of `embed`."""
-        votes = self.model.votes(place, queries, self.embedded, own)
-        return votes, self.model.probabilities(place, votes, self.digits[place], step)
+        """The votes [n, N], not scaled, and the distribution of the digit [n, values], after `queries` [place, n]."""
+        votes, sums = self.votes(place, queries, own)
+        return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
 
 
 def kernel_probabilities(
@@ -126,14 +167,14 @@ def kernel_matches(
         before = position * model.digits
         if position:  # what was drawn may differ from what was offered: given tokens, a class
             digits = digits_of(drawn[:, position - 1 : position], index.levels, device)
-            places = slice(before - model.digits, before)
-            queries[places] = model.codes[places].gather(1, digits.T.long())
+            places = range(before - model.digits, before)
+            queries[places.start : places.stop] = model.codes_of(places).gather(1, digits.T.long())
         tokens = np.zeros(len(drawn), np.int64)
         for d in range(model.digits):
             with torch.inference_mode():
                 votes, p = library.probabilities(before + d, queries, settings.step)
                 digit = _draw_digit(p, settings, rng)
-                queries[before + d] = model.codes[before + d][torch.from_numpy(digit).to(device)]
+                queries[before + d] = model.codes[model.row(before + d)][torch.from_numpy(digit).to(device)]
             tokens += digit * radix[d]
         place = before + model.digits - 1
         steps = model.steps(place, settings.step)[:, torch.from_numpy(digit).to(device)]  # [from, n]

@@ -1,6 +1,7 @@
 """The metric of the kernel n-gram (kernel.py has the formula): what is fitted, how, and where it is kept."""
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,14 @@ from imagegram.sampling.codes import fsq_digits
 FORMAT = 2  # of the stored fit; another one is fitted again
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
+OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS  # have numbers of their own; all later tokens share one set of them
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
 STEPS = 120  # of the optimizer
 BATCH = 64  # training images predicted in a step
 LIBRARY = 16_384  # training images that predict in a step, at most
+LONG_BATCH = 16  # the same for images whose tokens share numbers, which has each step see
+LONG_LIBRARY = 4096
+LATER_PLACES = 48  # of the places that share them, drawn anew
 LEARNING_RATE = 0.07
 EPS = 0.3
 NARROWER = 1.25  # times the weights of the metric, one try after another, where the corpus is larger than the library
@@ -34,10 +39,11 @@ PLACES_AT_ONCE = 48  # of the gradient: bounds its memory
 class Kernel(nn.Module):
     """The fitted numbers. A place f = token position * digits + digit is one of F = tokens_per_image * len(levels).
 
-    context: int64 [F, C], the earlier places that place f listens to, padded with -1.
+    Places after the first OWN_TOKENS tokens listen to as many earlier ones each, and share the numbers of the last of R
+    rows: 24 tokens back counts alike for all of them. Images that short have R = F, a row for every place.
     """
 
-    allowed: Tensor  # bool [F, values]: a digit is below its level
+    allowed: Tensor  # bool [R, values]: a digit is below its level
     unigram: Tensor  # [F, values]
 
     def __init__(self, levels: tuple[int, ...], tokens_per_image: int):
@@ -45,88 +51,134 @@ class Kernel(nn.Module):
         self.levels = levels
         self.digits = len(levels)
         self.places = tokens_per_image * self.digits
+        self.rows = min(tokens_per_image, OWN_TOKENS + 1) * self.digits
         values = max(levels)
 
         # Digits as FSQ codes in [-1, 1], to begin with.
-        codes = torch.zeros(self.places, values)
-        allowed = torch.zeros(self.places, values, dtype=torch.bool)
-        for place in range(self.places):
+        codes = torch.zeros(self.rows, values)
+        allowed = torch.zeros(self.rows, values, dtype=torch.bool)
+        for place in range(self.rows):
             level = levels[place % self.digits]
             codes[place, :level] = (torch.arange(level) - level // 2) / (level // 2)
             allowed[place, :level] = True
-        self.codes = nn.Parameter(codes)  # [F, values]
+        self.codes = nn.Parameter(codes)  # [R, values]
         self.register_buffer("allowed", allowed)
 
         self.contexts = [earlier_places(place, self.digits) for place in range(self.places)]
         longest = max(len(context) for context in self.contexts)
-        weights = torch.full((self.places, longest), -math.inf)
-        for place, context in enumerate(self.contexts):
+        weights = torch.full((self.rows, longest), -math.inf)
+        for place, context in enumerate(self.contexts[: self.rows]):
             position = place // self.digits
             same = torch.tensor([other // self.digits == position for other in context], dtype=torch.bool)
             # Later tokens are predicted from more tokens, each of which then says less.
             weights[place, : len(context)] = torch.where(same, math.log(3), math.log(max(0.3, 20 / 1.2**position)))
-        self.log_weights = nn.Parameter(weights)  # [F, C]
+        self.log_weights = nn.Parameter(weights)  # [R, C]
 
         squares = (codes[:, :, None] - codes[:, None, :]).square()
-        self.step_logits = nn.Parameter(-squares / 0.07)  # [F, from, to]
-        self.share_logits = nn.Parameter(torch.tensor([[3.0, 0.0, 0.0]]).repeat(self.places, 1))  # [F, 3]
-        self.widening = nn.Parameter(torch.zeros(self.places))  # [F], the exponent g
+        self.step_logits = nn.Parameter(-squares / 0.07)  # [R, from, to]
+        self.share_logits = nn.Parameter(torch.tensor([[3.0, 0.0, 0.0]]).repeat(self.rows, 1))  # [R, 3]
+        # Where tokens share their numbers the width is the same everywhere: a vote depends on its own image alone.
+        self.widening = nn.Parameter(torch.zeros(self.rows), requires_grad=not self.shared)  # [R], the exponent g
         self.register_buffer("unigram", torch.zeros(self.places, values))
+
+    @property
+    def shared(self) -> bool:
+        """Whether places share rows."""
+        return self.rows < self.places
+
+    def row(self, place: int) -> int:
+        """Where the numbers of a place stand."""
+        return place if place < self.rows else self.rows - self.digits + place % self.digits
+
+    def codes_of(self, places: Sequence[int]) -> Tensor:
+        """Where the digits of some places lie: [places, values]."""
+        return self.codes[[self.row(place) for place in places]]
 
     def embed(self, digits: Tensor) -> Tensor:
         """Digits [n, F'] of the first F' places -> their places on the line, float32 [F', n]."""
-        count = digits.shape[1]
-        return self.codes[:count].gather(1, digits.T.long())
+        return self.codes_of(range(digits.shape[1])).gather(1, digits.T.long())
+
+    def weights(self, place: int) -> Tensor:
+        """What each place of `contexts[place]` weighs: [C]."""
+        return self.log_weights[self.row(place), : len(self.contexts[place])].exp()
 
     def votes(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
-        """How much each of N images says about `place` of n sequences: [n, N], each row sums to 1.
+        """How much each of N images says about `place` of n sequences: [n, N], each row sums to 1."""
+        distance = self.distances(place, queries, library, own)
+        return torch.softmax(-distance / self.width(place, distance.detach().amin(1, keepdim=True)), 1)
+
+    def distances(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
+        """How far N images are from n sequences, for what follows at `place`: [n, N].
 
         queries: [>= place, n] and library: [F, N], both of `embed`; own [n]: an image that must say nothing.
         """
         context = torch.tensor(self.contexts[place], dtype=torch.long, device=library.device)
         x = queries[context].T  # [n, C]
         y = library[context]  # [C, N]
-        weight = self.log_weights[place, : len(context)].exp()  # [C]
+        weight = self.weights(place)
         distance = (x.square() @ weight)[:, None] - 2 * (x * weight) @ y + (weight @ y.square())[None]
         distance = distance.clamp(min=0)
-        if own is not None:
-            distance = distance.scatter(1, own[:, None], FAR)
-        nearest = distance.detach().amin(1, keepdim=True)
-        return torch.softmax(-distance / (nearest + EPS) ** self.widening[place], 1)
+        return distance if own is None else distance.scatter(1, own[:, None], FAR)
+
+    def width(self, place: int, nearest: Tensor) -> Tensor:
+        """What the distances are divided by where the nearest image is that far away: [n, 1] -> [n, 1]."""
+        return (nearest.clamp(min=0) + EPS) ** self.widening[self.row(place)]
 
     def steps(self, place: int, step: float = 1.0) -> Tensor:
         """The chance that a source's digit becomes another: [from, to]. `step` 0 keeps it as it is."""
-        allowed = self.allowed[place]
+        allowed = self.allowed[self.row(place)]
         if step == 0:
             return torch.eye(len(allowed), device=allowed.device)
-        logits = (self.step_logits[place] / step).masked_fill(~allowed[None], -math.inf)
+        logits = (self.step_logits[self.row(place)] / step).masked_fill(~allowed[None], -math.inf)
         return logits.softmax(1)
 
     def shares(self, place: int, step: float = 1.0) -> Tensor:
         """The shares of the votes, of the unigram and of the uniform floor: [3]. `step` scales the last two as well."""
-        shares = self.share_logits[place].softmax(0)
+        shares = self.share_logits[self.row(place)].softmax(0)
         rest = shares[1:] * min(step, 1.0)
         return torch.cat([1 - rest.sum(0, keepdim=True), rest])
+
+    def log2_probabilities(
+        self, queries: Tensor, library: Tensor, places: Sequence[int], own: Tensor | None = None
+    ) -> Tensor:
+        """log2 of the probability of the digits of `queries` [n, F] at `places`, after those before: [n, places].
+
+        library: the digits [N, F] of the images that vote; own [n]: of these, one that must say nothing.
+        """
+        stop = max(places) + 1
+        x = self.embed(queries[:, :stop])
+        y = self.embed(library[:, :stop])
+        result = []
+        for place in places:
+            votes = self.votes(place, x, y, own)
+            p = self.probabilities(place, votes, library[:, place])
+            result.append(p.gather(1, queries[:, place : place + 1].long())[:, 0].log2())
+        return torch.stack(result, 1)
 
     @torch.no_grad()
     def listening(self) -> Tensor:
         """Which position listens to which: [L, L], rows sum to 1. Row i: the share of the distance that decides the
         votes at position i which comes, on average over images, from the digits of each position up to i itself."""
-        mean = (self.unigram * self.codes).sum(1)
-        spread = (self.unigram * self.codes.square()).sum(1) - mean.square()  # [F], of two images: twice as much
+        codes = self.codes_of(range(self.places))
+        mean = (self.unigram * codes).sum(1)
+        spread = (self.unigram * codes.square()).sum(1) - mean.square()  # [F], of two images: twice as much
         shares = torch.zeros(self.places, self.places)
         for place, context in enumerate(self.contexts):
-            shares[place, context] = self.log_weights[place, : len(context)].exp() * spread[context]
+            shares[place, context] = self.weights(place) * spread[context]
         length = self.places // self.digits
         by_position = shares.view(length, self.digits, length, self.digits).sum((1, 3))
         return by_position / by_position.sum(1, keepdim=True).clamp(min=1e-12)
 
     def probabilities(self, place: int, votes: Tensor, digits: Tensor, step: float = 1.0) -> Tensor:
         """The distribution of the digit at `place`: [n, values]. votes [n, N]; digits [N]: the images' own."""
-        values = self.codes.shape[1]
-        sources = votes @ nn.functional.one_hot(digits.long(), values).to(votes.dtype)  # [n, values]
+        sources = votes @ nn.functional.one_hot(digits.long(), self.allowed.shape[1]).to(votes.dtype)
+        return self.mixture(place, sources, step)
+
+    def mixture(self, place: int, sources: Tensor, step: float = 1.0) -> Tensor:
+        """The same from the votes for each digit [n, values]: they step, and unigram and floor join them."""
+        allowed = self.allowed[self.row(place)]
         shares = self.shares(place, step)
-        floor = self.allowed[place] / self.allowed[place].sum()
+        floor = allowed / allowed.sum()
         return shares[0] * (sources @ self.steps(place, step)) + shares[1] * self.unigram[place] + shares[2] * floor
 
 
@@ -137,7 +189,13 @@ def earlier_places(place: int, digits: int) -> list[int]:
     return [other for other in range(place) if other // digits < FIRST_TOKENS or other // digits >= recent]
 
 
-def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device, seed: int = 0) -> Kernel:
+def fit(
+    tokens: NDArray[np.uint16],
+    levels: tuple[int, ...],
+    device: torch.device,
+    seed: int = 0,
+    kind: type[Kernel] = Kernel,
+) -> Kernel:
     """Fit a kernel to training images [N, L] by their leave-one-out likelihood, with a progress line.
 
     A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N. Where N is
@@ -148,9 +206,10 @@ def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.devic
         raise UserError(
             f"{n} images are too few to fit the kernel sampler, it needs {LEAST_IMAGES}: take another method"
         )
-    model = Kernel(levels, tokens.shape[1]).to(device)
+    model = kind(levels, tokens.shape[1]).to(device)
     _count_unigram(model, tokens)
-    size = min(n, LIBRARY if model.places <= 4 * PLACES_AT_ONCE else LIBRARY // 4)
+    size = min(n, LONG_LIBRARY if model.shared else LIBRARY)
+    batch = min(LONG_BATCH if model.shared else BATCH, size)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     bar = trange(STEPS, desc="fitting the kernel", unit="step")
@@ -160,12 +219,12 @@ def fit(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.devic
             group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
         rows = rng.choice(n, size, replace=False)
         digits = digits_of(tokens[rows], levels, device)
-        own = torch.arange(min(BATCH, size), device=device)
+        own = torch.arange(batch, device=device)
         optimizer.zero_grad()
         bits = 0.0
-        for first in range(0, model.places, PLACES_AT_ONCE):
-            places = range(first, min(first + PLACES_AT_ONCE, model.places))
-            loss = -log2_probabilities(model, digits[: len(own)], digits, places, own).sum(1).mean() / tokens.shape[1]
+        for places, times in _places_of_a_step(model, rng):
+            logs = model.log2_probabilities(digits[:batch], digits, places, own)
+            loss = -times * logs.sum(1).mean() / tokens.shape[1]
             loss.backward()
             bits += loss.item()
         optimizer.step()
@@ -185,12 +244,13 @@ def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator)
     """
     device = model.codes.device
     digits = digits_of(tokens, model.levels, device)
-    rows = torch.from_numpy(rng.choice(len(tokens), BATCH, replace=False)).to(device)
+    batch = LONG_BATCH if model.shared else BATCH
+    rows = torch.from_numpy(rng.choice(len(tokens), batch, replace=False)).to(device)
     parts = rows.split(max(1, MAX_PAIRS // len(tokens)))
     best = math.inf
     with tqdm(desc="narrowing it to all images", unit="try") as bar:
         while True:
-            logs = [log2_probabilities(model, digits[part], digits, range(model.places), part) for part in parts]
+            logs = [model.log2_probabilities(digits[part], digits, range(model.places), part) for part in parts]
             bits = -torch.cat(logs).sum(1).mean().item() / tokens.shape[1]
             bar.update()
             if bits >= best:
@@ -199,6 +259,20 @@ def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator)
             bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
             model.log_weights.add_(math.log(NARROWER))
     model.log_weights.sub_(math.log(NARROWER))  # the last try was one too many
+
+
+def _places_of_a_step(model: Kernel, rng: np.random.Generator) -> Iterator[tuple[list[int], float]]:
+    """The places predicted in a step, some at a time, and how often they count.
+
+    Of those that share their numbers a few stand for all of them.
+    """
+    first = model.rows if not model.shared else model.rows - model.digits
+    for start in range(0, first, PLACES_AT_ONCE):
+        yield list(range(start, min(start + PLACES_AT_ONCE, first))), 1.0
+    if model.shared:
+        later = model.places - first
+        few = min(LATER_PLACES, later)
+        yield sorted(first + rng.choice(later, few, replace=False)), later / few
 
 
 def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
@@ -215,22 +289,8 @@ def _count_unigram(model: Kernel, tokens: NDArray[np.uint16]) -> None:
     digits = fsq_digits(few, model.levels).reshape(len(few), -1)
     for place in range(model.places):
         counts = np.bincount(digits[:, place], minlength=model.codes.shape[1]) + 0.1
-        counts *= model.allowed[place].cpu().numpy()
+        counts *= model.allowed[model.row(place)].cpu().numpy()
         model.unigram[place] = torch.from_numpy(counts / counts.sum())
-
-
-def log2_probabilities(
-    model: Kernel, queries: Tensor, library: Tensor, places: range, own: Tensor | None = None, step: float = 1.0
-) -> Tensor:
-    """log2 of the probability of the digits of `queries` [n, F] at `places`, after the digits before: [n, places]."""
-    x = model.embed(queries[:, : places.stop])
-    y = model.embed(library[:, : places.stop])
-    result = []
-    for place in places:
-        votes = model.votes(place, x, y, own)
-        p = model.probabilities(place, votes, library[:, place], step)
-        result.append(p.gather(1, queries[:, place : place + 1].long())[:, 0].log2())
-    return torch.stack(result, 1)
 
 
 def fit_file(index: Index) -> Path:

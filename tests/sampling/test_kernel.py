@@ -10,11 +10,13 @@ from scipy.stats import chisquare
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
+from imagegram.sampling import kernel
 from imagegram.sampling import kernel_metric as module
 from imagegram.sampling.codes import fsq_digits
 from imagegram.sampling.kernel import kernel_probabilities
 from imagegram.sampling.kernel_metric import (
     EPS,
+    OWN_TOKENS,
     Kernel,
     earlier_places,
     fit,
@@ -46,24 +48,30 @@ def index(tmp_path: Path) -> Index:
     return index_of(tmp_path, related(120))
 
 
-def by_hand(model: Kernel, training: NDArray[np.integer], row: NDArray[np.integer], step: float) -> list[float]:
+def by_hand(model: Kernel, training: NDArray[np.integer], image: NDArray[np.integer], step: float) -> list[float]:
     """The formula of the docstring in loops: the probability of every token of one sequence."""
     y = fsq_digits(training, LEVELS).reshape(len(training), -1)
-    x = fsq_digits(row, LEVELS).ravel()
+    x = fsq_digits(image, LEVELS).ravel()
     codes, log_weights = model.codes.double().numpy(), model.log_weights.double().numpy()
-    result = np.ones(len(row))
+    result = np.ones(len(image))
+    shared = len(codes) - 3  # the first of the last three rows, which all later places share
+
+    def row_of(place: int) -> int:
+        return place if place < len(codes) else shared + place % 3
+
     for place in range(len(x)):
+        row = row_of(place)
         distances = np.zeros(len(training))
-        for weight, m in zip(np.exp(log_weights[place]), earlier_places(place, 3), strict=False):
-            distances += weight * (codes[m, x[m]] - codes[m, y[:, m]]) ** 2
-        votes = np.exp(-distances / (EPS + distances.min()) ** model.widening[place].item())
+        for weight, m in zip(np.exp(log_weights[row]), earlier_places(place, 3), strict=False):
+            distances += weight * (codes[row_of(m), x[m]] - codes[row_of(m), y[:, m]]) ** 2
+        votes = np.exp(-distances / (EPS + distances.min()) ** model.widening[row].item())
         votes /= votes.sum()
-        a, b, c = np.exp(model.share_logits[place].double().numpy())
+        a, b, c = np.exp(model.share_logits[row].double().numpy())
         a, b, c = np.array([a, b, c]) / (a + b + c)
         b, c = b * min(step, 1), c * min(step, 1)
         p = b * model.unigram[place, x[place]].item() + c / 8
         for j, vote in enumerate(votes):
-            chances = np.exp(model.step_logits[place, y[j, place]].double().numpy() / step)
+            chances = np.exp(model.step_logits[row, y[j, place]].double().numpy() / step)
             p += (1 - b - c) * vote * chances[x[place]] / chances.sum()
         result[place // 3] *= p
     return result.tolist()
@@ -77,6 +85,21 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
     assert kernel_probabilities(index, rows, Settings("kernel", step=step)) == pytest.approx(
         np.array(expected), rel=2e-4
     )
+
+
+def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "CACHE", 1)
+    monkeypatch.setattr(kernel, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
+    index = index_of(tmp_path, related(24, OWN_TOKENS + 2))
+    model = open_kernel(index, CPU)
+    assert model.rows == (OWN_TOKENS + 1) * 3 < model.places
+    rows = np.vstack([related(1, OWN_TOKENS + 2, seed=1), index.tokens[:1]]).astype(np.uint16)
+    expected = [by_hand(model, index.tokens, row, 1) for row in rows]
+    assert kernel_probabilities(index, rows, Settings("kernel")) == pytest.approx(np.array(expected), rel=1e-3)
+    # Left out, an image is foretold by the others alone.
+    others = [by_hand(model, index.tokens[1:], index.tokens[0], 1)]
+    left_out = kernel_probabilities(index, index.tokens[:1], Settings("kernel"), np.array([0]))
+    assert left_out == pytest.approx(np.array(others), rel=1e-3)
 
 
 def test_the_distribution_of_every_token_sums_to_one(index: Index) -> None:
@@ -147,7 +170,7 @@ def test_in_a_large_corpus_the_metric_is_as_narrow_as_predicts_best(monkeypatch:
 def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
     digits = torch.from_numpy(fsq_digits(tokens, LEVELS).reshape(len(tokens), -1).astype(np.uint8))
     own = torch.arange(len(tokens)) if leave_out else None
-    logs = module.log2_probabilities(model, digits, digits, range(model.places), own)
+    logs = model.log2_probabilities(digits, digits, range(model.places), own)
     return float(-logs.sum(1).mean()) / tokens.shape[1]
 
 

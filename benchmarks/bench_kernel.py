@@ -1,0 +1,123 @@
+"""Where the time of the kernel sampler goes, and whether following near images alone would spare some of it.
+
+    python -m benchmarks.bench_kernel                          # 225,000 scenes as 256 tokens, from coarse to fine
+    python -m benchmarks.bench_kernel --corpus unrelated       # as many images that have nothing in common
+    python -m benchmarks.bench_kernel --index data/index       # an index at hand, such as the digits'
+    python -m benchmarks.bench_kernel --folder data/bench      # keeps corpus and fit for the next time
+
+Some places of some training images are predicted from all others. Printed are
+
+- the time that each operation takes for a sequence, and so the sequences a second;
+- the voters: how many images a place listens to (the exponential of the entropy of its votes), and the least number
+  of them that holds all but 0.1, 0.001 and 0.000001 of the votes, medians over images. Far from all images: following
+  those would do. Nearly all of them: a sum over fewer is another number.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.corpora import CORPORA
+from imagegram.cli import UserError, run_script, summary
+from imagegram.index.folder import Index
+from imagegram.machine import cores
+from imagegram.sampling.kernel import Library, sequences_at_once
+from imagegram.sampling.kernel_metric import choose_device, digits_of, open_kernel
+
+LEFT_OUT = (1e-1, 1e-3, 1e-6)  # of the votes
+
+
+@dataclass
+class Config:
+    corpus: str = "frequencies"  # or unrelated
+    images: int = 225_000  # of it
+    folder: Path | None = None  # where it is kept; None: nowhere
+    index: Path | None = None  # measured instead of it
+    sequences: int = 64  # predicted together
+    tokens: int = 12  # positions that stand for all of them
+
+
+def open_corpus(config: Config, folder: Path) -> Index:
+    """The index that is measured, made in `folder` unless it is there."""
+    if config.index:
+        return Index.open(config.index)
+    if config.corpus not in CORPORA:
+        raise UserError(f"unknown corpus {config.corpus!r}: one of {', '.join(CORPORA)}")
+    if (folder / "index").exists():
+        return Index.open(folder / "index")
+    return CORPORA[config.corpus](folder, config.images)
+
+
+def voters(votes: torch.Tensor) -> list[float]:
+    """Of votes [n, N]: the effective number of voters, and the least numbers of them that hold all but LEFT_OUT."""
+    shares = votes.double() / votes.sum(1, keepdim=True, dtype=torch.float64)
+    effective = torch.special.entr(shares).sum(1).exp()
+    held = shares.sort(1, descending=True).values.cumsum(1)
+    return [float(effective.median()), *(float((held < 1 - left).sum(1).double().median()) + 1 for left in LEFT_OUT)]
+
+
+@torch.inference_mode()
+def profile_token(
+    library: Library, position: int, queries: torch.Tensor, own: torch.Tensor
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its last digit."""
+    digits = library.model.digits
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for place in range(position * digits, (position + 1) * digits):
+            votes, _ = library.probabilities(place, queries, 1.0, own)
+    return {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}, votes
+
+
+def measure(config: Config, index: Index) -> None:
+    """Print what the docstring of this file promises."""
+    started = time.monotonic()
+    model = open_kernel(index, choose_device())
+    fit_seconds = time.monotonic() - started
+    length = index.tokens_per_image
+    print(f"{index.num_images} images of {length} tokens, {cores()} cores, {model.codes.device}")
+
+    n = min(config.sequences, index.num_images, sequences_at_once(index.num_images))
+    rows = np.linspace(0, index.num_images - 1, n).astype(np.int64)
+    own = torch.from_numpy(rows).to(model.codes.device)
+    queries = model.embed(digits_of(index.tokens[rows], index.levels, model.codes.device))
+    library = Library(index, model)
+    positions = np.unique(np.geomspace(1, length, config.tokens).round().astype(int)) - 1
+    print(f"position: voters; least images with all votes but {', '.join(f'{left:g}' for left in LEFT_OUT)}")
+    taken: list[dict[str, float]] = []
+    for position in positions.tolist():
+        seconds, votes = profile_token(library, position, queries, own)
+        taken.append(seconds)
+        print(f"{position}: {'; '.join(f'{number:,.0f}' for number in voters(votes))}", flush=True)
+
+    # Tokens in between take what lies between.
+    names = sorted({name for seconds in taken for name in seconds})
+    whole = {
+        name: np.interp(np.arange(length), positions, [seconds.get(name, 0.0) for seconds in taken]).sum() / n
+        for name in names
+    }
+    total = sum(whole.values())
+    print(f"\nmilliseconds a sequence, {n} at a time")
+    for name in sorted(names, key=lambda name: -whole[name])[:10]:
+        print(f"  {name:<24} {1000 * whole[name]:8.1f}  {whole[name] / total:4.0%}")
+    products = sum(len(context) for context in model.contexts) * index.num_images
+    summary(
+        sequences_per_second=1 / total,
+        billion_products_a_sequence=products / 1e9,
+        votes_a_sequence=model.places * index.num_images,
+        fit_seconds=fit_seconds,
+    )
+
+
+def main(config: Config) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(config, open_corpus(config, config.folder or Path(temporary)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))
