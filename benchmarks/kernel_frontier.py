@@ -29,7 +29,7 @@ from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 
-GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.0, 0.85, 0.7, 0.5)]
+GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.2, 1.0, 0.85, 0.7, 0.5)]
 MOST_TRAINING = 1000  # distinct training images that stand for all of them
 GOAL = (0.45, 0.55)  # of P(closer)
 
