@@ -33,8 +33,6 @@ class Config:
     sampler: OmitArgPrefixes[Settings] = field(default_factory=lambda: SAMPLER)
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
     images: int = 64  # of these, decoded; 0: figures only
-    tokens: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
-    given: int = 0  # first tokens taken from held-out images and completed
     seed: int = 0  # the same seed draws the same sequences and pictures
     index: Path = Path("data/index")
     out: Path | None = None  # None: data/generated/METHOD-SETTINGS-seedSEED
@@ -48,7 +46,7 @@ def default_out(config: Config) -> Path:
     """A folder whose name carries what differs from the default, so that no run replaces another."""
     usual = Settings(config.sampler.method)
     changed = {name: value for name, value in vars(config.sampler).items() if value != getattr(usual, name)}
-    for name in ("tokens", "given", "timesteps", "guidance_scale"):
+    for name in ("timesteps", "guidance_scale"):
         if getattr(config, name):
             changed[name] = getattr(config, name)
     words = [config.sampler.method, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
@@ -72,8 +70,6 @@ def main(config: Config) -> None:
         sequences=config.sequences,
         images=config.images,
         seed=config.seed,
-        length=config.tokens,
-        given=config.given,
         strips=config.strips,
         noises=config.strips,
         timesteps=config.timesteps,

@@ -20,10 +20,14 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError, run_script, summary
 from imagegram.overnight.plan import Data, Plan, finished_before
 from imagegram.sampling.settings import Settings, sweep
+
+if TYPE_CHECKING:
+    from imagegram.report.night import Night
 
 DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index, or with --separate into one each
 
@@ -44,6 +48,8 @@ SWEEP = {
     **sweep("aligned", context=(1, 2, 3, 4), min_images=(1, 2, 5)),
     **sweep("smoothed", context=(1, 3), top_p=(0.9, 1.0)),
     **sweep("ntd", context=(1, 3, 4, 6), top_k=(0, 5)),
+    **sweep("kernel", tokens=(2, 4, 8)),  # the decoder fills in the rest
+    **sweep("kernel", given=(1, 4)),  # completes held-out images from their first tokens
 }
 
 STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
@@ -126,9 +132,9 @@ def make_plans(config: Config) -> list[Plan]:
 def run_night(plan: Plan) -> None:
     """Tokenize, index, generate; UserError names what failed when everything else is finished."""
     started = time.monotonic()
-    if finished_before(plan):
+    if night := finished_before(plan):
         print(f"{plan.out} is finished, nothing to do")
-        closing(plan, started)
+        closing(plan, night, started)
         return
 
     # Imported here, so that --help and a finished night need not wait for torch.
@@ -154,7 +160,7 @@ def run_night(plan: Plan) -> None:
         print("3. Generate")
         generate_all(plan, night, folders, index)
 
-        closing(plan, started)
+        closing(plan, night, started)
         if night.failed:
             raise UserError(
                 f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
@@ -162,11 +168,11 @@ def run_night(plan: Plan) -> None:
             )
 
 
-def closing(plan: Plan, started: float) -> None:
+def closing(plan: Plan, night: "Night", started: float) -> None:
     """Print the figures of every sampler, and where everything is."""
-    from imagegram.report.night import Night, figure_lines
+    from imagegram.report.night import figure_lines
 
-    for line in figure_lines(plan.out, Night.read(plan.out)):
+    for line in figure_lines(plan.out, night):
         print(line)
     summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
 

@@ -47,8 +47,8 @@ class Request:
     sequences: int  # sampled and measured
     images: int  # of these, decoded
     seed: int
-    length: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
-    given: int = 0  # of these, first tokens taken from held-out images
+    length: int = 0  # tokens of a sequence: those of the settings, or all
+    given: int = 0  # of these, first tokens taken from held-out images: those of the settings
     strips: int = 0  # sequences decoded from their first tokens as well, in prefixes
     noises: int = 0  # sequences decoded from several noises, in seeds
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
@@ -59,7 +59,8 @@ class Request:
         return replace(
             self,
             images=min(self.images, self.sequences),
-            length=self.length or index.tokens_per_image,
+            length=self.settings.tokens or index.tokens_per_image,
+            given=self.settings.given,
             timesteps=self.timesteps or codec.timesteps,
             guidance_scale=self.guidance_scale or codec.guidance_scale,
         )
@@ -173,7 +174,7 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
             print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
 
         started = time.monotonic()
-        samples = draw(index, control, request)
+        samples, given = draw(index, control, request)
         sampling_seconds = time.monotonic() - started
         rng = np.random.default_rng(request.seed)
         measures = measure(index, control, request, samples, rng)
@@ -185,12 +186,10 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
         if len(pictures):
             judge(index, control, decoder, request, pictures, measures, rng)
         drawings = illustrate(index, decoder, request, samples, pictures, seeds)
-        facts = describe_pictures(
-            index,
-            samples.tokens[: len(pictures)],
-            samples,
-            request.settings if request.whole(index) else None,
-        )
+        known = request.settings if request.whole(index) else None
+        facts = describe_pictures(index, samples.tokens[: len(pictures)], samples, known)
+        for fact, row in zip(facts, given, strict=False):
+            fact["given"] = control.origins[row].tolist()
 
         report = {
             "request": asked,
@@ -267,14 +266,15 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {old.get(name)} -> {new[name]}" for name in changed)
 
 
-def draw(index: Index, control: Control, request: Request) -> Samples:
-    """Sample the token sequences."""
+def draw(index: Index, control: Control, request: Request) -> tuple[Samples, NDArray[np.int64]]:
+    """Sample the token sequences; with given tokens also the held-out image that gave them to each, else nothing."""
     rng = np.random.default_rng(request.seed)
     prefix = None
+    rows = np.zeros(0, np.int64)
     if request.given:
         rows = rng.integers(0, len(control.tokens), request.sequences)
         prefix = control.tokens[rows, : request.given]
-    return sample(index, request.settings, request.sequences, rng, request.length, prefix)
+    return sample(index, request.settings, request.sequences, rng, request.length, prefix), rows
 
 
 def measure(

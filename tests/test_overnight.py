@@ -180,6 +180,22 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     assert "copies failed" not in (tmp_path / "report.html").read_text()
 
 
+def test_a_page_that_cannot_be_written_does_not_end_the_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(sources: object) -> None:
+        raise UserError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "write_page", full)
+        assert run(tmp_path) == 1
+    said = capsys.readouterr()
+    assert said.out.count("generated in") == 4  # three samplers and the held-out images
+    assert "writing the page failed, as said above; 3 of 3 samplers finished" in said.err.splitlines()[-1]
+    assert run(tmp_path) == 0
+    assert (tmp_path / "report.html").exists()
+
+
 def test_a_sampler_that_is_impossible_is_named_and_the_others_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

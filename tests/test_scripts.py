@@ -177,7 +177,7 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
 def test_the_default_folder_carries_what_differs_from_the_default() -> None:
     config = generate_images.Config()
     assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
-    config = generate_images.Config(sampler=Settings("aligned", context=3, temperature=0.5), given=2, seed=3)
+    config = generate_images.Config(sampler=Settings("aligned", context=3, temperature=0.5, given=2), seed=3)
     assert generate_images.default_out(config).name == "aligned-context3-temperature0.5-given2-seed3"
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 from imagegram.measure.copying import KINDS, RUN, aligned_runs, classify, nearest
+from imagegram.measure.memorization import two_nearest
 from imagegram.sampling.codes import fsq_digits
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.ntd import longest_runs
@@ -21,7 +22,9 @@ def describe_pictures(
 
     kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any position.
     nearest: data set and ordinal of the training image that differs in the fewest tokens, `differs`: in how many,
-    `same`: "1" for every token that equals its. With `samples` that were drawn: `steps`, how many levels of the FSQ
+    `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes` likewise, and
+    `gap_ratio`: how far it is, divided by the distance to the second nearest; below 1/3 counts as memorized (f_mem of
+    memorization.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
     code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
     row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
     With `settings` that draw whole sequences, `log2_probability` of the sequence; None where it has none.
@@ -41,6 +44,14 @@ def describe_pictures(
                 "same": "".join(map(str, same[i].astype(int))),
             }
         )
+
+    if index.levels:
+        training, first = np.unique(index.tokens[:, : tokens.shape[1]], axis=0, return_index=True)
+        codes = two_nearest(tokens, training, index.levels)
+        ratios = codes.first / codes.second  # the images of `training` are distinct: the second is not 0
+        for fact, row, ratio in zip(facts, first[codes.rows], ratios, strict=True):
+            fact["nearest_in_codes"] = index.images[row, :2].tolist()
+            fact["gap_ratio"] = round(float(ratio), 3)
 
     if samples is not None:
         sources = samples.sources[: len(tokens)]

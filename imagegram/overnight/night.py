@@ -33,6 +33,7 @@ from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
 
+PAGE = "writing the page"
 WORKERS = -1  # loader processes; -1: one for each core
 
 
@@ -162,14 +163,22 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}{left}")
         folder = night.folder(plan.out, name)
         attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
-        night.write(plan.out)
-        write_page(sources)
+        publish(sources)
     if night.skipped:
         print(f"{len(night.skipped)} samplers of the sweep do not fit into {plan.hours:g} hours and are left out")
 
+    night.failed.pop(PAGE, None)  # tried again
     night.complete = not night.failed
-    night.write(plan.out)
-    write_page(sources)
+    publish(sources)
+
+
+def publish(sources: Sources) -> None:
+    """Write night.json and the page of what is finished; where that fails, say so, and the night goes on."""
+    try:
+        sources.night.write(sources.out)
+        write_page(sources)
+    except (UserError, OSError) as error:
+        fail(sources.night, PAGE, error)
 
 
 def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]) -> None:

@@ -60,8 +60,8 @@ def interval(figure: dict[str, float]) -> str:
     return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
 
 
-def missing_reasons(runs: list[Run], held_out: int, least: int) -> list[str]:
-    """Why figures are not on the page; empty where all are."""
+def remarks(runs: list[Run], held_out: int, least: int) -> list[str]:
+    """Why figures are not on the page, and why some are above 1; empty where all are as expected."""
     reasons = []
     if not held_out:
         reasons.append("No image is held out, so that nothing can be compared with real images.")
@@ -72,4 +72,10 @@ def missing_reasons(runs: list[Run], held_out: int, least: int) -> list[str]:
             )
         else:
             reasons.append("Coherence, density and coverage are missing where no image was decoded.")
+    above = [run.name for run in runs if run.coherence() > 1]
+    if above:
+        reasons.append(
+            f"Coherence above 1 ({', '.join(above)}): the judges are surer of these images than of real ones, which "
+            "is typical images rather than diverse ones, or chance where the interval includes 1."
+        )
     return reasons

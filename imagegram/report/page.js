@@ -129,6 +129,18 @@ function slider(wall, i) {
   return [make("div", { className: "slider" }, "decoded from", input, said)];
 }
 
+// The real images that a picture is compared with, each once.
+function realImages(picture) {
+  const roles = new Map();
+  const called = { given: "gave the first tokens", nearest: "nearest in tokens", nearest_in_codes: "nearest in codes" };
+  for (const [key, role] of Object.entries(called)) {
+    const number = picture[key];
+    if (number != null) roles.set(number, [...(roles.get(number) ?? []), role]);
+  }
+  return [...roles].map(([number, said]) =>
+    caption(original(number, said.join(", ")), `${said.join(", ")}: ${describe(number)}`));
+}
+
 // Fill the panel with one picture of a wall.
 function showPicture(name, i, token = -1) {
   const wall = data.walls[name];
@@ -140,6 +152,9 @@ function showPicture(name, i, token = -1) {
   const count = picture.sources.length;
   const chance = picture.log2_probability == null ? [] :
     [" Its probability is 2", make("sup", {}, String(Math.round(picture.log2_probability)).replace("-", "\u2212")), "."];
+  const gap = picture.gap_ratio == null ? [] :
+    [` In codes it is ${picture.gap_ratio} times as far from the nearest training image as from the second nearest ` +
+     `(gap ratio; below 0.333 it counts as memorized).`];
   const close = make("button", { type: "button", className: "button close", textContent: "Close" });
   close.onclick = () => { panel.hidden = true; link.focus({ preventScroll: true }); };
   const what = wall.drawn ? `${name}, picture ${i}: ${data.kinds[picture.kind]}` : `held-out image ${i}: ${describe(picture.sources[0])}`;
@@ -151,12 +166,12 @@ function showPicture(name, i, token = -1) {
     make("div", { className: "pair" },
       caption(wallPicture(name, i, what), wall.drawn ? "generated" : "decoded from its tokens"),
       ...(wall.drawn ? [] : [caption(original(picture.sources[0], "the original"), "the original")]),
-      caption(original(picture.nearest, "nearest training image"), `nearest training image: ${describe(picture.nearest)}`)),
+      ...realImages(picture)),
     ...slider(wall, i),
-    make("p", {}, `${picture.differs} of ${count} tokens differ from the nearest training image; the longest run ` +
-      `that stands in one training image has ${picture.longest_run}.`, ...chance),
     tokenButtons(picture),
     box,
+    make("p", {}, `${picture.differs} of ${count} tokens differ from the nearest training image; the longest run ` +
+      `that stands in one training image has ${picture.longest_run}.`, ...gap, ...chance),
     ...runs(picture),
     make("p", { className: "note" }, make("a", { href: link.closest("[data-folder]").dataset.folder +
       `/image_${String(i).padStart(4, "0")}.png` }, "the picture at full size")));

@@ -17,7 +17,7 @@ from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import LEAST
 from imagegram.measure.control import Control
-from imagegram.report.answer import answer, missing_reasons
+from imagegram.report.answer import answer, remarks
 from imagegram.report.night import HELD_OUT, Night
 from imagegram.report.plots import frontier
 from imagegram.report.runs import COLUMNS, Run, best_of
@@ -47,6 +47,8 @@ PALETTE = (
     "#6b7280",
     "#78716c",
 )
+
+REAL = ("nearest", "nearest_in_codes", "given")  # what pictures.json says of real images, by their places
 
 KINDS = {
     "exact_copies": ("exact copy", "every token equals that of one training image, at the same place"),
@@ -128,7 +130,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "num_held_out": len(sources.control.tokens),
         "answer": answer(runs, control, night.sequences),
         "warnings": [line for folder in sources.originals.folders if (line := warning_of(folder.path))],
-        "missing": missing_reasons(runs, len(sources.control.tokens), LEAST),
+        "remarks": remarks(runs, len(sources.control.tokens), LEAST),
         "unfinished": [n for n in night.samplers if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}],
         "runs": runs,
         "best": best,
@@ -167,7 +169,9 @@ def _uses(walls: list[Wall]) -> Counter[Place]:
     uses: Counter[Place] = Counter()
     for wall in walls:
         for row, fact in zip(wall.sources, wall.facts, strict=True):
-            uses[tuple(fact["nearest"])] += len(row)
+            for key in REAL:
+                if key in fact:
+                    uses[tuple(fact[key])] += len(row)
             for place, count in shares(row):
                 uses[place] += count
     return uses
@@ -264,7 +268,7 @@ def _wall_data(wall: Wall, gallery: Gallery) -> dict[str, Any]:
     for row, fact, colours in zip(wall.sources, wall.facts, wall.colours, strict=True):
         numbers = [gallery.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
         picture = {"colours": "".join(f"{colour:x}" for colour in colours), "sources": numbers} | fact
-        picture["nearest"] = gallery.numbers[tuple(fact["nearest"])]
+        picture |= {key: gallery.numbers[tuple(fact[key])] for key in REAL if key in fact}
         if (row[:, 2] != np.arange(len(row))).any():
             picture["positions"] = row[:, 2].tolist()
         pictures.append(picture)

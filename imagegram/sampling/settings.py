@@ -23,6 +23,8 @@ class Settings:
     top_k: int = 0  # most likely tokens kept; 0: all
     top_p: float = 1.0  # the fewest tokens kept that have this probability together
     label: int = -1  # class of the image that gives the first token; -1: any
+    tokens: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
+    given: int = 0  # of these, first tokens taken from held-out images and completed
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Settings":
@@ -36,7 +38,14 @@ class Settings:
         names |= {"smoothed": ["context"], "kernel": ["step"]}
         shown = names.get(self.method, []) + [
             name
-            for name, usual in (("temperature", 1), ("top_k", 0), ("top_p", 1), ("label", -1))
+            for name, usual in (
+                ("temperature", 1),
+                ("top_k", 0),
+                ("top_p", 1),
+                ("label", -1),
+                ("tokens", 0),
+                ("given", 0),
+            )
             if getattr(self, name) != usual
         ]
         return f"{self.method}: {', '.join(f'{name} {getattr(self, name)}' for name in shown)}"
@@ -54,6 +63,8 @@ class Settings:
             raise UserError("min_images and temperature must be positive")
         if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1:
             raise UserError("context, anchor and top_k must not be negative, top_p lies between 0 and 1")
+        if min(self.tokens, self.given) < 0 or (self.tokens and self.given >= self.tokens):
+            raise UserError("tokens and given must not be negative, and at least one token must be left to draw")
         if not 0 <= self.step <= 10:
             raise UserError("step lies between 0 (tokens as they stand) and 10; 1 is what was fitted")
         if self.anchor and self.method != "aligned":

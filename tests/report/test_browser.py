@@ -140,6 +140,16 @@ def test_the_keyboard_reaches_everything(show: Any, night: Sources) -> None:
     assert expected(night, NAME, 1, 2) in said_of(page)
 
 
+def test_a_picture_stands_beside_the_real_images_that_it_is_compared_with(show: Any) -> None:
+    page = show("#completes/4")
+    said = page.locator(".pair").inner_text()
+    for role in ("generated", "gave the first tokens", "nearest in tokens", "nearest in codes"):
+        assert role in said
+    assert "(gap ratio; below 0.333 it counts as memorized)" in page.locator("#panel").inner_text()
+    page.locator(".tokens button").nth(1).click()
+    assert said_of(page) == "Token 2 of 6 was given."
+
+
 def test_the_wall_is_sorted_and_two_walls_stand_side_by_side(show: Any) -> None:
     page = show()
     page.select_option("#choose", NAME)

@@ -109,7 +109,7 @@ def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
 
 def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -> None:
     data = json.loads(page.data)
-    for name in SAMPLERS:
+    for name in ("copies", "two words", "unigram"):
         sources = np.load(night.night.folder(night.out, name) / "sources.npy")
         pictures = data["walls"][name]["pictures"]
         assert len(pictures) == 20
@@ -127,12 +127,39 @@ def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -
     assert "overnight_run.py --test '<b>'" in page.text  # escaped, and read back
 
 
+def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of_the_tokens(
+    night: Sources, page: Page
+) -> None:
+    data = json.loads(page.data)
+    tokens = np.load(night.night.folder(night.out, "completes") / "tokens.npy")
+    held_out = {
+        tuple(place): row for place, row in zip(night.control.origins.tolist(), night.control.tokens, strict=True)
+    }
+    training = np.unique(night.index.tokens[:, :6], axis=0)
+    rows = {tuple(place[:2]): row for place, row in zip(night.index.images.tolist(), night.index.tokens, strict=True)}
+
+    def distances(row: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """In codes: the digits of base 3, each a unit apart."""
+        digits = [np.array([others // 3**d % 3 - row // 3**d % 3]) for d in range(3)]
+        return np.sqrt(sum(np.square(digit.astype(float)).sum(-1) for digit in digits))[0]
+
+    for row, picture in zip(tokens, data["walls"]["completes"]["pictures"], strict=False):
+        given = held_out[tuple(data["images"][picture["given"]][:2])]
+        assert given[:2].tolist() == row[:2].tolist()
+        assert picture["sources"][:2] == [-1, -1]
+        near = np.sort(distances(row.astype(int), training.astype(int)))
+        mine = rows[tuple(data["images"][picture["nearest_in_codes"]][:2])][:6]
+        assert distances(row.astype(int), mine[None].astype(int))[0] == pytest.approx(near[0])
+        assert picture["gap_ratio"] == pytest.approx(near[0] / near[1], abs=1e-3)
+    assert "tokens 6, given 2" in page.text
+
+
 def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
     small_night(tmp_path, failed="copies")
     page = Page(tmp_path / "report.html")
     assert "copies failed" in page.text
     assert "a reason with <angles>" in page.text
-    assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "held-out"}
+    assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "completes", "held-out"}
 
 
 def test_a_night_of_a_sampler_that_is_gone_still_opens(tmp_path: Path) -> None:

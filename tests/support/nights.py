@@ -26,6 +26,7 @@ SAMPLERS = {
     "copies": Settings("ntd", context=4),
     "two words": Settings("aligned", context=1),  # names may hold what HTML and CSS do not like
     "unigram": Settings("aligned", context=0),
+    "completes": Settings("aligned", context=1, tokens=6, given=2),
 }
 
 
