@@ -95,7 +95,7 @@ def render(template: str, path: Path, **content: Any) -> Path:
         lstrip_blocks=True,
     )
     with atomic(path) as temporary:
-        temporary.write_text(environment.get_template(template).render(**content))
+        temporary.write_text(environment.get_template(template).render(palette=PALETTE, **content))
     return path
 
 
@@ -103,12 +103,7 @@ def _content(sources: Sources) -> dict[str, Any]:
     """Everything that the template names."""
     night = sources.night
     out = sources.out
-    runs = []
-    control: dict[str, Any] = {}
-    for name in night.finished(out):
-        report = read_json(night.folder(out, name) / "report.json")
-        runs.append(Run(name, night.settings(name), night.folder(out, name), report["generated"]))
-        control = report.get("held_out", {})
+    runs, control = read_runs(out, night)
     best = best_of(runs)
 
     # 1) The walls, the best one first, the held-out images last.
@@ -148,7 +143,6 @@ def _content(sources: Sources) -> dict[str, Any]:
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
         "methods": list(dict.fromkeys(run.sampler.method for run in runs)),
         "novelty_rows": [(run.name, run.figures) for run in runs],
-        "palette": PALETTE,
         "gallery": {
             "url": sheet(gallery.thumbnails, GALLERY_COLUMNS),
             "columns": GALLERY_COLUMNS,
@@ -158,6 +152,17 @@ def _content(sources: Sources) -> dict[str, Any]:
         "data": _data(walls, gallery, manifests),
         "csv": _csv(runs, control),
     }
+
+
+def read_runs(out: Path, night: Night) -> tuple[list[Run], dict[str, Any]]:
+    """The finished samplers of a night, and the figures of its held-out images."""
+    runs = []
+    control: dict[str, Any] = {}
+    for name in night.finished(out):
+        report = read_json(night.folder(out, name) / "report.json")
+        runs.append(Run(name, night.settings(name), night.folder(out, name), report["generated"]))
+        control = report.get("held_out", {})
+    return runs, control
 
 
 def _has_pictures(folder: Path) -> bool:

@@ -64,7 +64,7 @@ class Settings:
         if min(self.context, self.anchor, self.top_k) < 0 or not 0 < self.top_p <= 1:
             raise UserError("context, anchor and top_k must not be negative, top_p lies between 0 and 1")
         if min(self.tokens, self.given) < 0 or (self.tokens and self.given >= self.tokens):
-            raise UserError("tokens and given must not be negative, and at least one token must be left to draw")
+            raise UserError("tokens and given tokens must not be negative, and one must be left to draw")
         if not 0 <= self.step <= 10:
             raise UserError("step lies between 0 (tokens as they stand) and 10; 1 is what was fitted")
         if self.anchor and self.method != "aligned":

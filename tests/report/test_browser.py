@@ -6,13 +6,15 @@ Runs where Chromium is installed, with playwright and axe-core from requirements
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from imagegram.report.page import Sources
+from imagegram.report.library import write_library
+from imagegram.report.page import Sources, write_stopped_page
 from tests.support.nights import small_night
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -66,17 +68,31 @@ def show(browser: Any, night: Sources) -> Iterator[Any]:
     assert not errors
 
 
+def check_with_axe(page: Any) -> None:
+    """Fail on a serious violation of axe-core's rules, and where the page is wider than the window."""
+    page.add_script_tag(content=AXE.read_text())
+    violations = page.evaluate("axe.run()")["violations"]
+    grave = [one for one in violations if one["impact"] in ("serious", "critical")]
+    assert not grave, [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in grave]
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
 def test_axe_finds_no_serious_violation(show: Any, viewport: dict[str, int], scheme: str) -> None:
     page = show(f"#{NAME}/2/3", viewport, scheme)
     page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
-    page.add_script_tag(content=AXE.read_text())
-    violations = page.evaluate("axe.run()")["violations"]
-    grave = [one for one in violations if one["impact"] in ("serious", "critical")]
-    assert not grave, [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in grave]
-    width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= viewport["width"]  # nothing scrolls sideways
+    check_with_axe(page)
+
+
+def test_the_library_and_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, tmp_path: Path) -> None:
+    failed = replace(night.night, failed={"building the index": "no room"})
+    files = [write_library([night.out] * 3, tmp_path / "library.html"), write_stopped_page(tmp_path, failed)]
+    page = browser.new_page(viewport=NARROW, color_scheme="dark")
+    for file in files:
+        page.goto(file.as_uri())
+        check_with_axe(page)
+    page.close()
 
 
 def said_of(page: Any) -> str:
