@@ -17,12 +17,13 @@ from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.sampling.codes import fsq_digits
 
-FORMAT = 2  # of the stored fit; another one is fitted again
+FORMAT = 3  # of the stored fit; another one is fitted again
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
 OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS  # have numbers of their own; all later tokens share one set of them
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-STEPS = 120  # of the optimizer
+STEPS = 120  # of the optimizer, at most
+PASSES = 6  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
 BATCH = 64  # training images predicted in a step
 LIBRARY = 16_384  # training images that predict in a step, at most
 LONG_BATCH = 16  # the same for images whose tokens share numbers, which has each step see
@@ -199,7 +200,8 @@ def fit(
     """Fit a kernel to training images [N, L] by their leave-one-out likelihood, with a progress line.
 
     A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N. Where N is
-    much larger, nearer images are to be found, and the metric is narrowed to them in the end.
+    much larger, nearer images are to be found, and the metric is narrowed to them in the end. Where N is small, fewer
+    steps are taken: 120 of them on 100 digits predicted other training digits with 10.0 bits a token, 9 with 7.6.
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
@@ -212,9 +214,10 @@ def fit(
     batch = min(LONG_BATCH if model.shared else BATCH, size)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    bar = trange(STEPS, desc="fitting the kernel", unit="step")
+    steps = min(STEPS, -(-PASSES * n // batch))
+    bar = trange(steps, desc="fitting the kernel", unit="step")
     for number in bar:
-        remaining = 1 - number / STEPS
+        remaining = 1 - number / steps
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
         rows = rng.choice(n, size, replace=False)

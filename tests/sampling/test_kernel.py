@@ -18,6 +18,7 @@ from imagegram.sampling.kernel_metric import (
     EPS,
     OWN_TOKENS,
     Kernel,
+    digits_of,
     earlier_places,
     fit,
     fit_file,
@@ -165,6 +166,20 @@ def test_in_a_large_corpus_the_metric_is_as_narrow_as_predicts_best(monkeypatch:
         bits[change] = left_out_bits(whole, tokens)
         whole.log_weights.sub_(np.log(change))
     assert bits[1] < min(bits[1 / factor], bits[1 / 3], bits[3])
+
+
+def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They predict others better than uniform tokens (9 bits), and better than after the steps that many images get."""
+    monkeypatch.setattr(module, "STEPS", 60)
+    few = related(50)
+    others = digits_of(related(300, seed=9).astype(np.uint16), LEVELS, CPU)
+    library = digits_of(few.astype(np.uint16), LEVELS, CPU)
+    bits = []
+    for passes in (module.PASSES, 1000):
+        monkeypatch.setattr(module, "PASSES", passes)
+        model = fit(few.astype(np.uint16), LEVELS, CPU)
+        bits.append(-model.log2_probabilities(others, library, range(12)).sum(1).mean().item() / 4)
+    assert bits[0] < min(9, bits[1] - 0.1)
 
 
 def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
