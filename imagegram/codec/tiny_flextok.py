@@ -270,7 +270,7 @@ class TinyFlexTok(nn.Module):
                 both = self.decoder(
                     x.repeat(2, 1, 1, 1), time.repeat(2), codes.repeat(2, 1, 1), torch.cat([keep, 0 * keep])
                 )
-                v, unconditional = both.chunk(2)
+                v, unconditional = both.float().chunk(2)
                 v = v + (guidance_scale - 1) * (v - unconditional)
             x = x - v / timesteps
         return x

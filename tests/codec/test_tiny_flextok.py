@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imagegram.codec import load_codec
 from imagegram.codec.miniatures import SHIPPED, WEIGHTS, shipped
+from imagegram.codec.tiny import has_bfloat16
 from imagegram.codec.tiny_flextok import FSQ, QuickLinear, TinyConfig, TinyFlexTok
 from imagegram.data.pixels import preprocess
+from imagegram.data.shapes import scene
 from imagegram.data.sources import open_dataset
 from imagegram.tokens import held_out
 
@@ -171,3 +174,15 @@ def test_decoding_leaves_the_number_of_threads_as_it_was(monkeypatch: pytest.Mon
     finally:
         torch.set_num_threads(1)
     assert torch.equal(together, alone)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_hardly_changes_a_picture_and_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = load_codec("tiny")
+    images = torch.stack([preprocess(Image.fromarray(scene(1, i)[0]), 32) for i in range(4)])
+    tokens = codec.encode(images)
+    pictures = codec.decode(list(tokens), range(4), 10, 2.5).int()
+    monkeypatch.setattr("imagegram.codec.tiny.has_bfloat16", lambda: False)
+    exact = codec.decode(list(tokens), range(4), 10, 2.5).int()
+    assert 0 < (pictures - exact).abs().double().mean() < 1  # grey levels of 255
+    assert np.array_equal(codec.encode(images), tokens)

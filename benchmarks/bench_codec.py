@@ -1,0 +1,154 @@
+"""The miniature on a CPU: alone and beside two busy processes, with few and many flow steps, in float32 and bfloat16.
+
+    python -m benchmarks.bench_codec                # about 5 minutes
+
+1. Images a second of tokenizing and decoding, in processes of their own that take turns:
+   *now* is what the scripts do: OpenMP's threads sleep while they wait, a few images are decoded by each core, and in
+   bfloat16 where the processor has it; *before* is PyTorch as it comes: threads spin (OMP_WAIT_POLICY unset), all of
+   them share every operation of one large batch. The medians of `rounds`, and their ratio; once with nothing beside
+   them that this program knows of, once with two processes that count for ever.
+2. Decoding with other numbers of steps and precisions: images a core-second, the mean difference from the pictures of
+   ten steps in float32 (grey levels of 255), and the accuracy of a classifier of real digits on the reconstructions
+   of held-out ones, relative to that on the real images, with its 95 % interval.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imagegram.cli import run_script
+from imagegram.codec import load_codec, tiny
+from imagegram.codec.tiny import TinyCodec
+from imagegram.data.pixels import to_bytes, to_signed
+from imagegram.measure.intervals import wilson
+from imagegram.training.figures import encode, load_judge
+from imagegram.training.images import read_images
+
+ROOT = Path(__file__).parents[1]
+DECODED = 16  # images
+TOKENIZED = 512
+MODES = ("now", "before")
+VARIANTS = ((10, False), (10, True), (7, True), (5, True), (4, True))  # steps, bfloat16
+
+
+@dataclass
+class Config:
+    rounds: int = 3
+    worker: str = ""  # now | before: measure one of them and print its rates (what this program starts)
+
+
+def miniature() -> TinyCodec:
+    codec = load_codec("tiny")
+    assert isinstance(codec, TinyCodec)
+    return codec
+
+
+def measure(mode: str) -> dict[str, float]:
+    """Images a second of one way."""
+    codec = miniature()
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (TOKENIZED, 3, 32, 32), np.uint8))
+    tokens = [row.astype(np.uint16) for row in rng.integers(0, codec.vocab_size, (DECODED, codec.tokens_per_image))]
+
+    def decode() -> None:
+        if mode == "now":
+            codec.decode(tokens, list(range(DECODED)), 10, 2.5)
+        else:
+            rows = [torch.from_numpy(row.astype(np.int64))[None] for row in tokens]
+            codec.model.detokenize(rows, 10, 2.5, torch.Generator())
+
+    rates = {"threads": float(torch.get_num_threads())}
+    codec.encode(images[:8])
+    for name, work, count in (("tokenize", lambda: codec.encode(images), TOKENIZED), ("decode", decode, DECODED)):
+        started = time.perf_counter()
+        work()
+        rates[name] = count / (time.perf_counter() - started)
+    return rates
+
+
+def in_own_process(mode: str) -> dict[str, float]:
+    """The same in a process whose OpenMP is as the mode wants it: it is set when PyTorch is imported, once."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    first = "" if mode == "now" else "import torch; "  # before the package can say how threads wait
+    program = f"{first}import runpy; runpy.run_module('benchmarks.bench_codec', run_name='__main__')"
+    command = [sys.executable, "-c", program, "--worker", mode]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def under_load(rounds: int) -> None:
+    """Print the first table."""
+    print("| | other busy processes | before, img/s | now, img/s | times |\n| --- | --- | --- | --- | --- |")
+    for busy in (0, 2):
+        beside = [subprocess.Popen([sys.executable, "-c", "while 1: pass"]) for _ in range(busy)]
+        try:
+            runs = [{mode: in_own_process(mode) for mode in MODES} for _ in range(rounds)]
+        finally:
+            for process in beside:
+                process.kill()
+                process.wait()
+        for work in ("tokenize", "decode"):
+            before, now = (statistics.median(run[mode][work] for run in runs) for mode in ("before", "now"))
+            print(f"| {work} | {busy} | {before:.1f} | {now:.1f} | {now / before:.2f} |", flush=True)
+    print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {'yes' if tiny.has_bfloat16() else 'no'}\n")
+
+
+def variants() -> None:
+    """Print the second table."""
+    torch.set_num_threads(1)
+    codec = miniature()
+    images = read_images("digits", "", 2000, codec.image_size, 0)
+    shown = images.unseen
+    labels = images.labels[images.held_out]
+    tokens = encode(codec, shown)
+    with tempfile.TemporaryDirectory() as folder:
+        judge = load_judge(images, Path(folder) / "judge.pt")
+
+    def right(pictures: torch.Tensor) -> int:
+        return int((judge.probabilities(to_signed(pictures)).argmax(1) == labels).sum())
+
+    real = right(shown)
+    print("\n| steps | precision | img a core-second | times | difference | accuracy, relative to real |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    reference = None
+    for steps, half in VARIANTS:
+        started = time.process_time()
+        parts = []
+        for start in range(0, len(tokens), tiny.DECODED_AT_ONCE):
+            few = [torch.from_numpy(row.astype(np.int64))[None] for row in tokens[start : start + tiny.DECODED_AT_ONCE]]
+            noise = [torch.Generator().manual_seed(start + i) for i in range(len(few))]
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                parts.append(to_bytes(codec.model.detokenize(few, steps, 2.5, noise)))
+        rate = len(tokens) / (time.process_time() - started)
+        pictures = torch.cat(parts)
+        reference = reference or (pictures, rate)
+        difference = (pictures.int() - reference[0].int()).abs().double().mean()
+        told = wilson(right(pictures), len(labels))
+        relative = [bound * len(labels) / real for bound in (told["value"], told["low"], told["high"])]
+        precision = "bfloat16" if half else "float32"
+        print(
+            f"| {steps} | {precision} | {rate:.1f} | {rate / reference[1]:.2f} | {difference:.2f} "
+            f"| {relative[0]:.3f} [{relative[1]:.3f}, {relative[2]:.3f}] |",
+            flush=True,
+        )
+
+
+def main(config: Config) -> None:
+    if config.worker:
+        print(json.dumps(measure(config.worker)))
+        return
+    under_load(config.rounds)
+    variants()
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))
