@@ -65,13 +65,15 @@ def voters(votes: torch.Tensor) -> list[float]:
 @torch.inference_mode()
 def profile_token(
     library: Library, position: int, queries: torch.Tensor, own: torch.Tensor
-) -> tuple[dict[str, float], torch.Tensor]:
-    """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its last digit."""
+) -> tuple[dict[str, float], tuple[torch.Tensor, torch.Tensor]]:
+    """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its first and its last."""
     digits = library.model.digits
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for place in range(position * digits, (position + 1) * digits):
-            votes, _ = library.probabilities(place, queries, 1.0, own)
-    return {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}, votes
+        votes = [
+            library.probabilities(place, queries, 1.0, own)[0]
+            for place in range(position * digits, (position + 1) * digits)
+        ]
+    return {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}, (votes[0], votes[-1])
 
 
 def measure(config: Config, index: Index) -> None:
@@ -88,12 +90,14 @@ def measure(config: Config, index: Index) -> None:
     queries = model.embed(digits_of(index.tokens[rows], index.levels, model.codes.device))
     library = Library(index, model)
     positions = np.unique(np.geomspace(1, length, config.tokens).round().astype(int)) - 1
-    print(f"position: voters; least images with all votes but {', '.join(f'{left:g}' for left in LEFT_OUT)}")
+    left = ", ".join(f"{share:g}" for share in LEFT_OUT)
+    print(f"voters, and the least images that hold all votes but {left}: for a token's first digit and for its last")
     taken: list[dict[str, float]] = []
     for position in positions.tolist():
         seconds, votes = profile_token(library, position, queries, own)
         taken.append(seconds)
-        print(f"{position}: {'; '.join(f'{number:,.0f}' for number in voters(votes))}", flush=True)
+        first, last = (", ".join(f"{number:,.0f}" for number in voters(each)) for each in votes)
+        print(f"  token {position}: {first}; {last}", flush=True)
 
     # Tokens in between take what lies between.
     names = sorted({name for seconds in taken for name in seconds})
