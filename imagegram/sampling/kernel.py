@@ -41,24 +41,16 @@ class Library:
         self.device = model.codes.device
         self.digits = digits_of(index.tokens, index.levels, self.device).T.contiguous()  # uint8 [F, N]
         self.position = -1  # of the token whose context is at hand
-        self.places: list[int] = []  # C, those before that token's last digit
-        self.context = torch.empty(0, device=self.device)  # [C, N], where their digits lie
+        self.context = torch.empty(0, device=self.device)  # [C, N], where the digits before that token's last lie
         self.squares = self.context
 
     def _enter(self, position: int) -> None:
         """Have the context of a token at hand: that of its last digit begins with those of the others."""
         if position == self.position:
             return
-        known = {place: row for row, place in enumerate(self.places)}
-        self.places = self.model.contexts[(position + 1) * self.model.digits - 1]
-        context = torch.empty((len(self.places), self.digits.shape[1]), device=self.device)
-        for row, place in enumerate(self.places):
-            if place in known:
-                context[row] = self.context[known[place]]
-            else:
-                context[row] = self.model.codes[self.model.row(place)][self.digits[place].int()]
-        self.context = context
-        self.squares = context.square()
+        places = self.model.contexts[(position + 1) * self.model.digits - 1]
+        self.context = self.model.codes_of(places).gather(1, self.digits[places].long())
+        self.squares = self.context.square()
         self.position = position
 
     def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
