@@ -1,13 +1,15 @@
-"""The README's two pictures and the table of docs/findings.md, from a finished night.
+"""The README's pictures and the table of docs/findings.md, from a finished night.
 
     .venv/bin/python overnight_run.py --decoded 256 --out data/digits256
     .venv/bin/python -m benchmarks.readme_pictures data/digits256 --name digits
 
 Writes docs/samplers_NAME.png: what a copier, the best sampler and chaos make, in the order in which it was drawn, each
-above the training images that are nearest in tokens. And docs/frontier_NAME.png: coherence against P(closer). Prints
-the table in Markdown.
+above the training images that are nearest in tokens; docs/frontier_NAME.png: coherence against P(closer); and, with
+Chromium and requirements-page.txt, docs/page_NAME.png: what the page opens with. Prints the table in Markdown.
 """
 
+import importlib.util
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ COLUMNS_OF_TABLE = {
     "mosaics": "mosaics",
     "coherence": "coherence",
 }
+POINTED_AT = 3  # token of the first picture, in the screenshot of the page
 MARKERS = "osD^vP*X"
 
 
@@ -97,6 +100,24 @@ def frontier(config: Config, night: Night, path: Path) -> None:
     plt.close(figure)
 
 
+def screenshot(page: Path, picture: Path) -> bool:
+    """What the page opens with, one token of one picture pointed at; False where there is no browser to ask."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium or not importlib.util.find_spec("playwright"):
+        return False
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": 1280, "height": 880})
+        window.goto(page.resolve().as_uri())
+        window.locator(".tokens button").nth(POINTED_AT).hover()
+        with atomic(picture) as temporary:
+            temporary.write_bytes(window.screenshot())
+        browser.close()
+    return True
+
+
 def table(config: Config, night: Night) -> str:
     """The figures of every sampler and of the held-out images, in Markdown."""
     lines = [f"| sampler | {' | '.join(COLUMNS_OF_TABLE.values())} |", "| --- " * (len(COLUMNS_OF_TABLE) + 1) + "|"]
@@ -130,7 +151,9 @@ def main(config: Config) -> None:
         samplers(config, night).save(temporary, "PNG")
     frontier(config, night, plot)
     print(table(config, night))
-    summary(samplers=rows, frontier=plot)
+    page = config.docs / f"page_{config.name}.png"
+    shown = screenshot(config.night / "report.html", page)
+    summary(samplers=rows, frontier=plot, page=page if shown else "not made: no Chromium, or no playwright")
 
 
 if __name__ == "__main__":

@@ -325,7 +325,9 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
     said = capsys.readouterr().out
     assert said.count("300 images, tokenized") == 2
     assert said.count("; finished") == 3
-    assert said.count("images to decode") == 4
+    assert len(re.findall(r"; about [\d.]+ \w+ \(30 sequences, \d+ decodes\)", said)) == 4
+    assert re.search(r"disk: about [\d,]+ MB, [\d,]+ MB are free", said)
+    assert re.search(r"memory: about [\d.]+ GiB, [\d.]+ GiB are available", said)
 
 
 def test_a_second_night_in_the_same_folder_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

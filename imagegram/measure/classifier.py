@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import trange
 
 
 class Classifier(nn.Module):
@@ -39,7 +40,7 @@ def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: in
         judge = Classifier(int(labels.max()) + 1).to(images.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in range(steps):
+    for _ in trange(steps, desc="training a classifier", unit="step", delay=3):
         rows = torch.randint(len(images), (batch,), generator=rng)
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")

@@ -137,8 +137,10 @@ function realImages(picture) {
     const number = picture[key];
     if (number != null) roles.set(number, [...(roles.get(number) ?? []), role]);
   }
-  return [...roles].map(([number, said]) =>
-    caption(original(number, said.join(", ")), `${said.join(", ")}: ${describe(number)}`));
+  return [...roles].map(([number, said]) => {
+    const words = said.join(", ").replace("tokens, nearest in", "tokens and in");
+    return caption(original(number, words), `${words}: ${describe(number)}`);
+  });
 }
 
 // Fill the panel with one picture of a wall.

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import trange
 
 from imagegram.index.folder import Index
 from imagegram.sampling.kernel_metric import FAR, MAX_PAIRS, Kernel, choose_device, digits_of, open_kernel
@@ -101,7 +102,7 @@ def kernel_probabilities(
     n, length = tokens.shape
     result = np.ones((n, length))
     rows_at_once = sequences_at_once(index.num_images)
-    for first in range(0, n, rows_at_once):
+    for first in trange(0, n, rows_at_once, desc="likelihood", unit="batch", delay=3):
         part = slice(first, first + rows_at_once)
         digits = digits_of(tokens[part], index.levels, device)
         queries = model.embed(digits)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
@@ -67,10 +68,12 @@ def sample(
     if prefix is not None:
         tokens[:, :given] = prefix
     step = sequences_at_once(index.num_images) if settings.method == "kernel" else n
+    progress = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
     for first in range(0, n, step):
         part = slice(first, first + step)
         rows = np.arange(len(tokens[part]))
         for position, matches in enumerate(matches_at_every_position(index, settings, tokens[part], rng)):
+            progress.update(len(rows))
             if position < given:
                 continue
             if position == 0 and settings.label >= 0:
@@ -78,6 +81,7 @@ def sample(
             picks = draw_match(matches, settings, rng)
             sources[part, position] = matches.sources(rows, picks)
             tokens[part, position] = matches.next_tokens(rows, picks)
+    progress.close()
     return Samples(tokens, sources)
 
 
