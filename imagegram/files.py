@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -40,6 +41,14 @@ def atomic(path: Path) -> Iterator[Path]:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def others(folder: Path, ours: str = "") -> list[str]:
+    """Names in a folder that are not `ours` (a regular expression), nor locks nor what is left of `atomic`; sorted."""
+    if not folder.is_dir():
+        return []
+    known = re.compile(rf"\.lock.*|\.tmp-.*|\.nfs.*|{ours}" if ours else r"\.lock.*|\.tmp-.*|\.nfs.*")
+    return sorted(entry.name for entry in folder.iterdir() if not known.fullmatch(entry.name))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
-from imagegram.files import atomic, read_json, run_lock, write_json
+from imagegram.files import atomic, others, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.measure import copying
 from imagegram.measure.coherence import open_judges
@@ -35,6 +35,7 @@ DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
+OURS = r"(image|prefix)_[\d_]+\.png|(grid|sources|prefixes|seeds|listening)\.png|(tokens|sources)\.npy|pictures\.json"
 SHEETS = ("grid", "sources", "prefixes", "seeds", "listening")
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 
@@ -241,9 +242,11 @@ def check_ours(out: Path) -> None:
     """UserError where `out` holds files that were not generated: they would be mixed with ours, or overwritten."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder for the images")
-    ours = finished(out) is not None or (out / ".lock").exists()
-    if out.exists() and not ours and any(out.iterdir()):
-        raise UserError(f"{out} holds files that were not generated here: choose another folder for the images")
+    begun = (out / ".lock").exists() and not others(out, OURS)  # one that was killed while it wrote
+    if finished(out) is None and not begun and (found := others(out)):
+        raise UserError(
+            f"{out} holds files that were not generated here, e.g. {found[0]!r}: choose another folder for the images"
+        )
 
 
 def finished(out: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from imagegram.data.loading import Item, load_batches, worker_errors_as_user_err
 from imagegram.data.pixels import PREPROCESSING
 from imagegram.data.sources import Source, open_dataset
 from imagegram.files import others_at_work, run_lock
-from imagegram.tokens import Manifest, TokenFolder
+from imagegram.tokens import Manifest, TokenFolder, check_place
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, w
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
     options.check()
+    check_place(out)
     model = load_codec(options.codec)
     source = open_dataset(
         dataset, options.split, options.images, model.image_size, options.image_column, options.label_column

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
-from imagegram.files import atomic, read_json, sha256, write_json
+from imagegram.files import atomic, others, read_json, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
@@ -69,6 +69,20 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def check_place(path: Path) -> None:
+    """UserError where tokens would be mixed with, or written over, files that are not tokens."""
+    file = path / "manifest.json"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: choose a folder with --out")
+    found = others(path)
+    if file.name in found:
+        manifest = read_json(file)
+        if not isinstance(manifest, dict) or "tokens_per_image" not in manifest:
+            raise UserError(f"{path} holds a manifest.json that is not of tokens: choose another folder with --out")
+    elif found:
+        raise UserError(f"{path} holds files that are not tokens, e.g. {found[0]!r}: choose another folder with --out")
 
 
 def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
@@ -122,6 +136,7 @@ class TokenFolder:
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset!r} has no images")
+        check_place(path)
         file = path / "manifest.json"
         if file.exists():
             if changed := manifest_changes(read_json(file), manifest.to_json()):

@@ -302,6 +302,12 @@ def test_everything_is_checked_before_anything_is_made(
         assert run(out, *arguments) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
+    monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Settings("aligned")})
+    out.mkdir()
+    (out / "report.html").write_text("my own page")
+    assert run(out) == 1
+    assert "report.html was not made by a night here" in capsys.readouterr().err
+    assert [file.read_text() for file in out.iterdir()] == ["my own page"]
 
 
 def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,17 @@ def test_another_manifest_is_refused_with_the_difference(tmp_path: Path) -> None
         TokenFolder.create(tmp_path, replace(MANIFEST, codec="other", tokens_per_image=8))
 
 
+@pytest.mark.parametrize("name", ["bad.jsonl", "shard-00000.npy", "thesis.tex", "manifest.json"])
+def test_tokens_are_written_over_nobodys_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / ".lock-0").touch()  # of a run that was refused
+    TokenFolder.create(tmp_path / "new", MANIFEST)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / name).write_text('["mine"]')
+    with pytest.raises(UserError, match=r"not (of )?tokens"):
+        TokenFolder.create(tmp_path / "foreign", MANIFEST)
+    assert [file.read_text() for file in (tmp_path / "foreign").iterdir()] == ['["mine"]']
+
+
 def test_missing_and_empty_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run tokenize_fast\.py first"):
         TokenFolder.open(tmp_path)

@@ -78,12 +78,17 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
 
 
 def read_npz(name: str, tree: Tree, wanted: Wanted) -> Source:
-    """Pictures and labels of a NumPy archive: [n, h, w] or [n, h, w, 1, 3 or 4], uint8, or floats up to 1 or 255."""
+    """Pictures and labels of a NumPy archive: [n, h, w], [n, h, w, 1, 3 or 4], or torch's [n, 1, 3 or 4, h, w].
+
+    Their scale is that of `_to_bytes`. Arrays of Python objects are pickles, which may run code: they are not read.
+    """
     split, files, note = files_of_split(name, tree.files["npz"], wanted.split if len(tree.files["npz"]) > 1 else "")
     if len(files) > 1:
         raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
     path = tree.root / files[0]
     shapes = array_shapes(path)
+    if not shapes:
+        raise UserError(f"{path} is damaged or no NumPy archive: download or write it again")
     pictures = [key for key, (shape, kind) in shapes.items() if _are_pictures(shape, kind)]
     if wanted.image_column and wanted.image_column not in shapes:
         raise UserError(f"{name} has no array {wanted.image_column!r}; it has {first_names(shapes)}")
@@ -98,12 +103,14 @@ def read_npz(name: str, tree: Tree, wanted: Wanted) -> Source:
 
     image_key = wanted.image_column or _pick(name, pictures, ARRAY_IMAGES, shapes, "image-column")
     if not image_key:
-        raise UserError(f"{name} holds no array of pictures ({_shown(shapes)})")
+        raise UserError(
+            f"{name} holds no array of pictures ({_shown(shapes)}): these are numbers [n, h, w] or [n, h, w, channels]"
+        )
     count = shapes[image_key][0][0]
     fitting = [
         key
         for key, (shape, kind) in shapes.items()
-        if kind in "iuUS" and shape in ((count,), (count, 1)) and split_of(key) == split_of(image_key)
+        if kind in "iufbUS" and shape in ((count,), (count, 1)) and split_of(key) == split_of(image_key)
     ]
     if wanted.label_column and wanted.label_column not in fitting:
         raise UserError(f"{name} has no labels {wanted.label_column!r} for {count} pictures; it has {_shown(shapes)}")
@@ -111,6 +118,8 @@ def read_npz(name: str, tree: Tree, wanted: Wanted) -> Source:
     values = _load(path, image_key)
     labels = _load(path, label_key).reshape(-1) if label_key else None
     used = f"images from array {image_key}, " + (f"labels from {label_key}" if label_key else "no labels")
+    if rest := {key: shapes[key] for key in shapes if key not in (image_key, label_key)}:
+        used += f"; not used: {_shown(rest)}"
     notes = [line for line in (note, used) if line]
     return _arrays(name, split, values, labels, "a NumPy archive", notes, tree, (image_key, label_key))
 
@@ -136,7 +145,9 @@ def _header(f: IO[bytes]) -> tuple[tuple[int, ...], str]:
 
 
 def _are_pictures(shape: tuple[int, ...], kind: str) -> bool:
-    return kind in "uif" and (len(shape) == 3 or (len(shape) == 4 and shape[3] in CHANNELS)) and min(shape) > 0
+    if kind not in "uifb" or len(shape) not in (3, 4) or min(shape) == 0:
+        return False
+    return len(shape) == 3 or shape[3] in CHANNELS or shape[1] in CHANNELS
 
 
 def holds_pictures(path: Path) -> bool:
@@ -146,7 +157,8 @@ def holds_pictures(path: Path) -> bool:
 
 
 def _shown(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
-    return first_names(f"{key} {list(shape)}" for key, (shape, _) in shapes.items()) or "nothing"
+    of = {"O": " of objects", "f": " of floats", "U": " of text", "S": " of text"}
+    return first_names(f"{key} {list(shape)}{of.get(kind, '')}" for key, (shape, kind) in shapes.items()) or "nothing"
 
 
 def _pick(name: str, keys: list[str], usual: tuple[str, ...], shapes: Mapping[str, object], option: str) -> str:
@@ -182,16 +194,11 @@ def _arrays(
     """A source of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
     if labels is not None and len(labels) != len(values):
         raise UserError(f"{name} has {len(values)} pictures and {len(labels)} labels: they do not belong together")
-    if values.dtype != np.uint8:
-        least = float(np.nanmin(values.astype(np.float64)))
-        most = float(np.nanmax(values.astype(np.float64)))
-        if least < 0 or most > 255:
-            raise UserError(
-                f"{name}: pictures with values from {least:g} to {most:g}; they must lie in 0 to 1 or 0 to 255"
-            )
-        scale = 255 if most <= 1 else 1
-        notes.append(f"values from {least:g} to {most:g}: taken for 0 to {255 // scale}")
-        values = (np.nan_to_num(values.astype(np.float32)) * scale).round().astype(np.uint8)
+    if values.ndim == 4 and values.shape[3] not in CHANNELS:
+        notes.append("the channels come first: taken for the last axis")
+        values = np.moveaxis(values, 1, 3)
+    values, assumed = _to_bytes(name, values)
+    notes.append(assumed)
     pixels = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
     if labels is None:
         numbers = np.full(len(values), -1, np.int32)
@@ -201,7 +208,9 @@ def _arrays(
         numbers, classes = from_texts([str(text) for text in labels.astype(str)])
         changed = ""
     else:
-        numbers, classes, changed = from_numbers([int(number) for number in labels])
+        whole, fault = _whole(labels)
+        numbers, classes, changed = from_numbers(whole)
+        changed = fault or changed
     if changed:
         notes.append(changed)
     return Source(
@@ -214,7 +223,42 @@ def _arrays(
         image_column=columns[0],
         label_column=columns[1],
         kind=kind,
-        notes=tuple(notes),
+        notes=tuple(line for line in notes if line),
         left_out=tree.left_out(),
         name_of=lambda i: f"row {i}",
     )
+
+
+def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
+    """Pictures of any numbers as uint8, and a line on what was assumed, "" for usual ones.
+
+    Up to 1: 0 to 1, be they floats, truth values or bytes. Up to 255: 0 to 255. Beyond that whole numbers of 16 bits.
+    UserError for others. What is no number (NaN) is 0.
+    """
+    if values.dtype == np.uint8 and values.max() != 1:
+        return values.astype(np.uint8, copy=False), ""
+    numbers = values.astype(np.float64)
+    known = numbers[~np.isnan(numbers)]
+    if not known.size:
+        raise UserError(f"{name}: pictures without a number in them (NaN)")
+    lost = numbers.size - known.size
+    least = float(known.min())
+    most = float(known.max())
+    top = 1 if most <= 1 else 255 if most <= 255 else 65535
+    if least < 0 or most > (255 if values.dtype.kind == "f" else 65535):
+        raise UserError(
+            f"{name}: pictures with values from {least:g} to {most:g}; they must lie in 0 to 1 or 0 to 255, or be "
+            "whole numbers up to 65535"
+        )
+    scaled = (np.nan_to_num(numbers) * (255 / top)).round().astype(np.uint8)
+    return scaled, f"values from {least:g} to {most:g}: taken for 0 to {top}" + (f", {lost} NaN for 0" if lost else "")
+
+
+def _whole(labels: NDArray[np.generic]) -> tuple[list[int | None], str]:
+    """Labels as whole numbers, NaN as None; all None, and why, where one has a fraction."""
+    if labels.dtype.kind != "f":
+        return [int(number) for number in labels], ""
+    found = [None if np.isnan(number) else float(number) for number in labels.astype(np.float64)]
+    if wrong := [number for number in found if number is not None and not number.is_integer()]:
+        return [None] * len(found), f"the labels hold {wrong[0]:g}, no classes: every image has label -1"
+    return [None if number is None else int(number) for number in found], ""

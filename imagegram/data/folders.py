@@ -1,38 +1,65 @@
 """A folder of pictures, with the rules of torchvision's ImageFolder: a class is a folder at the top, in sorted order.
 
 Beyond those rules: folders at the top that are named like splits (train/, test/) are splits, a lone folder that only
-holds folders is a wrapping around the classes, pictures beside the class folders have no class, and the endings are all
-that Pillow knows.
+holds folders is a wrapping around the classes, pictures beside the class folders have no class, a folder without a
+picture is no class, and the endings are all that Pillow knows. Where there is a metadata.csv, .jsonl or .parquet, the
+labels come from it: the rule of `datasets`' imagefolder (metadata.py).
 """
 
 import os
+import posixpath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.labels import from_texts
-from imagegram.data.source import NO_SPLITS, Source, Wanted, contents_of, digest, first_names, open_picture, printable
+from imagegram.data.masks import refuse_masks
+from imagegram.data.metadata import read_labels
+from imagegram.data.source import (
+    NO_SPLITS,
+    Source,
+    Wanted,
+    contents_of,
+    copies,
+    digest,
+    first_names,
+    open_picture,
+    printable,
+)
 from imagegram.data.splits import choose, kind_of
 from imagegram.data.tree import Tree
 
 
 def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
     """The pictures of a walked folder; UserError where its folders may be classes or splits."""
-    wanted.refuse(name, "a folder of pictures, whose classes are its folders", "image_column", "label_column")
+    wanted.refuse(name, "a folder of pictures, whose classes are its folders", "image_column")
+    if not tree.metadata:
+        what = "a folder of pictures without a metadata.csv, whose classes are its folders"
+        wanted.refuse(name, what, "label_column")
+    everything = tree.files["pictures"]
     pictures, prefix, split, notes = _resolve(name, tree, wanted.split)
-    # 1) The class is the first folder below the data set's own.
+    refuse_masks(name, str(tree.root), pictures)
+
+    # 1) The class stands in a table, or is the first folder below the data set's own.
     inside = [path.removeprefix(prefix) for path in pictures]
-    labels, class_names = from_texts([path.partition("/")[0] if "/" in path else None for path in inside])
-    unlabelled = int(np.sum(labels == -1))
-    if unlabelled and class_names:
-        notes.append(f"{unlabelled} images beside the class folders: label -1")
+    tables = [table for table in tree.metadata if table.startswith(prefix) or not posixpath.dirname(table)]
+    found, reason = read_labels(tree.root, tables, pictures, everything, wanted.label_column)
+    if found:
+        labels = found.labels
+        class_names = found.class_names
+        notes += found.notes
+    else:
+        labels, class_names, said = _classes_of_folders(tree, prefix, inside)
+        notes += [reason, *said]
 
     # 2) Names and contents make the fingerprint, not the place and not the dates.
     files = [tree.root / path for path in pictures]
-    contents = contents_of([(file, 0, None) for file in files])
-    parts = (os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True))
-    fingerprint = digest(parts)
+    contents = list(contents_of([(file, 0, None) for file in files]))
+    parts = [os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True)]
+    fingerprint = digest([*parts, labels.tobytes(), *map(str.encode, class_names)] if found else parts)
+    notes.append(copies(map(printable, pictures), contents))
 
     def read(i: int) -> tuple[Image.Image, int]:
         if reason := tree.unreadable.get(pictures[i]):
@@ -47,10 +74,30 @@ def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
         read=read,
         class_names=class_names,
         kind="a folder of pictures",
-        notes=tuple(notes),
+        label_column=found.column if found else "",
+        notes=tuple(line for line in notes if line),
         left_out=tree.left_out(),
         name_of=lambda i: printable(pictures[i]),
     )
+
+
+def _classes_of_folders(
+    tree: Tree, prefix: str, inside: list[str]
+) -> tuple[NDArray[np.int32], tuple[str, ...], list[str]]:
+    """Labels int32 [n] and names of the classes of pictures `inside` the folder `prefix`, and what to say of them."""
+    labels, class_names = from_texts([path.partition("/")[0] if "/" in path else None for path in inside])
+    notes = []
+    unlabelled = int(np.sum(labels == -1))
+    if unlabelled and class_names:
+        notes.append(f"{unlabelled} images beside the class folders: label -1")
+    if deep := [path for path in inside if path.count("/") > 1]:
+        notes.append(f"{len(deep)} images in folders below their class, e.g. {printable(deep[0])}: the top one counts")
+    walked = {path.removeprefix(prefix) for path in tree.folders if path.startswith(prefix)}
+    used = {path.partition("/")[0] for path in inside if "/" in path}
+    if used and (empty := sorted(folder for folder in walked if folder and "/" not in folder and folder not in used)):
+        what = "folders without a picture are no classes" if len(empty) > 1 else "folder without a picture is no class"
+        notes.append(f"{len(empty)} {what}: {first_names(empty)}")
+    return labels, class_names, notes
 
 
 def _resolve(name: str, tree: Tree, wanted: str) -> tuple[list[str], str, str, list[str]]:

@@ -56,6 +56,9 @@ def from_files(texts: Sequence[str | None], names: Iterable[str]) -> tuple[NDArr
         for name, text, number in zip(names, given, numbers, strict=True)
         if text is not None and number is None
     ]
+    missing = sum(text is None for text in given)
+    if missing and filled:
+        note += f"{'; ' * bool(note)}{missing} of {len(given)} images without a label: -1"
     if wrong:
         note += f"{'; ' * bool(note)}{len(wrong)} label{'s' * (len(wrong) > 1)} cannot be read, e.g. {wrong[0]}: -1"
     return labels, classes, note

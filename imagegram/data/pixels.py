@@ -49,9 +49,16 @@ def deep_to_8_bit(image: Image.Image) -> Image.Image:
     """Greys of more than 8 bits as 8, by the scale of their format where it says one.
 
     16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond that 0 to 2^31 - 1.
-    Floats (F), whose format says nothing: up to 1 for 0 to 1, up to 255 for 0 to 255, beyond that for 16 bits.
+    Floats (F), whose format says nothing: up to 1 for 0 to 1, up to 255 for 0 to 255, beyond that for 16 bits; what is
+    no number (NaN) is 0. ValueError where they are negative, infinite, or all no numbers: they have another scale.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    values = np.asarray(image, dtype=np.float32)
+    if image.mode == "F":
+        known = values[~np.isnan(values)]
+        if not known.size or known.min() < 0 or np.isinf(known).any():
+            least, most = (known.min(), known.max()) if known.size else (np.nan, np.nan)
+            raise ValueError(f"floats from {least:g} to {most:g}, which are no greys from 0 to 1, 255 or 65535")
+        values = np.nan_to_num(values)
     most = values.max()
     if image.mode == "F" and most <= 1:
         scale = 255.0

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ WHOLE = 1_000_000_000  # bytes: a data set up to this size is hashed whole, a la
 PIECE = 4096  # bytes at the beginning, in the middle and at the end of a file
 METADATA = 2**28  # bytes of text and colour profile that a PNG may carry beside its pixels
 SHOWN = 8  # names in a line
+REASONS = 12  # lines on what was left out
+UNREADABLE = b"unreadable"  # stands for the content of a file that cannot be read
 NO_SPLITS = "all"  # the split of a data set that has none; asking for it is asking for nothing
 
 
@@ -78,13 +81,22 @@ class Source:
         if self.class_names:
             count = len(self.class_names)
             lines.append(f"  {count} class{'es' * (count != 1)}: {first_names(self.class_names)}")
+            if alike := look_alikes(self.class_names):
+                lines.append(f"  classes that differ in capitals, spaces or the form of accents alone: {alike}")
         else:
             lines.append("  no classes: every image has label -1")
-        for left in self.left_out:
-            lines.append(f"  left out: {left.count} {left.reason}, e.g. {left.example}")
+        lines += [f"  left out: {line}" for line in counted(self.left_out)]
         if self.flaw:
             lines.append(f"  warning: {self.flaw}")
         return lines
+
+
+def counted(left_out: Sequence[LeftOut]) -> list[str]:
+    """What was left out, a line for each reason; few, where numbered endings make a reason of every file."""
+    lines = [f"{left.count} {left.reason}, e.g. {left.example}" for left in left_out[:REASONS]]
+    if rest := left_out[REASONS:]:
+        lines.append(f"{sum(left.count for left in rest)} more for {len(rest)} other reasons, e.g. {rest[0].example}")
+    return lines
 
 
 def first_names(names: Iterable[object]) -> str:
@@ -92,6 +104,14 @@ def first_names(names: Iterable[object]) -> str:
     everything = [printable(str(name)) for name in names]
     more = f" and {len(everything) - SHOWN} more" if len(everything) > SHOWN else ""
     return ", ".join(everything[:SHOWN]) + more
+
+
+def look_alikes(names: Iterable[str]) -> str:
+    """Names that people would take for one, as text with their differences spelled out; "" where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
+    return "; ".join(" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1)
 
 
 def printable(name: str) -> str:
@@ -116,6 +136,21 @@ def digest(parts: Iterable[bytes]) -> str:
     return state.hexdigest()[:16]
 
 
+def copies(names: Iterable[str], contents: Iterable[bytes]) -> str:
+    """A line about files that are copies of others, "" where there are none: names and contents are in one order.
+
+    A copy on either side of the held-out split makes real images look copied.
+    """
+    first: dict[bytes, str] = {}
+    pairs = []
+    for name, content in zip(names, contents, strict=True):
+        if content != UNREADABLE and first.setdefault(content, name) != name:
+            pairs.append((name, first[content]))
+    if not pairs:
+        return ""
+    return f"{len(pairs)} of the images are copies of others, e.g. {pairs[0][0]} of {pairs[0][1]}"
+
+
 def content_of(path: Path, whole: bool, start: int = 0, size: int | None = None) -> bytes:
     """A hash of a file, or of `size` bytes of it from `start` on: of all bytes, or of three pieces and the length.
 
@@ -137,7 +172,7 @@ def content_of(path: Path, whole: bool, start: int = 0, size: int | None = None)
                     f.seek(start + place)
                     state.update(f.read(min(PIECE, length - place)))
     except OSError:
-        return b"unreadable"
+        return UNREADABLE
     return state.digest()
 
 

@@ -3,20 +3,22 @@
 A source is a map-style data set: `source.read(i)` gives the picture and the label of ordinal `i`, or raises.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, shapes, tables, tars
-from imagegram.data.source import NO_SPLITS, Wanted, first_names, printable
+from imagegram.data.source import NO_SPLITS, Wanted, counted, first_names, printable
 from imagegram.data.source import Source as Source
-from imagegram.data.tree import COMPRESSED, IDX, KINDS, Tree, endings, survey
+from imagegram.data.tree import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey
 
+LOOKED_AT = 8  # pictures, to say what is taken of them
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
 UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
 READERS: dict[str, Callable[[str, Tree, Wanted], Source]] = {
@@ -42,6 +44,8 @@ def open_dataset(
     Split and columns are found by their names and types unless they are named; what does not apply is refused.
     """
     wanted = Wanted(split, image_column, label_column)
+    if not name.strip():
+        raise UserError("--dataset is empty: name a data set, or . for the folder that you stand in")
     path = Path(name)
     if name in ("digits", "shapes"):
         wanted.refuse(name, "made here", "split", "image_column", "label_column")
@@ -56,9 +60,26 @@ def open_dataset(
         raise UserError(f"no data set at {name}: there is no such file or folder")
     else:
         source = tables.read_hub(name, wanted)
+    if remark := remark_on(source):
+        source = dataclasses.replace(source, notes=(*source.notes, remark))
     if images > len(source):
         raise UserError(f"{name} has {len(source)} images, {images} were asked for")
     return dataclasses.replace(source, size=images or len(source))
+
+
+def remark_on(source: Source) -> str:
+    """What is taken of pictures that hold more than 8-bit colours once, judged by the first few; "" for usual ones."""
+    said = {}
+    for i in range(min(LOOKED_AT, len(source))):
+        with contextlib.suppress(Exception):  # counted when it is read
+            image, _ = source.read(i)
+            if getattr(image, "is_animated", False):
+                said["of pictures with several frames or pages"] = f"the first is taken, e.g. {source.name_of(i)}"
+            elif image.mode == "F":
+                said["of pictures of floats"] = (
+                    f"the largest number decides the scale of each, e.g. {source.name_of(i)}"
+                )
+    return "; ".join(f"{what} {how}" for what, how in said.items())
 
 
 def reopen(name: str, fingerprint: str, images: int, image_size: int, choice: tuple[str, str, str]) -> Source | None:
@@ -84,7 +105,9 @@ def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
     """A data set that is one file."""
     tree = Tree(path.parent)
     lower = path.name.lower()
-    if lower.endswith((*COMPRESSED, ".zip", ".7z", ".rar")):
+    if path.suffix.lower() in ZIPPED:
+        raise UserError(f"{name} is an archive, which is not looked into: unpack it, and give the folder")
+    if lower.endswith(COMPRESSED):
         raise UserError(f"{name} is compressed, and its pictures cannot be read one by one: {UNPACK}, or unpack it")
     if IDX.search(lower):  # its labels stand beside it
         beside = path.with_name(arrays.labels_of(path.name))
@@ -93,6 +116,7 @@ def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
     kind = {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(path.suffix.lower(), "")
     if not kind:
         remedy = ": give the folder that it lies in" if path.suffix.lower() in endings() else ""
+        remedy = ": np.savez(NAME, images=..., labels=...) writes an .npz" if path.suffix == ".npy" else remedy
         raise UserError(f"{name} is neither a folder nor a .tar, .parquet, .npz or IDX file{remedy}")
     tree.files[kind] = [path.name]
     return READERS[kind](name, tree, wanted)
@@ -103,12 +127,13 @@ def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return tables.read_saved(name, wanted)
     tree = survey(path)
-    # Tables of captions and archives of statistics often lie beside pictures: they are no data sets.
-    for kind, holds_pictures in (("tables", tables.holds_pictures), ("npz", arrays.holds_pictures)):
-        for file in list(tree.files[kind]):
-            if not holds_pictures(path / file):
-                tree.files[kind].remove(file)
-                tree.leave_out(f"{KINDS[kind]} without pictures", file)
+    if not tree.files["pictures"]:
+        for file in tree.metadata:
+            if file.endswith(".parquet"):
+                tree.files["tables"].append(file)
+            else:
+                tree.leave_out(f"{PurePath(file).suffix} tables", file)
+    _leave_out_others(path, tree)
     present = [kind for kind in KINDS if tree.files[kind]]
     if "compressed" in present and present != ["compressed"] and "tars" not in present:
         for file in tree.files["compressed"]:  # what the others were unpacked from
@@ -125,12 +150,23 @@ def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
     if present == ["compressed"]:
         raise UserError(f"{name} holds compressed tar files ({first_names(tree.files['compressed'])}): {UNPACK}")
     if not present:
-        left = "; ".join(f"{out.count} {out.reason}, e.g. {out.example}" for out in tree.left_out())
+        left = "; ".join(counted(tree.left_out()))
         raise UserError(
             f"{printable(name)} holds no images, no .tar, .parquet, .npz or IDX files and no saved data set"
             + (f" (it holds {left})" if left else "")
         )
     return READERS[present[0]](name, tree, wanted)
+
+
+def _leave_out_others(path: Path, tree: Tree) -> None:
+    """Tables of captions and archives of statistics often lie beside a data set: they are none, where another is."""
+    for kind, holds_pictures in (("tables", tables.holds_pictures), ("npz", arrays.holds_pictures)):
+        without = [file for file in tree.files[kind] if not holds_pictures(path / file)]
+        if sum(map(len, tree.files.values())) == len(without):
+            continue  # nothing else: its reader says what is missing
+        for file in without:
+            tree.files[kind].remove(file)
+            tree.leave_out(f"{KINDS[kind]} without pictures", file)
 
 
 def _digits() -> Source:

@@ -17,6 +17,7 @@ from imagegram.data.labels import from_numbers, from_texts
 from imagegram.data.source import (
     IMAGE_NAMES,
     LABEL_NAMES,
+    NO_SPLITS,
     LeftOut,
     Source,
     Wanted,
@@ -28,7 +29,13 @@ from imagegram.data.source import (
 from imagegram.data.splits import choose, files_of_split
 from imagegram.data.tree import Tree
 
+LOOKED_AT = 20  # rows, to see whether a column of text names files
+FLOATS = ("float16", "float32", "float64", "double", "float")
 BYTES = ("binary", "large_binary")
+REMEDY = (
+    "check the name and the connection, or give digits, shapes, a folder of images, of .tar files, of parquet files, "
+    "of IDX files, or one saved by datasets"
+)
 TEXT = ("string", "large_string")
 
 
@@ -37,7 +44,7 @@ def read_hub(name: str, wanted: Wanted) -> Source:
     import datasets
 
     split = wanted.split or "train"
-    with _errors_in_one_line(name, split):
+    with _errors_in_one_line(name, split, REMEDY):
         data = datasets.load_dataset(name, split=split)
     return _read_table(name, data, split, wanted, "a data set of the Hugging Face hub", data._fingerprint)
 
@@ -46,7 +53,7 @@ def read_saved(name: str, wanted: Wanted) -> Source:
     """What `save_to_disk` wrote: one data set, or several splits."""
     import datasets
 
-    with _errors_in_one_line(name, wanted.split):
+    with _errors_in_one_line(name, wanted.split, "its files are incomplete or damaged, save it again"):
         data = datasets.load_from_disk(name)
     notes = []
     split = wanted.split
@@ -68,13 +75,30 @@ def read_parquet(name: str, tree: Tree, wanted: Wanted) -> Source:
         if file not in files:
             tree.leave_out("parquet files of other splits", file)
     paths = [tree.root / file for file in files]
-    with _errors_in_one_line(name, split):
-        data = datasets.load_dataset("parquet", data_files=[str(path.resolve()) for path in paths], split="train")
+    rows = _rows(paths)
+    if rows == 0:
+        raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
+    try:
+        with _errors_in_one_line(name, split, ""):
+            data = datasets.load_dataset("parquet", data_files=[str(path.resolve()) for path in paths], split="train")
+    except UserError as error:
+        raise UserError(f"{error}{_differences(paths)}") from None
     # The library's own fingerprint knows the files by path and date.
     contents = contents_of([(path, 0, None) for path in paths])
     fingerprint = digest(file.encode() + b"\0" + content for file, content in zip(files, contents, strict=True))
     kind = f"{len(files)} parquet file{'s' * (len(files) > 1)}"
     return _read_table(name, data, split, wanted, kind, fingerprint, [note] if note else [], tree.left_out())
+
+
+def _rows(paths: Sequence[Path]) -> int:
+    """Rows of parquet files, by their footers; -1 where one is damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return sum(pyarrow.parquet.read_metadata(path).num_rows for path in paths)
+    except (OSError, ValueError, pyarrow.ArrowException):
+        return -1
 
 
 def holds_pictures(path: Path) -> bool:
@@ -91,11 +115,14 @@ def holds_pictures(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _errors_in_one_line(name: str, split: str) -> Iterator[None]:
+def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
     """The hub, its cache and its builders fail in ways of their own: one line, with what to try."""
+    import datasets
     import huggingface_hub
 
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries would bury the one line that helps
+    verbosity = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     try:
         yield
     except UserError:
@@ -103,12 +130,35 @@ def _errors_in_one_line(name: str, split: str) -> Iterator[None]:
     except IndexError:  # how datasets says that a saved one has no rows
         raise UserError(f"the data set {name!r} has no images") from None
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        shown = f", split {split!r}" if split else ""
-        raise UserError(
-            f"cannot load the data set {name!r}{shown} ({reason}): check the name and the connection, or give digits, "
-            "shapes, a folder of images, of .tar files, of parquet files, of IDX files, or one saved by datasets"
-        ) from None
+        # What says "an error occurred" has the reason as its cause.
+        last: BaseException = error
+        while last.__cause__ is not None:
+            last = last.__cause__
+        reason = str(last).strip().splitlines()[0] if str(last).strip() else type(last).__name__
+        shown = f", split {split!r}" if split not in ("", NO_SPLITS) else ""
+        raise UserError(f"cannot load the data set {name!r}{shown} ({reason}): {remedy}") from None
+    finally:
+        datasets.utils.logging.set_verbosity(verbosity)
+
+
+def _differences(paths: Sequence[Path]) -> str:
+    """What is wrong with the first of several parquet files that cannot be read together with the first one."""
+    import pyarrow
+    import pyarrow.parquet
+
+    first: dict[str, str] = {}
+    for path in paths:
+        try:
+            schema = pyarrow.parquet.read_schema(path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            return f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again"
+        columns = {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+        first = first or columns
+        if columns != first:
+            one = first_names(f"{name} ({kind[:40]})" for name, kind in first.items())
+            other = first_names(f"{name} ({kind[:40]})" for name, kind in columns.items())
+            return f"{paths[0].name} has the columns {one}, {path.name} has {other}: name one file, or mend them"
+    return "they cannot be read as one table"
 
 
 def _read_table(
@@ -126,7 +176,7 @@ def _read_table(
     # 1) The columns, and the labels all at once: a fault of the labels is none of the pictures.
     image_column = _image_column(name, data.features, wanted.image_column)
     label_column = _label_column(name, data.features, wanted.label_column)
-    labels, class_names, note = _labels(name, data, label_column)
+    labels, class_names, note = _labels(name, data, label_column, named=bool(wanted.label_column))
     rest = sorted(set(data.features) - {image_column, label_column})
     used = f"images from column {image_column!r}, "
     used += f"labels from {label_column!r}" if label_column else "no label column"
@@ -134,14 +184,15 @@ def _read_table(
 
     # 2) A bad picture must not stop the others: bytes are decoded one row at a time.
     data = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-    if len(data) and (cell := data[0][image_column]) and cell["bytes"] is None and not Path(cell["path"]).exists():
+    first = [cell for cell in data[:LOOKED_AT][image_column] if cell and (cell["bytes"] is not None or cell["path"])]
+    if first and all(cell["bytes"] is None and not Path(cell["path"]).exists() for cell in first):
         raise UserError(
-            f"column {image_column!r} of {name} holds no pictures and names no files: {cell['path'][:60]!r}"
+            f"column {image_column!r} of {name} holds no pictures and names no files: {first[0]['path'][:60]!r}"
         )
 
     def read(i: int) -> tuple[Image.Image, int]:
         cell = data[i][image_column]
-        if cell is None:
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
             raise ValueError("the row has no picture")
         content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
         return open_picture(content), int(labels[i])
@@ -227,7 +278,7 @@ def _label_column(name: str, features: Any, given: str) -> str:
 
     def classes(feature: object) -> bool:
         dtype = _dtype(feature)
-        return isinstance(feature, datasets.ClassLabel) or dtype in TEXT or dtype == "bool" or "int" in dtype
+        return isinstance(feature, datasets.ClassLabel) or dtype in (*TEXT, *FLOATS, "bool") or "int" in dtype
 
     _given(name, features, given)
     if given and not classes(features[given]):
@@ -238,7 +289,7 @@ def _label_column(name: str, features: Any, given: str) -> str:
     return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")
 
 
-def _labels(name: str, data: Any, column: str) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
+def _labels(name: str, data: Any, column: str, named: bool) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
     """Labels int32 [n] (-1: none), class names, and what to say of them."""
     import datasets
 
@@ -254,5 +305,14 @@ def _labels(name: str, data: Any, column: str) -> tuple[NDArray[np.int32], tuple
     if _dtype(feature) in TEXT:
         labels, classes = from_texts(values)
         return labels, classes, note
+    # pandas makes floats of whole numbers among which one is missing.
+    values = [None if value is None or value != value else value for value in values]
+    if wrong := [value for value in values if value is not None and value != int(value)]:
+        fault = f"{column!r} holds {wrong[0]:g}, no classes"
+        if named:
+            raise UserError(f"{name}: {fault}: name another column with --label-column, or none")
+        return np.full(len(data), -1, np.int32), (), f"{fault}: every image has label -1"
+    missing = values.count(None)
+    note = f"{missing} rows without a label: -1" if missing else ""
     labels, classes, changed = from_numbers([None if value is None else int(value) for value in values])
     return labels, classes, "; ".join(line for line in (changed, note) if line)

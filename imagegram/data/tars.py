@@ -25,6 +25,8 @@ from imagegram.data.source import (
     Source,
     Wanted,
     contents_of,
+    copies,
+    counted,
     digest,
     first_names,
     open_picture,
@@ -74,7 +76,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         if (member := next((sample[column] for column in column_of if column in sample), None))
     ]
     if not pictures:
-        left = "; ".join([f"{out.count} {out.reason}, e.g. {out.example}" for out in tree.left_out()] + flaws)
+        left = "; ".join(counted(tree.left_out()) + flaws)
         raise UserError(f"{name} holds no images{': ' * bool(left)}{left}")
 
     # 2) Labels, from the files that belong to it.
@@ -84,7 +86,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
     labels, class_names, label_note = from_files(texts, places)
 
     # 3) Names, labels and contents make the fingerprint.
-    contents = contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures])
+    contents = list(contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures]))
     parts = (
         f"{place} {label}".encode() + b"\0" + content
         for place, label, content in zip(places, labels, contents, strict=True)
@@ -108,7 +110,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         image_column=wanted.image_column,
         label_column=label_column,
         kind=f"WebDataset, {len(tars)} tar{'s' * (len(tars) > 1)}",
-        notes=tuple(line for line in (note, used, label_hint, label_note) if line),
+        notes=tuple(line for line in (note, used, label_hint, label_note, copies(places, contents)) if line),
         left_out=tree.left_out(),
         name_of=lambda i: places[i],
         flaw="; ".join(flaws),
@@ -217,7 +219,8 @@ def _count_rest(sample: dict[str, Member], tar: Tar, known: set[str], tree: Tree
     for column, member in sample.items():
         place = f"{tar.shown}:{printable(member.name)}"
         if f".{column.rpartition('.')[2]}" in known and "." in column:
-            tree.leave_out("pictures whose name has a dot before its ending (WebDataset ends the key there)", place)
+            reason = "pictures whose name has a dot before its ending (WebDataset ends the key at the first dot: "
+            tree.leave_out(reason + "--image-column takes what follows it)", place)
         elif f".{column}" in known:
             tree.leave_out(f"pictures of another column ({column})", place)
         else:
@@ -244,12 +247,17 @@ def _label_texts(
         )
     if counts["cls"]:
         return _texts(pictures, samples, "cls"), "cls", ""
-    hint = ""
+    folders = {posixpath.dirname(member.name) for _, _, member in pictures}
+    hint = "the folders in the tars are no labels (WebDataset's rule): unpack them to make them classes"
+    hint = hint if len(folders) > 1 else ""
     if counts["json"]:
         fields = _fields(_texts(pictures, samples, "json"), LABEL_NAMES)
         if any(text is not None for text in fields):
             return fields, "json", ""
-        hint = f"KEY.json has no field {', '.join(LABEL_NAMES)}: --label-column FIELD takes another as label"
+        hint = (
+            f"KEY.json has no number and no text in a field {', '.join(LABEL_NAMES)}: --label-column FIELD takes "
+            "another as label"
+        )
     if counts["txt"]:
         texts = _texts(pictures, samples, "txt")
         # Captions differ from picture to picture, class names come again.
@@ -290,5 +298,7 @@ def _fields(texts: list[str | None], names: Sequence[str]) -> list[str | None]:
         except ValueError:
             row = None
         value = next((row[name] for name in names if name in row), None) if isinstance(row, dict) else None
+        if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+            value = int(value)
         found.append(str(value) if isinstance(value, int | str) else None)
     return found

@@ -13,11 +13,30 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from imagegram.cli import UserError
+from imagegram.data.metadata import NAMES as METADATA
 from imagegram.data.source import LeftOut, printable
 
 SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@Recycle", "#recycle"}
 # Pillow knows these endings, but opens them only with other programs or not as pictures.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+UNOPENED = {
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".dng",
+    ".orf",
+    ".rw2",
+    ".raw",
+    ".exr",
+    ".hdr",
+}
+ZIPPED = {".zip", ".7z", ".rar"}
+TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
 KINDS = {
@@ -48,6 +67,8 @@ class Tree:
     root: Path
     files: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     unreadable: dict[str, str] = field(default_factory=dict)  # pictures that cannot be opened -> the reason
+    folders: list[str] = field(default_factory=list)  # all that were walked, without the root
+    metadata: list[str] = field(default_factory=list)  # tables of labels beside pictures (metadata.py)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -97,8 +118,9 @@ def survey(root: Path) -> Tree:
                 continue
             place = _visit(tree, entry, path, known, above)
             if place:
+                tree.folders.append(path)
                 waiting.append((f"{path}/", (*above, place)))
-    for files in tree.files.values():
+    for files in (*tree.files.values(), tree.folders, tree.metadata):
         files.sort(key=lambda path: path.split("/"))
     return tree
 
@@ -126,8 +148,16 @@ def _visit(
         return place
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         tree.leave_out("pipes, sockets or devices", path)
+    elif entry.name in METADATA:
+        tree.metadata.append(path)
     elif kind := _kind(entry.name, ending, known):
         tree.files[kind].append(path)
+    elif ending in UNOPENED:
+        tree.leave_out(f"{ending} pictures, which Pillow does not open (convert them to JPEG or PNG)", path)
+    elif ending in ZIPPED:
+        tree.leave_out(f"{ending} archives, which are not looked into (unpack them)", path)
+    elif ending in TABLES:
+        tree.leave_out(f"{ending} tables (labels come from a metadata.csv with the columns file_name, label)", path)
     elif ending:
         tree.leave_out(f"{printable(ending)} files", path)
     else:

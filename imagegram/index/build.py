@@ -5,6 +5,7 @@ folder, each shard leaves a marker, and an interrupted build goes on from the fi
 beside and is renamed when all of it is there. Files: top of folder.py.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from imagegram.cli import UserError, summary
-from imagegram.files import atomic, others_at_work, read_json, run_lock, write_json
+from imagegram.files import atomic, others, others_at_work, read_json, run_lock, write_json
 from imagegram.index.builders import BUILDERS, find_tg_build_index
 from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, file_record
 from imagegram.index.shards import Job, run_jobs, shard_of
@@ -26,6 +27,8 @@ from imagegram.machine import Processes, memory_available
 from imagegram.tokens import IndexedImages, TokenFolder
 
 DIGITS = 16  # of the hash of a request
+
+INDEX_FILES = r"(tokenized|offset|table)\.\d+|images\.npy|index\.json(\.wrong)?|shard-\d+\.json"
 
 
 def chosen(builder: str) -> str:
@@ -197,14 +200,33 @@ def _build_share(
     run_jobs(todo, workers)
 
 
+def _holds_index(folder: Path) -> bool:
+    """Whether a folder has the index.json of an index, or of one that was found to be wrong."""
+    for name in ("index.json", "index.json.wrong"):
+        if (folder / name).exists():
+            with contextlib.suppress(UserError):
+                found = read_json(folder / name)
+                return isinstance(found, dict) and "builder" in found
+    return False
+
+
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
     """UserError where the build would replace or bury files that are not an index."""
-    if out.is_dir() and not (out / "index.json").exists() and not (out / "index.json.wrong").exists():
-        # An empty folder, or one that only carries the lock of an earlier attempt, is nobody's.
-        if any(not file.name.startswith(".lock") for file in out.iterdir()):
-            raise UserError(f"{out} holds files that are not an index: choose another folder for the index")
-    elif out.exists() and not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder for the index")
+    # An empty folder, or one that only carries the lock of an earlier attempt, is nobody's.
+    found = others(out, INDEX_FILES if _holds_index(out) else "")
+    if found:
+        raise UserError(
+            f"{out} holds files that are not an index, e.g. {found[0]!r}: choose another folder for the index, or move "
+            "them elsewhere"
+        )
+    found = others(index_input)
+    if found and not any(index_input.glob(".lock*")):
+        raise UserError(
+            f"{index_input} holds files that are not the input of an index, e.g. {found[0]!r}: choose another folder "
+            "with --index-input"
+        )
     target = out.resolve()
     for kept in (*token_folders, index_input):
         other = kept.resolve()

@@ -72,6 +72,7 @@ class Plan:
             raise UserError("a data set stands twice in DATASETS: its images would all be copies of each other")
         if not self.samplers:
             raise UserError("no sampler: SAMPLERS is empty")
+        self._check_place()
         if self.sequences < 1 or self.decoded < 0 or self.seed < 0 or self.hours < 0:
             raise UserError("--sequences must be at least 1, --decoded, --seed and --hours must not be negative")
         for name, settings in self.all_settings().items():
@@ -81,6 +82,16 @@ class Plan:
                 settings.check()
             except UserError as error:
                 raise UserError(f"sampler {name}: {error}") from None
+
+    def _check_place(self) -> None:
+        """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"{self.out} is a file: choose a folder with --out")
+        if (self.out / ".lock-night").exists():
+            return
+        for name in ("night.json", "night.log", "report.html", "bits.json", "generated"):
+            if (self.out / name).exists():
+                raise UserError(f"{self.out / name} was not made by a night here: choose another folder with --out")
 
 
 def finished_before(plan: Plan) -> "Night | None":

@@ -164,7 +164,7 @@ def test_columns_of_something_else_are_refused(tmp_path: Path) -> None:
             open_dataset(place, image_column=column)
     with pytest.raises(UserError, match="names no files: 'a'"):
         open_dataset(place, image_column="caption")
-    with pytest.raises(UserError, match=r"column 'number' of .* holds float32, no classes"):
+    with pytest.raises(UserError, match=r"'number' holds 0\.5, no classes"):
         open_dataset(place, image_column="raw", label_column="number")
     assert np.array_equal(np.asarray(open_dataset(place, image_column="raw").read(1)[0]), scene(2, 1, 8)[0])
 

@@ -280,7 +280,16 @@ def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
         build_index([tokens], index_input, tmp_path / "data")
     with pytest.raises(UserError, match="in each other"):
         build_index([tokens], index_input, index_input)
+    with pytest.raises(UserError, match=r"not the input of an index, e\.g\. 'paper.txt'"):
+        build_index([tokens], results, tmp_path / "index")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    (results / "index.json").write_text('{"home": "a page of its own"}')
+    with pytest.raises(UserError, match=r"not an index, e\.g\. 'index.json'"):
+        build_index([tokens], index_input, results)
+    index = build_index([tokens], index_input, tmp_path / "index", "divsufsort")
+    (index.path / "notes.txt").write_text("kept beside the index")
+    with pytest.raises(UserError, match=r"not an index, e\.g\. 'notes.txt'"):
+        build_index([tokens], index_input, tmp_path / "index", "divsufsort")
 
 
 def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""What lies beside pictures: tables of labels, masks, copies, folders without pictures, archives, other arrays."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.pixels import to_rgb
+from imagegram.data.source import REASONS
+from tests.support.datasets import labels, open_dataset, picture, put, said, save, write_tar
+
+# Tables of labels.
+
+
+def test_metadata_gives_the_labels_that_datasets_reads_from_it(tmp_path: Path) -> None:
+    rows = [{"file_name": f"x/{i}.png", "label": ("cat", "dog")[i % 2], "caption": f"no. {i}"} for i in range(4)]
+    for i in range(4):
+        put(tmp_path / "d" / "x" / f"{i}.png", picture(i))
+    lines = ["file_name,label,caption", *(f"{row['file_name']},{row['label']},{row['caption']}" for row in rows)]
+    forms = {
+        "metadata.csv": "\ufeff" + "\n".join(lines),  # as Excel writes it
+        "metadata.jsonl": "\n".join(json.dumps(row) for row in rows),
+    }
+    fingerprints = {open_dataset(str(tmp_path / "d")).fingerprint}
+    for name, text in forms.items():
+        (tmp_path / "d" / name).write_text(text)
+        source = open_dataset(str(tmp_path / "d"))
+        theirs = datasets.load_dataset(
+            "imagefolder", data_dir=str(tmp_path / "d"), split="train", cache_dir=tmp_path / "c"
+        )
+        assert [source.class_names[label] for label in labels(source)] == theirs["label"]
+        assert (source.label_column, source.class_names) == ("label", ("cat", "dog"))
+        assert len(open_dataset(str(tmp_path / "d"), label_column="caption").class_names) == 4
+        fingerprints.add(source.fingerprint)
+        (tmp_path / "d" / name).unlink()
+    assert len(fingerprints) == 2  # the labels count, the form of the table does not
+
+
+def test_rows_and_pictures_that_do_not_meet_are_counted(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / "train" / f"{i}.png", picture(i))
+        put(tmp_path / "test" / f"{i}.png", picture(9 + i))
+    put(tmp_path / "metadata.csv", b"file_name,label\ntrain/0.png,5\ntrain/2.png,2\ntest/0.png,1\ntrain/9.png,1\n")
+    source = open_dataset(str(tmp_path))
+    assert labels(source) == [5, -1, 2]
+    assert "1 of 3 images without a label: -1" in said(source)
+    assert "name no picture of the folder: 1, e.g. train/9.png" in said(source)
+    assert labels(open_dataset(str(tmp_path), split="test")) == [1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "expected"),
+    [
+        (b"name,label\n0.png,u\n", "", "no column file_name, and is not read"),
+        (b"name,label\n0.png,u\n", "label", "no column file_name"),
+        (b"file_name,text\ncats/0.png,u\n", "", r"--label-column takes one of text"),
+        (b"file_name,text\ncats/0.png,u\n", "kind", "no column 'kind'; it has text"),
+        (b"file_name,label\n\xff\xfe,u\n", "", "cannot be read"),
+    ],
+)
+def test_a_table_that_gives_no_labels_says_so(tmp_path: Path, text: bytes, column: str, expected: str) -> None:
+    put(tmp_path / "cats" / "0.png", picture(0))
+    put(tmp_path / "metadata.csv", text)
+    if column or "cannot" in expected:
+        with pytest.raises(UserError, match=expected):
+            open_dataset(str(tmp_path), label_column=column)
+    else:
+        source = open_dataset(str(tmp_path))
+        assert source.class_names == ("cats",)
+        assert expected in said(source)
+
+
+def test_a_table_of_another_name_says_whose_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "0.png", picture(0))
+    put(tmp_path / "labels.csv", b"id,label\n0,cat\n")
+    assert "labels come from a metadata.csv with the columns file_name, label" in said(open_dataset(str(tmp_path)))
+
+
+# Masks, copies, folders.
+
+
+@pytest.mark.parametrize(
+    ("files", "masks"),
+    [
+        (("{i}.jpg", "{i}_mask.png"), True),
+        (("a/scan ({i}).png", "a/scan ({i})_mask.png"), True),
+        (("JPEGImages/{i}.jpg", "SegmentationClass/{i}.png"), True),
+        (("d/images/{i}.jpg", "d/masks/{i}.png"), True),
+        (("with_mask/{i}.jpg", "without_mask/{i}.jpg"), False),
+        (("cats/{i}.jpg", "dogs/{i}.jpg"), False),  # both are numbered
+        (("toys/{i}.jpg", "labels/z{i}.jpg"), False),
+        (("{i}_mask.png",), False),  # of masks alone
+    ],
+)
+def test_masks_are_no_pictures(tmp_path: Path, files: tuple[str, ...], masks: bool) -> None:
+    for i in range(3):
+        for number, file in enumerate(files):
+            put(tmp_path / file.format(i=i), picture(10 * number + i))
+    if masks:
+        with pytest.raises(UserError, match="like masks"):
+            open_dataset(str(tmp_path))
+    else:
+        assert len(open_dataset(str(tmp_path))) == 3 * len(files)
+
+
+def test_copies_deep_folders_empty_folders_and_look_alikes_are_said(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/1.png", "b/below/2.png", "B/3.png"):
+        put(tmp_path / name, picture(int(name[-5]) % 3))
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "notes" / "x.pdf")
+    text = said(open_dataset(str(tmp_path)))
+    assert "1 of the images are copies of others, e.g. a/0.png of B/3.png" in text
+    assert "1 images in folders below their class, e.g. b/below/2.png" in text
+    assert "2 folders without a picture are no classes: empty, notes" in text
+    assert "in capitals, spaces or the form of accents alone: 'B' and 'b'" in text
+    tar = write_tar(tmp_path / "x.tar", ("cats/0.png", picture(0)), ("dogs/1.png", picture(0)))
+    text = said(open_dataset(str(tar)))
+    assert "1 of the images are copies of others, e.g. x.tar:dogs/1.png of x.tar:cats/0.png" in text
+    assert "the folders in the tars are no labels" in text
+
+
+def test_endings_that_are_numbers_make_no_line_each(tmp_path: Path) -> None:
+    put(tmp_path / "0.png", picture(0))
+    for i in range(3 * REASONS):
+        put(tmp_path / f"frame.{i:04d}")
+    text = said(open_dataset(str(tmp_path)))
+    assert text.count("left out") == REASONS + 1
+    assert f"{2 * REASONS} more for {2 * REASONS} other reasons" in text
+
+
+def test_what_is_not_looked_into_has_a_remedy(tmp_path: Path) -> None:
+    for name, remedy in (("x.heic", "convert them to JPEG or PNG"), ("y.zip", "unpack them")):
+        put(tmp_path / name, b"z")
+        with pytest.raises(UserError, match=remedy):
+            open_dataset(str(tmp_path))
+    with pytest.raises(UserError, match="unpack it, and give the folder"):
+        open_dataset(str(tmp_path / "y.zip"))
+    with pytest.raises(UserError, match="--dataset is empty"):
+        open_dataset("")
+
+
+# What a picture's numbers mean.
+
+
+def test_of_several_frames_the_first_is_taken_and_said(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), (80 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    source = open_dataset(str(tmp_path))
+    assert "several frames or pages the first is taken, e.g. a.png" in said(source)
+    assert source.read(0)[0].convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("values", [(-1.0, 1.0), (0.5, np.inf), (np.nan, np.nan)])
+def test_floats_of_an_unknown_scale_are_no_greys(values: tuple[float, float]) -> None:
+    floats = np.array([values, values], np.float32)
+    with pytest.raises(ValueError, match="no greys"):
+        to_rgb(Image.fromarray(floats))
+    floats[0] = np.nan, 0.5  # a hole in a picture of usual floats
+    floats[1] = 0.0, 1.0
+    assert np.asarray(to_rgb(Image.fromarray(floats)))[..., 0].tolist() == [[0, 127], [0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "note"),
+    [
+        (np.array([0, 1], np.uint8), [0, 255], "from 0 to 1: taken for 0 to 1"),  # dSprites
+        (np.array([False, True]), [0, 255], "taken for 0 to 1"),
+        (np.array([0, 65535], np.uint16), [0, 255], "taken for 0 to 65535"),
+        (np.array([0, 200], np.int64), [0, 200], "taken for 0 to 255"),
+        (np.array([np.nan, 1.0]), [0, 255], "NaN for 0"),
+        (np.array([0, 200], np.uint8), [0, 200], ""),
+    ],
+)
+def test_arrays_of_any_numbers(tmp_path: Path, values: Any, expected: list[int], note: str) -> None:
+    np.savez(tmp_path / "x.npz", images=np.broadcast_to(values, (3, 2, 2)))
+    source = open_dataset(str(tmp_path / "x.npz"))
+    assert np.asarray(source.read(1)[0])[0].tolist() == expected
+    assert ("values from" in said(source)) == bool(note)
+    assert note in said(source)
+
+
+def test_arrays_with_channels_first_and_labels_with_gaps(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=np.moveaxis(colour, 3, 1), labels=[1.0, np.nan, 0.0], names=np.zeros((3, 2)))
+    source = open_dataset(str(tmp_path / "x.npz"))
+    assert all(np.array_equal(np.asarray(source.read(i)[0]), colour[i]) for i in range(3))
+    assert labels(source) == [1, -1, 0]
+    assert "not used: names [3, 2] of floats" in said(source)
+    np.savez(tmp_path / "x.npz", images=colour, labels=[0.5, 1, 2])
+    source = open_dataset(str(tmp_path / "x.npz"))
+    assert labels(source) == [-1, -1, -1]
+    assert "the labels hold 0.5, no classes" in said(source)
+    for values, match in ((np.array([b"a", None]), "of objects"), (np.full((2, 4, 4), np.nan), "NaN")):
+        np.savez(tmp_path / "x.npz", images=values)
+        with pytest.raises(UserError, match=match):
+            open_dataset(str(tmp_path / "x.npz"))
+    put(tmp_path / "x.npz", b"PK\3\4")
+    with pytest.raises(UserError, match="damaged or no NumPy archive"):
+        open_dataset(str(tmp_path / "x.npz"))
+
+
+# Tables of pictures.
+
+
+def test_labels_as_floats_rows_without_a_picture_and_files_that_are_gone(tmp_path: Path) -> None:
+    put(tmp_path / "1.png", picture(1))
+    rows = [{"bytes": None, "path": None}, {"bytes": None, "path": str(tmp_path / "1.png")}]
+    struct = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    place = save(
+        tmp_path / "x",
+        {"image": [*rows, {"bytes": None, "path": "gone.png"}], "label": [1.0, None, 0.0]},
+        {"image": struct, "label": datasets.Value("float64")},
+    )
+    source = open_dataset(place)
+    assert source.read(1)[1] == -1
+    assert source.class_names == ("0", "1")
+    assert "1 rows without a label: -1" in said(source)
+    with pytest.raises(ValueError, match="the row has no picture"):
+        source.read(0)
+    with pytest.raises(FileNotFoundError):
+        source.read(2)
+
+
+def test_parquet_files_that_are_no_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def write(name: str, **columns: Any) -> None:
+        (tmp_path / "d").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "d" / name)
+
+    write("a.parquet", blob=[picture(0)], label=[1])
+    assert len(open_dataset(str(tmp_path / "d"), image_column="blob")) == 1
+    with pytest.raises(UserError, match=r"columns: blob \(binary\), label \(int64\)\): name it with --image-column"):
+        open_dataset(str(tmp_path / "d"))
+    write("b.parquet", blob=[picture(1)], label=["x"])
+    with pytest.raises(UserError, match=r"a.parquet has .*label \(int64\), b.parquet has .*label \(string\)"):
+        open_dataset(str(tmp_path / "d"), image_column="blob")
+    write("b.parquet", blob=[], label=[])
+    (tmp_path / "d" / "a.parquet").unlink()
+    with pytest.raises(UserError, match="no rows"):
+        open_dataset(str(tmp_path / "d" / "b.parquet"), image_column="blob")
+    put(tmp_path / "d" / "b.parquet", b"PAR1")
+    with pytest.raises(UserError, match="is damaged"):
+        open_dataset(str(tmp_path / "d"))
