@@ -6,6 +6,7 @@ A source is a map-style data set: `source.read(i)` gives the picture and the lab
 import contextlib
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
@@ -71,7 +72,8 @@ def remark_on(source: Source) -> str:
     """What is taken of pictures that hold more than 8-bit colours once, judged by the first few; "" for usual ones."""
     said = {}
     for i in range(min(LOOKED_AT, len(source))):
-        with contextlib.suppress(Exception):  # counted when it is read
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is read
+            warnings.simplefilter("ignore")
             image, _ = source.read(i)
             if getattr(image, "is_animated", False):
                 said["of pictures with several frames or pages"] = f"the first is taken, e.g. {source.name_of(i)}"
