@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -73,6 +74,9 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         return 1
     except KeyboardInterrupt:
         print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)
+        if args is None:  # a program: to take it down with all its threads in order may take longer than its stop
+            sys.stdout.flush()
+            os._exit(130)
         return 130
     return 0
 

@@ -196,7 +196,7 @@ def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list
                 before, tokens = waiting.pop(0)
                 yield before, tokens.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # stopped: what runs is finished, what waits is not begun
+        pool.shutdown(wait=False, cancel_futures=True)  # stopped: nobody waits for what nobody will write
 
 
 def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:

@@ -55,8 +55,12 @@ class TinyCodec:
             few = slice(start, start + DECODED_AT_ONCE)
             return self._decode_few(list(tokens[few]), list(seeds[few]), timesteps, guidance_scale)
 
-        with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
-            return torch.cat(list(pool.map(decode_few, starts)))
+        with single_threads() as threads:
+            pool = ThreadPoolExecutor(threads)
+            try:
+                return torch.cat(list(pool.map(decode_few, starts)))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # stopped: the rest is not begun
 
     def _decode_few(
         self, tokens: list[NDArray[np.uint16]], seeds: list[int], timesteps: int, guidance_scale: float

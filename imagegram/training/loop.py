@@ -66,7 +66,7 @@ class State:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # a GPU's checkpoint goes on without one
         for key, part in self._parts().items():
             part.load_state_dict(state[key])
         self.rng.set_state(state["rng"])

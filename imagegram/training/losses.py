@@ -1,5 +1,6 @@
 """The losses that train the two halves of the embedded tokenizer, and the heads that they need meanwhile."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -62,8 +63,10 @@ def crowding(latents: Tensor) -> Tensor:
     uniformity of Wang & Isola (2020, arXiv:2005.10242)."""
     bounded = latents.tanh().transpose(0, 1)
     distance = (bounded[:, :, None] - bounded[:, None]).square().sum(-1)
-    others = ~torch.eye(len(latents), dtype=torch.bool, device=latents.device)
-    return (-4 * distance[:, others]).exp().mean(1).log()
+    n = len(latents)
+    itself = torch.eye(n, dtype=torch.bool, device=latents.device)  # has no vote; an index would make a GPU wait
+    potential = (-4 * distance.masked_fill(itself, math.inf)).exp()
+    return (potential.sum((1, 2)) / (n * (n - 1))).log()
 
 
 def encoder_losses(

@@ -54,21 +54,22 @@ class Teacher(nn.Module):
         return maps.clamp(-4, 4), ((whole - self.mean) / self.deviation).clamp(-4, 4)
 
 
-def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int) -> Teacher:
-    """Train the teacher on the training parts of `data` for at most `steps`, or read it from `path`."""
+def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, device: torch.device) -> Teacher:
+    """Train the teacher on the training parts of `data` for at most `steps`, or read it from `path`; on `device`."""
     targets = [_targets(images, seed) for images in data]
     offsets = [0]
     for _, labels in targets:
         offsets.append(offsets[-1] + int(labels.max()) + 1)
     teacher = Teacher(offsets[-1])
     if path.exists():
-        teacher.load_state_dict(torch.load(path, weights_only=True))
-        return teacher.eval()
+        teacher.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return teacher.to(device).eval()
 
     print("training the teacher", flush=True)
-    pixels = to_signed(torch.cat([pixels for pixels, _ in targets]))
+    pixels = to_signed(torch.cat([pixels for pixels, _ in targets])).to(device)
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
-    teacher.net = train_classifier(pixels, labels, min(steps, MOST_STEPS), seed=seed)
+    teacher.to(device)
+    teacher.net = train_classifier(pixels, labels.to(device), min(steps, MOST_STEPS), seed=seed)
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
     with atomic(path) as temporary:
         torch.save(teacher.state_dict(), temporary)

@@ -43,6 +43,12 @@ class Batches:
         return torch.cat(drawn)
 
 
+def compile_blocks(model: TinyFlexTok, backend: str = "inductor") -> None:
+    """Let torch compile the transformer blocks at their first use."""
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        block.compile(backend=backend)
+
+
 def train(
     model: TinyFlexTok,
     data: Sequence[Images],
@@ -60,12 +66,11 @@ def train(
     torch.manual_seed(seed)  # initial weights of the heads
     regression = Regression(model.config.tokens * len(model.config.levels)).to(device)
     alignment = Alignment(model.config.width).to(device)
-    teacher = load_teacher(data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1).to(device)
+    teacher = load_teacher(data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1, device)
     model.to(device)
     if device.type == "cuda":
         # On a CPU compiling takes minutes, and saves a tenth of the encoder's steps and a third of the decoder's.
-        for block in (*model.encoder.blocks, *model.decoder.blocks):
-            block.compile()
+        compile_blocks(model)
 
     fit(
         Stage("encoder", encoder_steps, BATCH, seed, ENCODER_WEIGHTS),
