@@ -28,6 +28,8 @@ from imagegram.files import atomic, others, read_json, sha256, write_json
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
+# What says which data set it is, and how its reader saw it, beside its name.
+OF_THE_DATA = {"fingerprint", "split", "class_names", "image_column", "label_column"}
 MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
 MAX_BAD = 100
 
@@ -140,7 +142,12 @@ class TokenFolder:
         file = path / "manifest.json"
         if file.exists():
             if changed := manifest_changes(read_json(file), manifest.to_json()):
-                raise UserError(f"{path} holds other tokens ({'; '.join(changed)}): choose another folder with --out")
+                same = {line.partition(":")[0] for line in changed} <= OF_THE_DATA
+                why = "the data set has changed, or an earlier version read it, and " if same else ""
+                raise UserError(
+                    f"{path} holds other tokens ({'; '.join(changed)}): {why}what is finished stays and can be indexed; "
+                    "choose another folder with --out"
+                )
             return cls.open(path)
         path.mkdir(parents=True, exist_ok=True)
         write_json(file, manifest.to_json())
