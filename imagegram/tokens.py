@@ -145,8 +145,8 @@ class TokenFolder:
                 same = {line.partition(":")[0] for line in changed} <= OF_THE_DATA
                 why = "the data set has changed, or an earlier version read it, and " if same else ""
                 raise UserError(
-                    f"{path} holds other tokens ({'; '.join(changed)}): {why}what is finished stays and can be indexed; "
-                    "choose another folder with --out"
+                    f"{path} holds other tokens ({'; '.join(changed)}): {why}what is finished stays and can be "
+                    "indexed; choose another folder with --out"
                 )
             return cls.open(path)
         path.mkdir(parents=True, exist_ok=True)
