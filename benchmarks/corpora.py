@@ -1,4 +1,4 @@
-"""Indexes of the size of a real one, 256 tokens of 64,000 an image, made without a codec."""
+"""Indexes of the size of a real one, as a rule 256 tokens of 64,000 an image, made without a codec."""
 
 from pathlib import Path
 
@@ -17,19 +17,19 @@ LENGTH = 256
 SHARD = 25_000
 
 
-def unrelated(folder: Path, images: int) -> Index:
+def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     """Images that have nothing in common but how often a token stands at a position.
 
     A token is one of 2,000 that are common at its position, or, one in ten, any.
     """
     rng = np.random.default_rng(0)
-    common = rng.integers(0, 64_000, (LENGTH, 2000))
-    tokens = _folder(folder, "unrelated", images)
+    common = rng.integers(0, 64_000, (length, 2000))
+    tokens = _folder(folder, "unrelated", images, length)
     for shard in range(tokens.shards):
         n = len(tokens.range(shard))
-        ranks = (2000 * rng.random((n, LENGTH)) ** 3).astype(np.int64)
+        ranks = (2000 * rng.random((n, length)) ** 3).astype(np.int64)
         rows = np.where(
-            rng.random((n, LENGTH)) < 0.9, common[np.arange(LENGTH), ranks], rng.integers(0, 64_000, (n, LENGTH))
+            rng.random((n, length)) < 0.9, common[np.arange(length), ranks], rng.integers(0, 64_000, (n, length))
         )
         tokens.write(shard, rows, np.zeros(n, np.int64), {}, 1.0)
     return _index(folder)
@@ -67,7 +67,7 @@ def _waves(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 
 
-def _folder(folder: Path, name: str, images: int) -> TokenFolder:
+def _folder(folder: Path, name: str, images: int, length: int = LENGTH) -> TokenFolder:
     manifest = Manifest(
         dataset=name,
         split="train",
@@ -76,7 +76,7 @@ def _folder(folder: Path, name: str, images: int) -> TokenFolder:
         codec="none",
         revision="0",
         precision="none",
-        tokens_per_image=LENGTH,
+        tokens_per_image=length,
         vocab_size=64_000,
         levels=LEVELS,
         image_size=256,
