@@ -15,7 +15,10 @@ from imagegram import files
 from imagegram.data.shapes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what tests expect, bytes and messages, is that of the CPU
+# What tests expect, bytes and messages, is that of the CPU. A test of a GPU asks in a process of its own, which sees
+# those that the first of pytest's processes saw.
+GPUS = os.environ.setdefault("TESTS_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # One thread: what is small gains nothing from two, and threads that wait for each other stand still on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
