@@ -17,10 +17,12 @@ class Column:
     percent: bool = False
     small: bool = False  # may be many orders of magnitude below 1
 
-    def cell(self, figures: dict[str, dict[str, float]]) -> tuple[str, str]:
+    def cell(self, figures: dict[str, dict[str, Any]]) -> tuple[str, str]:
         """The value and its interval, as text; dashes where the figure does not apply."""
         if self.key not in figures:
             return "-", ""
+        if self.key == "extraction":
+            return _extraction(figures[self.key])
         value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
         if self.small:
             return f"{value:.2g}", "exact" if low == high else f"{low:.1g} to {high:.1g}"
@@ -29,6 +31,12 @@ class Column:
             if self.percent
             else (f"{value:.2f}", f"{low:.2f} to {high:.2f}")
         )
+
+
+def _extraction(figure: dict[str, Any]) -> tuple[str, str]:
+    """The chance that the rest of an image follows its first half, of training images and, below, of held-out ones."""
+    rest = {who: list(chances.values())[-1]["value"] for who, chances in figure.items()}  # after 1, 2, 4, ... tokens
+    return f"{rest['training']:.2g}", f"held out: {rest['held_out']:.1g}" if "held_out" in rest else ""
 
 
 COLUMNS = (
@@ -42,6 +50,17 @@ COLUMNS = (
         "held_out_bits",
         "held-out bits",
         "bits that the sampler needs for a token of held-out real images: lower is a better model of them",
+    ),
+    Column(
+        "training_bits",
+        "training bits",
+        "the same of training images: the less than the held-out bits, the more the sampler knows them by heart",
+    ),
+    Column(
+        "extraction",
+        "extraction",
+        "the chance that the rest of a training image follows after its first half (8 tokens of 16), exactly; "
+        "below, the same of held-out images (Carlini et al., 2021)",
     ),
     Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
     Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),

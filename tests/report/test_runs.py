@@ -44,3 +44,11 @@ def test_cells_show_small_probabilities_and_dashes() -> None:
     column = next(column for column in COLUMNS if column.small)
     assert column.cell({column.key: {"value": 7.2e-10, "low": 7e-10, "high": 8e-10}}) == ("7.2e-10", "7e-10 to 8e-10")
     assert column.cell({}) == ("-", "")
+
+
+def test_extraction_is_shown_after_the_first_half_beside_that_of_held_out_images() -> None:
+    column = next(column for column in COLUMNS if column.key == "extraction")
+    chances = {"1": {"value": 1e-9}, "8": {"value": 7.8e-5}}
+    figure = {"training": chances, "held_out": {"1": {"value": 1e-12}, "8": {"value": 8.8e-10}}}
+    assert column.cell({"extraction": figure}) == ("7.8e-05", "held out: 9e-10")
+    assert column.cell({"extraction": {"training": chances}}) == ("7.8e-05", "")
