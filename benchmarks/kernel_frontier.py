@@ -29,7 +29,8 @@ from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 
-GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.2, 1.0, 0.85, 0.7, 0.5)]
+GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.5, 1.35, 1.2, 1.0, 0.85, 0.7, 0.5)]
+GRID += [(1.5, 0.7), (2.0, 0.6), (3.0, 0.5)]  # steps wide, then draws sharpened
 MOST_TRAINING = 1000  # distinct training images that stand for all of them
 GOAL = (0.45, 0.55)  # of P(closer)
 
@@ -125,8 +126,10 @@ def plot(path: Path, points: list[Point]) -> None:
     for name, axes in zip(names, panels[0], strict=True):
         side = GOAL[1] - GOAL[0]
         axes.add_patch(plt.Rectangle((GOAL[0], GOAL[0]), side, side, color="0.85", zorder=0))
-        for temperature, marker in zip(sorted({each.temperature for each in points}), "vso", strict=False):
+        for temperature, marker in zip(sorted({each.temperature for each in points}), "PX^vso", strict=False):
             some = [each for each in points if (each.data, each.temperature) == (name, temperature)]
+            if not some:
+                continue
             x = [each.closer_in_tokens for each in some]
             y = [each.closer_in_codes for each in some]
             axes.plot(x, y, color="0.6", lw=0.8, zorder=1)
