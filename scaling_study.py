@@ -36,7 +36,7 @@ COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building an
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
 CODECS = {"fashion_mnist": "fashion"}  # data sets with a codec of their own; --codec for all others
 BITS_SIZE = 256_000  # images: unigram and smoothed counts are not measured above, where it would take half an hour
-KERNEL_CORPORA = 16_000  # images: up to here the kernel is measured on several corpora as well
+KERNEL_CORPORA = 4_000  # images: up to here the kernel is measured on several corpora as well
 DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several times
 
 
