@@ -155,12 +155,18 @@ class Run:
 
 
 def best_of(runs: list[Run]) -> Run | None:
-    """The most coherent run that does not copy; where none is both, the one that copies least of those that are
-    coherent; where none is coherent, the most coherent. None where there are no runs."""
+    """The run most like real images: of those that do not copy and are about as coherent as any of them (within the
+    95 % interval of the most coherent one), the one whose P(closer) is nearest to 0.5.
+
+    Where none is both, the one that copies least of those that are coherent; where none is coherent, the most coherent.
+    None where there are no runs.
+    """
     coherent = [run for run in runs if run.coherence() >= LEAST_COHERENCE]
     honest = [run for run in coherent if run.copies_no_more_than_control()]
     if honest:
-        return max(honest, key=Run.coherence)
+        top = max(honest, key=Run.coherence).figures["coherence"]["low"]
+        alike = [run for run in honest if run.coherence() >= top]
+        return min(alike, key=lambda run: abs(run.figures["closer_than_held_out"]["value"] - 0.5))
     if coherent:
         return min(coherent, key=lambda run: run.figures["exact_copies"]["value"])
     return max(runs, key=Run.coherence, default=None)

@@ -26,6 +26,12 @@ def test_the_most_coherent_run_that_does_not_copy_is_the_best() -> None:
     assert best(run("far", 0, 0.5, 0.8), run("good", 0, 0.55, 0.9), run("near", 0, 0.9, 1.0)) == "good"
 
 
+def test_of_equally_coherent_runs_the_one_as_far_from_training_images_as_real_ones_is_the_best() -> None:
+    surest = run("near", 0, 0.6, 1.0)
+    surest.figures["coherence"]["low"] = 0.93
+    assert best(surest, run("like real", 0, 0.49, 0.97), run("less coherent", 0, 0.5, 0.92)) == "like real"
+
+
 def test_independent_tokens_are_never_the_best_where_something_is_coherent() -> None:
     assert best(run("unigram", 0, 0.19, -0.07), run("aligned", 0, 0.8, 0.6)) == "aligned"
     assert best(run("unigram", 0, 0.45, -0.07), run("single", 0.7, 0.98, 0.9)) == "single"
