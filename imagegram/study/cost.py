@@ -22,9 +22,9 @@ from imagegram.study.corpora import Data, open_index
 from imagegram.study.points import Row, row
 
 DRAWN = (
-    ("ntd", Settings("ntd", 3), 10_000),
-    ("aligned", Settings("aligned", 2, 2), 10_000),
-    ("kernel", Settings("kernel"), 64),
+    ("ntd", 3, Settings("ntd", 3), 10_000),
+    ("aligned", 2, Settings("aligned", 2, 2), 10_000),
+    ("kernel", 0, Settings("kernel"), 64),
 )
 
 
@@ -38,8 +38,8 @@ def index_cost(data: Data, images: int, corpus: int, place: Path) -> Iterator[Ro
 
 def drawing_cost(index: Index) -> Iterator[Row]:
     """Rows of drawing sequences from an opened index: 10,000 by counts, 64 by the kernel, whose metric is fitted."""
-    for name, settings, n in DRAWN:
-        yield from _rows(name, settings.context, *alone(_draw, index.path, settings, n), times=n)
+    for name, context, settings, n in DRAWN:
+        yield from _rows(name, context, *alone(_draw, index.path, settings, n), times=n)
 
 
 def _draw(path: Path, settings: Settings, n: int) -> None:
@@ -65,9 +65,14 @@ def _measured(work: Callable[..., object], arguments: tuple[Any, ...]) -> tuple[
     started = time.perf_counter()
     work(*arguments)
     seconds = time.perf_counter() - started
-    # ru_maxrss is in KiB (Linux); of the children it is the largest one's.
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = max(_peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)  # of the children the largest one's
     return seconds, _core_seconds() - core_before, peak * 1024
+
+
+def _peak() -> int:
+    """The most memory that this process held, in KiB. (ru_maxrss would begin with that of the process it came from.)"""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0])
 
 
 def _core_seconds() -> float:

@@ -19,11 +19,14 @@ def hold(megabytes: int, seconds: float) -> None:
 
 
 def test_time_and_memory_of_a_step_are_its_own() -> None:
+    here = bytearray(900 << 20)  # of the process that asks: not the step's
+    here[:: 1 << 12] = b"x" * len(here[:: 1 << 12])
     _, _, large = alone(hold, 600, 0.0)
     seconds, core_seconds, small = alone(hold, 100, 0.3)
     assert 0.3 <= core_seconds < 0.6
     assert seconds >= 0.25
     assert large - small == pytest.approx(500 << 20, rel=0.1)
+    assert small < len(here)
 
 
 def test_every_step_of_a_corpus_has_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
