@@ -114,22 +114,23 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
 def test_a_damaged_shard_is_named_and_redone_alone(
     tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenize(out=tmp_path, **JOB)
-    times = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.npy")}
-    (tmp_path / "shard-00007.npy").write_bytes(whole["shard-00007.npy"][:-1])
-    (tmp_path / "labels-00009.npy").unlink()
-    (tmp_path / "bad.jsonl").unlink()
+    out = tmp_path / "out"
+    tokenize(out=out, **JOB)
+    times = {file.name: file.stat().st_mtime_ns for file in out.glob("*.npy")}
+    (out / "shard-00007.npy").write_bytes(whole["shard-00007.npy"][:-1])
+    (out / "labels-00009.npy").unlink()
+    (out / "bad.jsonl").unlink()
     capsys.readouterr()
-    tokenize(out=tmp_path, **JOB)
+    tokenize(out=out, **JOB)
     said = capsys.readouterr().out
     assert "shard 7: shard-00007.npy is cut short or too long; tokenized again" in said
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
-    assert contents(tmp_path) == whole
-    redone = {n for n, t in times.items() if (tmp_path / n).stat().st_mtime_ns != t}
+    assert contents(out) == whole
+    redone = {n for n, t in times.items() if (out / n).stat().st_mtime_ns != t}
     assert redone == {"shard-00007.npy", "labels-00007.npy", "shard-00009.npy", "labels-00009.npy"}
-    (tmp_path / "bad.jsonl").unlink()  # killed before it was written
-    tokenize(out=tmp_path, **JOB)
-    assert contents(tmp_path) == whole
+    (out / "bad.jsonl").unlink()  # killed before it was written
+    tokenize(out=out, **JOB)
+    assert contents(out) == whole
 
 
 def test_the_space_of_all_processes_is_asked_for(

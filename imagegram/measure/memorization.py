@@ -53,6 +53,8 @@ def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
     from sklearn.neighbors import NearestNeighbors
 
     n, k = sequences.shape
+    if n == 0:  # of no pictures; scikit-learn refuses to search for none
+        return Nearest(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     images = fsq_codes(training[:, :k], levels).reshape(len(training), -1)
     search = NearestNeighbors(n_neighbors=min(2, len(training)), algorithm="brute").fit(images)
     distances, rows = search.kneighbors(fsq_codes(sequences, levels).reshape(n, -1))
