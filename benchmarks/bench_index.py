@@ -25,10 +25,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.corpora import token_folder
 from imagegram.cli import UserError, run_script
 from imagegram.files import sha256
 from imagegram.index.builders import find_infini_gram, find_tg_build_index
-from imagegram.tokens import Manifest, TokenFolder
 
 LENGTH = 256
 VOCAB = 64_000
@@ -45,24 +45,8 @@ class Config:
 
 
 def write_tokens(path: Path, images: int) -> None:
-    """A token folder of random images in shards of 50,000."""
-    manifest = Manifest(
-        dataset="zipf",
-        split="train",
-        fingerprint="1",
-        images=images,
-        codec="none",
-        revision="",
-        precision="",
-        tokens_per_image=LENGTH,
-        vocab_size=VOCAB,
-        levels=(),
-        image_size=256,
-        preprocessing="",
-        held_out_share=0.0,
-        shard_size=50_000,
-    )
-    folder = TokenFolder.create(path, manifest)
+    """A token folder of random images."""
+    folder = token_folder(path, "zipf", images)
     rng = np.random.default_rng(images)
     for shard in folder.pending():
         n = len(folder.range(shard))

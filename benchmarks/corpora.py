@@ -24,7 +24,7 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     """
     rng = np.random.default_rng(0)
     common = rng.integers(0, 64_000, (length, 2000))
-    tokens = _folder(folder, "unrelated", images, length)
+    tokens = token_folder(folder / "tokens", "unrelated", images, length)
     for shard in range(tokens.shards):
         n = len(tokens.range(shard))
         ranks = (2000 * rng.random((n, length)) ** 3).astype(np.int64)
@@ -41,7 +41,7 @@ def frequencies(folder: Path, images: int) -> Index:
     A token holds two frequencies of the cosine transform, of three channels each, low frequencies first. Each of
     these numbers becomes a digit: its rank among the first images', in as many steps as the digit has levels.
     """
-    tokens = _folder(folder, "frequencies", images)
+    tokens = token_folder(folder / "tokens", "frequencies", images)
     edges: list[NDArray[np.float32]] = []
     for shard in range(tokens.shards):
         rows = tokens.range(shard)
@@ -67,7 +67,8 @@ def _waves(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 
 
-def _folder(folder: Path, name: str, images: int, length: int = LENGTH) -> TokenFolder:
+def token_folder(path: Path, name: str, images: int, length: int = LENGTH) -> TokenFolder:
+    """An empty folder for the tokens of so many images."""
     manifest = Manifest(
         dataset=name,
         split="train",
@@ -84,7 +85,7 @@ def _folder(folder: Path, name: str, images: int, length: int = LENGTH) -> Token
         held_out_share=0.0,
         shard_size=SHARD,
     )
-    return TokenFolder.create(folder / "tokens", manifest)
+    return TokenFolder.create(path, manifest)
 
 
 def _index(folder: Path) -> Index:

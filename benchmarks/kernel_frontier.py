@@ -9,14 +9,14 @@ the temperature that were fitted are 1 and 1; the others are no fit, and a choic
 one on held-out images. Writes a CSV file, to which the same command adds what is missing, and plots it beside it.
 """
 
-import csv
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.tables import read_rows, write_rows
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec import Codec
 from imagegram.files import atomic
@@ -25,6 +25,7 @@ from imagegram.index.folder import Index
 from imagegram.measure.coherence import open_judges
 from imagegram.measure.control import Control, read_control
 from imagegram.measure.copying import measure
+from imagegram.measure.intervals import Figure, mean, scaled
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
@@ -33,6 +34,9 @@ GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.5,
 GRID += [(1.5, 0.7), (2.0, 0.6), (3.0, 0.5)]  # steps wide, then draws sharpened
 MOST_TRAINING = 1000  # distinct training images that stand for all of them
 GOAL = (0.45, 0.55)  # of P(closer)
+MOST_COPIES = 1e-6  # of P(exact copy)
+COHERENT = 0.95
+FIGURES = {"exact_copy_probability": ".1e", "closer_than_held_out": ".2f", "closer_in_codes": ".2f", "coherence": ".2f"}
 
 
 @dataclass
@@ -46,35 +50,34 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Point:
-    """The figures of a step and a temperature, and the 95 % interval of the coherence."""
+class Row:
+    """One figure of a step and a temperature, with its 95 % interval."""
 
     data: str
     step: float
     temperature: float
-    exact_copy_probability: float
-    closer_in_tokens: float
-    closer_in_codes: float
-    coherence: float
-    coherence_low: float
-    coherence_high: float
+    figure: str
+    value: float
+    low: float
+    high: float
 
-    def as_row(self) -> str:
-        """A line of a Markdown table."""
-        setting = f"{self.step:g} | {self.temperature:g} | {self.exact_copy_probability:.1e}"
-        closer = f"{self.closer_in_tokens:.2f} | {self.closer_in_codes:.2f}"
-        interval = f"[{self.coherence_low:.2f}, {self.coherence_high:.2f}]"
-        return f"| {setting} | {closer} | {self.coherence:.2f} {interval} |"
+    @property
+    def point(self) -> tuple[str, float, float]:
+        return self.data, self.step, self.temperature
 
 
-def copy_probability(index: Index, settings: Settings) -> float:
+Points = dict[tuple[str, float, float], dict[str, Row]]
+
+
+def copy_probability(index: Index, settings: Settings) -> Figure:
     """The chance that a drawn sequence equals a training image, from a random share of these where there are many."""
     distinct = np.unique(index.tokens, axis=0)
-    chosen = np.random.default_rng(0).permutation(len(distinct))[:MOST_TRAINING]
-    return float(probabilities(index, settings, distinct[chosen]).prod(1).mean() * len(distinct))
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(distinct))[:MOST_TRAINING]
+    return scaled(mean(probabilities(index, settings, distinct[chosen]).prod(1), rng), len(distinct))
 
 
-def point(config: Config, index: Index, codec: Codec, control: Control, settings: Settings) -> Point:
+def measure_point(config: Config, index: Index, codec: Codec, control: Control, settings: Settings) -> list[Row]:
     """Measure a step and a temperature."""
     rng = np.random.default_rng(config.seed)
     tokens = sample(index, settings, config.sequences, rng).tokens
@@ -83,67 +86,57 @@ def point(config: Config, index: Index, codec: Codec, control: Control, settings
     judges = open_judges(index, control, decoder, index.tokens_per_image)
     if judges is None:
         raise UserError(f"{index.path} holds out too few images to judge coherence")
-    coherence = judges.measure(decoder(tokens[: config.images]), rng)["generated"]["coherence"]
-    return Point(
-        config.name,
-        settings.step,
-        settings.temperature,
-        copy_probability(index, settings),
-        figures["closer_than_held_out"]["value"],
-        figures["closer_in_codes"]["value"],
-        coherence["value"],
-        coherence["low"],
-        coherence["high"],
-    )
+    figures |= judges.measure(decoder(tokens[: config.images]), rng)["generated"]
+    figures["exact_copy_probability"] = copy_probability(index, settings)
+    place = config.name, settings.step, settings.temperature
+    return [Row(*place, key, *(float(figures[key][bound]) for bound in ("value", "low", "high"))) for key in FIGURES]
 
 
-def read(path: Path) -> list[Point]:
-    """The points of a table; none where there is none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as f:
-        return [Point(line.pop("data"), *(float(value) for value in line.values())) for line in csv.DictReader(f)]
+def by_point(rows: list[Row]) -> Points:
+    """The figures of every point, by their names."""
+    points: Points = {}
+    for row in rows:
+        points.setdefault(row.point, {})[row.figure] = row
+    return points
 
 
-def write(path: Path, points: list[Point]) -> None:
-    """Write a table, numbers to four digits."""
-    with atomic(path) as temporary, temporary.open("w", newline="") as f:
-        table = csv.DictWriter(f, list(Point.__annotations__), lineterminator="\n")
-        table.writeheader()
-        for each in points:
-            table.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in asdict(each).items()})
+def reaches(figures: dict[str, Row]) -> bool:
+    """Whether a point meets all three goals, by the values, not the intervals."""
+    closer = (figures[key].value for key in ("closer_than_held_out", "closer_in_codes"))
+    within = all(GOAL[0] <= value <= GOAL[1] for value in closer)
+    return within and figures["exact_copy_probability"].value < MOST_COPIES and figures["coherence"].value >= COHERENT
 
 
-def plot(path: Path, points: list[Point]) -> None:
+def plot(path: Path, points: Points) -> None:
     """P(closer) in codes over P(closer) in tokens, the coherence as a colour; a square says where real images are."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = sorted({each.data for each in points})
-    figure, panels = plt.subplots(1, len(names), figsize=(5.4 * len(names), 4.6), layout="constrained", squeeze=False)
+    names = sorted({name for name, _, _ in points})
+    temperatures = sorted({temperature for _, _, temperature in points})
+    figure, panels = plt.subplots(1, len(names), figsize=(6.4 * len(names), 5.6), layout="constrained", squeeze=False)
     for name, axes in zip(names, panels[0], strict=True):
         side = GOAL[1] - GOAL[0]
         axes.add_patch(plt.Rectangle((GOAL[0], GOAL[0]), side, side, color="0.85", zorder=0))
-        for temperature, marker in zip(sorted({each.temperature for each in points}), "PX^vso", strict=False):
-            some = [each for each in points if (each.data, each.temperature) == (name, temperature)]
+        for temperature, marker in zip(temperatures, "PX^vso", strict=False):
+            some = [(key[1], each) for key, each in sorted(points.items()) if (key[0], key[2]) == (name, temperature)]
             if not some:
                 continue
-            x = [each.closer_in_tokens for each in some]
-            y = [each.closer_in_codes for each in some]
+            x = [each["closer_than_held_out"].value for _, each in some]
+            y = [each["closer_in_codes"].value for _, each in some]
             axes.plot(x, y, color="0.6", lw=0.8, zorder=1)
-            shades = [each.coherence for each in some]
+            shades = [each["coherence"].value for _, each in some]
             dots = axes.scatter(x, y, c=shades, marker=marker, s=55, vmin=0.85, vmax=1.1, edgecolor="black", lw=0.6)
             dots.set_label(f"temperature {temperature:g}")
-            for each in some:
-                text = f"{each.step:g}: {each.exact_copy_probability:.0e}"
-                at = (each.closer_in_tokens, each.closer_in_codes)
-                axes.annotate(text, at, (5, -9), textcoords="offset points", fontsize=7)
-        axes.set(
-            title=f"{name} (beside a dot: step: P(exact copy))", xlabel="P(closer), tokens", ylabel="P(closer), codes"
-        )
-        axes.title.set_fontsize(10)
+            for (step, each), place in zip(some, zip(x, y, strict=True), strict=True):
+                text = f"{step:g}: {each['exact_copy_probability'].value:.0e}"
+                weight = "bold" if reaches(each) else "normal"
+                axes.annotate(text, place, (5, -9), textcoords="offset points", fontsize=7, weight=weight)
+        title = f"{name} (beside a dot: step: P(exact copy); bold: all goals met)"
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel="P(closer), tokens", ylabel="P(closer), codes")
         axes.legend(loc="upper left", fontsize=8)
     figure.colorbar(dots, ax=panels[0].tolist(), label="coherence")
     with atomic(path) as temporary:
@@ -157,17 +150,23 @@ def main(config: Config) -> None:
     if not len(control.tokens):
         raise UserError(f"{index.path} holds out no images: there is nothing to compare with")
     codec = open_codec(index)
-    points = read(config.out)
+    rows = read_rows(config.out, Row)
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
-        if (config.name, step, temperature) not in {(each.data, each.step, each.temperature) for each in points}:
-            points.append(point(config, index, codec, control, Settings("kernel", step=step, temperature=temperature)))
-            write(config.out, points)
+        if (config.name, step, temperature) not in {row.point for row in rows}:
+            settings = Settings("kernel", step=step, temperature=temperature)
+            rows += measure_point(config, index, codec, control, settings)
+            write_rows(config.out, rows)
+    points = by_point(rows)
     plot(config.out.with_suffix(".png"), points)
-    print("| step | temperature | P(exact copy) | P(closer), tokens | P(closer), codes | coherence |")
-    print("| --- " * 6 + "|")
-    for each in points:
-        if each.data == config.name:
-            print(each.as_row())
+    print("| step | temperature | P(exact copy) | P(closer), tokens | P(closer), codes | coherence | all goals |")
+    print("| --- " * 7 + "|")
+    for (name, step, temperature), figures in points.items():
+        if name == config.name:
+            cells = []
+            for key, form in FIGURES.items():
+                row = figures[key]
+                cells.append(f"{row.value:{form}} [{row.low:{form}}, {row.high:{form}}]")
+            print(f"| {step:g} | {temperature:g} | {' | '.join(cells)} | {'yes' if reaches(figures) else ''} |")
     summary(table=config.out, plot=config.out.with_suffix(".png"))
 
 

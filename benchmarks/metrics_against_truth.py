@@ -9,18 +9,17 @@ decoded, and the same measures of held-out real images. Written to a CSV file of
 measure, to which the same command adds what is missing; then plotted beside it. Two or three minutes on two free cores.
 """
 
-import csv
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from benchmarks.tables import read_rows, write_rows
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec import Codec
-from imagegram.files import atomic
 from imagegram.generating import Decoder, open_codec
 from imagegram.index.folder import Index
 from imagegram.measure import copying
@@ -103,34 +102,6 @@ def measure(
     return rows
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a table; none where there is none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as f:
-        return [
-            Row(
-                line["data"],
-                line["sampler"],
-                int(line["context"]),
-                float(line["exact_copy_probability"]),
-                line["measure"],
-                *(float(line[key]) for key in ("value", "low", "high", "held_out", "held_out_low", "held_out_high")),
-            )
-            for line in csv.DictReader(f)
-        ]
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    """Write a table, numbers to four digits."""
-    with atomic(path) as temporary, temporary.open("w", newline="") as f:
-        table = csv.DictWriter(f, list(Row.__annotations__), lineterminator="\n")
-        table.writeheader()
-        for row in rows:
-            values = asdict(row).items()
-            table.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values})
-
-
 def plot(path: Path, rows: list[Row]) -> None:
     """A panel a measure, over the exact copy probability; the held-out images' figures as bands."""
     import matplotlib
@@ -198,7 +169,7 @@ def main(config: Config) -> None:
     if not len(control.tokens):
         raise UserError(f"{index.path} holds out no images: there is nothing to compare with")
     codec = open_codec(index)
-    rows = read(config.out)
+    rows = read_rows(config.out, Row)
     points = [Settings(method, context, min_images=1) for method, contexts in CONTEXTS.items() for context in contexts]
     for settings in tqdm(points, desc=config.name, unit="sampler"):
         if (config.name, settings.method, settings.context) in {row.point for row in rows}:
@@ -206,7 +177,7 @@ def main(config: Config) -> None:
         exact = copy_figures(index.tokens, [settings.context], settings.method == "aligned")
         truth = float(np.exp(exact[settings.context].log_copy))
         rows += measure(config, index, codec, control, settings, truth)
-        write(config.out, rows)
+        write_rows(config.out, rows)
     plot(config.out.with_suffix(".png"), rows)
     summary(table=config.out, plot=config.out.with_suffix(".png"), **correlations(rows, config.name))
 

@@ -71,7 +71,7 @@ def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, w
     source = open_dataset(
         dataset, options.split, options.images, model.image_size, options.image_column, options.label_column
     )
-    manifest = _manifest(source, model, options.held_out_share, options.shard_size)
+    manifest = manifest_of(source, model, options.held_out_share, options.shard_size)
     first = rank == 0  # speaks for all
     if first:
         print("\n".join(source.describe()))
@@ -153,7 +153,8 @@ class _Progress:
         self.looked = time.monotonic()
 
 
-def _manifest(source: Source, codec: Codec, held_out_share: float, shard_size: int) -> Manifest:
+def manifest_of(source: Source, codec: Codec, held_out_share: float, shard_size: int) -> Manifest:
+    """What the tokens of a data set are."""
     return Manifest(
         dataset=source.name,
         split=source.split,

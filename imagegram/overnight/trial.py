@@ -5,13 +5,14 @@ import io
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.data.pixels import preprocess
 from imagegram.data.source import Source
@@ -24,7 +25,8 @@ from imagegram.measure.control import read_control
 from imagegram.overnight.needs import Needs
 from imagegram.sampling import kernel_metric
 from imagegram.sampling.settings import Settings
-from imagegram.tokens import Manifest, TokenFolder
+from imagegram.tokenizing import manifest_of
+from imagegram.tokens import TokenFolder
 
 IMAGES = 64  # of a data set that are tokenized
 DECODED = 16  # images that are decoded
@@ -55,13 +57,15 @@ def try_out(needs: Needs) -> Trial:
         seconds += missing * (time.monotonic() - started) / max(1, len(tokens))
         known.append(tokens)
     tokens = np.concatenate(known)
+    if not len(tokens):
+        raise UserError(f"none of the first {IMAGES} images can be read")
 
     started = time.monotonic()
     codec.decode(list(tokens[:DECODED]), list(range(len(tokens[:DECODED]))), codec.timesteps, codec.guidance_scale)
     decode = (time.monotonic() - started) / max(1, len(tokens[:DECODED]))
 
     with tempfile.TemporaryDirectory() as place, quiet():
-        index = small_index(Path(place), tokens, codec, min(INDEXED, needs.images))
+        index = small_index(Path(place), tokens, needs.sources[0], codec, min(INDEXED, needs.images))
         methods, fit = try_methods(needs, index)
     return Trial(seconds, decode, methods, fit, seconds_of_judges(needs, decode))
 
@@ -75,26 +79,11 @@ def encode_first(source: Source, codec: Codec) -> NDArray[np.uint16]:
     return codec.encode(torch.stack(pixels)) if pixels else np.zeros((0, codec.tokens_per_image), np.uint16)
 
 
-def small_index(place: Path, tokens: NDArray[np.uint16], codec: Codec, images: int) -> Index:
+def small_index(place: Path, tokens: NDArray[np.uint16], source: Source, codec: Codec, images: int) -> Index:
     """An index of so many images below `place`, each position of `tokens` [n, L] shuffled by itself."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(tokens), (images, codec.tokens_per_image))
-    manifest = Manifest(
-        dataset="the first batch",
-        split="",
-        fingerprint="",
-        images=images,
-        codec=codec.name,
-        revision=codec.revision,
-        precision=codec.precision,
-        tokens_per_image=codec.tokens_per_image,
-        vocab_size=codec.vocab_size,
-        levels=codec.levels,
-        image_size=codec.image_size,
-        preprocessing="",
-        held_out_share=0.1,
-        shard_size=images,
-    )
+    manifest = replace(manifest_of(source, codec, 0.1, images), images=images)
     folder = TokenFolder.create(place / "tokens", manifest)
     folder.write(0, tokens[rows, np.arange(codec.tokens_per_image)], np.zeros(images, np.int64), {}, 0.0)
     return build_index([folder.path], place / "input", place / "index")
