@@ -31,12 +31,11 @@ SIZES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)  # training images of
 SCENES = 1_120_000  # made and tokenized: a tenth is held out
 QUICK_SIZES = (1_000, 4_000)
 QUICK_SCENES = 14_000
-COHERENT_SIZES = (1_000, 16_000, 256_000)  # whose samples are decoded
+COHERENT_SIZES = (1_000, 16_000, 256_000, 1_000_000)  # whose samples are decoded
 COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building and drawing are timed
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
 CODECS = {"fashion_mnist": "fashion"}  # data sets with a codec of their own; --codec for all others
-BITS_SIZE = 256_000  # images: unigram and smoothed counts are not measured above, where it would take half an hour
-KERNEL_CORPORA = 4_000  # images: up to here the kernel is measured on several corpora as well
+KERNEL_CORPORA = 64_000  # images: up to here the kernel is measured on several corpora as well
 DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several times
 
 
@@ -89,8 +88,7 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
     for images in sizes(data, QUICK_SIZES if quick else SIZES):
         corpora = 1 if quick else data.corpora(images)
         tasks += [Task(data.name, "counts", images, corpus) for corpus in range(corpora)]
-        if images <= BITS_SIZE:
-            tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
+        tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
         kernels = corpora if images <= KERNEL_CORPORA else 1
         tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(kernels)]
         if images >= PREDICTED_FROM:

@@ -1,7 +1,7 @@
 """What a sampler hands to the loop over positions: its matches, of which one is drawn for every sequence."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,14 @@ def truncated(
         p[order[before >= top_p]] = 0
         p /= p.sum()
     return p
+
+
+def look_up(known: Ints, values: NDArray[Any], wanted: NDArray[np.integer]) -> NDArray[Any]:
+    """The `values` [m] of `wanted` [n] among ascending `known` [m], 0 for what is not there: [n]."""
+    if not len(known):
+        return np.zeros(len(wanted), values.dtype)
+    places = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    return np.where(known[places] == wanted, values[places], 0)
 
 
 @dataclass(frozen=True)

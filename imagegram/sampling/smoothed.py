@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 from imagegram.sampling.aligned import Backoff, backoff
-from imagegram.sampling.matches import ImageMatches, Ints, Matches, truncated
+from imagegram.sampling.matches import ImageMatches, Ints, Matches, look_up, truncated
 from imagegram.sampling.settings import Settings
 
 MAX_PAIRS = 1 << 26  # of a sequence and an image, looked at together: 256 MB
@@ -36,9 +36,7 @@ def count_distinct(
     distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
     if wanted is None:
         return distinct, np.zeros_like(low)
-    asked = which.ravel() * 65536 + wanted
-    spots = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    return distinct, np.where(known[spots] == asked, counts[spots], 0)
+    return distinct, look_up(known, counts, which.ravel() * 65536 + wanted)
 
 
 def discounts(levels: Backoff) -> list[float]:

@@ -22,7 +22,7 @@ from imagegram.study.corpora import Data, open_index
 from imagegram.study.cost import drawing_cost, index_cost
 from imagegram.study.points import Row
 
-FORMAT = 1  # of a point's file: another one is measured again
+FORMAT = 2  # of a point's file: another one is measured again
 COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")
 # The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
 # images. They only weigh the progress bar.
@@ -30,7 +30,7 @@ COSTS = {
     "counts": (0.2, 0.25),
     "law": (0.2, 0.15),
     "duplicates": (1.0, 0.0),
-    "bits": (2.0, 0.2),
+    "bits": (2.0, 0.06),
     "kernel": (60.0, 0.6),
     "cost": (60.0, 0.2),
     "coherence": (90.0, 0.5),

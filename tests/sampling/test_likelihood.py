@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imagegram.index.folder import Index
 from imagegram.sampling import likelihood
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.sampler import sample
@@ -89,21 +88,26 @@ def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates(
     assert p.sum() == pytest.approx(1)
 
 
-def without(index: Index, rows: NDArray[np.int64], row: int, folder: Path) -> Index:
-    return index_of(folder, np.delete(rows, row, axis=0))
+LEFT_OUT = {
+    "ntd": Settings("ntd", context=1),
+    "ntd, sharpened": Settings("ntd", context=1, temperature=0.5, top_k=3),
+    "aligned": Settings("aligned", context=1, min_images=1),
+    "aligned, sharpened": Settings("aligned", context=1, min_images=1, top_p=0.8),
+    "smoothed": Settings("smoothed", context=1),
+}
 
 
-@pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed"])
-def test_left_out_an_image_is_predicted_as_from_an_index_without_it(
-    tmp_path: Path, rows: NDArray[np.int64], name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [1, 1 << 22])
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_left_out_images_are_predicted_as_from_an_index_without_them(
+    tmp_path: Path, rows: NDArray[np.int64], name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where others share its context; where nobody does, a sampler of the smaller index would shorten it."""
     monkeypatch.setattr("imagegram.sampling.smoothed.discounts", lambda levels: [0.5] * len(levels.low))
+    monkeypatch.setattr(likelihood, "MATCHES_AT_ONCE", at_once)
     index = index_of(tmp_path, rows)
-    settings = Settings(WAYS[name].method, context=1, min_images=1)
-    for row in (0, 17, 30):
-        one = rows[row : row + 1].astype(np.uint16)
-        smaller = without(index, rows, row, tmp_path / f"without-{row}")
-        left_out = probabilities(index, settings, one, np.array([row]))
-        expected = probabilities(smaller, settings, one)
-        assert np.allclose(left_out, expected)
+    asked = np.array([30, 0, 17])
+    left_out = probabilities(index, LEFT_OUT[name], rows[asked].astype(np.uint16), asked)
+    for row, p in zip(asked, left_out, strict=True):
+        smaller = index_of(tmp_path / f"without-{row}", np.delete(rows, row, axis=0))
+        assert np.allclose(p, probabilities(smaller, LEFT_OUT[name], rows[row : row + 1].astype(np.uint16)))
