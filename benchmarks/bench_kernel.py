@@ -67,13 +67,14 @@ def profile_token(
     library: Library, position: int, queries: torch.Tensor, own: torch.Tensor
 ) -> tuple[dict[str, float], tuple[torch.Tensor, torch.Tensor]]:
     """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its first and its last."""
-    digits = library.model.digits
+    places = range(position * library.model.digits, (position + 1) * library.model.digits)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        votes = [
-            library.probabilities(place, queries, 1.0, own)[0]
-            for place in range(position * digits, (position + 1) * digits)
-        ]
-    return {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}, (votes[0], votes[-1])
+        for place in places:
+            votes, _ = library.probabilities(place, queries, 1.0, own)
+    seconds = {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}
+    last = votes.each.clone()
+    first, _ = library.probabilities(places[0], queries, 1.0, own)
+    return seconds, (first.each, last)
 
 
 def measure(config: Config, index: Index) -> None:

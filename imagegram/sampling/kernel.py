@@ -22,16 +22,36 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import trange
 
 from imagegram.index.folder import Index
-from imagegram.sampling.kernel_metric import FAR, MAX_PAIRS, Kernel, choose_device, digits_of, open_kernel
+from imagegram.sampling.kernel_metric import (
+    FAR,
+    FIRST_TOKENS,
+    LAST_TOKENS,
+    MAX_PAIRS,
+    Kernel,
+    choose_device,
+    digits_of,
+    open_kernel,
+)
 from imagegram.sampling.matches import Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
 
-CACHE = 1 << 19  # votes that stay in the cache of a core, 2 MB
+CACHE = 1 << 20  # votes of a tile, 4 MB
 LEAST_TILE = 512  # images
+# Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
+LEAST_LOG = -80.0
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of N images for the digit of n sequences, not scaled to a sum of 1."""
+
+    each: Tensor  # [n, N]
+    sums: Tensor  # [tiles, n, values]: those of a tile of the images for each digit
+    tile: int  # images
 
 
 class Library:
@@ -41,51 +61,69 @@ class Library:
         self.model = model
         self.device = model.codes.device
         self.digits = digits_of(index.tokens, index.levels, self.device).T.contiguous()  # uint8 [F, N]
-        self.position = -1  # of the token whose context is at hand
-        self.context = torch.empty(0, device=self.device)  # [C, N], where the digits before that token's last lie
-        self.squares = self.context
 
-    def _enter(self, position: int) -> None:
-        """Have the context of a token at hand: that of its last digit begins with those of the others."""
-        if position == self.position:
-            return
-        places = self.model.contexts[(position + 1) * self.model.digits - 1]
-        self.context = self.model.codes_of(places).gather(1, self.digits[places].long())
-        self.squares = self.context.square()
-        self.position = position
+        # Row 0: what an image's distance adds for itself. After it: where the digits of the earlier places lie, each in
+        # a row of its own. Those of the first tokens stay, later ones take turns.
+        first = FIRST_TOKENS * model.digits
+        turns = (LAST_TOKENS + 1) * model.digits
+        self.rows = [1 + (place if place < first else first + (place - first) % turns) for place in range(model.places)]
+        self.held = [-1] * (1 + min(model.places, first + turns))  # the place that is in a row
+        self.context = torch.zeros((len(self.held), index.num_images), device=self.device)
+        self.squares = torch.zeros_like(self.context)
+        self.matrix = torch.empty(0, device=self.device)  # memory that is used again for every place
 
-    def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The votes for n sequences, not scaled to a sum of 1: [n, N], and those for each digit: [n, values].
+    def _read(self, places: list[int]) -> list[int]:
+        """Have the digits of some places at hand: the rows of `context` that they are in."""
+        for place in places:
+            row = self.rows[place]
+            if self.held[row] != place:
+                codes = self.model.codes[self.model.row(place)]
+                torch.index_select(codes, 0, self.digits[place].int(), out=self.context[row])
+                torch.square(self.context[row], out=self.squares[row])
+                self.held[row] = place
+        return [self.rows[place] for place in places]
+
+    def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> Votes:
+        """The votes for n sequences, whose memory the next call takes.
 
         queries: [>= place, n] of `embed`; own [n]: an image that must say nothing.
         """
         model = self.model
-        self._enter(place // model.digits)
-        x = queries[model.contexts[place]].T  # [n, C]
-        count = x.shape[1]
-        weight = model.weights(place)
-        norms = weight @ self.squares[:count]
-        distance = torch.addmm(norms[None], -2 * x * weight, self.context[:count])  # less that of x to 0
-        if own is not None:
-            distance.scatter_(1, own[:, None], FAR)
-        nearest = distance.amin(1, keepdim=True)
-        scale = model.width(place, nearest + (x.square() @ weight)[:, None])
+        rows = self._read(model.contexts[place])
+        count = 1 + max(rows, default=0)
+        weight = torch.zeros(count, device=self.device)
+        weight[rows] = model.weights(place)
+        x = torch.zeros((queries.shape[1], count), device=self.device)
+        x[:, rows] = queries[model.contexts[place]].T
+        factors = -2 * x * weight
+        factors[:, 0] = 1
+        torch.mv(self.squares[:count].T, weight, out=self.context[0])
 
-        # A tile of the matrix is turned into votes and summed while it is in the cache.
-        own_digits = nn.functional.one_hot(self.digits[place].long(), model.allowed.shape[1]).to(distance.dtype)
-        sums = torch.zeros(len(x), own_digits.shape[1], device=self.device)
-        tile = max(LEAST_TILE, CACHE // len(x))
-        for first in range(0, distance.shape[1], tile):
-            part = distance[:, first : first + tile]
-            part.sub_(nearest).div_(-scale).exp_()
-            sums.addmm_(part, own_digits[first : first + tile])
-        return distance, sums
+        # A tile of the matrix stays in the cache.
+        n, images = len(x), self.context.shape[1]
+        if self.matrix.shape != (n, images):
+            self.matrix = torch.empty((n, images), device=self.device)
+        tile = max(LEAST_TILE, CACHE // n)
+        tiles = self.matrix.split(tile, 1)
+        for part, context in zip(tiles, self.context[:count].split(tile, 1), strict=True):
+            torch.mm(factors, context, out=part)  # the distance, less that of x to 0
+        if own is not None:
+            self.matrix.scatter_(1, own[:, None], FAR)
+        nearest = self.matrix.amin(1, keepdim=True)
+        scale = model.width(place, nearest + (x.square() @ weight)[:, None])
+        holds = torch.eye(model.allowed.shape[1], device=self.device).index_select(1, self.digits[place].int())
+        sums = []
+        for part, held in zip(tiles, holds.split(tile, 1), strict=True):
+            part.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
+            sums.append(part @ held.T)
+        return Votes(self.matrix, torch.stack(sums), tile)
 
     def probabilities(
         self, place: int, queries: Tensor, step: float, own: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The votes [n, N], not scaled, and the distribution of the digit [n, values], after `queries` [place, n]."""
-        votes, sums = self.votes(place, queries, own)
+    ) -> tuple[Votes, Tensor]:
+        """The votes, and the distribution of the digit [n, values], after `queries` [place, n]."""
+        votes = self.votes(place, queries, own)
+        sums = votes.sums.sum(0)
         return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
 
 
@@ -180,7 +218,7 @@ def kernel_matches(
         place = before + model.digits - 1
         steps = model.steps(place, settings.step)[:, torch.from_numpy(digit).to(device)]  # [from, n]
         with torch.inference_mode():
-            images = _draw_source(votes, steps.T.contiguous(), library.digits[place], rng)
+            images = _draw_source(votes, steps.T, library.digits[place], rng)
         yield DrawnTokens(tokens.astype(np.uint16), images, position)
 
 
@@ -192,20 +230,27 @@ def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Ints
     return (cumulative <= wanted).sum(1).clip(max=rows.shape[1] - 1)
 
 
-def _draw_source(votes: Tensor, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:
-    """An image for each sequence, by its vote [n, N] and the chance [n, values] that its digit [N] becomes the drawn.
+def _draw_source(votes: Votes, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:
+    """An image for each sequence, by its vote and the chance [n, values] that its digit [N] becomes the drawn one.
 
-    First a block of images, then one of the block: the sums stay short, and so exact in float32.
+    First a tile of the images and a digit, then an image of that tile that has that digit.
     """
-    n, count = votes.shape
-    block = 512
-    mass = votes * steps[:, digits.long()]
-    mass = torch.where(mass.sum(1, keepdim=True) > 0, mass, votes)  # the floor or the unigram drew it: the votes alone
-    blocks = nn.functional.pad(mass, (0, -count % block)).view(n, -1, block)
-    cumulative = blocks.sum(2, dtype=torch.float64).cumsum(1).contiguous()
-    wanted = torch.from_numpy(rng.random((n, 1))).to(votes.device) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, wanted, right=True).clamp(max=cumulative.shape[1] - 1)  # [n, 1]
-    within = blocks[torch.arange(n, device=votes.device), chosen[:, 0]].double().cumsum(1).contiguous()
-    rest = wanted - nn.functional.pad(cumulative, (1, 0)).gather(1, chosen)
-    image = torch.searchsorted(within, rest, right=True).clamp(max=block - 1)
-    return (chosen * block + image)[:, 0].clamp(max=count - 1).cpu().numpy()
+    n, values = steps.shape
+    sums = votes.sums.double()
+    mass = sums * steps
+    mass = torch.where(mass.sum((0, 2), keepdim=True) > 0, mass, sums)  # the floor or the unigram drew it
+    cells = mass.permute(1, 0, 2).flatten(1)  # [n, tiles * values]
+    cumulative = cells.cumsum(1)
+    wanted = torch.from_numpy(rng.random((n, 1))).to(cells.device) * cumulative[:, -1:]
+    cell = torch.searchsorted(cumulative, wanted, right=True).clamp(max=cells.shape[1] - 1)
+    rest = 1 - (cumulative.gather(1, cell) - wanted) / cells.gather(1, cell)  # in [0, 1)
+
+    images = torch.empty(n, dtype=torch.int64, device=cells.device)
+    for number in (cell // values).unique().tolist():
+        rows = torch.nonzero(cell[:, 0] // values == number)[:, 0]
+        tile = slice(number * votes.tile, (number + 1) * votes.tile)
+        held = digits[tile] == cell[rows] % values
+        within = (votes.each[rows, tile] * held).cumsum(1, dtype=torch.float64)
+        place = torch.searchsorted(within, rest[rows] * within[:, -1:], right=True)[:, 0]
+        images[rows] = tile.start + place.clamp(max=within.shape[1] - 1)
+    return images.cpu().numpy()

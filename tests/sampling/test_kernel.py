@@ -91,10 +91,10 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "CACHE", 1)
     monkeypatch.setattr(kernel, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
-    index = index_of(tmp_path, related(24, OWN_TOKENS + 2))
+    index = index_of(tmp_path, related(24, OWN_TOKENS + 4))
     model = open_kernel(index, CPU)
     assert model.rows == (OWN_TOKENS + 1) * 3 < model.places
-    rows = np.vstack([related(1, OWN_TOKENS + 2, seed=1), index.tokens[:1]]).astype(np.uint16)
+    rows = np.vstack([related(1, OWN_TOKENS + 4, seed=1), index.tokens[:1]]).astype(np.uint16)
     expected = [by_hand(model, index.tokens, row, 1) for row in rows]
     assert kernel_probabilities(index, rows, Settings("kernel")) == pytest.approx(np.array(expected), rel=1e-3)
     # Left out, an image is foretold by the others alone.
@@ -133,6 +133,31 @@ def test_sources_are_near_what_was_drawn(index: Index) -> None:
     # Without a step, the last digit of a token is that of its source.
     assert np.array_equal(fsq_digits(sources, LEVELS)[..., 2], fsq_digits(samples.tokens, LEVELS)[..., 2])
     assert (sources == samples.tokens).mean() > 0.2
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_source_is_drawn_by_its_vote_and_the_chance_of_its_step(reachable: bool) -> None:
+    """Where no image's digit can become what was drawn (the floor drew it), by the votes alone."""
+    rng = np.random.default_rng(0)
+    images, n = 30, 20_000
+    digits = rng.integers(0, 4, images)
+    each = rng.random(images) ** 4
+    steps = rng.random(4) * reachable
+    sums = [np.bincount(digits[first : first + 7], each[first : first + 7], 4) for first in range(0, images, 7)]
+    votes = kernel.Votes(
+        torch.from_numpy(each).float().expand(n, -1),
+        torch.from_numpy(np.array(sums)).float()[:, None].expand(-1, n, -1),
+        7,
+    )
+    drawn = kernel._draw_source(
+        votes, torch.from_numpy(steps).float().expand(n, -1), torch.from_numpy(digits.astype(np.uint8)), rng
+    )
+    expected = each * steps[digits] if reachable else each
+    expected *= n / expected.sum()
+    common = expected > 5
+    observed = np.bincount(drawn, minlength=images)
+    assert observed[expected == 0].sum() == 0
+    assert chisquare(observed[common], expected[common] * observed[common].sum() / expected[common].sum()).pvalue > 1e-3
 
 
 def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
