@@ -25,6 +25,23 @@ def cores() -> int:
     return count
 
 
+@contextlib.contextmanager
+def single_threads() -> Iterator[int]:
+    """Every operation of torch keeps to one thread meanwhile; yields how many it had, for as many at a time.
+
+    Threads that share every small operation wait for each other between any two; where other processes want the
+    same cores, they hardly ever run together.
+    """
+    import torch  # takes seconds, which most of what imports this file need not wait for
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield min(threads, cores())
+    finally:
+        torch.set_num_threads(threads)
+
+
 def die_with_parent(parent: int) -> None:
     """Run first in a child of process `parent`: it is killed when its parent dies, of whatever (Linux)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

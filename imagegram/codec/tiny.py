@@ -1,7 +1,6 @@
 """A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16 where it has that."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from imagegram.codec import miniatures
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.pixels import to_bytes, to_signed
 from imagegram.files import read_json, sha256
-from imagegram.machine import cores
+from imagegram.machine import single_threads
 
 DECODED_AT_ONCE = 8  # images: their activations fit in a core's cache, where those of 64 do not
 
@@ -77,22 +76,7 @@ class TinyCodec:
 
 @lru_cache(1)
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16, which decodes twice as fast. The pictures differ by half a grey
-    level of 255 on average. Tokens are made in float32: rounding may turn one into its neighbour."""
+    """Whether this processor multiplies in bfloat16, which decodes faster (docs/performance.md). The pictures differ by
+    half a grey level of 255 on average. Tokens are made in float32: rounding may turn one into its neighbour."""
     told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of PyTorch
     return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
-
-
-@contextlib.contextmanager
-def single_threads() -> Iterator[int]:
-    """Every operation of torch keeps to one thread meanwhile; yields how many it had, for as many at a time.
-
-    Threads that share every small operation wait for each other between any two; where other processes want the
-    same cores, they hardly ever run together.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield min(threads, cores())
-    finally:
-        torch.set_num_threads(threads)

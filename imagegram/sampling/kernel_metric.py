@@ -1,7 +1,9 @@
 """The metric of the kernel n-gram (kernel.py has the formula): what is fitted, how, and where it is kept."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tqdm import tqdm, trange
 from imagegram.cli import UserError
 from imagegram.files import atomic
 from imagegram.index.folder import Index
+from imagegram.machine import single_threads
 from imagegram.sampling.codes import fsq_digits
 
 FORMAT = 3  # of the stored fit; another one is fitted again
@@ -34,7 +37,8 @@ EPS = 0.3
 NARROWER = 1.25  # times the weights of the metric, one try after another, where the corpus is larger than the library
 MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
 FAR = 1e9  # a distance whose vote is 0, with gradients that are numbers
-PLACES_AT_ONCE = 48  # of the gradient: bounds its memory
+PLACES_AT_ONCE = 12  # of the gradient, the share of a thread: bounds its memory
+VOTES_AT_ONCE = 1 << 22  # of a thread, where nothing is fitted: short enough to stay in memory that it has already
 
 
 class Kernel(nn.Module):
@@ -106,7 +110,7 @@ class Kernel(nn.Module):
     def votes(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
         """How much each of N images says about `place` of n sequences: [n, N], each row sums to 1."""
         distance = self.distances(place, queries, library, own)
-        return torch.softmax(-distance / self.width(place, distance.detach().amin(1, keepdim=True)), 1)
+        return torch.softmax(distance * (-1 / self.width(place, distance.detach().amin(1, keepdim=True))), 1)
 
     def distances(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
         """How far N images are from n sequences, for what follows at `place`: [n, N].
@@ -117,7 +121,7 @@ class Kernel(nn.Module):
         x = queries[context].T  # [n, C]
         y = library[context]  # [C, N]
         weight = self.weights(place)
-        distance = (x.square() @ weight)[:, None] - 2 * (x * weight) @ y + (weight @ y.square())[None]
+        distance = torch.addmm((weight @ y.square())[None], x * (-2 * weight), y) + (x.square() @ weight)[:, None]
         distance = distance.clamp(min=0)
         return distance if own is None else distance.scatter(1, own[:, None], FAR)
 
@@ -215,33 +219,48 @@ def fit(
     size = min(n, LONG_LIBRARY if model.shared else LIBRARY)
     batch = min(LONG_BATCH if model.shared else BATCH, size)
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, LEARNING_RATE)
     steps = min(steps or STEPS, -(-PASSES * n // batch))
-    bar = trange(steps, desc="fitting the kernel", unit="step")
-    for number in bar:
-        remaining = 1 - number / steps
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
-        rows = rng.choice(n, size, replace=False)
-        digits = digits_of(tokens[rows], levels, device)
-        own = torch.arange(batch, device=device)
-        optimizer.zero_grad()
-        bits = 0.0
-        for places, times in _places_of_a_step(model, rng):
-            logs = model.log2_probabilities(digits[:batch], digits, places, own)
-            loss = -times * logs.sum(1).mean() / tokens.shape[1]
-            loss.backward()
-            bits += loss.item()
-        optimizer.step()
-        bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
-    model.requires_grad_(False).eval()
-    if n > 2 * size:
-        _narrow(model, tokens, rng)
+    with _threads(device) as pool:
+        bar = trange(steps, desc="fitting the kernel", unit="step")
+        for number in bar:
+            remaining = 1 - number / steps
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
+            digits = digits_of(tokens[rng.choice(n, size, replace=False)], levels, device)
+            parts = _places_of_a_step(model, rng)
+            results = list(pool.map(lambda part, digits=digits: _gradient(model, digits, batch, *part), parts))
+            # The same sum, however many threads there are.
+            for parameter, *gradients in zip(trained, *(gradients for _, gradients in results), strict=True):
+                parameter.grad = torch.stack(gradients).sum(0)
+            optimizer.step()
+            bits = sum(bits for bits, _ in results) / tokens.shape[1]
+            bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
+        model.requires_grad_(False).eval()
+        if n > 2 * size:
+            _narrow(model, tokens, rng, pool)
     return model
 
 
-@torch.inference_mode()
-def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator) -> None:
+@contextlib.contextmanager
+def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each do operations of their own: most are too short to be shared between two cores."""
+    with single_threads() as threads, ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
+        yield pool
+
+
+def _gradient(
+    model: Kernel, digits: Tensor, batch: int, places: Sequence[int], times: float
+) -> tuple[float, tuple[Tensor, ...]]:
+    """The bits of the first `batch` of `digits` [N, F] at some places, each left out, and the parameters' gradients."""
+    own = torch.arange(batch, device=digits.device)
+    bits = -times * model.log2_probabilities(digits[:batch], digits, places, own).sum(1).mean()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return bits.item(), torch.autograd.grad(bits, trained)
+
+
+def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator, pool: ThreadPoolExecutor) -> None:
     """Narrow a metric that was fitted to a library to the denser corpus [N, L] that it was drawn from.
 
     All weights are multiplied by one number, as long as that lowers the leave-one-out bits of a batch of training
@@ -251,12 +270,14 @@ def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator)
     digits = digits_of(tokens, model.levels, device)
     batch = LONG_BATCH if model.shared else BATCH
     rows = torch.from_numpy(rng.choice(len(tokens), batch, replace=False)).to(device)
-    parts = rows.split(max(1, MAX_PAIRS // len(tokens)))
+    parts = rows.split(max(1, VOTES_AT_ONCE // len(tokens)))
     best = math.inf
     with tqdm(desc="narrowing it to all images", unit="try") as bar:
         while True:
-            logs = [model.log2_probabilities(digits[part], digits, range(model.places), part) for part in parts]
-            bits = -torch.cat(logs).sum(1).mean().item() / tokens.shape[1]
+            logs = pool.map(
+                lambda part: model.log2_probabilities(digits[part], digits, range(model.places), part), parts
+            )
+            bits = -torch.cat(list(logs)).sum(1).mean().item() / tokens.shape[1]
             bar.update()
             if bits >= best:
                 break

@@ -166,7 +166,7 @@ def test_decoding_leaves_the_number_of_threads_as_it_was(monkeypatch: pytest.Mon
     codec = load_codec("tiny")
     rows = [np.full(16, i, np.uint16) for i in range(20)]
     alone = codec.decode(rows, list(range(20)), 1, 2.5)
-    monkeypatch.setattr("imagegram.codec.tiny.cores", lambda: 3)
+    monkeypatch.setattr("imagegram.machine.cores", lambda: 3)
     torch.set_num_threads(3)
     try:
         together = codec.decode(rows, list(range(20)), 1, 2.5)
