@@ -131,11 +131,14 @@ def plot(path: Path, points: Points) -> None:
             dots = axes.scatter(x, y, c=shades, marker=marker, s=55, vmin=0.85, vmax=1.1, edgecolor="black", lw=0.6)
             dots.set_label(f"temperature {temperature:g}")
             for (step, each), place in zip(some, zip(x, y, strict=True), strict=True):
-                text = f"{step:g}: {each['exact_copy_probability'].value:.0e}"
-                weight = "bold" if reaches(each) else "normal"
-                axes.annotate(text, place, (5, -9), textcoords="offset points", fontsize=7, weight=weight)
-        title = f"{name} (beside a dot: step: P(exact copy); bold: all goals met)"
-        axes.set_title(title, fontsize=10)
+                if reaches(each):
+                    text = f"{step:g}, P(copy) {each['exact_copy_probability'].value:.0e}"
+                    look = {"xytext": (-8, -3), "ha": "right", "weight": "bold"}
+                else:
+                    text = f"{step:g}"
+                    look = {"xytext": (5, -9)}
+                axes.annotate(text, place, textcoords="offset points", fontsize=8, **look)
+        axes.set_title(f"{name} (beside a dot: the step; bold: all goals are met)", fontsize=10)
         axes.set(xlabel="P(closer), tokens", ylabel="P(closer), codes")
         axes.legend(loc="upper left", fontsize=8)
     figure.colorbar(dots, ax=panels[0].tolist(), label="coherence")
