@@ -17,9 +17,10 @@ from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.pixels import PREPROCESSING
+from imagegram.data.source import ChangedError
 from imagegram.data.sources import Source, open_dataset
 from imagegram.files import others_at_work, run_lock
-from imagegram.tokens import Manifest, TokenFolder, check_place
+from imagegram.tokens import Manifest, TokenFolder, check_place, too_many_bad
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,21 @@ def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: N
             tqdm.write(line)
 
 
+def _check_unchanged(folder: TokenFolder, shard: int, bad: dict[int, str], names: dict[int, str]) -> None:
+    """UserError where many images of a shard are gone or others since the run began, as when a disk is unmounted.
+
+    Such a shard is not finished: the images may come back.
+    """
+    changed = [ordinal for ordinal, reason in bad.items() if reason.startswith(ChangedError.__name__)]
+    images = len(folder.range(shard))
+    if too_many_bad(len(changed), images) or len(changed) == images:
+        raise UserError(
+            f"{folder.manifest.dataset} changed while it was tokenized: {len(changed)} of {images} images of shard "
+            f"{shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards are "
+            "kept: the same command goes on from them when the data set is back as it was"
+        )
+
+
 def _tokenize_shards(
     folder: TokenFolder,
     source: Source,
@@ -249,6 +265,7 @@ def _tokenize_shards(
         progress.add(len(batch))
         if number in ends:
             names = {ordinal: source.name_of(ordinal) for ordinal in bad}
+            _check_unchanged(folder, ends[number], bad, names)
             seconds = time.monotonic() - started
             folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, seconds, names)
             if bad:

@@ -47,6 +47,11 @@ def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_
     return np.asarray(x / 2.0**64 < share)
 
 
+def too_many_bad(bad: int, images: int) -> bool:
+    """Whether so many of `images` are bad that something is wrong with all of them."""
+    return bad > MAX_BAD and bad > MAX_BAD_SHARE * images
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a token folder was made from. Two runs may share a folder only if all of it but `dataset` is equal."""
@@ -76,6 +81,8 @@ class Manifest:
 def check_place(path: Path) -> None:
     """UserError where tokens would be mixed with, or written over, files that are not tokens."""
     file = path / "manifest.json"
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link whose target is gone: mend the link, or choose another folder with --out")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose a folder with --out")
     found = others(path)
@@ -143,10 +150,10 @@ class TokenFolder:
         if file.exists():
             if changed := manifest_changes(read_json(file), manifest.to_json()):
                 same = {line.partition(":")[0] for line in changed} <= OF_THE_DATA
-                why = "the data set has changed, or an earlier version read it, and " if same else ""
+                what = "tokens of this data set as it was before, or as an earlier version read it" if same else ""
                 raise UserError(
-                    f"{path} holds other tokens ({'; '.join(changed)}): {why}what is finished stays and can be "
-                    "indexed; choose another folder with --out"
+                    f"{path} holds {what or 'other tokens'} ({'; '.join(changed)}): what is finished stays and can be "
+                    "indexed; choose another folder with --out for the new ones"
                 )
             return cls.open(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -286,7 +293,7 @@ class TokenFolder:
         remedy = f"{self.path}/bad.jsonl names them. Mend or remove them, then tokenize into another folder"
         if bad == total == self.manifest.images:
             raise UserError(f"none of the {bad} images can be read: {remedy}")
-        if bad > MAX_BAD and bad > MAX_BAD_SHARE * total:
+        if too_many_bad(bad, total):
             raise UserError(f"{bad} of {total} images cannot be read: {remedy}")
 
     def ordinals(self, shard: int) -> NDArray[np.int64]:

@@ -77,6 +77,28 @@ def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) ->
         tokenize(str(tmp_path), tmp_path / "tokens", workers=0)
 
 
+def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
+    tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenize(str(image_folder), tmp_path / "whole", shard_size=4, batch_size=4, workers=0)
+    encode = codec.encode
+
+    def unmount(images: Any) -> Any:
+        if image_folder.exists():
+            image_folder.rename(tmp_path / "away")
+        return encode(images)
+
+    monkeypatch.setattr(codec, "encode", unmount)
+    with pytest.raises(UserError, match=r"changed while it was tokenized: 4 of 4 images of shard [12] "):
+        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
+    finished = sorted((tmp_path / "tokens").glob("shard-*.json"))
+    assert finished
+    (tmp_path / "away").rename(image_folder)
+    monkeypatch.setattr(codec, "encode", encode)
+    tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
+    assert contents(tmp_path / "tokens") == contents(tmp_path / "whole")
+
+
 def test_too_many_bad_images_stop_the_run(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

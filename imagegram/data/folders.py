@@ -56,7 +56,7 @@ def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
 
     # 2) Names and contents make the fingerprint, not the place and not the dates.
     files = [tree.root / path for path in pictures]
-    contents = list(contents_of([(file, 0, None) for file in files]))
+    contents = contents_of([(file, 0, None) for file in files])
     parts = [os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True)]
     fingerprint = digest([*parts, labels.tobytes(), *map(str.encode, class_names)] if found else parts)
     notes.append(copies(map(printable, pictures), contents))
@@ -64,7 +64,7 @@ def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
     def read(i: int) -> tuple[Image.Image, int]:
         if reason := tree.unreadable.get(pictures[i]):
             raise FileNotFoundError(reason)
-        return open_picture(files[i].read_bytes()), int(labels[i])
+        return open_picture(contents.read(i, files[i])), int(labels[i])
 
     return Source(
         name=name,

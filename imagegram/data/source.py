@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
@@ -84,7 +85,7 @@ class Source:
             if alike := look_alikes(self.class_names):
                 lines.append(f"  classes that differ in capitals, spaces or the form of accents alone: {alike}")
         else:
-            lines.append("  no classes: every image has label -1")
+            lines.append("  no classes: every image has label -1, which means none")
         lines += [f"  left out: {line}" for line in counted(self.left_out)]
         if self.flaw:
             lines.append(f"  warning: {self.flaw}")
@@ -151,33 +152,67 @@ def copies(names: Iterable[str], contents: Iterable[bytes]) -> str:
     return f"{len(pairs)} of the images are copies of others, e.g. {pairs[0][0]} of {pairs[0][1]}"
 
 
-def content_of(path: Path, whole: bool, start: int = 0, size: int | None = None) -> bytes:
-    """A hash of a file, or of `size` bytes of it from `start` on: of all bytes, or of three pieces and the length.
+class ChangedError(OSError):
+    """A picture is no longer what it was when the data set was opened; its fingerprint speaks of the former."""
 
-    b"unreadable" where it cannot be read, so that a file which is mended later counts as changed.
+
+@dataclass(frozen=True)
+class Contents:
+    """Hashes of files or of parts of files: of all bytes, or of three pieces and the length.
+
+    UNREADABLE stands for one that cannot be read, so that a file which is mended later counts as changed.
     """
-    state = hashlib.sha256()
-    try:
-        with path.open("rb") as f:
-            length = os.fstat(f.fileno()).st_size if size is None else size
-            state.update(length.to_bytes(8, "little"))
-            if whole:
+
+    hashes: tuple[bytes, ...]
+    whole: bool
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.hashes)
+
+    def read(self, i: int, path: Path, start: int = 0, size: int = -1) -> bytes:
+        """The bytes of number `i`. ChangedError where they were others before, or could be read and cannot now."""
+        try:
+            with path.open("rb") as f:
                 f.seek(start)
-                left = length
-                while left and (data := f.read(min(left, 2**20))):
-                    state.update(data)
-                    left -= len(data)
-            else:
-                for place in sorted({0, max(0, length // 2 - PIECE // 2), max(0, length - PIECE)}):
-                    f.seek(start + place)
-                    state.update(f.read(min(PIECE, length - place)))
-    except OSError:
-        return UNREADABLE
+                data = f.read(size)
+        except OSError as error:
+            if self.hashes[i] == UNREADABLE:
+                raise
+            raise ChangedError(f"the file cannot be read any more ({error.strerror})") from None
+        if _hash_of(io.BytesIO(data), 0, len(data), self.whole) != self.hashes[i]:
+            raise ChangedError("the file has changed since the data set was opened")
+        return data
+
+
+def _hash_of(file: BinaryIO, start: int, length: int, whole: bool) -> bytes:
+    """A hash of `length` bytes of an open file from `start` on."""
+    state = hashlib.sha256()
+    state.update(length.to_bytes(8, "little"))
+    if whole:
+        file.seek(start)
+        left = length
+        while left and (data := file.read(min(left, 2**20))):
+            state.update(data)
+            left -= len(data)
+    else:
+        for place in sorted({0, max(0, length // 2 - PIECE // 2), max(0, length - PIECE)}):
+            file.seek(start + place)
+            state.update(file.read(min(PIECE, length - place)))
     return state.digest()
 
 
-def contents_of(files: list[tuple[Path, int, int | None]]) -> Iterator[bytes]:
-    """`content_of` many files or parts of files (path, start, size or None), read by several threads.
+def _content_of(path: Path, whole: bool, start: int, size: int | None) -> bytes:
+    """The hash of a file, or of `size` bytes of it from `start` on; UNREADABLE where it cannot be read."""
+    try:
+        with path.open("rb") as f:
+            length = os.fstat(f.fileno()).st_size if size is None else size
+            return _hash_of(f, start, length, whole)
+    except OSError:
+        return UNREADABLE
+
+
+def contents_of(files: list[tuple[Path, int, int | None]]) -> Contents:
+    """The contents of many files or parts of files (path, start, size or None), read by several threads.
 
     All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the same data set.
     """
@@ -191,5 +226,6 @@ def contents_of(files: list[tuple[Path, int, int | None]]) -> Iterator[bytes]:
             break
     whole = total <= WHOLE
     with ThreadPoolExecutor(16) as pool:
-        results = pool.map(lambda file: content_of(file[0], whole, file[1], file[2]), files)
-        yield from tqdm(results, total=len(files), unit="file", desc="comparing", delay=5, leave=False)
+        results = pool.map(lambda file: _content_of(file[0], whole, file[1], file[2]), files)
+        shown = tqdm(results, total=len(files), unit="file", desc="comparing", delay=5, leave=False)
+        return Contents(tuple(shown), whole)

@@ -4,6 +4,7 @@ Columns are found by their types and usual names; where more than one could be m
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read_hub(name: str, wanted: Wanted) -> Source:
     import datasets
 
     split = wanted.split or "train"
-    with _errors_in_one_line(name, split, REMEDY):
+    with _errors_in_one_line(name, split, f"there is no file or folder {name} in {Path.cwd()} either; {REMEDY}"):
         data = datasets.load_dataset(name, split=split)
     return _read_table(name, data, split, wanted, "a data set of the Hugging Face hub", data._fingerprint)
 
@@ -78,14 +79,16 @@ def read_parquet(name: str, tree: Tree, wanted: Wanted) -> Source:
     rows = _rows(paths)
     if rows == 0:
         raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
+    # The library's own fingerprint knows the files by path and date, and so does its cache: under another name it
+    # does not give the former content of a file that was rewritten with its date kept.
+    contents = contents_of([(path, 0, None) for path in paths])
+    fingerprint = digest(os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True))
+    sources = [str(path.resolve()) for path in paths]
     try:
         with _errors_in_one_line(name, split, ""):
-            data = datasets.load_dataset("parquet", data_files=[str(path.resolve()) for path in paths], split="train")
+            data = datasets.load_dataset("parquet", name=fingerprint, data_files=sources, split="train")
     except UserError as error:
         raise UserError(f"{error}{_differences(paths)}") from None
-    # The library's own fingerprint knows the files by path and date.
-    contents = contents_of([(path, 0, None) for path in paths])
-    fingerprint = digest(file.encode() + b"\0" + content for file, content in zip(files, contents, strict=True))
     kind = f"{len(files)} parquet file{'s' * (len(files) > 1)}"
     return _read_table(name, data, split, wanted, kind, fingerprint, [note] if note else [], tree.left_out())
 

@@ -86,7 +86,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
     labels, class_names, label_note = from_files(texts, places)
 
     # 3) Names, labels and contents make the fingerprint.
-    contents = list(contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures]))
+    contents = contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures])
     parts = (
         f"{place} {label}".encode() + b"\0" + content
         for place, label, content in zip(places, labels, contents, strict=True)
@@ -97,7 +97,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         tar, _, member = pictures[i]
         if member.size < 0:
             raise FileNotFoundError("a link to a member that the tar does not hold")
-        return open_picture(_bytes(tar, member)), int(labels[i])
+        return open_picture(contents.read(i, tar.path, member.offset, member.size)), int(labels[i])
 
     used = f"images from {', '.join(column_of)}" + (f", labels from {label_column}" if label_column else ", no labels")
     return Source(
@@ -115,12 +115,6 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         name_of=lambda i: places[i],
         flaw="; ".join(flaws),
     )
-
-
-def _bytes(tar: Tar, member: Member) -> bytes:
-    with tar.path.open("rb") as f:
-        f.seek(member.offset)
-        return f.read(member.size)
 
 
 def _scan(path: Path, shown: str, tree: Tree) -> Tar:

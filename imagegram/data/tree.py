@@ -35,6 +35,7 @@ UNOPENED = {
     ".exr",
     ".hdr",
 }
+OWN = "files of Imagegram's own results"
 ZIPPED = {".zip", ".7z", ".rar"}
 TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -48,6 +49,20 @@ KINDS = {
     "npz": "NumPy archives (.npz)",
     "saved": "data sets saved by `datasets`",
 }
+# What the product's own folders hold: a JSON file with a key of its own ...
+MARKERS = (
+    ("manifest.json", "tokens_per_image"),
+    ("report.json", "generated"),
+    ("report.json", "request"),
+    ("index.json", "builder"),
+    ("card.json", "data_sets"),
+    ("night.json", "samplers"),
+)
+MARKERS_BELOW = (("tokens/manifest.json", "tokens_per_image"), ("training/recipe.json", "encoder_steps"))
+# ... or, where the marker is written last or has no key, names that stand together: images that are being generated,
+# and a scaling study.
+GROUPS = ({"tokens.npy", "sources.npy"}, {"results.csv", "points"})
+PLOT = "-prediction.png"  # lies beside the folder of tokens that it is about, with a .json of the same name
 
 
 def endings() -> set[str]:
@@ -108,13 +123,16 @@ def survey(root: Path) -> Tree:
             tree.files["saved"].append(prefix.rstrip("/"))
             continue
         if prefix and _is_product(root / prefix, names):
-            tree.leave_out("files of Imagegram's own results", prefix, sum(1 for _ in _below(root / prefix)))
+            tree.leave_out(OWN, prefix, sum(1 for _ in _below(root / prefix)))
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
             if entry.name.startswith(".") or entry.name in SYSTEM:
                 count = sum(1 for _ in _below(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else 1
                 tree.leave_out("hidden or system files", path, count)
+                continue
+            if entry.name.endswith(PLOT) and _has(Path(entry.path).with_suffix(".json"), "copy_probability"):
+                tree.leave_out(OWN, path)
                 continue
             place = _visit(tree, entry, path, known, above)
             if place:
@@ -190,17 +208,18 @@ def _below(folder: Path) -> Iterator[str]:
 
 
 def _is_product(folder: Path, names: set[str]) -> bool:
-    """Whether a folder was written by this product: tokens, an index, generated images, or the whole of a night."""
-    for name, key in (("manifest.json", "tokens_per_image"), ("report.json", "generated"), ("index.json", "builder")):
-        if name in names:
-            try:
-                found = json.loads((folder / name).read_text())
-            except (OSError, ValueError):
-                continue
-            if isinstance(found, dict) and key in found:
-                return True
-    return "tokens" in names and _is_tokens(folder / "tokens")
+    """Whether a folder was written by this product, finished or not: by one of its files, or by a folder in it."""
+    if any(file in names and _has(folder / file, key) for file, key in MARKERS):
+        return True
+    if any(file.partition("/")[0] in names and _has(folder / file, key) for file, key in MARKERS_BELOW):
+        return True
+    return any(group <= names for group in GROUPS)
 
 
-def _is_tokens(folder: Path) -> bool:
-    return (folder / "manifest.json").exists() and _is_product(folder, {"manifest.json"})
+def _has(file: Path, key: str) -> bool:
+    """Whether a JSON file holds an object with this key."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and key in found

@@ -87,6 +87,12 @@ class Plan:
         """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out} is a file: choose a folder with --out")
+        for data in self.data:
+            if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
+                raise UserError(
+                    f"--out {self.out} is the folder of the data set, and results would lie among its images: choose "
+                    f"another one, {self.out / 'results'} for example"
+                )
         if (self.out / ".lock-night").exists():
             return
         for name in ("night.json", "night.log", "report.html", "bits.json", "generated"):

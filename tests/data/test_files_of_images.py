@@ -196,6 +196,20 @@ def idx(values: np.ndarray) -> bytes:
     return header + values.astype(np.uint8).tobytes()
 
 
+def test_parquet_rewritten_with_its_date_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `rsync -t` or `tar` leave it: the cache of `datasets` knows files by their path and date."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / "x" / "0.parquet"
+    file.parent.mkdir()
+    for i in (0, 1):
+        columns = {"image": [Image.fromarray(scene(2, i, 8)[0])], "label": [i]}
+        datasets.Dataset.from_dict(columns).cast_column("image", IMAGE).to_parquet(file)
+        os.utime(file, (1, 1))
+        source = open_dataset(str(tmp_path / "x"))
+        assert labels(source) == [i]
+        assert np.array_equal(np.asarray(source.read(0)[0]), scene(2, i, 8)[0])
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_as_mnist_is_distributed(tmp_path: Path, packed: bool) -> None:
     rng = np.random.default_rng(0)

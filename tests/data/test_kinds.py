@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.data.source import contents_of
+from imagegram.data.source import ChangedError, contents_of, open_picture
 from tests.support.datasets import labels, open_dataset, picture, put, said, write_tar
 
 # Folders.
@@ -79,6 +79,29 @@ def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) 
     assert open_dataset(str(tmp_path)).class_names == ("cats", "made")
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"o/report.json": '{"request": {}}'},  # held-out images
+        {"o/tokens.npy": "", "o/sources.npy": ""},  # images that are being generated
+        {"o/night.json": '{"samplers": {}}'},
+        {"o/card.json": '{"data_sets": {}}'},  # a codec
+        {"o/training/recipe.json": '{"encoder_steps": 1}'},  # one that is being trained
+        {"o/results.csv": "", "o/points/a.json": ""},  # a scaling study
+        {"o/0.json": '{"copy_probability": []}', "o/0-prediction.json": '{"copy_probability": []}'},
+    ],
+)
+def test_results_of_every_script_are_no_images_of_the_next_run(tmp_path: Path, files: dict[str, str]) -> None:
+    put(tmp_path / "cats" / "0.png", picture(0))
+    put(tmp_path / "o" / "0-prediction.png", picture(1))
+    assert len(open_dataset(str(tmp_path))) == 2
+    for file, content in files.items():
+        put(tmp_path / file, content.encode())
+    source = open_dataset(str(tmp_path))
+    assert (len(source), source.class_names) == (1, ("cats",))
+    assert "Imagegram's own results" in said(source)
+
+
 def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "cats" / "0.png", picture(0))
     put(tmp_path / "dogs" / "0.png", picture(0))
@@ -117,6 +140,25 @@ def test_changed_pictures_and_labels_of_the_same_size_are_other_data(tmp_path: P
         for content, label in ((picture(0, form), b"0"), (bytes(changed), b"0"), (picture(0, form), b"1"))
     }
     assert len(prints) == 3
+
+
+@pytest.mark.parametrize("whole", [10**9, 10])
+def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    monkeypatch.setattr("imagegram.data.source.WHOLE", whole)
+    files = [put(tmp_path / "d" / "a" / f"{i}.bmp", picture(i, "BMP")) for i in range(4)]
+    folder = open_dataset(str(tmp_path / "d"))
+    tar = open_dataset(str(write_tar(tmp_path / "x.tar", ("0.bmp", picture(0, "BMP")), ("1.bmp", picture(1, "BMP")))))
+    files[1].unlink()
+    put(files[2], picture(9, "BMP"))  # of the same size
+    files[3].unlink()
+    files[3].mkdir()
+    write_tar(tmp_path / "x.tar", ("1.bmp", picture(1, "BMP")), ("0.bmp", picture(0, "BMP")))
+    assert np.array_equal(np.asarray(folder.read(0)[0]), np.asarray(open_picture(picture(0, "BMP"))))
+    for source, i in ((folder, 1), (folder, 2), (folder, 3), (tar, 0), (tar, 1)):
+        with pytest.raises(ChangedError):
+            source.read(i)
 
 
 # Tars.
