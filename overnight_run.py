@@ -138,12 +138,14 @@ def run_night(plan: Plan) -> None:
         return
 
     # Imported here, so that --help and a finished night need not wait for torch.
+    print(f"{plan.out}: looking at the data sets and the machine", flush=True)
     from imagegram.files import remove_leftovers, run_lock
     from imagegram.overnight.log import logged
     from imagegram.overnight.needs import check_machine, needs_of
     from imagegram.overnight.night import generate_all, index_all, new_night, refuse_replacing, tokenize_all
 
-    check_machine(needs_of(plan))
+    needs = needs_of(plan)
+    check_machine(needs)
     with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
@@ -158,7 +160,7 @@ def run_night(plan: Plan) -> None:
         index = index_all(plan, night, folders)
 
         print("3. Generate")
-        generate_all(plan, night, folders, index)
+        generate_all(needs, night, folders, index, started)
 
         closing(plan, night, started)
         if night.failed:

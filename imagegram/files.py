@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+def sha256(path: Path, told: Callable[[int], object] = int) -> str:
+    """Hex digest of a file; `told` is called with the number of bytes after every MiB that was read."""
+    digest = hashlib.sha256()
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        while part := f.read(1 << 20):
+            digest.update(part)
+            told(len(part))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -254,6 +254,11 @@ class TokenFolder:
             },
         )
 
+    def seconds(self) -> float:
+        """How long the finished shards took, each when it was made."""
+        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return sum(float(marker["seconds"]) for marker in markers)
+
     def bad(self) -> dict[int, str]:
         """Unreadable images of the finished shards: ordinal -> reason."""
         markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]

@@ -19,6 +19,7 @@ from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.measure import coherence
 from imagegram.overnight import night
+from imagegram.overnight.trial import on_the_line
 from imagegram.sampling.settings import Settings, sweep
 from tests.support.kills import killed
 from tests.support.nights import ColourCodec
@@ -126,15 +127,27 @@ def test_a_finished_night_says_its_figures_again_and_touches_nothing(
     assert times == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
 
 
+def durations(out: Path) -> dict[str, str]:
+    """Seconds of every step, as the page says them."""
+    [line] = re.findall("<dt>Seconds</dt><dd>(.*?)</dd>", (out / "report.html").read_text())
+    return dict(part.rsplit(" ", 1) for part in line.split(", "))
+
+
 def test_a_new_sampler_costs_only_itself(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    marker = json.loads((finished / "tokens-1-shapes" / "shard-00000.json").read_text())
+    before = durations(finished)
+    assert before["tokenizing shapes"] == f"{marker['seconds']:.1f}"
+    assert {"building the index", "training the judges", "held-out", "two"} < set(before)
     monkeypatch.setitem(overnight_run.SAMPLERS, "three", Settings("ntd", context=1))
     assert run(finished) == 0
     said = capsys.readouterr().out
     assert said.count("finished before") == 4  # three samplers and the held-out images
     assert said.count("generated in") == 1
     assert "three" in (finished / "report.html").read_text()
+    after = durations(finished)
+    assert before == {name: seconds for name, seconds in after.items() if name != "three"}  # not measured anew
 
 
 def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
@@ -149,6 +162,21 @@ def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
     assert "shard-00000.npy is missing; tokenized again" in said
     assert "table.0 is cut short" in said
     assert said.count("finished before") == 4  # the same index as before: nothing is drawn again
+    assert results(finished) == right
+
+
+def test_bytes_of_the_index_that_flipped_are_found_and_made_again(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = results(finished)
+    (finished / "report.html").unlink()  # the night is to go on
+    table = finished / "index" / "table.0"
+    time_before = table.stat().st_mtime_ns
+    content = table.read_bytes()
+    table.write_bytes(content[:100] + bytes([content[100] ^ 2]) + content[101:])
+    os.utime(table, ns=(time_before, time_before))
+    assert run(finished) == 0
+    assert f"not kept: {table} differs from its hash" in capsys.readouterr().out
     assert results(finished) == right
 
 
@@ -317,6 +345,24 @@ def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(tmp_path, "--hours", "1") == 0
     assert capsys.readouterr().out.count("generated in") == 4
     assert "ntd-context2-temperature0.5" in (tmp_path / "report.html").read_text()
+
+
+def test_what_would_end_after_the_hours_is_never_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trial(index: object, control: object, codec: object, settings: Settings, *numbers: int) -> float:
+        return 10_000 if settings.reweighted else 1
+
+    monkeypatch.setattr(night, "seconds_of_sampler", trial)
+    assert run(tmp_path, "--hours", "1") == 0
+    said = capsys.readouterr().out
+    assert "5 of 7 samplers fit into 1 hours and take about" in said
+    for context in (1, 2):
+        name = f"ntd-context{context}-temperature"
+        assert f"{name}0.5 is left out: it takes about 2.8 h, of 1 hours 60 min are left" in said
+        assert not (tmp_path / "generated" / f"{name}0.5-seed0").exists()
+        assert (tmp_path / "generated" / f"{name}1.0-seed0" / "report.json").exists()
+    assert on_the_line([50, 1, 4], 224) == 7  # of a trial in which 32 took 1 s and 128 took 4 s: 96 more take 3
 
 
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
@@ -103,5 +104,6 @@ class Engine:
 
         The matching statistics of Chang & Lawler (1994, doi:10.1007/BF01185431).
         """
-        ends = [self.core.creativity(sequence).rs for sequence in sequences.tolist()]
+        bar = tqdm(sequences.tolist(), desc="runs anywhere", unit="sequence", delay=3)
+        ends = [self.core.creativity(sequence).rs for sequence in bar]
         return np.array(ends, np.int64).reshape(sequences.shape) - np.arange(sequences.shape[1])

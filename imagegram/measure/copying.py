@@ -36,7 +36,7 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
     rows = np.empty(n, np.int64)
     distances = np.empty(n, np.int64)
     starts = range(0, n, step)
-    for start in tqdm(starts, desc="nearest training sequences", unit="batch", disable=len(starts) < 4):
+    for start in tqdm(starts, desc="nearest training sequences", unit="batch", delay=3):
         part = slice(start, start + step)
         equal = np.zeros((len(sequences[part]), len(training)), np.uint16)
         for position in range(k):
@@ -53,7 +53,8 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     lengths = np.zeros((n, k), np.int64)
     places = np.arange(k)
     padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
-    for levels in backoff(training, padded, k):
+    contexts = backoff(training, padded, k)
+    for levels in tqdm(contexts, total=k + 1, desc="runs in place", unit="position", delay=3):
         end = levels.position  # the longest run that ends before it; what starts inside that run reaches as far
         first = end - (levels.high - levels.low > 0)[1:].sum(0)
         inside = (places >= first[:, None]) & (places < end)

@@ -57,8 +57,13 @@ def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
         return Nearest(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     images = fsq_codes(training[:, :k], levels).reshape(len(training), -1)
     search = NearestNeighbors(n_neighbors=min(2, len(training)), algorithm="brute").fit(images)
-    distances, rows = search.kneighbors(fsq_codes(sequences, levels).reshape(n, -1))
-    distances = distances.astype(np.float64)
+    asked = fsq_codes(sequences, levels).reshape(n, -1)
+    step = max(256, PAIRS // len(training))
+    starts = range(0, n, step)
+    bar = tqdm(starts, desc="nearest in codes", unit="batch", delay=3)
+    parts = [search.kneighbors(asked[start : start + step]) for start in bar]
+    distances = np.concatenate([distances for distances, _ in parts]).astype(np.float64)
+    rows = np.concatenate([rows for _, rows in parts])
     second = distances[:, 1] if len(training) > 1 else np.full(n, np.inf)
     return Nearest(rows[:, 0], distances[:, 0], second)
 
@@ -119,7 +124,7 @@ def near_runs(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> I
     lengths = np.zeros((n, k), np.int64)
     step = max(1, PAIRS // len(training))
     starts = range(0, n, step)
-    for start in tqdm(starts, desc="near-copies", unit="batch", disable=len(starts) < 4):
+    for start in tqdm(starts, desc="near-copies", unit="batch", delay=3):
         part = fsq_digits(sequences[start : start + step], levels)
         running = np.zeros((len(part), len(training)), np.uint16)  # length of the run from here on
         for position in reversed(range(k)):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.files import read_json, write_json
 from imagegram.index.folder import Index
@@ -23,7 +24,8 @@ def bits(index: Index, tokens: NDArray[np.uint16], context: int, smoothed: bool 
     hundred, without which the bits are infinite.
     """
     result = np.zeros(tokens.shape)
-    for levels in backoff(index.tokens, tokens, context):
+    contexts = backoff(index.tokens, tokens, context)
+    for levels in tqdm(contexts, total=tokens.shape[1], desc="held-out bits", unit="position", delay=3):
         column = levels.following
         p = np.full(len(tokens), 1 / index.vocab_size)
         for low, high, discount in zip(levels.low, levels.high, discounts(levels), strict=True):

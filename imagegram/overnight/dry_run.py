@@ -3,9 +3,10 @@
 import shutil
 
 from imagegram.machine import cores, memory_available
+from imagegram.overnight.hours import clock
 from imagegram.overnight.needs import check_machine, existing, needs_of
 from imagegram.overnight.plan import Plan
-from imagegram.overnight.trial import try_out
+from imagegram.overnight.trial import kind_of, try_out
 from imagegram.report.night import FILE, Night
 
 INDEX_SECONDS = 2e-6  # of a core for a token of the corpus; benchmarks/bench_index.py
@@ -31,7 +32,7 @@ def say_plan(plan: Plan) -> None:
         if name not in needs.to_generate:
             print(f"  {name}: {settings.describe()}; finished")
             continue
-        seconds[name] = known.get(name, needs.decodes * trial.decode + trial.methods[settings.method])
+        seconds[name] = known.get(name, needs.decodes * trial.decode + trial.kinds[kind_of(settings)])
         basis = "as measured before" if name in known else f"{plan.sequences:,} sequences, {needs.decodes} decodes"
         print(f"  {name}: {settings.describe()}; about {clock(seconds[name])} ({basis})")
 
@@ -47,10 +48,3 @@ def say_plan(plan: Plan) -> None:
     print(f"  disk: about {needs.disk() / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
     print(f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB are available")
     check_machine(needs)
-
-
-def clock(seconds: float) -> str:
-    """A duration in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,8 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from imagegram.cli import UserError
+from imagegram.codec import Codec
 from imagegram.generating import (
+    Decoder,
     Generated,
     Request,
     differences,
@@ -22,13 +26,18 @@ from imagegram.generating import (
     reconstruct_held_out,
 )
 from imagegram.index.build import build_index
-from imagegram.index.folder import Index
-from imagegram.measure.control import read_control
+from imagegram.index.folder import Index, keep_if_sound
+from imagegram.measure.coherence import open_judges
+from imagegram.measure.control import Control, read_control
 from imagegram.measure.prediction import held_out_figures
+from imagegram.overnight.hours import Forecast
+from imagegram.overnight.needs import Needs
 from imagegram.overnight.plan import Plan
-from imagegram.report.night import FILE, HELD_OUT, Night
+from imagegram.overnight.trial import DECODED, quiet, samplers_to_try, seconds_of_decode, seconds_of_sampler
+from imagegram.report.night import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.thumbnails import Originals
+from imagegram.sampling.kernel_metric import choose_device, open_kernel
 from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
@@ -61,6 +70,7 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
 def index_all(plan: Plan, night: Night, folders: list[TokenFolder]) -> Index:
     """The index over all of them; UserError where it cannot be built."""
     try:
+        keep_if_sound(plan.out / "index")
         return build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
     except (UserError, OSError) as error:
         fail(night, "building the index", error)
@@ -115,15 +125,21 @@ def new_night(plan: Plan, command: str) -> Night:
     )
     if (plan.out / FILE).exists():
         try:
-            night.seconds = Night.read(plan.out).seconds
+            before = Night.read(plan.out)
+            night.seconds = before.seconds
+            same = before.machine.partition("; before that ")[0] == night.machine
+            night.machine = before.machine if same else f"{night.machine}; before that {before.machine}"
         except (UserError, TypeError):  # of another version
             print(f"{plan.out / FILE} is of another version: its durations are not known")
     return night
 
 
-def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: Index) -> None:
-    """Every sampler's images, and the page after each; what fails is named, the others are finished all the same."""
-    started = time.monotonic()
+def generate_all(needs: Needs, night: Night, folders: list[TokenFolder], index: Index, started: float) -> None:
+    """Every sampler's images, and the page after each; what fails is named, the others are finished all the same.
+
+    started: of the monotonic clock, when the hours began.
+    """
+    plan = needs.plan
     try:
         codec = open_codec(index)
         control = read_control(index)
@@ -142,8 +158,9 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         except UserError as error:
             fail(night, name, error)
 
-    # 2) What all of them are compared with.
+    # 2) What all of them are compared with, and what several of them need.
     sources = Sources(plan.out, night, index, control, Originals(folders))
+    forecast = Forecast(plan, night, started)
     try:
         held_out_figures(index, control, plan.out / "bits.json")
     except (UserError, OSError) as error:
@@ -151,34 +168,87 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     real = Request(Settings(), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
     attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, control, real, folder))
+    publish(sources, forecast)
+    prepare(plan, night, index, codec, control)
 
     # 3) The samplers.
+    if plan.hours:
+        try_samplers(forecast, needs, index, codec, control)
+        print(forecast.said(list(requests)))
     for number, (name, request) in enumerate(requests.items(), 1):
         if name in night.failed:
             continue
-        if name not in plan.samplers and not fits(plan, night, name, time.monotonic() - started):
+        if not forecast.fits(name):
+            print(forecast.why_left_out(name))
             night.skipped.append(name)
             continue
-        left = time_left(plan, night, list(requests)[number - 1 :])
+        left = forecast.time_left(list(requests)[number - 1 :])
         print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}{left}")
         folder = night.folder(plan.out, name)
         attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
-        publish(sources)
+        publish(sources, forecast)
     if night.skipped:
         print(f"{len(night.skipped)} samplers of the sweep do not fit into {plan.hours:g} hours and are left out")
 
     night.failed.pop(PAGE, None)  # tried again
     night.complete = not night.failed
-    publish(sources)
+    publish(sources, forecast)
 
 
-def publish(sources: Sources) -> None:
+def prepare(plan: Plan, night: Night, index: Index, codec: Codec, control: Control) -> None:
+    """Make what several samplers need and is kept beside the index, so that none of them is longer for it.
+
+    What fails here fails in the samplers that need it, and is named there.
+    """
+    todo = [name for name in night.samplers if name not in night.failed and not night.is_finished(plan.out, name)]
+    steps: dict[str, Callable[[], object]] = {}
+    if any(night.settings(name).method == "kernel" for name in todo):
+        steps[KERNEL] = partial(open_kernel, index, choose_device())
+    if todo and plan.decoded:
+        decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
+        steps[JUDGES] = partial(open_judges, index, control, decoder, index.tokens_per_image)
+    for step, make in steps.items():
+        before = kept(plan.out)
+        started = time.monotonic()
+        with contextlib.suppress(UserError, OSError):
+            make()
+        if kept(plan.out) != before:
+            night.seconds[step] = round(time.monotonic() - started, 1)
+            print(f"{step} took {night.seconds[step]:.0f} s")
+
+
+def kept(out: Path) -> dict[Path, int]:
+    """The files beside the index that are made from it, and when they were."""
+    return {file: file.stat().st_mtime_ns for file in out.glob("index-*")}
+
+
+def try_samplers(forecast: Forecast, needs: Needs, index: Index, codec: Codec, control: Control) -> None:
+    """A short trial of every kind of sampler that is still to be run and was not yet, where there is time for any."""
+    night = forecast.night
+    unknown = [name for name in forecast.unfinished(list(night.samplers)) if not forecast.is_known(name)]
+    if not unknown or forecast.left <= 0:
+        return
+    decode = seconds_of_decode(codec, index.tokens[:DECODED])
+    kinds = samplers_to_try([night.settings(name) for name in unknown])
+    for kind, settings in tqdm(kinds.items(), desc="trying the samplers", unit="kind", delay=3):
+        try:
+            with quiet():
+                numbers = needs.plan.sequences, len(control.tokens)
+                seconds = seconds_of_sampler(index, control, codec, settings, *numbers)
+        except (UserError, OSError):  # named when it is run
+            continue
+        forecast.tried[kind] = seconds + needs.decodes * decode
+
+
+def publish(sources: Sources, forecast: Forecast) -> None:
     """Write night.json and the page of what is finished; where that fails, say so, and the night goes on."""
+    started = time.monotonic()
     try:
         sources.night.write(sources.out)
         write_page(sources)
     except (UserError, OSError) as error:
         fail(sources.night, PAGE, error)
+    forecast.page = time.monotonic() - started
 
 
 def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]) -> None:
@@ -197,28 +267,3 @@ def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]
     if result.new:
         night.seconds[name] = round(seconds, 1)
     print(f"{result.path}: {f'generated in {seconds:.0f} s' if result.new else 'finished before'}")
-
-
-def expected_seconds(night: Night, name: str) -> float:
-    """How long a sampler will take: as it did before, as those of its method did, or as all did; 0 where none ran."""
-    if name in night.seconds:
-        return night.seconds[name]
-    known = {other: seconds for other, seconds in night.seconds.items() if other in night.samplers}
-    method = night.samplers[name]["method"]
-    alike = [seconds for other, seconds in known.items() if night.samplers[other]["method"] == method]
-    chosen = alike or list(known.values())
-    return sum(chosen) / len(chosen) if chosen else 0.0
-
-
-def fits(plan: Plan, night: Night, name: str, elapsed: float) -> bool:
-    """Whether a sampler of the sweep is finished, or can be before the hours are over; `elapsed`: seconds."""
-    return night.is_finished(plan.out, name) or elapsed + expected_seconds(night, name) <= 3600 * plan.hours
-
-
-def time_left(plan: Plan, night: Night, names: list[str]) -> str:
-    """How long these samplers will take, in words; nothing where that is not known or under a minute."""
-    todo = [name for name in names if not night.is_finished(plan.out, name)]
-    minutes = sum(expected_seconds(night, name) for name in todo) / 60
-    if plan.hours:
-        minutes = min(minutes, 60 * plan.hours)
-    return f" (about {minutes:.0f} min left)" if minutes >= 1 else ""

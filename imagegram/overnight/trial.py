@@ -4,7 +4,7 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.measure import coherence
 from imagegram.measure.classifier import train_classifier
-from imagegram.measure.control import read_control
+from imagegram.measure.control import Control, read_control
 from imagegram.overnight.needs import Needs
 from imagegram.sampling import kernel_metric
 from imagegram.sampling.settings import Settings
@@ -31,8 +31,16 @@ from imagegram.tokens import TokenFolder
 IMAGES = 64  # of a data set that are tokenized
 DECODED = 16  # images that are decoded
 INDEXED = 2000  # images of the index at most, put together at random from the tokens of those that were tokenized
-SEQUENCES = 1000  # sampled and measured with every method at most
+FEW = (32, 128)  # sequences sampled and measured of every kind of sampler: what any number takes lies on their line
 STEPS = 3  # of training judges, and of fitting the kernel
+
+
+Kind = tuple[str, bool]  # what decides how long a sampler takes: its method, and whether it is reweighted
+
+
+def kind_of(settings: Settings) -> Kind:
+    """The kind of a sampler."""
+    return settings.method, settings.reweighted
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Trial:
 
     encode: float  # the images that are still to be tokenized
     decode: float  # one image
-    methods: dict[str, float]  # sampling and measuring as many sequences as planned from an index of that size
+    kinds: dict[Kind, float]  # sampling and measuring as many sequences as planned from an index of that size
     fit: float  # the kernel
     judges: float  # training them, and decoding what they are trained on
 
@@ -60,14 +68,18 @@ def try_out(needs: Needs) -> Trial:
     if not len(tokens):
         raise UserError(f"none of the first {IMAGES} images can be read")
 
-    started = time.monotonic()
-    codec.decode(list(tokens[:DECODED]), list(range(len(tokens[:DECODED]))), codec.timesteps, codec.guidance_scale)
-    decode = (time.monotonic() - started) / max(1, len(tokens[:DECODED]))
-
+    decode = seconds_of_decode(codec, tokens[:DECODED])
     with tempfile.TemporaryDirectory() as place, quiet():
         index = small_index(Path(place), tokens, needs.sources[0], codec, min(INDEXED, needs.images))
-        methods, fit = try_methods(needs, index)
-    return Trial(seconds, decode, methods, fit, seconds_of_judges(needs, decode))
+        fit = seconds_of_fit(needs, index)
+        larger = max(1.0, needs.images / INDEXED)
+        control = read_control(index)
+        sequences = needs.plan.sequences
+        kinds = {}
+        for kind, settings in samplers_to_try(list(needs.plan.all_settings().values())).items():
+            taken = seconds_of_sampler(index, control, codec, settings, sequences, needs.images // 10)
+            kinds[kind] = taken * larger
+    return Trial(seconds, decode, kinds, fit, seconds_of_judges(needs, decode))
 
 
 def encode_first(source: Source, codec: Codec) -> NDArray[np.uint16]:
@@ -89,28 +101,59 @@ def small_index(place: Path, tokens: NDArray[np.uint16], source: Source, codec: 
     return build_index([folder.path], place / "input", place / "index")
 
 
-def try_methods(needs: Needs, index: Index) -> tuple[dict[str, float], float]:
-    """Seconds of sampling and measuring for every method of the plan, and of fitting the kernel where that is left."""
-    control = read_control(index)
-    sequences = min(SEQUENCES, needs.plan.sequences)
-    larger = needs.plan.sequences / sequences * max(1.0, needs.images / INDEXED)
-    methods = {}
-    fit = 0.0
-    for method in {settings.method for settings in needs.plan.all_settings().values()}:
-        if method == "kernel" and index.levels:
-            device = kernel_metric.choose_device()
-            kernel_metric.open_kernel(index, device, steps=1)  # kept; it also loads what only the first fit waits for
-            started = time.monotonic()
-            kernel_metric.fit(index.tokens, index.levels, device, steps=STEPS)
-            fit = (time.monotonic() - started) / STEPS * kernel_metric.STEPS
+def samplers_to_try(samplers: Sequence[Settings]) -> dict[Kind, Settings]:
+    """A sampler of every kind, with the longest context and all tokens to draw: the one that takes longest."""
+    found: dict[Kind, Settings] = {}
+    for settings in samplers:
+        kind = kind_of(settings)
+        context = max(settings.context, found[kind].context if kind in found else 0)
+        found[kind] = replace(settings, context=context, tokens=0, given=0, label=-1)
+    return found
+
+
+def seconds_of_sampler(
+    index: Index, control: Control, codec: Codec, settings: Settings, sequences: int, held_out: int
+) -> float:
+    """Seconds of sampling and measuring `sequences`, beside `held_out` images: from a few and from some more of both,
+    what is the same for any number, and what each of them adds."""
+    drawing = []
+    measuring = []
+    for n in (FEW[0], *FEW):  # the first time loads what only the first waits for
+        few = replace(control, tokens=control.tokens[:n])
+        request = Request(settings, n, 0, 0).completed(index, codec)
         started = time.monotonic()
-        request = Request(Settings(method), sequences, 0, 0).completed(index, needs.codec)
         samples, _ = draw(index, control, request)
-        measure(index, control, request, samples, np.random.default_rng(0))
-        methods[method] = (time.monotonic() - started) * larger
+        drawn = time.monotonic()
+        measure(index, few, request, samples, np.random.default_rng(0))
+        drawing.append(drawn - started)
+        measuring.append(time.monotonic() - drawn)
+    return on_the_line(drawing, sequences) + on_the_line(measuring, (sequences + held_out) / 2)
+
+
+def on_the_line(seconds: Sequence[float], n: float) -> float:
+    """Seconds for `n`, where the last two of `seconds` are those for FEW."""
+    each = max(0.0, seconds[-1] - seconds[-2]) / (FEW[1] - FEW[0])
+    return seconds[-1] + max(0.0, n - FEW[1]) * each
+
+
+def seconds_of_decode(codec: Codec, tokens: NDArray[np.uint16]) -> float:
+    """Seconds of decoding one image, from those of `tokens` [n, L]."""
+    started = time.monotonic()
+    codec.decode(list(tokens), list(range(len(tokens))), codec.timesteps, codec.guidance_scale)
+    return (time.monotonic() - started) / max(1, len(tokens))
+
+
+def seconds_of_fit(needs: Needs, index: Index) -> float:
+    """Seconds of fitting the kernel; 0 where that is done, or no sampler needs it. The index keeps a rough fit."""
+    if not index.levels or not any(s.method == "kernel" for s in needs.plan.all_settings().values()):
+        return 0.0
+    device = kernel_metric.choose_device()
+    kernel_metric.open_kernel(index, device, steps=1)  # it also loads what only the first fit waits for
     if (needs.plan.out / "index-kernel.safetensors").exists():
-        fit = 0.0
-    return methods, fit
+        return 0.0
+    started = time.monotonic()
+    kernel_metric.fit(index.tokens, index.levels, device, steps=STEPS)
+    return (time.monotonic() - started) / STEPS * kernel_metric.STEPS
 
 
 def seconds_of_judges(needs: Needs, decode: float) -> float:

@@ -17,6 +17,9 @@ from imagegram.sampling.settings import Settings
 ROOT = Path(__file__).parent.parent.parent
 FILE = "night.json"
 IN_SHORT = ("exact_copies", "closer_than_held_out", "coherence")  # figures that a night ends with
+KERNEL = "fitting the kernel"
+JUDGES = "training the judges"
+STEPS = (KERNEL, JUDGES)  # what several samplers need, and is done once for an index
 HELD_OUT = "held-out"  # the folder of held-out images beside those of the samplers
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from imagegram.codec.familiarity import warning_of
 from imagegram.files import atomic, read_json
@@ -18,7 +19,7 @@ from imagegram.index.folder import Index
 from imagegram.measure.coherence import LEAST
 from imagegram.measure.control import Control
 from imagegram.report.answer import answer, remarks
-from imagegram.report.night import HELD_OUT, Night
+from imagegram.report.night import HELD_OUT, STEPS, Night
 from imagegram.report.plots import frontier
 from imagegram.report.runs import COLUMNS, Run, best_of
 from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
@@ -108,7 +109,9 @@ def _content(sources: Sources) -> dict[str, Any]:
 
     # 1) The walls, the best one first, the held-out images last.
     shown = sorted((run.name for run in runs), key=lambda name: best is not None and name != best.name)
-    walls = [read_wall(name, night.folder(out, name)) for name in shown if _has_pictures(night.folder(out, name))]
+    shown = [name for name in shown if _has_pictures(night.folder(out, name))]
+    bar = tqdm(shown, desc="reading the pictures of the page", unit="sampler", delay=3)
+    walls = [read_wall(name, night.folder(out, name)) for name in bar]
     held_out = night.folder(out, HELD_OUT)
     if _has_pictures(held_out):
         walls.append(read_wall(HELD_OUT, held_out, drawn=False))
@@ -131,7 +134,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "best": best,
         "control": control,
         "columns": [c for c in COLUMNS if any(c.key in figures for figures in (control, *(r.figures for r in runs)))],
-        "walls": [_wall(wall, out, night) for wall in walls],
+        "walls": [_wall(wall, out, night) for wall in tqdm(walls, desc="writing the page", unit="sampler", delay=3)],
         "by_name": {run.name: run for run in runs},
         "frontier": frontier(runs),
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
@@ -151,6 +154,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         },
         "data": _data(walls, gallery, manifests),
         "csv": _csv(runs, control),
+        "seconds": _seconds(sources),
     }
 
 
@@ -283,6 +287,18 @@ def _wall_data(wall: Wall, gallery: Gallery) -> dict[str, Any]:
         "prefixed": sorted(i for i in wall.prefixes if i < len(pictures)),
         "lengths": sorted({length for prefixes in wall.prefixes.values() for length in prefixes}),
     }
+
+
+def _seconds(sources: Sources) -> dict[str, float]:
+    """How long every step took when it was done, which need not be in the last go of the night."""
+    night = sources.night
+    info = sources.index.info
+    found = {f"tokenizing {folder.manifest.dataset}": folder.seconds() for folder in sources.originals.folders}
+    found["building the index"] = info["seconds"] + info["verify_seconds"]
+    for name, seconds in night.seconds.items():
+        if name in (*night.samplers, *STEPS, HELD_OUT):  # and not of a sampler that this night leaves out
+            found[name] = seconds
+    return found
 
 
 def _csv(runs: list[Run], control: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.index.folder import Index
 from imagegram.sampling.kernel import kernel_probabilities
@@ -27,7 +28,9 @@ def probabilities(
     if settings.method == "smoothed":
         return smoothed_probabilities(index, tokens, settings, own)
     result = np.empty(tokens.shape)
-    for position, matches in enumerate(matches_at_every_position(index, settings, tokens, np.random.default_rng(0))):
+    every = matches_at_every_position(index, settings, tokens, np.random.default_rng(0))
+    bar = tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3)
+    for position, matches in enumerate(bar):
         result[:, position] = share_of(matches, settings, tokens[:, position], own)
     return result
 

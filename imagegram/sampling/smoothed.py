@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.index.folder import Index
 from imagegram.sampling.aligned import Backoff, backoff
@@ -77,7 +78,8 @@ def smoothed_probabilities(
     """
     result = np.zeros(tokens.shape)
     step = max(1, MAX_PAIRS // index.vocab_size)
-    for levels in backoff(index.tokens, tokens, settings.context):
+    contexts = backoff(index.tokens, tokens, settings.context)
+    for levels in tqdm(contexts, total=tokens.shape[1], desc="likelihood", unit="position", delay=3):
         if settings.reweighted and own is None:
             taken = discounts(levels)
             for first in range(0, len(tokens), step):
