@@ -70,7 +70,9 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         if remedy is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}: {remedy}, then run the same command again", file=sys.stderr)
+        gone = isinstance(error.filename, str) and Path(error.filename).is_symlink() and error.errno == errno.EEXIST
+        what = "a link whose target is gone" if gone else error.strerror
+        print(f"error: {place}{what}: {remedy}, then run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)

@@ -149,7 +149,8 @@ class TokenFolder:
         file = path / "manifest.json"
         if file.exists():
             if changed := manifest_changes(read_json(file), manifest.to_json()):
-                same = {line.partition(":")[0] for line in changed} <= OF_THE_DATA
+                keys = {line.partition(":")[0] for line in changed}
+                same = keys <= (OF_THE_DATA | {"images"} if "fingerprint" in keys else OF_THE_DATA)
                 what = "tokens of this data set as it was before, or as an earlier version read it" if same else ""
                 raise UserError(
                     f"{path} holds {what or 'other tokens'} ({'; '.join(changed)}): what is finished stays and can be "

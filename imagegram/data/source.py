@@ -149,7 +149,8 @@ def copies(names: Iterable[str], contents: Iterable[bytes]) -> str:
             pairs.append((name, first[content]))
     if not pairs:
         return ""
-    return f"{len(pairs)} of the images are copies of others, e.g. {pairs[0][0]} of {pairs[0][1]}"
+    what = "1 image is a copy of another" if len(pairs) == 1 else f"{len(pairs)} images are copies of others"
+    return f"{what}, e.g. {pairs[0][0]} of {pairs[0][1]}"
 
 
 class ChangedError(OSError):

@@ -241,7 +241,28 @@ def _dtype(feature: object) -> str:
 
 def _described(features: Any) -> str:
     """The columns with their types, in a line."""
-    return first_names(f"{name} ({_dtype(f) if _dtype(f) else type(f).__name__})" for name, f in features.items())
+    return first_names(f"{name} ({_in_words(feature)})" for name, feature in features.items())
+
+
+def _in_words(feature: object) -> str:
+    """The type of a column."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return "pictures"
+    each = getattr(feature, "feature", None)
+    if each is not None:
+        return f"lists of {_in_words(each)}"
+    return _dtype(feature) or type(feature).__name__
+
+
+def _unlisted(features: Any) -> str:
+    """How to write lists of pictures one a row, where there are some; else ""."""
+    lists = [name for name, feature in features.items() if _in_words(feature) == "lists of pictures"]
+    if not lists:
+        return ""
+    rows = f"data.map(lambda rows: {{'image': sum(rows['{lists[0]}'], [])}}, batched=True, "
+    return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
 
 
 def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
@@ -265,12 +286,17 @@ def _image_column(name: str, features: Any, given: str) -> str:
     column = given or _one_of(name, _image_candidates(features), IMAGE_NAMES, "image-column")
     if not column:
         possible = [column for column, feature in features.items() if _holds_image(feature)]
-        remedy = "name it with --image-column" if possible else "none of them holds one picture a row"
+        remedy = "none of them holds one picture a row"
+        if possible:
+            remedy = (
+                f"where one of {first_names(possible)} holds pictures, or names their files, --image-column says so"
+            )
+        remedy = f"{remedy}{_unlisted(features)}"
         raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
     if not _holds_image(features[column]):
         raise UserError(
-            f"column {column!r} of {name} holds {_dtype(features[column]) or type(features[column]).__name__}, not one "
-            f"picture a row (columns: {_described(features)})"
+            f"column {column!r} of {name} holds {_in_words(features[column])}, not one picture a row "
+            f"(columns: {_described(features)}){_unlisted({column: features[column]})}"
         )
     return column
 
@@ -285,8 +311,8 @@ def _label_column(name: str, features: Any, given: str) -> str:
 
     _given(name, features, given)
     if given and not classes(features[given]):
-        kind = _dtype(features[given]) or type(features[given]).__name__
-        raise UserError(f"column {given!r} of {name} holds {kind}, no classes: integers, strings or ClassLabel")
+        kind = _in_words(features[given])
+        raise UserError(f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)")
     typed = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
     return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")

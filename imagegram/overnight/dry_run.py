@@ -2,6 +2,7 @@
 
 import shutil
 
+from imagegram.data.source import NO_SPLITS
 from imagegram.machine import cores, memory_available
 from imagegram.overnight.hours import clock
 from imagegram.overnight.needs import check_machine, existing, needs_of
@@ -21,7 +22,8 @@ def say_plan(plan: Plan) -> None:
     # 1) Data sets.
     for source, missing in zip(needs.sources, needs.to_tokenize, strict=True):
         done = "to tokenize" if missing == len(source) else f"of which {missing:,} are still to be tokenized"
-        print(f"  {source.name}, split {source.split}: {len(source):,} images, {done if missing else 'tokenized'}")
+        split = "" if source.split == NO_SPLITS else f", split {source.split}"
+        print(f"  {source.name}{split}: {len(source):,} images, {done if missing else 'tokenized'}")
 
     # 2) Samplers.
     print("  trying the first batch of every step", flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagegram.cli import UserError
+from imagegram.files import others
 from imagegram.sampling.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Plan:
         """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out} is a file: choose a folder with --out")
+        if self.out.is_symlink() and not self.out.exists():
+            raise UserError(f"{self.out} is a link whose target is gone: mend it, or choose another folder with --out")
         for data in self.data:
             if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
                 raise UserError(
@@ -98,6 +101,12 @@ class Plan:
         for name in ("night.json", "night.log", "report.html", "bits.json", "generated"):
             if (self.out / name).exists():
                 raise UserError(f"{self.out / name} was not made by a night here: choose another folder with --out")
+        found = others(self.out, "tokens.*|index.*")
+        if found:
+            raise UserError(f"{self.out} holds files that are not of a night, e.g. {found[0]!r}: choose another --out")
+        index = self.out / "index"
+        if index.is_dir() and (found := others(index)) and "index.json" not in found:
+            raise UserError(f"{index} holds files that are not an index, e.g. {found[0]!r}: choose another --out")
 
 
 def finished_before(plan: Plan) -> "Night | None":

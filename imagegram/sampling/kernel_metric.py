@@ -212,7 +212,8 @@ def fit(
     n = len(tokens)
     if n < LEAST_IMAGES:
         raise UserError(
-            f"{n} images are too few to fit the kernel sampler, it needs {LEAST_IMAGES}: take another method"
+            f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are {n}: tokenize more, or "
+            "take another sampler, aligned or ntd for example"
         )
     model = kind(levels, tokens.shape[1]).to(device)
     _count_unigram(model, tokens)

@@ -271,7 +271,7 @@ def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> N
 
 def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> None:
     few = index_of(tmp_path / "few", related(15))
-    with pytest.raises(UserError, match="15 images are too few"):
+    with pytest.raises(UserError, match="at least 20 indexed images, there are 15"):
         sample(few, Settings("kernel"), 5, np.random.default_rng(0))
     no_codes = index_of(tmp_path / "no_codes", np.arange(240).reshape(60, 4), vocab_size=1000)
     with pytest.raises(UserError, match="no FSQ levels"):
