@@ -330,26 +330,6 @@ def test_everything_is_checked_before_anything_is_made(
         assert run(out, *arguments) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
-    monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Settings("aligned")})
-    for file, message in (
-        ("report.html", "report.html was not made by a night here"),
-        ("notes.txt", "holds files that are not of a night, e.g. 'notes.txt'"),
-        ("index/notes.txt", "holds files that are not an index, e.g. 'notes.txt'"),
-    ):
-        (out / file).parent.mkdir(parents=True)
-        (out / file).write_text("my own page")
-        assert run(out) == 1
-        assert message in capsys.readouterr().err
-        assert [file.read_text() for file in out.rglob("*") if file.is_file()] == ["my own page"]
-        shutil.rmtree(out)
-    out.symlink_to(tmp_path / "gone")
-    assert run(out) == 1
-    assert "a link whose target is gone" in capsys.readouterr().err
-    out.unlink()
-    out.mkdir()
-    assert run(out, "--dataset", str(out)) == 1  # its pictures would be among those of the data set
-    assert f"choose another one, {out}/results for example" in capsys.readouterr().err
-    assert not list(out.iterdir())
 
 
 def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
     contents = contents_of([(file, 0, None) for file in files])
     parts = [os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True)]
     fingerprint = digest([*parts, labels.tobytes(), *map(str.encode, class_names)] if found else parts)
-    notes.append(copies(map(printable, pictures), contents))
+    notes += [copies(map(printable, pictures), contents), contents.note]
 
     def read(i: int) -> tuple[Image.Image, int]:
         if reason := tree.unreadable.get(pictures[i]):

@@ -170,6 +170,16 @@ class Contents:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.hashes)
 
+    @property
+    def note(self) -> str:
+        """A line on what changes are not seen, "" where all are."""
+        if self.whole:
+            return ""
+        return (
+            f"more than {WHOLE / 1e9:g} GB: of every picture or file, {PIECE // 1000} kB at the beginning, in the "
+            "middle and at the end say whether it has changed"
+        )
+
     def read(self, i: int, path: Path, start: int = 0, size: int = -1) -> bytes:
         """The bytes of number `i`. ChangedError where they were others before, or could be read and cannot now."""
         try:

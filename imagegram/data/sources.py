@@ -17,7 +17,7 @@ from imagegram.cli import UserError
 from imagegram.data import arrays, folders, shapes, tables, tars
 from imagegram.data.source import NO_SPLITS, Wanted, counted, first_names, printable
 from imagegram.data.source import Source as Source
-from imagegram.data.tree import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey
+from imagegram.data.tree import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
@@ -126,7 +126,11 @@ def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
 
 def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
     """A folder: saved by `datasets`, or of files of one kind; UserError where there is more than one."""
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    try:
+        saved = any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
+    except PermissionError as error:
+        raise unreadable_folder(path, error) from None
+    if saved:
         return tables.read_saved(name, wanted)
     tree = survey(path)
     if not tree.files["pictures"]:

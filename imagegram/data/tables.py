@@ -90,7 +90,7 @@ def read_parquet(name: str, tree: Tree, wanted: Wanted) -> Source:
     except UserError as error:
         raise UserError(f"{error}{_differences(paths)}") from None
     kind = f"{len(files)} parquet file{'s' * (len(files) > 1)}"
-    return _read_table(name, data, split, wanted, kind, fingerprint, [note] if note else [], tree.left_out())
+    return _read_table(name, data, split, wanted, kind, fingerprint, [note, contents.note], tree.left_out())
 
 
 def _rows(paths: Sequence[Path]) -> int:

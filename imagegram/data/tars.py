@@ -110,7 +110,9 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         image_column=wanted.image_column,
         label_column=label_column,
         kind=f"WebDataset, {len(tars)} tar{'s' * (len(tars) > 1)}",
-        notes=tuple(line for line in (note, used, label_hint, label_note, copies(places, contents)) if line),
+        notes=tuple(
+            line for line in (note, used, label_hint, label_note, copies(places, contents), contents.note) if line
+        ),
         left_out=tree.left_out(),
         name_of=lambda i: places[i],
         flaw="; ".join(flaws),

@@ -111,13 +111,7 @@ def survey(root: Path) -> Tree:
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
     while waiting:
         prefix, above = waiting.pop()
-        try:
-            entries = sorted(os.scandir(root / prefix), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(
-                f"cannot read the folder {printable(str(root / prefix))} ({error.strerror}): give yourself the "
-                "permission or move it elsewhere; its images would be missing"
-            ) from None
+        entries = _entries(root / prefix)
         names = {entry.name for entry in entries}
         if prefix and ("state.json" in names or "dataset_dict.json" in names):
             tree.files["saved"].append(prefix.rstrip("/"))
@@ -143,6 +137,25 @@ def survey(root: Path) -> Tree:
     return tree
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted; UserError where it cannot be read, or what it holds cannot be looked at."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry in entries[:1]:
+            entry.stat(follow_symlinks=False)
+    except OSError as error:
+        raise unreadable_folder(folder, error) from None
+    return entries
+
+
+def unreadable_folder(folder: Path, error: OSError) -> UserError:
+    """That a folder, or one that a link in it points to, cannot be read."""
+    return UserError(
+        f"cannot read the folder {printable(str(folder))} ({error.strerror}): give yourself the permission or move it "
+        "elsewhere; its images would be missing"
+    )
+
+
 def _visit(
     tree: Tree, entry: os.DirEntry[str], path: str, known: set[str], above: tuple[tuple[int, int], ...]
 ) -> tuple[int, int] | None:
@@ -155,6 +168,8 @@ def _visit(
             tree.files["pictures"].append(path)
             gone = error.errno == errno.ENOENT
             tree.unreadable[path] = "the link's target is gone" if gone else str(error.strerror)
+        elif error.errno == errno.EACCES:  # it may be a class
+            raise unreadable_folder(tree.root / path, error) from None
         else:
             tree.leave_out("links whose target is gone", path)
         return None

@@ -1,6 +1,9 @@
 """Folders as people have them: nothing lost, nothing mislabelled, nothing passed over in silence."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,27 @@ def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypat
         open_dataset(str(tmp_path))
 
 
+# What root may do as well has to be given up first.
+AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
+OPEN = "import sys; from imagegram.data.sources import open_dataset; open_dataset(sys.argv[1])"
+
+
+@pytest.mark.skipif(bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything")
+@pytest.mark.parametrize(
+    ("forbidden", "mode", "named"),
+    [("d", 0, "d"), ("d/cats", 0o444, "d/cats"), ("far", 0, "d/owls")],
+)
+def test_forbidden_folders_stop_everything(tmp_path: Path, forbidden: str, mode: int, named: str) -> None:
+    put(tmp_path / "d" / "cats" / "0.png", picture(0))
+    put(tmp_path / "far" / "owls" / "0.png", picture(1))
+    (tmp_path / "d" / "owls").symlink_to("../far/owls")
+    (tmp_path / forbidden).chmod(mode)
+    command = [*AS_USER, sys.executable, "-c", OPEN, str(tmp_path / "d")]
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    (tmp_path / forbidden).chmod(0o755)
+    assert f"UserError: cannot read the folder {tmp_path / named} (Permission denied)" in result.stderr
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     put(tmp_path / "0.png", picture(0))
     os.mkfifo(tmp_path / "1.png")
@@ -171,7 +195,9 @@ def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
     monkeypatch.setattr("imagegram.data.source.WHOLE", 10)
     content = bytearray(20_000)
     file = put(tmp_path / "large", bytes(content))
-    (before,) = contents_of([(file, 0, None)])
+    compared = contents_of([(file, 0, None)])
+    (before,) = compared
+    assert "4 kB at the beginning, in the middle and at the end" in compared.note
     content[place] = 1
     put(file, bytes(content))
     (after,) = contents_of([(file, 0, None)])
