@@ -1,6 +1,6 @@
 """How each step grows with the images, the tokens of an image and the sequences, beside what the machine could do.
 
-    python -m benchmarks.bench_growth                # about 3 minutes
+    python -m benchmarks.bench_growth                # about 6 minutes
 
 Every step runs at three sizes of one thing, the two others fixed, on synthetic tokens (corpora.py). Printed are
 core-seconds, which other processes hardly change, and the exponent e of size ** e, fitted to their logarithms; for the
@@ -13,6 +13,7 @@ has tokens, products of float32 and of bfloat16 matrices. And how near the steps
 - ntd: a token is read from a random place, and so is the entry of the table that names it.
 - aligned, smoothed: an image's place in the order is followed at every position: a random read an image and position,
   shared by all sequences.
+- kernel: every image is compared with every digit's context; its metric is fitted in a single step here.
 - tokenizing, decoding: the products of matrices alone, counted by PyTorch.
 """
 
@@ -39,6 +40,7 @@ from imagegram.codec.tiny import TinyCodec, has_bfloat16
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.table import verify_table
+from imagegram.sampling.kernel_metric import choose_device, open_kernel
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 
@@ -46,13 +48,16 @@ SAMPLERS = {  # and how many sequences are drawn, where that is not what grows
     "ntd": (Settings("ntd", 10), 8000),
     "aligned": (Settings("aligned", 2, 2), 8000),
     "smoothed": (Settings("smoothed", 2), 1000),
+    "kernel": (Settings("kernel"), 64),
 }
 
 
 @dataclass
 class Config:
     images: tuple[int, ...] = (16_000, 64_000, 256_000)
+    kernel_images: tuple[int, ...] = (4_000, 16_000, 64_000)
     tokens: tuple[int, ...] = (32, 128, 512)
+    kernel_tokens: tuple[int, ...] = (32, 64, 128)
     factors: tuple[int, ...] = (1, 4, 16)  # of the sequences above
     usual_images: int = 16_000  # where something else grows
     usual_tokens: int = 64
@@ -104,8 +109,8 @@ def memory(index: Index, name: str) -> float:
     return peak / index.num_images
 
 
-def growth(config: Config, folder: Path) -> Index:
-    """Print the table of growth; returns the largest index."""
+def growth(config: Config, folder: Path) -> tuple[Index, Index]:
+    """Print the table of growth; returns the largest index, and that of the kernel."""
     print("| step | what grows | sizes | core-seconds | exponent |\n| --- | --- | --- | --- | --- |")
     by_images = [unrelated(folder / f"images-{n}", n, config.usual_tokens) for n in config.images]
     by_tokens = [unrelated(folder / f"tokens-{n}", config.usual_images, n) for n in config.tokens]
@@ -117,19 +122,55 @@ def growth(config: Config, folder: Path) -> Index:
         [core_seconds(functools.partial(rebuild, i)) for i in by_tokens],
     )
     for name in SAMPLERS:
-        for index in (*by_images, *by_tokens):
-            sample(index, SAMPLERS[name][0], 1, np.random.default_rng(0), length=1)  # warms the disk
-        costs = [core_seconds(functools.partial(draw, index, name)) for index in by_images]
-        row(name, "images", config.images, costs)
-        costs = [core_seconds(functools.partial(draw, index, name)) for index in by_tokens]
-        row(name, "tokens an image", config.tokens, costs)
-        n = SAMPLERS[name][1]
-        costs = [core_seconds(functools.partial(draw, by_tokens[1], name, factor)) for factor in config.factors]
-        row(name, "sequences", tuple(factor * n for factor in config.factors), costs)
+        if name != "kernel":
+            sampler_growth(name, config.images, by_images, config.tokens, by_tokens, config.factors)
+    few_images = [unrelated(folder / f"kernel-{n}", n, config.usual_tokens) for n in config.kernel_images]
+    few_tokens = [unrelated(folder / f"kernel-tokens-{n}", config.usual_images, n) for n in config.kernel_tokens]
+    sampler_growth("kernel", config.kernel_images, few_images, config.kernel_tokens, few_tokens, config.factors)
+    codec_growth(config.factors)
     print()
     for name in SAMPLERS:
-        print(f"{name}: {memory(by_images[-1], name):.0f} bytes of memory an image", flush=True)
-    return by_images[-1]
+        if name != "kernel":  # its arrays are PyTorch's
+            print(f"{name}: {memory(by_images[-1], name):.0f} bytes of memory an image", flush=True)
+    return by_images[-1], few_images[-1]
+
+
+def sampler_growth(
+    name: str,
+    images: tuple[int, ...],
+    by_images: list[Index],
+    tokens: tuple[int, ...],
+    by_tokens: list[Index],
+    factors: tuple[int, ...],
+) -> None:
+    """Print the rows of a sampler."""
+    for index in (*by_images, *by_tokens):
+        if name == "kernel":
+            open_kernel(index, choose_device(), steps=1)
+        sample(index, SAMPLERS[name][0], 1, np.random.default_rng(0), length=1)  # warms the disk
+    row(name, "images", images, [core_seconds(functools.partial(draw, index, name)) for index in by_images])
+    row(name, "tokens an image", tokens, [core_seconds(functools.partial(draw, index, name)) for index in by_tokens])
+    costs = [core_seconds(functools.partial(draw, by_tokens[1], name, factor)) for factor in factors]
+    row(name, "sequences", tuple(factor * SAMPLERS[name][1] for factor in factors), costs)
+
+
+def codec_growth(factors: tuple[int, ...]) -> None:
+    """Print the rows of the embedded codec, whose images are all of one size."""
+    codec = load_codec("tiny")
+    rng = np.random.default_rng(0)
+    few = [torch.from_numpy(rng.integers(0, 256, (64 * n, 3, 32, 32), np.uint8)) for n in factors]
+    rows = list(codec.encode(few[0][:8])) * max(factors)
+    codec.decode(rows[:8], list(range(8)), codec.timesteps, codec.guidance_scale)  # warms up
+    costs = [core_seconds(functools.partial(codec.encode, images)) for images in few]
+    row("tokenizing", "images", tuple(map(len, few)), costs)
+    some = [rows[: 8 * n] for n in factors]
+    costs = [
+        core_seconds(
+            functools.partial(codec.decode, each, list(range(len(each))), codec.timesteps, codec.guidance_scale)
+        )
+        for each in some
+    ]
+    row("decoding", "images", tuple(map(len, some)), costs)
 
 
 def limits(tokens: int) -> dict[str, float]:
@@ -161,7 +202,7 @@ def operations(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def shares(index: Index, found: dict[str, float]) -> None:
+def shares(index: Index, kernel_index: Index, found: dict[str, float]) -> None:
     """Print how near the steps come to what bounds them."""
     print("\n| step | bound | needed | core-seconds | share of the limit |\n| --- | --- | --- | --- | --- |")
     tokens = index.tokens.size
@@ -180,6 +221,11 @@ def shares(index: Index, found: dict[str, float]) -> None:
         line(f"{name}, {n} sequences", "random reads", reads, core_seconds(functools.partial(draw, index, name)))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    model = open_kernel(kernel_index, choose_device())
+    n = SAMPLERS["kernel"][1]
+    products = n * kernel_index.num_images * sum(map(len, model.contexts))
+    drawing = core_seconds(functools.partial(draw, kernel_index, "kernel"))
+    line(f"kernel, {n} sequences, {kernel_index.num_images:,} images", "operations, float32", 2 * products, drawing)
     codec = load_codec("tiny")
     assert isinstance(codec, TinyCodec)
     images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
@@ -197,8 +243,8 @@ def shares(index: Index, found: dict[str, float]) -> None:
 
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        index = growth(config, Path(folder))
-        shares(index, limits(index.tokens.size))
+        index, kernel_index = growth(config, Path(folder))
+        shares(index, kernel_index, limits(index.tokens.size))
 
 
 if __name__ == "__main__":
