@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 
 from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
-from imagegram.machine import cores
+from imagegram.machine import cores, single_threads
 from imagegram.sampling.kernel import Library, sequences_at_once
 from imagegram.sampling.kernel_metric import choose_device, digits_of, open_kernel
 
@@ -68,7 +68,8 @@ def profile_token(
 ) -> tuple[dict[str, float], tuple[torch.Tensor, torch.Tensor]]:
     """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its first and its last."""
     places = range(position * library.model.digits, (position + 1) * library.model.digits)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    everywhere = _ExperimentalConfig(profile_all_threads=True)
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiled, single_threads():
         for place in places:
             votes, _ = library.probabilities(place, queries, 1.0, own)
     seconds = {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()}

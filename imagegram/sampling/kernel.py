@@ -17,6 +17,7 @@ Since a digit has few values, no matrix of vocabulary x vocabulary is ever made:
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 from tqdm import trange
 
 from imagegram.index.folder import Index
+from imagegram.machine import cores, single_threads
 from imagegram.sampling.kernel_metric import (
     FAR,
     FIRST_TOKENS,
@@ -71,6 +73,7 @@ class Library:
         self.context = torch.zeros((len(self.held), index.num_images), device=self.device)
         self.squares = torch.zeros_like(self.context)
         self.matrix = torch.empty(0, device=self.device)  # memory that is used again for every place
+        self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
 
     def _read(self, places: list[int]) -> list[int]:
         """Have the digits of some places at hand: the rows of `context` that they are in."""
@@ -97,26 +100,35 @@ class Library:
         x[:, rows] = queries[model.contexts[place]].T
         factors = -2 * x * weight
         factors[:, 0] = 1
-        torch.mv(self.squares[:count].T, weight, out=self.context[0])
-
-        # A tile of the matrix stays in the cache.
         n, images = len(x), self.context.shape[1]
         if self.matrix.shape != (n, images):
             self.matrix = torch.empty((n, images), device=self.device)
-        tile = max(LEAST_TILE, CACHE // n)
-        tiles = self.matrix.split(tile, 1)
-        for part, context in zip(tiles, self.context[:count].split(tile, 1), strict=True):
-            torch.mm(factors, context, out=part)  # the distance, less that of x to 0
-        if own is not None:
-            self.matrix.scatter_(1, own[:, None], FAR)
-        nearest = self.matrix.amin(1, keepdim=True)
+
+        @torch.inference_mode()
+        def compare(tile: slice) -> Tensor:
+            """Have the distances of some images, less that of x to 0, in the matrix; those of the nearest: [n]."""
+            torch.mv(self.squares[:count, tile].T, weight, out=self.context[0, tile])
+            distance = torch.mm(factors, self.context[:count, tile], out=self.matrix[:, tile])
+            if own is not None:
+                mine = torch.nonzero((own >= tile.start) & (own < tile.stop))[:, 0]
+                distance[mine, own[mine] - tile.start] = FAR
+            return distance.amin(1)
+
+        # A tile of the matrix stays in the cache of a core.
+        size = max(LEAST_TILE, CACHE // n)
+        tiles = [slice(first, min(first + size, images)) for first in range(0, images, size)]
+        run = self.pool.map if self.device.type == "cpu" and len(tiles) > 1 else map
+        nearest = torch.stack(list(run(compare, tiles))).amin(0)[:, None]
         scale = model.width(place, nearest + (x.square() @ weight)[:, None])
-        holds = torch.eye(model.allowed.shape[1], device=self.device).index_select(1, self.digits[place].int())
-        sums = []
-        for part, held in zip(tiles, holds.split(tile, 1), strict=True):
-            part.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
-            sums.append(part @ held.T)
-        return Votes(self.matrix, torch.stack(sums), tile)
+        digits = torch.eye(model.allowed.shape[1], device=self.device)
+
+        @torch.inference_mode()
+        def vote(tile: slice) -> Tensor:
+            """Turn the distances of some images into votes; those for each digit: [n, values]."""
+            votes = self.matrix[:, tile].sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
+            return votes @ digits.index_select(1, self.digits[place, tile].int()).T
+
+        return Votes(self.matrix, torch.stack(list(run(vote, tiles))), size)
 
     def probabilities(
         self, place: int, queries: Tensor, step: float, own: Tensor | None = None
@@ -146,7 +158,7 @@ def kernel_probabilities(
         queries = model.embed(digits)
         left_out = None if own is None else torch.from_numpy(own[part]).to(device)
         for place in range(digits.shape[1]):
-            with torch.inference_mode():
+            with torch.inference_mode(), single_threads():
                 _, p = library.probabilities(place, queries, settings.step, left_out)
             chances = _reweighted(p, settings)
             chosen = digits[:, place].cpu().numpy()
@@ -200,26 +212,33 @@ def kernel_matches(
     device = choose_device()
     model = open_kernel(index, device)
     library = Library(index, model)
-    radix = np.cumprod([1, *index.levels[:-1]])
     queries = torch.zeros((model.places, len(drawn)), device=device)
     for position in range(drawn.shape[1]):
-        before = position * model.digits
         if position:  # what was drawn may differ from what was offered: given tokens, a class
             digits = digits_of(drawn[:, position - 1 : position], index.levels, device)
-            places = range(before - model.digits, before)
+            places = range((position - 1) * model.digits, position * model.digits)
             queries[places.start : places.stop] = model.codes_of(places).gather(1, digits.T.long())
-        tokens = np.zeros(len(drawn), np.int64)
-        for d in range(model.digits):
-            with torch.inference_mode():
-                votes, p = library.probabilities(before + d, queries, settings.step)
-                digit = _draw_digit(p, settings, rng)
-                queries[before + d] = model.codes[model.row(before + d)][torch.from_numpy(digit).to(device)]
-            tokens += digit * radix[d]
-        place = before + model.digits - 1
-        steps = model.steps(place, settings.step)[:, torch.from_numpy(digit).to(device)]  # [from, n]
-        with torch.inference_mode():
-            images = _draw_source(votes, steps.T, library.digits[place], rng)
+        with torch.inference_mode(), single_threads():
+            tokens, images = _draw_tokens(library, position, queries, settings, rng)
         yield DrawnTokens(tokens.astype(np.uint16), images, position)
+
+
+def _draw_tokens(
+    library: Library, position: int, queries: Tensor, settings: Settings, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """The next tokens of n sequences, whose digits are added to `queries` [F, n], and their sources: int64 [n], [n]."""
+    model = library.model
+    radix = np.cumprod([1, *model.levels[:-1]])
+    tokens = np.zeros(queries.shape[1], np.int64)
+    for d in range(model.digits):
+        place = position * model.digits + d
+        votes, p = library.probabilities(place, queries, settings.step)
+        digit = _draw_digit(p, settings, rng)
+        drawn = torch.from_numpy(digit).to(queries.device)
+        queries[place] = model.codes[model.row(place)][drawn]
+        tokens += digit * radix[d]
+    steps = model.steps(place, settings.step)[:, drawn]  # [from, n]
+    return tokens, _draw_source(votes, steps.T, library.digits[place], rng)
 
 
 def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Ints:
