@@ -83,6 +83,12 @@ def fail(night: Night, step: str, error: Exception) -> None:
     print(f"error: {step}: {night.failed[step]}", file=sys.stderr)
 
 
+def say_where(error: Exception) -> None:
+    """The traceback of a fault of the program, in the midst of handling it; nothing of what users can put right."""
+    if not isinstance(error, UserError | OSError):
+        traceback.print_exc()
+
+
 def stop(plan: Plan, night: Night) -> NoReturn:
     """UserError, and a page that says why, where a step failed that all samplers depend on."""
     with contextlib.suppress(UserError):  # a full disk: it was said on the terminal and in the log
@@ -246,7 +252,8 @@ def publish(sources: Sources, forecast: Forecast) -> None:
     try:
         sources.night.write(sources.out)
         write_page(sources)
-    except (UserError, OSError) as error:
+    except Exception as error:
+        say_where(error)
         fail(sources.night, PAGE, error)
     forecast.page = time.monotonic() - started
 
@@ -257,8 +264,7 @@ def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]
     try:
         result = make()
     except Exception as error:
-        if not isinstance(error, UserError | OSError):  # a fault of the program: say where
-            traceback.print_exc()
+        say_where(error)
         fail(night, name, error)
         if (folder / ".lock").exists() and not (folder / "report.json").exists():
             shutil.rmtree(folder, ignore_errors=True)  # ours, and of no use: on a full disk the page needs the room

@@ -21,7 +21,7 @@ def _winner(best: Run, runs: list[Run]) -> str:
         return f"Without the coherence of its images no sampler can be called the best: here is {best.name}."
     coherence = f"coherence {interval(best.figures['coherence'])}, where real images have 1 and chaos has 0"
     if best.copies_no_more_than_control() and best.coherence() >= LEAST_COHERENCE:
-        reason = "is most like real images: it does not copy, and no other that does not is clearly more coherent"
+        reason = "is most like real images: of those that do not copy, none is clearly more coherent"
     elif best.coherence() >= LEAST_COHERENCE:
         reason = (
             "copies least of those whose images are coherent, but lies nearer to the training images than real ones"

@@ -74,7 +74,8 @@ class Night:
 
 def figure_lines(out: Path, night: Night) -> list[str]:
     """The figures of every finished sampler, a line each."""
-    shown = [column for column in COLUMNS if column.key in IN_SHORT]
+    columns = {column.key: column for column in COLUMNS}
+    shown = [columns[key] for key in IN_SHORT]
     lines = [f"{'':<24}" + "".join(f"  {column.title:>24}" for column in shown)]
     for name in night.finished(out):
         figures = read_json(night.folder(out, name) / "report.json")["generated"]

@@ -70,7 +70,7 @@ function showToken(t) {
     button.tabIndex = i === Math.max(0, t) ? 0 : -1;
   });
   if (t < 0) {
-    box.replaceChildren(make("p", { className: "note" }, "Point at a token, or move along with the arrow keys."));
+    box.replaceChildren(make("p", { className: "note" }, "Point at a token or tap it, or move along with the arrow keys."));
     return;
   }
   const number = picture.sources[t];

@@ -39,12 +39,23 @@ def _extraction(figure: dict[str, Any]) -> tuple[str, str]:
     return f"{rest['training']:.2g}", f"held out: {rest['held_out']:.1g}" if "held_out" in rest else ""
 
 
-COLUMNS = (
+COLUMNS = (  # what the answer speaks of first: later ones may lie beyond the edge of a screen
     Column(
         "exact_copy_probability",
         "P(exact copy)",
         "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
         small=True,
+    ),
+    Column(
+        "closer_than_held_out",
+        "P(closer)",
+        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
+    ),
+    Column(
+        "coherence",
+        "coherence",
+        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
+        "independently drawn tokens 0; above 1 the judges are surer than of real images: typical rather than diverse",
     ),
     Column(
         "held_out_bits",
@@ -76,11 +87,6 @@ COLUMNS = (
     ),
     Column("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
     Column(
-        "closer_than_held_out",
-        "P(closer)",
-        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
-    ),
-    Column(
         "closer_in_codes",
         "P(closer), codes",
         "the same by the distance of the codes, for which a token can be nearly another",
@@ -111,16 +117,18 @@ COLUMNS = (
         "share of sequences whose every token is within one level of every digit of one training image's",
         percent=True,
     ),
-    Column(
-        "coherence",
-        "coherence",
-        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
-        "independently drawn tokens 0; above 1 the judges are surer than of real images: typical rather than diverse",
-    ),
     Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
     Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
 )
 
+
+HOW = {  # what every method does
+    "kernel": "Every training image votes for the next token, the more the nearer its tokens so far are",
+    "aligned": "The next token is that of a training image which has the same tokens before it, at the same place",
+    "smoothed": "The next token follows the same tokens at the same place, as a mixture of contexts of every length",
+    "ntd": "The next token is one that follows the same tokens anywhere in the training images: infini-gram",
+}
+ALONE = "Every token is drawn by itself, from those at its place"  # aligned and smoothed without context
 
 MOST_COPIES = 0.01  # share of exact copies, the upper end of its interval
 MOST_CLOSER = 0.65  # P(closer): above, images lie nearer to the training set than real ones do
@@ -140,6 +148,12 @@ class Run:
     @property
     def settings(self) -> str:
         return self.sampler.describe()
+
+    @property
+    def how(self) -> str:
+        """What it does, as a sentence without its full stop."""
+        alone = self.sampler.method in ("aligned", "smoothed") and self.sampler.context == 0
+        return ALONE if alone else HOW[self.sampler.method]
 
     def copies_no_more_than_control(self) -> bool:
         """Whether it keeps as far from the training images as held-out real images do, and no further."""
