@@ -14,38 +14,18 @@ import pytest
 
 import overnight_run
 from imagegram import generating, tokenizing
-from imagegram.cli import UserError, run_script
+from imagegram.cli import UserError
 from imagegram.files import run_lock
 from imagegram.generating import Request
-from imagegram.measure import coherence
 from imagegram.overnight import night
-from imagegram.overnight.trial import on_the_line
-from imagegram.sampling.settings import Settings, sweep
+from imagegram.sampling.settings import Settings
 from tests.support.kills import killed
-from tests.support.nights import ColourCodec
-
-BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")
-
-
-def run(out: Path, *arguments: str) -> int:
-    return run_script(
-        overnight_run.main, overnight_run.Config, overnight_run.__doc__, [*BOTH, "--out", str(out), *arguments]
-    )
+from tests.support.overnight import make_nights_quick, run
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that costs nothing, three samplers, a sweep of four, and judges hardly trained."""
-    codec = ColourCodec()
-    monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
-    monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
-    monkeypatch.setattr("imagegram.overnight.needs.load_codec", lambda name: codec)
-    monkeypatch.setattr(night, "WORKERS", 0)
-    monkeypatch.setattr(coherence, "STEPS", 2)
-    samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
-    monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
-    monkeypatch.setattr(overnight_run, "SWEEP", sweep("ntd", context=(1, 2), temperature=(0.5, 1.0)))
-    monkeypatch.setattr(overnight_run, "STRIPS", 1)
+    make_nights_quick(monkeypatch)
 
 
 def results(out: Path) -> dict[str, object]:
@@ -330,33 +310,6 @@ def test_everything_is_checked_before_anything_is_made(
         assert run(out, *arguments) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
-
-
-def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, "--hours", "1e-9") == 0
-    assert "4 samplers of the sweep do not fit into 1e-09 hours" in capsys.readouterr().out
-    assert "did not fit into the hours" in (tmp_path / "report.html").read_text()
-    assert run(tmp_path, "--hours", "1") == 0
-    assert capsys.readouterr().out.count("generated in") == 4
-    assert "ntd-context2-temperature0.5" in (tmp_path / "report.html").read_text()
-
-
-def test_what_would_end_after_the_hours_is_never_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def trial(index: object, control: object, codec: object, settings: Settings, *numbers: int) -> float:
-        return 10_000 if settings.reweighted else 1
-
-    monkeypatch.setattr(night, "seconds_of_sampler", trial)
-    assert run(tmp_path, "--hours", "1") == 0
-    said = capsys.readouterr().out
-    assert "5 of 7 samplers fit into 1 hours and take about" in said
-    for context in (1, 2):
-        name = f"ntd-context{context}-temperature"
-        assert f"{name}0.5 is left out: it takes about 2.8 h, of 1 hours 60 min are left" in said
-        assert not (tmp_path / "generated" / f"{name}0.5-seed0").exists()
-        assert (tmp_path / "generated" / f"{name}1.0-seed0" / "report.json").exists()
-    assert on_the_line([50, 1, 4], 224) == 7  # of a trial in which 32 took 1 s and 128 took 4 s: 96 more take 3
 
 
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(

@@ -148,12 +148,15 @@ def seconds_of_fit(needs: Needs, index: Index) -> float:
     if not index.levels or not any(s.method == "kernel" for s in needs.plan.all_settings().values()):
         return 0.0
     device = kernel_metric.choose_device()
-    kernel_metric.open_kernel(index, device, steps=1)  # it also loads what only the first fit waits for
+    model = kernel_metric.open_kernel(index, device, steps=1)  # it also loads what only the first fit waits for
     if (needs.plan.out / "index-kernel.safetensors").exists():
         return 0.0
     started = time.monotonic()
     kernel_metric.fit(index.tokens, index.levels, device, steps=STEPS)
-    return (time.monotonic() - started) / STEPS * kernel_metric.STEPS
+    # A step takes as long as its library is large.
+    most = kernel_metric.LONG_LIBRARY if model.shared else kernel_metric.LIBRARY
+    larger = max(1.0, min(most, needs.images) / min(most, index.num_images))
+    return (time.monotonic() - started) / STEPS * kernel_metric.STEPS * larger
 
 
 def seconds_of_judges(needs: Needs, decode: float) -> float:

@@ -153,7 +153,7 @@ class Run:
     def how(self) -> str:
         """What it does, as a sentence without its full stop."""
         alone = self.sampler.method in ("aligned", "smoothed") and self.sampler.context == 0
-        return ALONE if alone else HOW[self.sampler.method]
+        return ALONE if alone else HOW.get(self.sampler.method, "A method of an earlier version")
 
     def copies_no_more_than_control(self) -> bool:
         """Whether it keeps as far from the training images as held-out real images do, and no further."""

@@ -1,0 +1,36 @@
+"""overnight_run.py in small: a night of seconds over two data sets."""
+
+from pathlib import Path
+
+import pytest
+
+import overnight_run
+from imagegram import generating, tokenizing
+from imagegram.cli import run_script
+from imagegram.measure import coherence
+from imagegram.overnight import night
+from imagegram.sampling.settings import Settings, sweep
+from tests.support.nights import ColourCodec
+
+BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")
+
+
+def run(out: Path, *arguments: str) -> int:
+    """The exit code of `overnight_run.py` into a folder."""
+    return run_script(
+        overnight_run.main, overnight_run.Config, overnight_run.__doc__, [*BOTH, "--out", str(out), *arguments]
+    )
+
+
+def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that costs nothing, three samplers, a sweep of four, and judges hardly trained."""
+    codec = ColourCodec()
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
+    monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
+    monkeypatch.setattr("imagegram.overnight.needs.load_codec", lambda name: codec)
+    monkeypatch.setattr(night, "WORKERS", 0)
+    monkeypatch.setattr(coherence, "STEPS", 2)
+    samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
+    monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
+    monkeypatch.setattr(overnight_run, "SWEEP", sweep("ntd", context=(1, 2), temperature=(0.5, 1.0)))
+    monkeypatch.setattr(overnight_run, "STRIPS", 1)
