@@ -35,7 +35,6 @@ COHERENT_SIZES = (1_000, 16_000, 256_000, 1_000_000)  # whose samples are decode
 COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building and drawing are timed
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
 CODECS = {"fashion_mnist": "fashion"}  # data sets with a codec of their own; --codec for all others
-KERNEL_CORPORA = 64_000  # images: up to here the kernel is measured on several corpora as well
 DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several times
 
 
@@ -89,8 +88,7 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
         corpora = 1 if quick else data.corpora(images)
         tasks += [Task(data.name, "counts", images, corpus) for corpus in range(corpora)]
         tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
-        kernels = corpora if images <= KERNEL_CORPORA else 1
-        tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(kernels)]
+        tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(corpora)]
         if images >= PREDICTED_FROM:
             tasks.append(Task(data.name, "law", images, 0))
         if scenes and images == (max(QUICK_SIZES) if quick else DUPLICATES_SIZE):
@@ -98,7 +96,7 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
         if scenes and images in COST_SIZES and not quick:
             tasks.append(Task(data.name, "cost", images, 0))
         if scenes and images in COHERENT_SIZES and not quick:
-            tasks.append(Task(data.name, "coherence", images, 0))
+            tasks += [Task(data.name, "coherence", images, corpus) for corpus in range(corpora)]
     return tasks
 
 

@@ -146,18 +146,18 @@ def predictions(table: Table, dataset: str) -> list[tuple[str, int, float, float
 
 
 def draw_coherence(path: Path, table: Table) -> None:
-    """Coherence against P(copy), of the samplers at several sizes of the corpus of scenes."""
+    """Coherence against P(copy), of the samplers at several sizes of the corpus of scenes; a dot for each corpus."""
     figure, axes = _axes(7.2, 4.6)
     for row in select(table, "shapes", "coherence"):
-        size = {"images": row["images"], "sampler": row["sampler"]}
-        copies = select(table, "shapes", "copy_probability", **size, context=row["context"])
+        same = {key: row[key] for key in ("images", "corpus", "sampler", "context")}
+        copies = select(table, "shapes", "copy_probability", **same)
         if not copies:
             continue
         method = row["sampler"].split(",")[0]
         x = max(1e-12, copies[0]["value"])
         axes.plot([x, x], [row["low"], row["high"]], color=COLORS[method], lw=1)
         axes.plot(x, row["value"], MARKERS.get(row["images"], "o"), color=COLORS[method], ms=6)
-        if row["context"]:
+        if row["context"] and not row["corpus"]:
             axes.annotate(str(row["context"]), (x, row["value"]), (5, 3), textcoords="offset points", fontsize=8)
     shown = sorted({row["images"] for row in select(table, "shapes", "coherence")})
     methods = ("ntd", "aligned", "smoothed", "kernel")
