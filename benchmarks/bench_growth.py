@@ -40,7 +40,8 @@ from imagegram.codec.tiny import TinyCodec, has_bfloat16
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.table import verify_table
-from imagegram.sampling.kernel_metric import choose_device, open_kernel
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 

@@ -27,8 +27,9 @@ from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
 from imagegram.machine import cores, single_threads
-from imagegram.sampling.kernel import Library, sequences_at_once
-from imagegram.sampling.kernel_metric import choose_device, digits_of, open_kernel
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device, digits_of
+from imagegram.sampling.kernel_votes import Library, sequences_at_once
 
 LEFT_OUT = (1e-1, 1e-3, 1e-6)  # of the votes
 
@@ -90,7 +91,7 @@ def measure(config: Config, index: Index) -> None:
     rows = np.linspace(0, index.num_images - 1, n).astype(np.int64)
     own = torch.from_numpy(rows).to(model.codes.device)
     queries = model.embed(digits_of(index.tokens[rows], index.levels, model.codes.device))
-    library = Library(index, model)
+    library = Library(index.tokens, model)
     positions = np.unique(np.geomspace(1, length, config.tokens).round().astype(int)) - 1
     left = ", ".join(f"{share:g}" for share in LEFT_OUT)
     print(f"voters, and the least images that hold all votes but {left}: for a token's first digit and for its last")

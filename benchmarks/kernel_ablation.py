@@ -21,7 +21,8 @@ from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
 from imagegram.measure.control import read_control
 from imagegram.measure.intervals import mean
-from imagegram.sampling.kernel_metric import Kernel, choose_device, digits_of, fit
+from imagegram.sampling.kernel_fit import LIBRARY, fit
+from imagegram.sampling.kernel_metric import Kernel, choose_device, digits_of
 from imagegram.sampling.likelihood import probabilities
 from imagegram.sampling.settings import Settings
 
@@ -173,6 +174,11 @@ def main(config: Config) -> None:
     held_out = read_control(index).tokens
     if not len(held_out):
         raise UserError(f"{index.path} holds out no images: nothing to predict")
+    if index.num_images > 2 * LIBRARY:
+        raise UserError(
+            f"{index.path} holds {index.num_images} images: above {2 * LIBRARY} a fit is narrowed by the votes of the "
+            "default, which would not do the variants justice"
+        )
     rng = np.random.default_rng(0)
     measured: dict[str, Floats] = {}
 

@@ -27,7 +27,8 @@ from imagegram.measure.likelihood import exact_figures
 from imagegram.measure.pictures import describe_pictures
 from imagegram.report import sheets
 from imagegram.report.listening import draw_listening
-from imagegram.sampling.kernel_metric import choose_device, open_kernel
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device
 from imagegram.sampling.sampler import Samples, sample
 from imagegram.sampling.settings import Settings
 

@@ -19,7 +19,7 @@ import tokenize_fast
 import tokenize_imagenet_large
 from imagegram.cli import run_script
 from imagegram.measure import coherence
-from imagegram.sampling import kernel_metric
+from imagegram.sampling import kernel_fit
 from imagegram.sampling.settings import Settings
 from imagegram.tokens import TokenFolder
 
@@ -52,7 +52,7 @@ def _hasty() -> Iterator[None]:
     some = {name: overnight_run.SAMPLERS[name] for name in ("kernel", "aligned", "ntd-long")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coherence, "STEPS", 40)
-        patch.setattr(kernel_metric, "STEPS", 6)
+        patch.setattr(kernel_fit, "STEPS", 6)
         patch.setattr(overnight_run, "SAMPLERS", some)
         patch.setattr(overnight_run, "STRIPS", 1)
         yield

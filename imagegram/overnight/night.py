@@ -37,7 +37,8 @@ from imagegram.overnight.trial import DECODED, quiet, samplers_to_try, seconds_o
 from imagegram.report.night import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.thumbnails import Originals
-from imagegram.sampling.kernel_metric import choose_device, open_kernel
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device
 from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder

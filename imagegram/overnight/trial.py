@@ -23,7 +23,8 @@ from imagegram.measure import coherence
 from imagegram.measure.classifier import train_classifier
 from imagegram.measure.control import Control, read_control
 from imagegram.overnight.needs import Needs
-from imagegram.sampling import kernel_metric
+from imagegram.sampling import kernel_fit
+from imagegram.sampling.kernel_metric import choose_device
 from imagegram.sampling.settings import Settings
 from imagegram.tokenizing import manifest_of
 from imagegram.tokens import TokenFolder
@@ -147,16 +148,16 @@ def seconds_of_fit(needs: Needs, index: Index) -> float:
     """Seconds of fitting the kernel; 0 where that is done, or no sampler needs it. The index keeps a rough fit."""
     if not index.levels or not any(s.method == "kernel" for s in needs.plan.all_settings().values()):
         return 0.0
-    device = kernel_metric.choose_device()
-    model = kernel_metric.open_kernel(index, device, steps=1)  # it also loads what only the first fit waits for
+    device = choose_device()
+    model = kernel_fit.open_kernel(index, device, steps=1)  # it also loads what only the first fit waits for
     if (needs.plan.out / "index-kernel.safetensors").exists():
         return 0.0
     started = time.monotonic()
-    kernel_metric.fit(index.tokens, index.levels, device, steps=STEPS)
+    kernel_fit.fit(index.tokens, index.levels, device, steps=STEPS)
     # A step takes as long as its library is large.
-    most = kernel_metric.LONG_LIBRARY if model.shared else kernel_metric.LIBRARY
+    most = kernel_fit.LONG_LIBRARY if model.shared else kernel_fit.LIBRARY
     larger = max(1.0, min(most, needs.images) / min(most, index.num_images))
-    return (time.monotonic() - started) / STEPS * kernel_metric.STEPS * larger
+    return (time.monotonic() - started) / STEPS * kernel_fit.STEPS * larger
 
 
 def seconds_of_judges(needs: Needs, decode: float) -> float:

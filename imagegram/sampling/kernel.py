@@ -17,7 +17,6 @@ Since a digit has few values, no matrix of vocabulary x vocabulary is ever made:
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,116 +26,12 @@ from torch import Tensor
 from tqdm import trange
 
 from imagegram.index.folder import Index
-from imagegram.machine import cores, single_threads
-from imagegram.sampling.kernel_metric import (
-    FAR,
-    FIRST_TOKENS,
-    LAST_TOKENS,
-    MAX_PAIRS,
-    Kernel,
-    choose_device,
-    digits_of,
-    open_kernel,
-)
+from imagegram.machine import single_threads
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device, digits_of
+from imagegram.sampling.kernel_votes import Library, Votes, sequences_at_once
 from imagegram.sampling.matches import Ints, Matches, truncated
 from imagegram.sampling.settings import Settings
-
-CACHE = 1 << 20  # votes of a tile, 4 MB
-LEAST_TILE = 512  # images
-# Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
-LEAST_LOG = -80.0
-
-
-@dataclass(frozen=True)
-class Votes:
-    """The votes of N images for the digit of n sequences, not scaled to a sum of 1."""
-
-    each: Tensor  # [n, N]
-    sums: Tensor  # [tiles, n, values]: those of a tile of the images for each digit
-    tile: int  # images
-
-
-class Library:
-    """The indexed images as a kernel sees them, ready to vote for many sequences, one place after another."""
-
-    def __init__(self, index: Index, model: Kernel):
-        self.model = model
-        self.device = model.codes.device
-        self.digits = digits_of(index.tokens, index.levels, self.device).T.contiguous()  # uint8 [F, N]
-
-        # Row 0: what an image's distance adds for itself. After it: where the digits of the earlier places lie, each in
-        # a row of its own. Those of the first tokens stay, later ones take turns.
-        first = FIRST_TOKENS * model.digits
-        turns = (LAST_TOKENS + 1) * model.digits
-        self.rows = [1 + (place if place < first else first + (place - first) % turns) for place in range(model.places)]
-        self.held = [-1] * (1 + min(model.places, first + turns))  # the place that is in a row
-        self.context = torch.zeros((len(self.held), index.num_images), device=self.device)
-        self.squares = torch.zeros_like(self.context)
-        self.matrix = torch.empty(0, device=self.device)  # memory that is used again for every place
-        self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
-
-    def _read(self, places: list[int]) -> list[int]:
-        """Have the digits of some places at hand: the rows of `context` that they are in."""
-        for place in places:
-            row = self.rows[place]
-            if self.held[row] != place:
-                codes = self.model.codes[self.model.row(place)]
-                torch.index_select(codes, 0, self.digits[place].int(), out=self.context[row])
-                torch.square(self.context[row], out=self.squares[row])
-                self.held[row] = place
-        return [self.rows[place] for place in places]
-
-    def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> Votes:
-        """The votes for n sequences, whose memory the next call takes.
-
-        queries: [>= place, n] of `embed`; own [n]: an image that must say nothing.
-        """
-        model = self.model
-        rows = self._read(model.contexts[place])
-        count = 1 + max(rows, default=0)
-        weight = torch.zeros(count, device=self.device)
-        weight[rows] = model.weights(place)
-        x = torch.zeros((queries.shape[1], count), device=self.device)
-        x[:, rows] = queries[model.contexts[place]].T
-        factors = -2 * x * weight
-        factors[:, 0] = 1
-        n, images = len(x), self.context.shape[1]
-        if self.matrix.shape != (n, images):
-            self.matrix = torch.empty((n, images), device=self.device)
-
-        @torch.inference_mode()
-        def compare(tile: slice) -> Tensor:
-            """Have the distances of some images, less that of x to 0, in the matrix; those of the nearest: [n]."""
-            torch.mv(self.squares[:count, tile].T, weight, out=self.context[0, tile])
-            distance = torch.mm(factors, self.context[:count, tile], out=self.matrix[:, tile])
-            if own is not None:
-                mine = torch.nonzero((own >= tile.start) & (own < tile.stop))[:, 0]
-                distance[mine, own[mine] - tile.start] = FAR
-            return distance.amin(1)
-
-        # A tile of the matrix stays in the cache of a core.
-        size = max(LEAST_TILE, CACHE // n)
-        tiles = [slice(first, min(first + size, images)) for first in range(0, images, size)]
-        run = self.pool.map if self.device.type == "cpu" and len(tiles) > 1 else map
-        nearest = torch.stack(list(run(compare, tiles))).amin(0)[:, None]
-        scale = model.width(place, nearest + (x.square() @ weight)[:, None])
-        digits = torch.eye(model.allowed.shape[1], device=self.device)
-
-        @torch.inference_mode()
-        def vote(tile: slice) -> Tensor:
-            """Turn the distances of some images into votes; those for each digit: [n, values]."""
-            votes = self.matrix[:, tile].sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
-            return votes @ digits.index_select(1, self.digits[place, tile].int()).T
-
-        return Votes(self.matrix, torch.stack(list(run(vote, tiles))), size)
-
-    def probabilities(
-        self, place: int, queries: Tensor, step: float, own: Tensor | None = None
-    ) -> tuple[Votes, Tensor]:
-        """The votes, and the distribution of the digit [n, values], after `queries` [place, n]."""
-        votes = self.votes(place, queries, own)
-        sums = votes.sums.sum(0)
-        return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
 
 
 def kernel_probabilities(
@@ -148,7 +43,7 @@ def kernel_probabilities(
     """
     device = choose_device()
     model = open_kernel(index, device)
-    library = Library(index, model)
+    library = Library(index.tokens, model)
     n, length = tokens.shape
     result = np.ones((n, length))
     rows_at_once = sequences_at_once(index.num_images)
@@ -172,11 +67,6 @@ def _reweighted(p: Tensor, settings: Settings) -> NDArray[np.float64]:
     if not settings.reweighted:
         return rows
     return np.stack([truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows])
-
-
-def sequences_at_once(num_images: int) -> int:
-    """How many sequences are predicted together: their votes are held in memory."""
-    return max(1, MAX_PAIRS // num_images)
 
 
 @dataclass(frozen=True)
@@ -211,7 +101,7 @@ def kernel_matches(
     """
     device = choose_device()
     model = open_kernel(index, device)
-    library = Library(index, model)
+    library = Library(index.tokens, model)
     queries = torch.zeros((model.places, len(drawn)), device=device)
     for position in range(drawn.shape[1]):
         if position:  # what was drawn may differ from what was offered: given tokens, a class

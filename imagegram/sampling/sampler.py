@@ -29,7 +29,8 @@ from tqdm import tqdm
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.sampling.aligned import aligned_matches, matches_of_class
-from imagegram.sampling.kernel import kernel_matches, sequences_at_once
+from imagegram.sampling.kernel import kernel_matches
+from imagegram.sampling.kernel_votes import sequences_at_once
 from imagegram.sampling.matches import Ints, Matches, draw_match
 from imagegram.sampling.ntd import matches_anywhere
 from imagegram.sampling.settings import Settings

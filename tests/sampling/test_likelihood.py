@@ -27,7 +27,7 @@ WAYS = {
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 3)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 3)
 
 
 @pytest.fixture

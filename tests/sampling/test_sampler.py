@@ -26,7 +26,7 @@ Distribution = dict[int, float]
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels hardly fitted."""
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 3)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 3)
 
 
 def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Distribution:

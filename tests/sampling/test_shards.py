@@ -44,7 +44,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
 def test_the_same_seed_draws_the_same_tokens(
     indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 3)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 3)
     one, seven = (sample(index, SAMPLERS[name], 300, np.random.default_rng(1)) for index in indexes)
     assert np.array_equal(one.tokens, seven.tokens)
     if name.startswith("ntd"):
@@ -57,7 +57,7 @@ def test_the_same_seed_draws_the_same_tokens(
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "kernel"])
 def test_the_same_probabilities(indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 3)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 3)
     one, seven = (probabilities(index, SAMPLERS[name], np.array(indexes[0].tokens[:9])) for index in indexes)
     assert np.allclose(one, seven)
 

@@ -30,7 +30,7 @@ def test_time_and_memory_of_a_step_are_its_own() -> None:
 
 
 def test_every_step_of_a_corpus_has_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 1)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 1)
     monkeypatch.setattr("imagegram.study.cost.DRAWN", ())  # drawing is the samplers' own test
     data = load("shapes", 120, tmp_path, "tiny")
     rows = list(index_cost(data, 100, 0, tmp_path / "timed"))

@@ -19,7 +19,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling_study, "QUICK_SCENES", 400)
     monkeypatch.setattr(scaling_study, "PREDICTED_FROM", 200)
     monkeypatch.setattr("imagegram.measure.predict.LEAST_IMAGES", 10)
-    monkeypatch.setattr("imagegram.sampling.kernel_metric.STEPS", 1)
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 1)
     monkeypatch.setattr(points, "KERNEL_IMAGES", 10)
     monkeypatch.setattr(points, "DUPLICATES", 3)
 
