@@ -289,7 +289,7 @@ def _image_column(name: str, features: Any, given: str) -> str:
         remedy = "none of them holds one picture a row"
         if possible:
             remedy = (
-                f"where one of {first_names(possible)} holds pictures, or names their files, --image-column says so"
+                f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
             )
         remedy = f"{remedy}{_unlisted(features)}"
         raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
