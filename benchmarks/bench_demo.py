@@ -25,7 +25,8 @@ STAGES = (  # the first words of a stage, and what it is called
     (r"2\. Build", "index"),
     (r"3\. Generate", "reconstruct held-out images"),
     (r"sampler \d+ of \d+, ([^:]+):", "{}"),
-    (r"training the judges", "the same from the training of the judges on"),
+    (r".*/held-out-seed0: generated", "fit the kernel"),
+    (r"training the judges of", "train the judges of coherence"),
 )
 
 

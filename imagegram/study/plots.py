@@ -17,7 +17,7 @@ COLORS = {
     "kernel": "tab:orange",
     "unigram": "0.5",
 }
-MARKERS = {1_000: "o", 16_000: "s", 256_000: "D"}
+MARKERS = {1_000: "o", 16_000: "s", 256_000: "D", 1_000_000: "^"}
 
 
 def draw_all(out: Path, table: Table, neural: Path) -> None:
