@@ -1,7 +1,7 @@
 """Does more data cure memorization? Exact copy rates, held-out bits and coherence of the samplers against the corpus.
 
     .venv/bin/python scaling_study.py --quick                # scenes up to 4,000 and the digits: 3 min on two cores
-    .venv/bin/python scaling_study.py                        # the same up to a million scenes: 2 hours
+    .venv/bin/python scaling_study.py                        # the same up to a million scenes: 80 min
     .venv/bin/python scaling_study.py --datasets digits shapes fashion_mnist cifar10
 
 The predictions that it tests stand in docs/hypotheses.md, the findings in docs/scaling.md. Writes into data/scaling/:
