@@ -79,7 +79,8 @@ def main(config: Config) -> None:
     result = generate(index, open_codec(index, config.codec), read_control(index), request, out)
     if not result.new:
         print(f"{result.path} is finished with these settings, nothing to do")
-    figures = {column.key: "{} ({})".format(*column.cell(result.report["generated"])) for column in COLUMNS}
+    cells = {column.key: column.cell(result.report["generated"]) for column in COLUMNS}
+    figures = {key: f"{value} ({interval})" if interval else value for key, (value, interval) in cells.items()}
     summary(out=result.path, **figures)
 
 

@@ -174,6 +174,8 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
             return Generated(out, before, new=False)
         if before and before["request"] != asked:
             print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
+        if not len(control.tokens):
+            print(f"no control: {index.path} holds out no images, so that there are no real ones to compare with")
 
         started = time.monotonic()
         samples, given = draw(index, control, request)

@@ -1,11 +1,15 @@
 """Pictures of a run: as many as asked for, or as there are."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from imagegram.generating import Decoder, Request, decode
 from imagegram.sampling.sampler import Samples
 from imagegram.sampling.settings import Settings
 from tests.support.fake_codec import FakeCodec
+from tests.test_scripts import build, run_generate, run_tokenize
 
 
 def test_fewer_sequences_than_pictures_asked_for_are_all_shown() -> None:
@@ -15,3 +19,18 @@ def test_fewer_sequences_than_pictures_asked_for_are_all_shown() -> None:
     pictures, seeds = decode(Decoder(codec, 1, 1.0), samples, Request(Settings(), sequences=9, images=9, seed=2))
     assert len(pictures) == len(seeds) == 5
     assert seeds.tolist() == [2_000_000 + i for i in range(5)]
+
+
+def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 2)
+    assert run_tokenize("--images", "30", "--held-out-share", "0", "--out", str(tmp_path / "tokens")) == 0
+    assert build(tmp_path, tmp_path / "tokens").returncode == 0
+    capsys.readouterr()
+    asked = ["--method", "kernel", "--sequences", "8", "--images", "0"]
+    assert run_generate("--index", str(tmp_path / "index"), *asked, "--out", str(tmp_path / "made")) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no control:") == 1
+    assert "closer_than_held_out: -\n" in printed
+    assert "training_bits: -" not in printed
