@@ -75,13 +75,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
 
 
-def sha256(path: Path, told: Callable[[int], object] = int) -> str:
+def sha256(path: Path, told: Callable[[int], object] | None = None) -> str:
     """Hex digest of a file; `told` is called with the number of bytes after every MiB that was read."""
     digest = hashlib.sha256()
     with path.open("rb") as f:
         while part := f.read(1 << 20):
             digest.update(part)
-            told(len(part))
+            if told:
+                told(len(part))
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Parameter
 from tqdm import tqdm, trange
 
 from imagegram.cli import UserError
@@ -73,7 +74,7 @@ def fit(
                 group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
             digits = digits_of(tokens[rng.choice(n, size, replace=False)], levels, device)
             parts = _places_of_a_step(model, rng)
-            results = list(pool.map(lambda part, digits=digits: _gradient(model, digits, batch, *part), parts))
+            results = list(pool.map(lambda part, digits=digits: _gradient(model, trained, digits, batch, *part), parts))
             # The same sum, however many threads there are.
             for parameter, *gradients in zip(trained, *(gradients for _, gradients in results), strict=True):
                 parameter.grad = torch.stack(gradients).sum(0)
@@ -94,12 +95,11 @@ def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
 
 
 def _gradient(
-    model: Kernel, digits: Tensor, batch: int, places: Sequence[int], times: float
+    model: Kernel, trained: list[Parameter], digits: Tensor, batch: int, places: Sequence[int], times: float
 ) -> tuple[float, tuple[Tensor, ...]]:
-    """The bits of the first `batch` of `digits` [N, F] at some places, each left out, and the parameters' gradients."""
+    """The bits of the first `batch` of `digits` [N, F] at some places, each left out, and gradients of `trained`."""
     own = torch.arange(batch, device=digits.device)
     bits = -times * model.log2_probabilities(digits[:batch], digits, places, own).sum(1).mean()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return bits.item(), torch.autograd.grad(bits, trained)
 
 
