@@ -220,19 +220,38 @@ def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: N
             tqdm.write(line)
 
 
-def _check_unchanged(folder: TokenFolder, shard: int, bad: dict[int, str], names: dict[int, str]) -> None:
-    """UserError where many images of a shard are gone or others since the run began, as when a disk is unmounted.
+def _check_unchanged(
+    folder: TokenFolder, source: Source, shard: int, bad: dict[int, str], names: dict[int, str]
+) -> None:
+    """UserError where many images of a shard are others since the run began, or the data set is or was away, as when a
+    disk is unmounted.
 
-    Such a shard is not finished: the images may come back.
+    Such a shard is not finished: the images may come back. A few that are gone while others are there are bad images.
     """
     changed = [ordinal for ordinal, reason in bad.items() if reason.startswith(ChangedError.__name__)]
-    images = len(folder.range(shard))
-    if too_many_bad(len(changed), images) or len(changed) == images:
+    if not changed:
+        return
+    covered = folder.range(shard)
+    good = [ordinal for ordinal in covered if ordinal not in bad]
+    away = not good or not _unchanged(source, good[0])
+    back = _unchanged(source, changed[0])
+    if away or back or too_many_bad(len(changed), len(covered)):
         raise UserError(
-            f"{folder.manifest.dataset} changed while it was tokenized: {len(changed)} of {images} images of shard "
-            f"{shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards are "
-            "kept: the same command goes on from them when the data set is back as it was"
+            f"{folder.manifest.dataset} changed while it was tokenized: {len(changed)} of {len(covered)} images of "
+            f"shard {shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards "
+            "are kept: the same command goes on from them when the data set is back as it was"
         )
+
+
+def _unchanged(source: Source, ordinal: int) -> bool:
+    """Whether an image is now what it was when the data set was opened."""
+    try:
+        source.read(ordinal)
+    except ChangedError:
+        return False
+    except Exception:  # broken, as it was
+        return True
+    return True
 
 
 def _tokenize_shards(
@@ -265,7 +284,7 @@ def _tokenize_shards(
         progress.add(len(batch))
         if number in ends:
             names = {ordinal: source.name_of(ordinal) for ordinal in bad}
-            _check_unchanged(folder, ends[number], bad, names)
+            _check_unchanged(folder, source, ends[number], bad, names)
             seconds = time.monotonic() - started
             folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, seconds, names)
             if bad:

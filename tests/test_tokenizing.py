@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from imagegram import tokenizing, tokens
 from imagegram.cli import UserError
+from imagegram.data.loading import Item, load_batches
 from imagegram.index.build import build_index
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
@@ -89,7 +91,7 @@ def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
         return encode(images)
 
     monkeypatch.setattr(codec, "encode", unmount)
-    with pytest.raises(UserError, match=r"changed while it was tokenized: 4 of 4 images of shard [12] "):
+    with pytest.raises(UserError, match=r"changed while it was tokenized: [1-4] of 4 images of shard [12] "):
         tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
     finished = sorted((tmp_path / "tokens").glob("shard-*.json"))
     assert finished
@@ -97,6 +99,39 @@ def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
     monkeypatch.setattr(codec, "encode", encode)
     tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
     assert contents(tmp_path / "tokens") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_shard_in_whose_midst_the_data_set_went_is_not_finished(
+    tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> None:
+    def unmount(*args: Any) -> Iterator[list[Item]]:
+        for number, batch in enumerate(load_batches(*args)):
+            if number == 5:
+                image_folder.rename(tmp_path / "away")
+            yield batch
+            if number == 6 and returns:
+                (tmp_path / "away").rename(image_folder)
+
+    monkeypatch.setattr(tokenizing, "load_batches", unmount)
+    gone = 1 if returns else 2
+    with pytest.raises(UserError, match=rf"{gone} of 4 images of shard 1 .*class\d/\d\d.png .*cannot be read any more"):
+        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=1, workers=0)
+    assert [path.name for path in (tmp_path / "tokens").glob("shard-*.json")] == ["shard-00000.json"]
+
+
+def test_one_image_that_is_deleted_meanwhile_is_a_bad_image(
+    tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(*args: Any) -> Iterator[list[Item]]:
+        for number, batch in enumerate(load_batches(*args)):
+            if number == 3:
+                (image_folder / "class0" / "08.png").unlink()
+            yield batch
+
+    monkeypatch.setattr(tokenizing, "load_batches", delete)
+    folder = tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=1, workers=0)
+    assert next(iter(folder.bad().values())).startswith("ChangedError")
 
 
 def test_too_many_bad_images_stop_the_run(
