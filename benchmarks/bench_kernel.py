@@ -10,9 +10,13 @@ Some places of some training images are predicted from all others. Printed are
 - the time that each operation takes for a sequence, and so the sequences a second;
 - the voters: how many images a place listens to (the exponential of the entropy of its votes), and the least number
   of them that holds all but 0.1, 0.001 and 0.000001 of the votes, medians over images. Far from all images: following
-  those would do. Nearly all of them: a sum over fewer is another number.
+  those would do. Nearly all of them: a sum over fewer is another number;
+- with --drawn N: how many sequences a second the sampler makes, of N, the median of three times.
+
+On a GPU where there is one.
 """
 
+import statistics
 import sys
 import tempfile
 import time
@@ -30,7 +34,10 @@ from imagegram.machine import cores, single_threads
 from imagegram.sampling.kernel_fit import open_kernel
 from imagegram.sampling.kernel_metric import choose_device, digits_of
 from imagegram.sampling.kernel_votes import Library, sequences_at_once
+from imagegram.sampling.sampler import sample
+from imagegram.sampling.settings import Settings
 
+NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads
 LEFT_OUT = (1e-1, 1e-3, 1e-6)  # of the votes
 
@@ -43,6 +50,7 @@ class Config:
     index: Path | None = None  # measured instead of it
     sequences: int = 64  # predicted together
     tokens: int = 12  # positions that stand for all of them
+    drawn: int = 0  # sequences that the sampler draws; 0: none
 
 
 def open_corpus(config: Config, folder: Path) -> Index:
@@ -71,15 +79,31 @@ def profile_token(
     """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its first and its last."""
     places = range(position * library.model.digits, (position + 1) * library.model.digits)
     everywhere = _ExperimentalConfig(profile_all_threads=True)
-    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiled, single_threads():
+    gpu = library.device.type == "cuda"
+    activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
+    with profile(activities=[activity], experimental_config=everywhere) as profiled, single_threads():
         started = time.perf_counter()
         for place in places:
             votes, _ = library.probabilities(place, queries, 1.0, own)
+        if gpu:
+            torch.cuda.synchronize()
         taken = time.perf_counter() - started
-    seconds = {each.key: each.self_cpu_time_total / 1e6 for each in profiled.key_averages()} | {CLOCK: taken}
+    averages = profiled.key_averages()
+    spent = {each.key[:NAME]: (each.self_device_time_total if gpu else each.self_cpu_time_total) for each in averages}
+    seconds = {name: microseconds / 1e6 for name, microseconds in spent.items()} | {CLOCK: taken}
     last = votes.each.clone()
     first, _ = library.probabilities(places[0], queries, 1.0, own)
     return seconds, (first.each, last)
+
+
+def drawn_per_second(index: Index, n: int) -> float:
+    """Sequences a second of the sampler, the median of three times."""
+    seconds = []
+    for seed in range(3):
+        started = time.perf_counter()
+        sample(index, Settings("kernel"), n, np.random.default_rng(seed))
+        seconds.append(time.perf_counter() - started)
+    return n / statistics.median(seconds)
 
 
 def measure(config: Config, index: Index) -> None:
@@ -88,7 +112,8 @@ def measure(config: Config, index: Index) -> None:
     model = open_kernel(index, choose_device())
     fit_seconds = time.monotonic() - started
     length = index.tokens_per_image
-    print(f"{index.num_images} images of {length} tokens, {cores()} cores, {model.codes.device}")
+    where = torch.cuda.get_device_name() if model.codes.device.type == "cuda" else f"{cores()} cores"
+    print(f"{index.num_images} images of {length} tokens, {where}")
 
     n = min(config.sequences, index.num_images, sequences_at_once(index.num_images))
     rows = np.linspace(0, index.num_images - 1, n).astype(np.int64)
@@ -114,10 +139,12 @@ def measure(config: Config, index: Index) -> None:
     total = sum(seconds for name, seconds in whole.items() if name != CLOCK)
     print(f"\nmilliseconds a sequence of all threads, {n} at a time")
     for name in sorted(set(names) - {CLOCK}, key=lambda name: -whole[name])[:10]:
-        print(f"  {name:<24} {1000 * whole[name]:8.1f}  {whole[name] / total:4.0%}")
+        print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {whole[name] / total:4.0%}")
     products = sum(len(context) for context in model.contexts) * index.num_images
+    rates = {"drawn_per_second": drawn_per_second(index, config.drawn)} if config.drawn else {}
     summary(
         sequences_per_second=1 / whole[CLOCK],
+        **rates,
         billion_products_a_sequence=products / 1e9,
         votes_a_sequence=model.places * index.num_images,
         fit_seconds=fit_seconds,

@@ -55,18 +55,18 @@ def kernel_probabilities(
         for place in range(digits.shape[1]):
             with torch.inference_mode(), single_threads():
                 _, p = library.probabilities(place, queries, settings.step, left_out)
-            chances = _reweighted(p, settings)
-            chosen = digits[:, place].cpu().numpy()
-            result[part, place // model.digits] *= chances[np.arange(len(chosen)), chosen]
+            chosen = _reweighted(p, settings).gather(1, digits[:, place : place + 1].long())
+            result[part, place // model.digits] *= chosen[:, 0].cpu().numpy()
     return result
 
 
-def _reweighted(p: Tensor, settings: Settings) -> NDArray[np.float64]:
-    """The distributions of digits [n, values] as they are drawn from: temperature, top-k and top-p applied."""
-    rows = p.double().cpu().numpy()
+def _reweighted(p: Tensor, settings: Settings) -> Tensor:
+    """The distributions of digits [n, values] as they are drawn from, float64: temperature, top-k and top-p applied."""
     if not settings.reweighted:
-        return rows
-    return np.stack([truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows])
+        return p.double()
+    rows = p.double().cpu().numpy()
+    changed = [truncated(row, settings.temperature, settings.top_k, settings.top_p) for row in rows]
+    return torch.from_numpy(np.stack(changed)).to(p.device)
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,20 @@ def kernel_matches(
     device = choose_device()
     model = open_kernel(index, device)
     library = Library(index.tokens, model)
-    queries = torch.zeros((model.places, len(drawn)), device=device)
-    for position in range(drawn.shape[1]):
+    n, length = drawn.shape
+    queries = torch.zeros((model.places, n), device=device)
+    for position in range(length):
         if position:  # what was drawn may differ from what was offered: given tokens, a class
             digits = digits_of(drawn[:, position - 1 : position], index.levels, device)
             places = range((position - 1) * model.digits, position * model.digits)
             queries[places.start : places.stop] = model.codes_of(places).gather(1, digits.T.long())
-        with torch.inference_mode(), single_threads():
-            tokens, images = _draw_tokens(library, position, queries, settings, rng)
-        yield DrawnTokens(tokens.astype(np.uint16), images, position)
+        tokens = np.zeros(n, np.uint16)
+        images = np.zeros(n, np.int64)
+        for first in range(0, n, sequences_at_once(index.num_images)):
+            part = slice(first, first + sequences_at_once(index.num_images))
+            with torch.inference_mode(), single_threads():
+                tokens[part], images[part] = _draw_tokens(library, position, queries[:, part], settings, rng)
+        yield DrawnTokens(tokens, images, position)
 
 
 def _draw_tokens(
@@ -118,25 +123,24 @@ def _draw_tokens(
 ) -> tuple[Ints, Ints]:
     """The next tokens of n sequences, whose digits are added to `queries` [F, n], and their sources: int64 [n], [n]."""
     model = library.model
-    radix = np.cumprod([1, *model.levels[:-1]])
-    tokens = np.zeros(queries.shape[1], np.int64)
+    radix = np.cumprod([1, *model.levels[:-1]]).tolist()
+    tokens = torch.zeros(queries.shape[1], dtype=torch.int64, device=queries.device)
     for d in range(model.digits):
         place = position * model.digits + d
         votes, p = library.probabilities(place, queries, settings.step)
         digit = _draw_digit(p, settings, rng)
-        drawn = torch.from_numpy(digit).to(queries.device)
-        queries[place] = model.codes[model.row(place)][drawn]
+        queries[place] = model.codes[model.row(place)][digit]
         tokens += digit * radix[d]
-    steps = model.steps(place, settings.step)[:, drawn]  # [from, n]
-    return tokens, _draw_source(votes, steps.T, library.digits[place], rng)
+    steps = model.steps(place, settings.step)[:, digit]  # [from, n]
+    return tokens.cpu().numpy(), _draw_source(votes, steps.T, library.digits[place], rng)
 
 
-def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Ints:
+def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Tensor:
     """A digit for each row of probabilities [n, values]: int64 [n]."""
     rows = _reweighted(p, settings)
-    cumulative = np.cumsum(rows, 1)
-    wanted = rng.random((len(rows), 1)) * cumulative[:, -1:]
-    return (cumulative <= wanted).sum(1).clip(max=rows.shape[1] - 1)
+    cumulative = rows.cumsum(1)
+    wanted = torch.from_numpy(rng.random((len(rows), 1))).to(p.device) * cumulative[:, -1:]
+    return (cumulative <= wanted).sum(1).clamp(max=rows.shape[1] - 1)
 
 
 def _draw_source(votes: Votes, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:

@@ -1,5 +1,6 @@
 """The metric of the kernel n-gram: the numbers that are fitted, and what they mean (kernel.py has the formula)."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -172,10 +173,13 @@ def earlier_places(place: int, digits: int) -> list[int]:
 
 def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
     """Tokens [n, k] -> their digits, uint8 [n, k * len(levels)]."""
-    table = fsq_digits(np.arange(math.prod(levels)), levels).astype(
-        np.uint8
-    )  # looked up, which takes an eighth of the memory
-    return torch.from_numpy(table[tokens].reshape(len(tokens), -1)).to(device)
+    return torch.from_numpy(_digit_table(levels)[tokens].reshape(len(tokens), -1)).to(device)
+
+
+@functools.cache
+def _digit_table(levels: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The digits of all ids: [vocab_size, len(levels)]. To look them up takes an eighth of the memory."""
+    return fsq_digits(np.arange(math.prod(levels)), levels).astype(np.uint8)
 
 
 def choose_device() -> torch.device:

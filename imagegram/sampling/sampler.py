@@ -30,7 +30,6 @@ from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.sampling.aligned import aligned_matches, matches_of_class
 from imagegram.sampling.kernel import kernel_matches
-from imagegram.sampling.kernel_votes import sequences_at_once
 from imagegram.sampling.matches import Ints, Matches, draw_match
 from imagegram.sampling.ntd import matches_anywhere
 from imagegram.sampling.settings import Settings
@@ -68,20 +67,17 @@ def sample(
     sources = np.full((n, length, 2), -1, np.int64)
     if prefix is not None:
         tokens[:, :given] = prefix
-    step = sequences_at_once(index.num_images) if settings.method == "kernel" else n
     progress = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
-    for first in range(0, n, step):
-        part = slice(first, first + step)
-        rows = np.arange(len(tokens[part]))
-        for position, matches in enumerate(matches_at_every_position(index, settings, tokens[part], rng)):
-            progress.update(len(rows))
-            if position < given:
-                continue
-            if position == 0 and settings.label >= 0:
-                matches = matches_of_class(index, settings.label, len(rows))
-            picks = draw_match(matches, settings, rng)
-            sources[part, position] = matches.sources(rows, picks)
-            tokens[part, position] = matches.next_tokens(rows, picks)
+    rows = np.arange(n)
+    for position, matches in enumerate(matches_at_every_position(index, settings, tokens, rng)):
+        progress.update(n)
+        if position < given:
+            continue
+        if position == 0 and settings.label >= 0:
+            matches = matches_of_class(index, settings.label, n)
+        picks = draw_match(matches, settings, rng)
+        sources[:, position] = matches.sources(rows, picks)
+        tokens[:, position] = matches.next_tokens(rows, picks)
     progress.close()
     return Samples(tokens, sources)
 

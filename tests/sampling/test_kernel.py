@@ -81,7 +81,7 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
 
 
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_votes, "CACHE", 1)
+    monkeypatch.setitem(kernel_votes.CACHE, "cpu", 1)
     monkeypatch.setattr(kernel_votes, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
     index = index_of(tmp_path, related(24, OWN_TOKENS + 4))
     model = open_kernel(index, CPU)
@@ -104,7 +104,8 @@ def test_the_distribution_of_every_token_sums_to_one(index: Index) -> None:
 
 
 @pytest.mark.parametrize("step", [1.0, 0.6, 0.0])
-def test_the_sampler_draws_from_these_probabilities(index: Index, step: float) -> None:
+def test_the_sampler_draws_from_these_probabilities(index: Index, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_votes, "MAX_PAIRS", 1000 * index.num_images)  # so that 1,000 are drawn at a time
     n = 6000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
     drawn = sample(index, Settings("kernel", step=step), n, np.random.default_rng(3), 3, prefix).tokens[:, 2]
