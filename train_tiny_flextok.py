@@ -3,11 +3,11 @@
     .venv/bin/python train_tiny_flextok.py --dataset my_pictures/ --start tiny --out data/my_codec
     .venv/bin/python tokenize_fast.py --dataset my_pictures/ --codec data/my_codec
 
-The miniature has 32 x 32 pixels and 16 tokens of 512 codes, and knows only what it was trained on. `--dataset` takes
-what tokenize_fast.py takes, one or several. `--start tiny` begins with the weights that are shipped, and needs a
-fraction of the steps. On two cores a training from scratch takes one to three hours, one from given weights 15 minutes
-to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are written every 500 steps; the same command goes
-on from them and ends with the same weights. Prints one line per 100 steps:
+The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512 codes, and knows only what it was
+trained on. `--dataset` takes what tokenize_fast.py takes, one or several. `--start tiny` begins with the weights that
+are shipped, and needs a fraction of the steps. On two cores a training from scratch takes one to three hours, one from
+given weights 15 minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are written every 500
+steps; the same command goes on from them and ends with the same weights. Prints one line per 100 steps:
 
     decoder step  10100/18000  flow 0.0616  alignment 0.1840  lr 1.5e-03  415 img/s  ETA 15 min
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
-IMAGE_SIZE = 32  # pixels
+IMAGE_SIZES = (32, 64)  # pixels
 SHOWN = 12  # images of reconstructions.png
 MOST_DATA_SETS = 12  # four images of each in every step
 
@@ -46,6 +46,7 @@ class Config:
     split: str = ""  # of data sets that have splits; "": train
     images: int = 60_000  # of a larger data set so many, chosen at random
     out: Path = Path("data/my_codec")
+    image_size: int = 32  # pixels: 32 or 64
     start: str = ""  # a miniature to start from: tiny, fashion or a folder; "": from scratch
     encoder_steps: int = 0  # 0: 10,000 from scratch, 1,000 from given weights
     decoder_steps: int = 0  # 0: 18,000 from scratch, 4,000 from given weights
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
     steps = steps_of(config)
     check(config)
     model = start_model(config)
-    data = [read_images(name, config.split, config.images, IMAGE_SIZE, config.seed) for name in config.dataset]
+    data = [read_images(name, config.split, config.images, config.image_size, config.seed) for name in config.dataset]
 
     # 2) Train, or go on.
     checkpoints = config.out / "training"
@@ -103,6 +104,8 @@ def check(config: Config) -> None:
         raise UserError(f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not {' '.join(names) or 'none'}")
     if config.images < 1:
         raise UserError(f"--images {config.images}: it is the most images of a data set, 60000 by default")
+    if config.image_size not in IMAGE_SIZES:
+        raise UserError(f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}")
     out = config.out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder with --out")
@@ -115,18 +118,24 @@ def start_model(config: Config) -> "TinyFlexTok":
     import torch
 
     from imagegram.codec import miniatures
-    from imagegram.codec.tiny_flextok import TinyFlexTok
+    from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
 
     if not config.start:
         torch.manual_seed(config.seed)
-        return TinyFlexTok()
+        return TinyFlexTok(TinyConfig(image_size=config.image_size, patch_size=config.image_size // 8))
     folder = miniatures.find(config.start)
     if not folder:
         raise UserError(
             f"--start {config.start}: no miniature of that name or path; it is {', '.join(miniatures.shipped())}, or a "
             "folder that this script wrote"
         )
-    return TinyFlexTok.load(folder / miniatures.WEIGHTS)
+    model = TinyFlexTok.load(folder / miniatures.WEIGHTS)
+    if model.config.image_size != config.image_size:
+        raise UserError(
+            f"--start {config.start} has {model.config.image_size} pixels, not {config.image_size}: give "
+            f"--image-size {model.config.image_size}, or leave --start out"
+        )
+    return model
 
 
 def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") -> dict[str, Any]:
@@ -139,6 +148,7 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
         "data_sets": {images.name: images.fingerprint for images in data},
         "split": config.split,
         "images": [len(images.pixels) for images in data],
+        "image_size": config.image_size,
         "start": config.start,
         "start_revision": sha256(folder / miniatures.WEIGHTS)[:16] if folder else "",
         "encoder_steps": steps[0],
@@ -156,7 +166,7 @@ def remember(checkpoints: Path, recipe: dict[str, Any]) -> None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(file, recipe)
         return
-    before = read_json(file)
+    before = {"image_size": 32} | read_json(file)  # which older recipes do not name
     changed = [f"{key}: {before.get(key)} -> {value}" for key, value in recipe.items() if before.get(key) != value]
     if changed:
         raise UserError(f"{checkpoints} belongs to another training ({'; '.join(changed)}): choose another --out")

@@ -40,14 +40,14 @@ class TinyCodec:
         self.levels = self.model.config.levels
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
-        """Images uint8 [B, 3, 32, 32] -> tokens [B, 16]."""
+        """Images uint8 [B, 3, S, S] -> tokens [B, 16]."""
         tokens = self.model.tokenize(to_signed(images))
         return torch.cat(tokens).numpy().astype(np.uint16)
 
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
-        """B prefixes of 1 to 16 tokens -> uint8 [B, 3, 32, 32]; each image's noise is drawn from its own seed."""
+        """B prefixes of 1 to 16 tokens -> uint8 [B, 3, S, S]; each image's noise is drawn from its own seed."""
         starts = range(0, len(tokens), DECODED_AT_ONCE)
 
         def decode_few(start: int) -> Tensor:

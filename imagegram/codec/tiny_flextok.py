@@ -2,8 +2,9 @@
 
 The parts are FlexTok's, at a size whose weights fit in the repository:
 
-- encoder: patches of a 32x32 RGB image, made by convolutions, and 16 registers in one transformer. Patches see each
-  other; a register sees the patches and the registers before it, so the registers form an ordered sequence.
+- encoder: patches of an RGB image of 32x32 pixels (or 64x64), made by convolutions, and 16 registers in one
+  transformer. Patches see each other; a register sees the patches and the registers before it, so the registers form
+  an ordered sequence.
 - quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505), levels [8, 8, 8]: 512 codes.
 - nested dropout: the decoder is trained on prefixes of the registers, so that any prefix decodes and the first
   tokens hold what matters most.
@@ -33,7 +34,7 @@ class TinyConfig:
     """Sizes of a TinyFlexTok."""
 
     image_size: int = 32  # pixels
-    patch_size: int = 4  # pixels, of the decoder
+    patch_size: int = 4  # pixels, of the decoder: an eighth of the image
     tokens: int = 16  # registers, the tokens of an image
     levels: tuple[int, ...] = (8, 8, 8)  # FSQ levels; their product is the vocabulary
     width: int = 128
@@ -216,7 +217,7 @@ class Decoder(nn.Module):
 
 
 class TinyFlexTok(nn.Module):
-    """Encoder, quantizer and flow decoder. Images are float [B, 3, 32, 32] in [-1, 1]."""
+    """Encoder, quantizer and flow decoder. Images are float [B, 3, S, S] in [-1, 1]."""
 
     def __init__(self, config: TinyConfig | None = None):
         super().__init__()
@@ -235,7 +236,7 @@ class TinyFlexTok(nn.Module):
 
     @torch.inference_mode()
     def tokenize(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, 32, 32] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns them."""
+        """Images [B, 3, S, S] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns them."""
         return list(self.fsq.to_tokens(self.fsq(self.encoder(images))).split(1))
 
     @torch.inference_mode()
@@ -246,7 +247,7 @@ class TinyFlexTok(nn.Module):
         guidance_scale: float = 2.5,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Token sequences [1, k <= 16] -> images [B, 3, 32, 32], unclamped.
+        """Token sequences [1, k <= 16] -> images [B, 3, S, S], unclamped.
 
         `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per image, which makes
         an image independent of its batch. `guidance_scale` is that of classifier-free guidance (Ho & Salimans, 2022,

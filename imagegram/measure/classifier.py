@@ -7,7 +7,7 @@ from tqdm import trange
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier of 32x32 images: three conv blocks, mean and max pooling, one linear layer."""
+    """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear layer."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -18,22 +18,22 @@ class Classifier(nn.Module):
         self.head = nn.Linear(256, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [B, 3, 32, 32] in [-1, 1] -> features [B, 256]."""
+        """Images [B, 3, S, S] in [-1, 1] -> features [B, 256]."""
         x = self.body(images)
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, 32, 32] in [-1, 1] -> logits [B, classes]."""
+        """Images [B, 3, S, S] in [-1, 1] -> logits [B, classes]."""
         return self.head(self.features(images))
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor, batch: int = 256) -> Tensor:
-        """Class probabilities [N, classes] of images [N, 3, 32, 32] in [-1, 1]."""
+        """Class probabilities [N, classes] of images [N, 3, S, S] in [-1, 1]."""
         return torch.cat([self(chunk.clamp(-1, 1)).softmax(1) for chunk in images.split(batch)])
 
 
 def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
-    """Train on real images [N, 3, 32, 32] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
+    """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

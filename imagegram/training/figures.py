@@ -16,6 +16,7 @@ from imagegram.files import atomic
 from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
+from imagegram.training.pixels import shrunk
 
 JUDGED_ON = 40_000  # at most so many training images train a judge
 JUDGE_STEPS = (400, 1000)  # of a judge of few images, and of many
@@ -26,14 +27,18 @@ AT_ONCE = 256  # images
 
 
 def load_judge(images: Images, path: Path) -> Classifier:
-    """A classifier of the training part of a labelled data set; read from `path` where it is there, else kept there."""
+    """A classifier of the training part of a labelled data set, at 32 x 32 pixels.
+
+    It is read from `path` where it is there, else kept there.
+    """
     labels = images.labels[~images.held_out]
     judge = Classifier(int(images.labels.max()) + 1)
     if not path.exists():
         print(f"training the judge of {images.name}", flush=True)
         rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:JUDGED_ON]
         steps = JUDGE_STEPS[len(labels) >= MANY]
-        trained = train_classifier(to_signed(images.training[rows]), labels[rows], steps)
+        seen = torch.cat([shrunk(to_signed(part)) for part in images.training[rows].split(1000)])
+        trained = train_classifier(seen, labels[rows], steps)
         with atomic(path) as temporary:
             torch.save(trained.state_dict(), temporary)
     judge.load_state_dict(torch.load(path, weights_only=True))
@@ -78,7 +83,7 @@ def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str
 
 def _accuracy(judge: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of images uint8 [n, 3, S, S] whose label [n] the judge tells."""
-    return (judge.probabilities(to_signed(images)).argmax(1) == labels).double().mean().item()
+    return (judge.probabilities(shrunk(to_signed(images))).argmax(1) == labels).double().mean().item()
 
 
 def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, float]]:

@@ -94,8 +94,12 @@ class State:
     @torch.no_grad()
     def _average(self) -> None:
         momentum = min(EMA, self.step / (self.step + 10))
-        for kept, now in zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True):
-            kept.lerp_(now, 1 - momentum) if kept.is_floating_point() else kept.copy_(now)
+        pairs = list(zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([kept for kept, _ in floats], [now for _, now in floats], 1 - momentum)
+        for kept, now in pairs:
+            if not kept.is_floating_point():
+                kept.copy_(now)
 
 
 def fit(

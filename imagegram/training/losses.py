@@ -21,19 +21,19 @@ DECODER_WEIGHTS = {"flow": 1.0, "alignment": 0.5}
 class Regression(nn.Module):
     """The decoder that the encoder is trained with, thrown away afterwards.
 
-    Codes [B, tokens, D], of which the first `keep` [B] are seen -> pixels [B, 3, 32, 32] and the teacher's features.
+    Codes [B, tokens, D], of which the first `keep` [B] are seen -> pixels [B, 3, S, S] and the teacher's features.
     A flow decoder does not listen to the codes at first, and they collapse. The features are what FlexTok takes from
     DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940): what an image shows, beside where its edges are.
     """
 
-    def __init__(self, codes: int):
+    def __init__(self, codes: int, image_size: int):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(codes, 512), nn.GELU())
         self.whole = nn.Linear(512, 256)
         self.grid = nn.Sequential(nn.Linear(512, 64 * 64), nn.GELU(), nn.Unflatten(1, (64, 8, 8)))
         self.map = nn.Conv2d(64, 128, 1)
         layers: list[nn.Module] = [nn.Conv2d(64, 64, 3, 1, 1), nn.GELU()]
-        for c_in, c_out in ((64, 16), (16, 8)):
+        for c_in, c_out in ((64, 16), (16, 8), (8, 8))[: (image_size // 8).bit_length() - 1]:  # each doubles the size
             layers += [nn.Conv2d(c_in, 4 * c_out, 3, 1, 1), nn.PixelShuffle(2), nn.GELU()]
         self.pixels = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, 1, 1))
 

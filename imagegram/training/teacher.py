@@ -14,6 +14,7 @@ from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
 from imagegram.measure.classifier import Classifier, train_classifier
 from imagegram.training.images import Images
+from imagegram.training.pixels import shrunk
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
 MOST_STEPS = 1000
@@ -22,7 +23,8 @@ MOST_STEPS = 1000
 class Teacher(nn.Module):
     """Standardised features of a classifier of the training images; it is not the judge.
 
-    Images [B, 3, 32, 32] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256].
+    Images [B, 3, S, S] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256]. It sees them at
+    32 x 32 pixels.
     """
 
     mean: Tensor
@@ -38,11 +40,12 @@ class Teacher(nn.Module):
             self.register_buffer(name + "deviation", torch.ones(size))
 
     def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        images = shrunk(images)
         return self.net.body[:-1](images), self.net.features(images)  # before the last pooling, and after it
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
-        """Take means and deviations from images [N, 3, 32, 32]."""
+        """Take means and deviations from images [N, 3, S, S]."""
         maps, whole = (torch.cat(x) for x in zip(*map(self._features, images.split(500)), strict=True))
         self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
         self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
@@ -66,7 +69,7 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, devi
         return teacher.to(device).eval()
 
     print("training the teacher", flush=True)
-    pixels = to_signed(torch.cat([pixels for pixels, _ in targets])).to(device)
+    pixels = torch.cat([shrunk(to_signed(part)) for images, _ in targets for part in images.split(1000)]).to(device)
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
     teacher.to(device)
     teacher.net = train_classifier(pixels, labels.to(device), min(steps, MOST_STEPS), seed=seed)

@@ -64,7 +64,7 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = Batches(data, device)
     torch.manual_seed(seed)  # initial weights of the heads
-    regression = Regression(model.config.tokens * len(model.config.levels)).to(device)
+    regression = Regression(model.config.tokens * len(model.config.levels), model.config.image_size).to(device)
     alignment = Alignment(model.config.width).to(device)
     teacher = load_teacher(data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1, device)
     model.to(device)

@@ -38,7 +38,7 @@ def test_a_step_keeps_to_the_gpu_and_never_waits_for_it() -> None:
     back through the network and the optimizers need a real GPU.)"""
     with FakeTensorMode():
         model = TinyFlexTok()
-        regression = t.Regression(48)
+        regression = t.Regression(48, 32)
         alignment = t.Alignment(128)
         teacher = Teacher(3).eval()
         for module in (model, regression, alignment, teacher):

@@ -118,6 +118,8 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
         (["--dataset", folders[1], f"--out={out}", "--start=tiny", *STEPS], "belongs to another training (data_sets"),
         (["--dataset", folders[0], f"--out={out}", "--start=nobody"], "no miniature of that name or path; it is"),
         (["--dataset", folders[0], f"--out={out}", "--encoder-steps=-1"], "are positive"),
+        (["--dataset", folders[0], f"--out={out}", "--image-size=48"], "--image-size is 32 or 64, not 48"),
+        (["--dataset", folders[0], f"--out={out}", "--image-size=64", "--start=tiny"], "--start tiny has 32 pixels"),
         (["--dataset", folders[0], folders[0], f"--out={out}"], "takes 1 to 12 different data sets"),
         (["--dataset", folders[0], f"--out={folders[1]}"], "holds files, and no checkpoints"),
         (["--dataset", folders[0] + "/0", f"--out={tmp_path / 'few'}"], "at least 20 and 2 are needed"),
@@ -128,3 +130,17 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
         assert train(*arguments) == 1
         assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "few").exists()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_miniature_of_64_pixels_is_a_codec_too(tmp_path: Path, folders: list[str]) -> None:
+    assert train("--dataset", folders[0], f"--out={tmp_path / 'large'}", "--image-size=64", *STEPS) == 0
+    codec = load_codec(str(tmp_path / "large"))
+    assert codec.image_size == 64
+    images = torch.stack([torch.from_numpy(scene(3, i, 64)[0]).permute(2, 0, 1) for i in range(3)])
+    tokens = codec.encode(images)
+    assert tokens.shape == (3, 16)
+    assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
+    losses = [json.loads(line) for line in (tmp_path / "large" / "training" / "encoder.jsonl").read_text().splitlines()]
+    assert losses[-1]["pixels"] < 2
+    assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64

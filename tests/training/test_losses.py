@@ -25,7 +25,7 @@ def test_crowding_is_the_log_of_the_mean_potential_of_pairs() -> None:
 
 def test_the_regression_sees_the_kept_codes_alone() -> None:
     torch.manual_seed(0)
-    regression = t.Regression(16 * 3)
+    regression = t.Regression(16 * 3, 32)
     codes = torch.rand(2, 16, 3)
     other = codes.clone()
     other[:, 4:] += 0.5
@@ -48,7 +48,7 @@ def test_teacher_features_are_standardised(images: Tensor) -> None:
 
 def test_the_encoder_learns_in_its_stage_and_only_there(images: Tensor) -> None:
     torch.manual_seed(0)
-    model, regression, teacher = TinyFlexTok(), t.Regression(48), Teacher(3)
+    model, regression, teacher = TinyFlexTok(), t.Regression(48, 32), Teacher(3)
     rng = torch.Generator().manual_seed(0)
     losses = t.encoder_losses(model, regression, teacher, images, [3, 3], rng)
     assert set(losses) == {"pixels", "features", "spread"}
