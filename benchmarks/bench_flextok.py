@@ -5,11 +5,13 @@
 
 Tokenizing and decoding (20 steps, guidance) at several batch sizes: images a second, the ratio to the package's call of
 the same batch, and the share of the device's peak: matrix products of the dense path times images a second, over what
-one large product reaches in the same precision. Then the share of tokens that come out otherwise than in float32 with
-TF32 off, for every precision. Prints one Markdown table and a `---` block. Needs requirements-flextok.txt.
+one large product reaches in the same precision. The package's decoding takes so long that it is timed once, on the
+smallest batch alone. Then the share of tokens that come out otherwise than in float32 with TF32 off, for every
+precision. Prints one Markdown table and a `---` block. Needs requirements-flextok.txt.
 """
 
 import functools
+import math
 import statistics
 import sys
 import tempfile
@@ -105,8 +107,12 @@ class Table:
     def add(self, task: str, path: str, batch: int, time: float, share: float) -> None:
         """share: of the peak, for one image a second."""
         rate = batch / time
-        ratio = rate / self.stock.setdefault((task, batch), rate)
-        print(f"| {task} | {path} | {batch} | {rate:.4g} | {ratio:.2f} | {rate * share:.0%} |", flush=True)
+        if path.startswith("stock"):
+            self.stock[task, batch] = rate
+        ratio = rate / self.stock.get((task, batch), math.nan)
+        figures = ((rate, ".4g"), (ratio, ".2f"), (rate * share, ".0%"))
+        cells = [format(figure, form) if math.isfinite(figure) else "" for figure, form in figures]
+        print(f"| {task} | {path} | {batch} | {' | '.join(cells)} |", flush=True)
         key = f"{task} {path}".replace(" ", "_")
         if rate > self.best.get(key, 0):
             self.best[key] = rate
@@ -164,10 +170,11 @@ def bench_decode(
     def dense(batch: int) -> Tensor:
         return lower.images(tokens[:batch], [kept] * batch, noise[:batch], timesteps, SCALE)
 
+    share = work / peak(device, torch.float32)
+    table.add(f"decode {kept}", "stock float32", batches[0], seconds(functools.partial(stock, batches[0]), 1), share)
     for batch in batches:
-        for path, run, kind in (("stock", stock, torch.float32), ("dense", dense, dtype)):
-            time = seconds(functools.partial(run, batch), repeats)
-            table.add(f"decode {kept}", f"{path} {name_of(kind)}", batch, time, work / peak(device, kind))
+        time = seconds(functools.partial(dense, batch), repeats)
+        table.add(f"decode {kept}", f"dense {name_of(dtype)}", batch, time, work / peak(device, dtype))
 
 
 def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
