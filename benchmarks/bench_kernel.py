@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,9 @@ def profile_token(
             torch.cuda.synchronize()
         taken = time.perf_counter() - started
     averages = profiled.key_averages()
-    spent = {each.key[:NAME]: (each.self_device_time_total if gpu else each.self_cpu_time_total) for each in averages}
-    seconds = {name: microseconds / 1e6 for name, microseconds in spent.items()} | {CLOCK: taken}
+    seconds: dict[str, float] = defaultdict(float, {CLOCK: taken})
+    for each in averages:
+        seconds[each.key[:NAME]] += (each.self_device_time_total if gpu else each.self_cpu_time_total) / 1e6
     last = votes.each.clone()
     first, _ = library.probabilities(places[0], queries, 1.0, own)
     return seconds, (first.each, last)

@@ -12,10 +12,11 @@ from imagegram.machine import cores
 from imagegram.sampling.kernel_metric import FAR, FIRST_TOKENS, LAST_TOKENS, Kernel, digits_of
 
 MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
-CACHE = {"cpu": 1 << 20, "cuda": 1 << 23}  # votes of a tile: 4 and 32 MB, which a core's and a GPU's cache hold
+CACHE = 1 << 20  # votes of a tile, 4 MB
 LEAST_TILE = 512  # images
 # Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
 LEAST_LOG = -80.0
+PARTS = 64  # of the images, whose votes a GPU counts side by side
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Library:
                 distance[mine, own[mine] - tile.start] = FAR
             return distance.amin(1)
 
-        # A tile of the matrix stays in the cache.
-        size = max(LEAST_TILE, CACHE[self.device.type] // n)
+        # A tile of the matrix stays in the cache of a core. A GPU takes all images at once.
+        size = max(LEAST_TILE, CACHE // n) if self.device.type == "cpu" else images
         tiles = [slice(first, min(first + size, images)) for first in range(0, images, size)]
         run = self.pool.map if self.device.type == "cpu" and len(tiles) > 1 else map
         nearest = torch.stack(list(run(compare, tiles))).amin(0)[:, None]
@@ -97,8 +98,13 @@ class Library:
         @torch.inference_mode()
         def vote(tile: slice) -> Tensor:
             """Turn the distances of some images into votes; those for each digit: [n, values]."""
-            votes = self.matrix[:, tile].sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
-            return votes @ digits.index_select(1, self.digits[place, tile].int()).T
+            votes = self.matrix[:, tile]
+            held = digits.index_select(1, self.digits[place, tile].int()).T
+            if self.device.type == "cpu":
+                votes.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
+                return votes @ held
+            torch.addcmul(nearest / scale, votes, -1 / scale, out=votes).exp_()  # one pass over memory fewer
+            return product_in_parts(votes, held, PARTS)
 
         return Votes(self.matrix, torch.stack(list(run(vote, tiles))), size)
 
@@ -109,6 +115,17 @@ class Library:
         votes = self.votes(place, queries, own)
         sums = votes.sums.sum(0)
         return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
+
+
+def product_in_parts(a: Tensor, b: Tensor, parts: int) -> Tensor:
+    """a [n, N] @ b [N, few]. A GPU has a processor for each block of the result, of which there are few here: it
+    multiplies N // parts columns at a time, all parts side by side."""
+    size = len(b) // parts
+    whole = size * parts
+    products = torch.bmm(
+        a[:, :whole].unflatten(1, (parts, size)).transpose(0, 1), b[:whole].unflatten(0, (parts, size))
+    )
+    return products.sum(0).addmm_(a[:, whole:], b[whole:])
 
 
 def sequences_at_once(num_images: int) -> int:

@@ -81,7 +81,7 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
 
 
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(kernel_votes.CACHE, "cpu", 1)
+    monkeypatch.setattr(kernel_votes, "CACHE", 1)
     monkeypatch.setattr(kernel_votes, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
     index = index_of(tmp_path, related(24, OWN_TOKENS + 4))
     model = open_kernel(index, CPU)
@@ -272,3 +272,11 @@ def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> 
         sample(no_codes, Settings("kernel"), 5, np.random.default_rng(0))
     with pytest.raises(UserError, match="step lies between"):
         sample(few, Settings("kernel", step=-1), 5, np.random.default_rng(0))
+
+
+def test_a_product_in_parts_is_the_product() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a = torch.rand(5, 203, generator=rng)
+    b = torch.rand(3, 203, generator=rng).T
+    assert torch.allclose(kernel_votes.product_in_parts(a, b, 10), a @ b)
+    assert torch.allclose(kernel_votes.product_in_parts(a[:, :7], b[:7], 10), a[:, :7] @ b[:7])
