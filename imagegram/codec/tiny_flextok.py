@@ -174,7 +174,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep` [B] codes.
 
-    `keep` = 0 drops every token: the unconditional branch of the guidance.
+    `keep` = 0 drops every token: the unconditional branch of the guidance. `seen` gets the patches [B, n, width] after
+    every block.
     """
 
     def __init__(self, c: TinyConfig):
@@ -199,7 +200,9 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.pixels[2].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.pixels[2].bias)  # type: ignore[arg-type]
 
-    def forward(self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
+    def forward(
+        self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor, seen: list[Tensor] | None = None
+    ) -> Tensor:
         n_tokens, width = self.token_position.shape
         kept = torch.arange(n_tokens, device=codes.device) < keep[:, None]
         tokens = torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
@@ -211,6 +214,8 @@ class Decoder(nn.Module):
         condition = self.time_in(torch.cat([angle.cos(), angle.sin()], -1))
         for block in self.blocks:
             x = block(x, None, condition)
+            if seen is not None:
+                seen.append(x[:, :-n_tokens])
         x = self.patch_out(F.layer_norm(x[:, :-n_tokens], (width,)))
         x = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch_size)
         return self.pixels(torch.cat([x, noised], 1))

@@ -118,9 +118,7 @@ def decoder_losses(
     time = torch.sigmoid(NOISE_SHIFT + torch.randn(n, generator=rng)).to(images.device)  # logit-normal
     noise = torch.randn(images.shape, generator=rng).to(images.device)
     mix = time[:, None, None, None]
-    hidden: list[Tensor] = []
-    hook = model.decoder.blocks[1].register_forward_hook(lambda block, inputs, output: hidden.append(output))
-    velocity = model.decoder((1 - mix) * images + mix * noise, time, codes, keep)
-    hook.remove()
-    similarity = F.cosine_similarity(alignment(hidden[0][:, :-tokens]), teacher(images)[0], dim=1)
+    seen: list[Tensor] = []
+    velocity = model.decoder((1 - mix) * images + mix * noise, time, codes, keep, seen)
+    similarity = F.cosine_similarity(alignment(seen[1]), teacher(images)[0], dim=1)
     return {"flow": F.mse_loss(velocity.float(), noise - images), "alignment": 1 - similarity.mean()}

@@ -73,8 +73,10 @@ def test_flow_matching_is_exact_for_a_decoder_that_knows(images: Tensor) -> None
     model = TinyFlexTok().eval()
 
     class Oracle(Decoder):
-        def forward(self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
-            super().forward(noised, time, codes, keep)
+        def forward(
+            self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor, seen: list[Tensor] | None = None
+        ) -> Tensor:
+            super().forward(noised, time, codes, keep, seen)
             assert codes.shape == (6, 16, 3)
             assert ((keep >= 0) & (keep <= 16)).all()
             return (noised - images) / time[:, None, None, None]  # noise - image
