@@ -146,38 +146,6 @@ class Block(nn.Module):
         return x + gate2[:, rows] * F.linear(F.silu(a) * g, self.down).float()
 
 
-class GroupNormOfChannels(nn.Module):
-    """nn.GroupNorm of images whose channels lie side by side in memory (channels_last), in float32.
-
-    Means and variances of channels come first, and from them those of groups: read in the order in which it lies in
-    memory, an image takes a GPU a fraction of the time that its groups take.
-    """
-
-    def __init__(self, norm: nn.GroupNorm):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        place = tuple(range(2, x.ndim))
-        variance, mean = (y.unflatten(1, (norm.num_groups, -1)) for y in torch.var_mean(x.float(), place, correction=0))
-        center = mean.mean(2, keepdim=True)
-        spread = variance.mean(2, keepdim=True) + (mean - center).square().mean(2, keepdim=True)
-        factor = (spread + norm.eps).rsqrt().expand_as(mean).flatten(1) * norm.weight.float()
-        shift = norm.bias.float() - center.expand_as(mean).flatten(1) * factor
-        shape = (*factor.shape, *(1 for _ in place))
-        return (x.float() * factor.view(shape) + shift.view(shape)).to(x.dtype)
-
-
-def channels_last(layers: nn.Module) -> nn.Module:
-    """The layers with channels_last weights, and group norms that read such images fast."""
-    for parent in list(layers.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.GroupNorm:
-                setattr(parent, name, GroupNormOfChannels(child))
-    return layers.to(memory_format=torch.channels_last)
-
-
 class HalfVae(nn.Module):
     """The VAE's encoder (to the mean of the posterior) or its decoder, in `dtype`; in float32 as it is configured."""
 
@@ -187,7 +155,7 @@ class HalfVae(nn.Module):
         parts = (vae.vae.encoder, vae.vae.quant_conv) if encoder else (vae.vae.post_quant_conv, vae.vae.decoder)
         layers = nn.Sequential(*(part for part in parts if part is not None))
         exact = dtype == torch.float32
-        self.layers = layers if exact else channels_last(copy.deepcopy(layers).to(dtype))
+        self.layers = layers if exact else copy.deepcopy(layers).to(dtype).to(memory_format=torch.channels_last)
         self.dtype = vae.dtype_override if exact else dtype
         self.autocast = exact and self.dtype != torch.float32  # the configuration may ask for lower precision itself
 

@@ -18,7 +18,7 @@ if importlib.util.find_spec("flextok") is None:
 from flextok.flextok_wrapper import FlexTokFromHub
 
 from imagegram.codec import fast_flextok
-from imagegram.codec.dense_blocks import Chain, GroupNormOfChannels, Unsupported, log_weights
+from imagegram.codec.dense_blocks import Chain, Unsupported, log_weights
 from imagegram.codec.fast_flextok import FastDecoder, FastEncoder
 
 STEPS = 2
@@ -230,21 +230,3 @@ def test_other_layouts_are_refused(model: Any, monkeypatch: pytest.MonkeyPatch) 
                 half(model)
     FastEncoder(model)
     FastDecoder(model)
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 9, 7), (2, 32, 50)])
-def test_group_norms_of_channels_are_group_norms(shape: tuple[int, ...]) -> None:
-    rng = torch.Generator().manual_seed(0)
-    norm = torch.nn.GroupNorm(8, 32, eps=1e-3)
-    norm.weight.data = torch.randn(32, generator=rng)
-    norm.bias.data = torch.randn(32, generator=rng)
-    x = 3 + torch.randn(shape, generator=rng) * torch.rand(32, generator=rng).view(-1, *[1] * (len(shape) - 2))
-    assert torch.allclose(GroupNormOfChannels(norm)(x), norm(x), atol=1e-5)
-
-
-def test_a_vae_in_half_precision_is_the_vae(model: Any, images: torch.Tensor) -> None:
-    half = FastEncoder(model, torch.bfloat16)
-    assert any(isinstance(layer, GroupNormOfChannels) for layer in half.vae.modules())
-    with torch.inference_mode():
-        expected = FastEncoder(model).latents(images)
-        assert ((half.latents(images) - expected).norm() / expected.norm()) < 0.03

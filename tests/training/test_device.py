@@ -15,7 +15,7 @@ from imagegram.training import losses as t
 from imagegram.training.images import Images
 from imagegram.training.loop import Stage, fit
 from imagegram.training.teacher import Teacher
-from imagegram.training.tokenizer import Batches, compile_halves
+from imagegram.training.tokenizer import Batches, compile_blocks
 
 GPU = torch.device("cuda")
 
@@ -72,7 +72,7 @@ def test_compiled_blocks_in_half_precision_learn_the_same_and_go_on_from_a_check
         alignment = t.Alignment(128)
         teacher = Teacher(3).eval()
         if fast:
-            compile_halves(model, "aot_eager")
+            compile_blocks(model, "eager")
         part = nn.ModuleList([model.decoder, alignment])
         stage = Stage("decoder", steps, 6, 1, t.DECODER_WEIGHTS)
         fit(stage, part, lambda rng: t.decoder_losses(model, alignment, teacher, images, rng), tmp_path / name)
