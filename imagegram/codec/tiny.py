@@ -1,6 +1,6 @@
 """A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16 where it has that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,9 @@ from imagegram.data.pixels import to_bytes, to_signed
 from imagegram.files import read_json, sha256
 from imagegram.machine import single_threads
 
-DECODED_AT_ONCE = 8  # images: their activations fit in a core's cache, where those of 64 do not
+# Images whose activations fit in a core's cache.
+ENCODED_AT_ONCE = 32
+DECODED_AT_ONCE = 8
 
 
 class TinyCodec:
@@ -41,25 +43,22 @@ class TinyCodec:
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] -> tokens [B, 16]."""
-        tokens = self.model.tokenize(to_signed(images))
-        return torch.cat(tokens).numpy().astype(np.uint16)
+
+        def encode_few(few: Tensor) -> Tensor:
+            return torch.cat(self.model.tokenize(to_signed(few)))
+
+        return torch.cat(_in_threads(encode_few, images.split(ENCODED_AT_ONCE))).numpy().astype(np.uint16)
 
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         """B prefixes of 1 to 16 tokens -> uint8 [B, 3, S, S]; each image's noise is drawn from its own seed."""
-        starts = range(0, len(tokens), DECODED_AT_ONCE)
 
         def decode_few(start: int) -> Tensor:
             few = slice(start, start + DECODED_AT_ONCE)
             return self._decode_few(list(tokens[few]), list(seeds[few]), timesteps, guidance_scale)
 
-        with single_threads() as threads:
-            pool = ThreadPoolExecutor(threads)
-            try:
-                return torch.cat(list(pool.map(decode_few, starts)))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # stopped: the rest is not begun
+        return torch.cat(_in_threads(decode_few, range(0, len(tokens), DECODED_AT_ONCE)))
 
     def _decode_few(
         self, tokens: list[NDArray[np.uint16]], seeds: list[int], timesteps: int, guidance_scale: float
@@ -72,6 +71,17 @@ class TinyCodec:
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
         return to_bytes(images)
+
+
+def _in_threads(work: Callable[[Any], Tensor], parts: Iterable[Any]) -> list[Tensor]:
+    """The results of `work` on all parts. Each core does some by itself: operations that cores share make them wait for
+    each other, and where other processes want them too, for long."""
+    with single_threads() as threads:
+        pool = ThreadPoolExecutor(threads)
+        try:
+            return list(pool.map(work, parts))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # stopped: the rest is not begun
 
 
 @lru_cache(1)

@@ -151,6 +151,15 @@ def test_an_image_of_the_codec_is_the_same_to_the_byte_whatever_it_is_decoded_wi
     assert torch.equal(codec.decode(rows[::-1], list(range(10, -1, -1)), 2, 2.5).flip(0), together)
 
 
+def test_images_that_are_tokenized_a_few_at_a_time_have_the_tokens_of_the_network() -> None:
+    codec = load_codec("tiny")
+    images = torch.stack([preprocess(Image.fromarray(scene(1, i)[0]), 32) for i in range(70)])
+    tokens = codec.encode(images)
+    assert (tokens.shape, tokens.dtype) == ((70, 16), np.uint16)
+    network = TinyFlexTok.load(SHIPPED / "tiny" / WEIGHTS)
+    assert np.array_equal(tokens, torch.cat(network.tokenize(images / 127.5 - 1)).numpy())
+
+
 def test_a_linear_layer_without_gradients_is_the_same_layer() -> None:
     torch.manual_seed(0)
     layer, x = QuickLinear(24, 40), torch.randn(3, 80, 24)
