@@ -91,7 +91,7 @@ def frontier(config: Config, night: Night, path: Path) -> None:
         label = f"{name}, P(copy) {chance:.1g}"
         colour = f"C{number}"
         axes.errorbar(closer["value"], coherence["value"], error[1], error[0], marker, c=colour, lw=1, label=label)
-    axes.legend(loc="center left", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("P(closer to the training images than a held-out real image): 0.5 like real images, 1 a copier")
     axes.set_ylabel("coherence: 1 real images, 0 chaos")

@@ -124,6 +124,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "out": out,
         "night": night,
         "manifests": manifests,
+        "names": short_names([manifest.dataset for manifest in manifests]),
         "index": sources.index,
         "num_held_out": len(sources.control.tokens),
         "answer": answer(runs, control, night.sequences),
@@ -260,10 +261,17 @@ def _kinds(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
     return rows
 
 
+def short_names(datasets: list[str]) -> list[str]:
+    """Names of data sets for captions: of paths the last part, where that tells them apart."""
+    last = [Path(name).name or name for name in datasets]
+    return last if len(set(last)) == len(set(datasets)) else datasets
+
+
 def _data(walls: list[Wall], gallery: Gallery, manifests: list[Any]) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
+    names = short_names([m.dataset for m in manifests])
     data = {
-        "datasets": [{"name": m.dataset, "classes": list(m.class_names)} for m in manifests],
+        "datasets": [{"name": n, "classes": list(m.class_names)} for n, m in zip(names, manifests, strict=True)],
         "images": [[*place, label] for place, label in zip(gallery.places, gallery.labels, strict=True)],
         "thumbnails": len(gallery.thumbnails),
         "kinds": {key: name for key, (name, _) in KINDS.items()},

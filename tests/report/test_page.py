@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imagegram.report.library import write_library
-from imagegram.report.page import PALETTE, Sources, write_page
+from imagegram.report.page import PALETTE, Sources, short_names, write_page
 from tests.support.nights import SAMPLERS, small_night
 
 MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
@@ -210,3 +210,9 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     page = Page(tmp_path / "report.html")
     assert "without a picture" in page.source or "s-gallery" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
+
+
+def test_a_caption_names_the_last_folder_of_a_data_set_where_that_tells_them_apart() -> None:
+    assert short_names(["/data/of/mine/cats", "uoft-cs/cifar10", "."]) == ["cats", "cifar10", "."]
+    assert short_names(["a/train", "b/train"]) == ["a/train", "b/train"]
+    assert short_names(["a/train", "a/train"]) == ["train", "train"]
