@@ -16,7 +16,7 @@ CACHE = 1 << 20  # votes of a tile, 4 MB
 LEAST_TILE = 512  # images
 # Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
 LEAST_LOG = -80.0
-PARTS = 64  # of the images, whose votes a GPU counts side by side
+PARTS = 32  # of the images, whose votes a GPU sums side by side
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Library:
         """tokens: [N, L], of the indexed images."""
         self.model = model
         self.device = model.codes.device
+        self.gpu = self.device.type != "cpu"
         self.digits = digits_of(tokens, model.levels, self.device).T.contiguous()  # uint8 [F, N]
 
         # Row 0: what an image's distance adds for itself. After it: where the digits of the earlier places lie, each in
@@ -87,26 +88,27 @@ class Library:
                 distance[mine, own[mine] - tile.start] = FAR
             return distance.amin(1)
 
-        # A tile of the matrix stays in the cache of a core. A GPU takes all images at once.
-        size = max(LEAST_TILE, CACHE // n) if self.device.type == "cpu" else images
-        tiles = [slice(first, min(first + size, images)) for first in range(0, images, size)]
-        run = self.pool.map if self.device.type == "cpu" and len(tiles) > 1 else map
+        # A tile of the matrix stays in the cache of a core. A GPU takes all images at once, and sums them by tiles.
+        size = -(-images // PARTS) if self.gpu else max(LEAST_TILE, CACHE // n)
+        step = images if self.gpu else size
+        tiles = [slice(first, min(first + step, images)) for first in range(0, images, step)]
+        run = self.pool.map if len(tiles) > 1 else map
         nearest = torch.stack(list(run(compare, tiles))).amin(0)[:, None]
         scale = model.width(place, nearest + (x.square() @ weight)[:, None])
         digits = torch.eye(model.allowed.shape[1], device=self.device)
 
         @torch.inference_mode()
         def vote(tile: slice) -> Tensor:
-            """Turn the distances of some images into votes; those for each digit: [n, values]."""
+            """Turn the distances of some images into votes; those for each digit: [tiles, n, values]."""
             votes = self.matrix[:, tile]
             held = digits.index_select(1, self.digits[place, tile].int()).T
-            if self.device.type == "cpu":
-                votes.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
-                return votes @ held
-            torch.addcmul(nearest / scale, votes, -1 / scale, out=votes).exp_()  # one pass over memory fewer
-            return product_in_parts(votes, held, PARTS)
+            if self.gpu:
+                torch.addcmul(nearest / scale, votes, -1 / scale, out=votes).exp_()  # one pass over memory fewer
+                return products_of_parts(votes, held, size)
+            votes.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
+            return (votes @ held)[None]
 
-        return Votes(self.matrix, torch.stack(list(run(vote, tiles))), size)
+        return Votes(self.matrix, torch.cat(list(run(vote, tiles))), size)
 
     def probabilities(
         self, place: int, queries: Tensor, step: float, own: Tensor | None = None
@@ -117,15 +119,15 @@ class Library:
         return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
 
 
-def product_in_parts(a: Tensor, b: Tensor, parts: int) -> Tensor:
-    """a [n, N] @ b [N, few]. A GPU has a processor for each block of the result, of which there are few here: it
-    multiplies N // parts columns at a time, all parts side by side."""
-    size = len(b) // parts
-    whole = size * parts
-    products = torch.bmm(
-        a[:, :whole].unflatten(1, (parts, size)).transpose(0, 1), b[:whole].unflatten(0, (parts, size))
-    )
-    return products.sum(0).addmm_(a[:, whole:], b[whole:])
+def products_of_parts(a: Tensor, b: Tensor, size: int) -> Tensor:
+    """The summands of a [n, N] @ b [N, few], each of `size` columns, the last of what is left: [N // size + 1, n, few].
+
+    A GPU has a processor for each block of a product, of which there are few here: it takes all parts side by side.
+    """
+    whole = len(b) // size * size
+    left = a[:, :whole].unflatten(1, (-1, size)).transpose(0, 1)
+    products = torch.bmm(left, b[:whole].unflatten(0, (-1, size)))
+    return torch.cat([products, (a[:, whole:] @ b[whole:])[None]])
 
 
 def sequences_at_once(num_images: int) -> int:

@@ -16,6 +16,7 @@ from imagegram.sampling.codes import fsq_digits
 from imagegram.sampling.kernel import kernel_probabilities
 from imagegram.sampling.kernel_fit import fit, fit_file, open_kernel
 from imagegram.sampling.kernel_metric import EPS, OWN_TOKENS, Kernel, digits_of, earlier_places
+from imagegram.sampling.kernel_votes import Library
 from imagegram.sampling.sampler import sample
 from imagegram.sampling.settings import Settings
 from tests.support.corpora import index_of
@@ -274,9 +275,34 @@ def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> 
         sample(few, Settings("kernel", step=-1), 5, np.random.default_rng(0))
 
 
-def test_a_product_in_parts_is_the_product() -> None:
+@pytest.mark.parametrize(("images", "size"), [(203, 20), (7, 1), (7, 7)])
+def test_products_of_parts_sum_to_the_product(images: int, size: int) -> None:
     rng = torch.Generator().manual_seed(0)
-    a = torch.rand(5, 203, generator=rng)
-    b = torch.rand(3, 203, generator=rng).T
-    assert torch.allclose(kernel_votes.product_in_parts(a, b, 10), a @ b)
-    assert torch.allclose(kernel_votes.product_in_parts(a[:, :7], b[:7], 10), a[:, :7] @ b[:7])
+    a = torch.rand(5, images, generator=rng)
+    b = torch.rand(3, images, generator=rng).T
+    found = kernel_votes.products_of_parts(a, b, size)
+    assert torch.allclose(found.sum(0), a @ b)
+    for part, product in enumerate(found):
+        columns = slice(part * size, (part + 1) * size)
+        assert torch.allclose(product, a[:, columns] @ b[columns])
+
+
+@pytest.mark.parametrize("own", [None, 3])
+def test_a_gpu_sums_the_votes_of_a_cpu(index: Index, own: int | None) -> None:
+    """What a library does on a GPU, done on the CPU: all images at once, summed by tiles of them."""
+    model = open_kernel(index, CPU)
+    queries = model.embed(digits_of(index.tokens[:5], LEVELS, CPU))
+    left_out = None if own is None else torch.full((5,), own)
+    for place in (0, 4, 11):
+        found = []
+        for gpu in (False, True):
+            library = Library(index.tokens, model)
+            library.gpu = gpu
+            found.append((*library.probabilities(place, queries, 1.0, left_out), library))
+        (votes, p, _), (other, q, library) = found
+        assert torch.allclose(p, q, atol=1e-6)
+        assert torch.allclose(other.each, votes.each, rtol=1e-4, atol=1e-9)
+        for number, sums in enumerate(other.sums):
+            tile = slice(number * other.tile, (number + 1) * other.tile)
+            held = torch.nn.functional.one_hot(library.digits[place, tile].long(), sums.shape[1]).float()
+            assert torch.allclose(sums, other.each[:, tile] @ held, atol=1e-6)
