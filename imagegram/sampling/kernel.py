@@ -146,13 +146,13 @@ def _draw_digit(p: Tensor, settings: Settings, rng: np.random.Generator) -> Tens
 def _draw_source(votes: Votes, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:
     """An image for each sequence, by its vote and the chance [n, values] that its digit [N] becomes the drawn one.
 
-    First a tile of the images and a digit, then an image of that tile that has that digit.
+    First a part of the images and a digit, then an image of that part that has that digit.
     """
     n, values = steps.shape
     sums = votes.sums.double()
     mass = sums * steps
     mass = torch.where(mass.sum((0, 2), keepdim=True) > 0, mass, sums)  # the floor or the unigram drew it
-    cells = mass.permute(1, 0, 2).flatten(1)  # [n, tiles * values]
+    cells = mass.permute(1, 0, 2).flatten(1)  # [n, parts * values]
     cumulative = cells.cumsum(1)
     wanted = torch.from_numpy(rng.random((n, 1))).to(cells.device) * cumulative[:, -1:]
     cell = torch.searchsorted(cumulative, wanted, right=True).clamp(max=cells.shape[1] - 1)
@@ -161,9 +161,10 @@ def _draw_source(votes: Votes, steps: Tensor, digits: Tensor, rng: np.random.Gen
     images = torch.empty(n, dtype=torch.int64, device=cells.device)
     for number in (cell // values).unique().tolist():
         rows = torch.nonzero(cell[:, 0] // values == number)[:, 0]
-        tile = slice(number * votes.tile, (number + 1) * votes.tile)
-        held = digits[tile] == cell[rows] % values
-        within = (votes.each[rows, tile] * held).cumsum(1, dtype=torch.float64)
-        place = torch.searchsorted(within, rest[rows] * within[:, -1:], right=True)[:, 0]
-        images[rows] = tile.start + place.clamp(max=within.shape[1] - 1)
+        part = slice(number * votes.part, (number + 1) * votes.part)
+        held = digits[part] == cell[rows] % values
+        # In float32, ten times as fast: whom a vote is taken from by a rounding error does not matter.
+        within = torch.where(held, votes.each[:, part].index_select(0, rows), 0.0).cumsum(1)
+        place = torch.searchsorted(within, rest[rows].float() * within[:, -1:], right=True)[:, 0]
+        images[rows] = part.start + place.clamp(max=within.shape[1] - 1)
     return images.cpu().numpy()

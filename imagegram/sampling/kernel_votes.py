@@ -1,5 +1,6 @@
 """The votes of all indexed images for what follows (kernel.py has the formula): the fast way, of a fitted metric."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ from imagegram.machine import cores
 from imagegram.sampling.kernel_metric import FAR, FIRST_TOKENS, LAST_TOKENS, Kernel, digits_of
 
 MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
-CACHE = 1 << 20  # votes of a tile, 4 MB
-LEAST_TILE = 512  # images
+ROWS = 320  # sequences whose votes a core counts at a time, at most
+CACHE = 1 << 19  # votes that it counts at a time, 2 MB
+PART = 512  # images whose votes are summed together: a source is drawn from one part of them
 # Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
 LEAST_LOG = -80.0
-PARTS = 32  # of the images, whose votes a GPU sums side by side
+PARTS = 32  # of the images on a GPU, which sums them side by side
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Votes:
     """The votes of N images for the digit of n sequences, not scaled to a sum of 1."""
 
     each: Tensor  # [n, N]
-    sums: Tensor  # [tiles, n, values]: those of a tile of the images for each digit
-    tile: int  # images
+    sums: Tensor  # [parts, n, values]: those of a part of the images for each digit
+    part: int  # images
 
 
 class Library:
@@ -60,55 +62,74 @@ class Library:
                 self.held[row] = place
         return [self.rows[place] for place in places]
 
+    def _factors(self, place: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the rows of `context` are multiplied with to give distances less that of the query to 0, [n, rows]; the
+        weights of the rows [rows]; and the queries' distances to 0, [n, 1]."""
+        rows = self._read(self.model.contexts[place])
+        count = 1 + max(rows, default=0)
+        weight = torch.zeros(count, device=self.device)
+        weight[rows] = self.model.weights(place)
+        x = torch.zeros((queries.shape[1], count), device=self.device)
+        x[:, rows] = queries[self.model.contexts[place]].T
+        factors = -2 * x * weight
+        factors[:, 0] = 1
+        return factors, weight, (x.square() @ weight)[:, None]
+
     def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> Votes:
         """The votes for n sequences, whose memory the next call takes.
 
         queries: [>= place, n] of `embed`; own [n]: an image that must say nothing.
         """
-        model = self.model
-        rows = self._read(model.contexts[place])
-        count = 1 + max(rows, default=0)
-        weight = torch.zeros(count, device=self.device)
-        weight[rows] = model.weights(place)
-        x = torch.zeros((queries.shape[1], count), device=self.device)
-        x[:, rows] = queries[model.contexts[place]].T
-        factors = -2 * x * weight
-        factors[:, 0] = 1
-        n, images = len(x), self.context.shape[1]
-        if self.matrix.shape != (n, images):
+        factors, weight, to_zero = self._factors(place, queries)
+        n, count = factors.shape
+        images = self.context.shape[1]
+        if len(self.matrix) < n:
             self.matrix = torch.empty((n, images), device=self.device)
+        matrix = self.matrix[:n]
+
+        # Some sequences and a tile of the images stay in the cache of a core. A GPU takes all of them at once.
+        part = -(-images // PARTS) if self.gpu else PART
+        at_once = n if self.gpu else -(-n // -(-n // ROWS))
+        tiles = slices(images, images if self.gpu else max(1, CACHE // at_once // part) * part)
+        groups = slices(n, at_once)
+        blocks = list(itertools.product(tiles, groups))
+        run = self.pool.map if len(blocks) > 1 else map
 
         @torch.inference_mode()
-        def compare(tile: slice) -> Tensor:
-            """Have the distances of some images, less that of x to 0, in the matrix; those of the nearest: [n]."""
+        def add_norms(tile: slice) -> None:
             torch.mv(self.squares[:count, tile].T, weight, out=self.context[0, tile])
-            distance = torch.mm(factors, self.context[:count, tile], out=self.matrix[:, tile])
+
+        @torch.inference_mode()
+        def compare(block: tuple[slice, slice]) -> Tensor:
+            """Have the distances, less that of x to 0, in the matrix; those of the nearest image of a tile: [rows]."""
+            tile, rows = block
+            distance = torch.mm(factors[rows], self.context[:count, tile], out=matrix[rows, tile])
             if own is not None:
-                mine = torch.nonzero((own >= tile.start) & (own < tile.stop))[:, 0]
-                distance[mine, own[mine] - tile.start] = FAR
+                left_out = own[rows]
+                mine = torch.nonzero((left_out >= tile.start) & (left_out < tile.stop))[:, 0]
+                distance[mine, left_out[mine] - tile.start] = FAR
             return distance.amin(1)
 
-        # A tile of the matrix stays in the cache of a core. A GPU takes all images at once, and sums them by tiles.
-        size = -(-images // PARTS) if self.gpu else max(LEAST_TILE, CACHE // n)
-        step = images if self.gpu else size
-        tiles = [slice(first, min(first + step, images)) for first in range(0, images, step)]
-        run = self.pool.map if len(tiles) > 1 else map
-        nearest = torch.stack(list(run(compare, tiles))).amin(0)[:, None]
-        scale = model.width(place, nearest + (x.square() @ weight)[:, None])
-        digits = torch.eye(model.allowed.shape[1], device=self.device)
+        list(run(add_norms, tiles))
+        nearest = torch.cat(list(run(compare, blocks))).view(len(tiles), n).amin(0)[:, None]
+        scale = self.model.width(place, nearest + to_zero)
+        digits = torch.eye(self.model.allowed.shape[1], device=self.device)
 
         @torch.inference_mode()
-        def vote(tile: slice) -> Tensor:
-            """Turn the distances of some images into votes; those for each digit: [tiles, n, values]."""
-            votes = self.matrix[:, tile]
+        def vote(block: tuple[slice, slice]) -> Tensor:
+            """Turn the distances into votes; those of a tile for each digit: [parts, rows, values]."""
+            tile, rows = block
+            votes = matrix[rows, tile]
             held = digits.index_select(1, self.digits[place, tile].int()).T
             if self.gpu:
                 torch.addcmul(nearest / scale, votes, -1 / scale, out=votes).exp_()  # one pass over memory fewer
-                return products_of_parts(votes, held, size)
-            votes.sub_(nearest).div_(-scale).clamp_(min=LEAST_LOG).exp_()
-            return (votes @ held)[None]
+                return products_of_parts(votes, held, part)
+            votes.sub_(nearest[rows]).div_(-scale[rows]).clamp_(min=LEAST_LOG).exp_()
+            return torch.stack([votes[:, few] @ held[few] for few in slices(len(held), part)])
 
-        return Votes(self.matrix, torch.cat(list(run(vote, tiles))), size)
+        sums = list(run(vote, blocks))
+        of_tiles = [torch.cat(sums[first : first + len(groups)], 1) for first in range(0, len(sums), len(groups))]
+        return Votes(matrix, torch.cat(of_tiles), part)
 
     def probabilities(
         self, place: int, queries: Tensor, step: float, own: Tensor | None = None
@@ -119,15 +140,20 @@ class Library:
         return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
 
 
+def slices(length: int, size: int) -> list[slice]:
+    """0 to `length`, `size` at a time."""
+    return [slice(first, min(first + size, length)) for first in range(0, length, size)]
+
+
 def products_of_parts(a: Tensor, b: Tensor, size: int) -> Tensor:
-    """The summands of a [n, N] @ b [N, few], each of `size` columns, the last of what is left: [N // size + 1, n, few].
+    """The summands of a [n, N] @ b [N, few], each of `size` columns, the last of those that are left: [parts, n, few].
 
     A GPU has a processor for each block of a product, of which there are few here: it takes all parts side by side.
     """
     whole = len(b) // size * size
     left = a[:, :whole].unflatten(1, (-1, size)).transpose(0, 1)
     products = torch.bmm(left, b[:whole].unflatten(0, (-1, size)))
-    return torch.cat([products, (a[:, whole:] @ b[whole:])[None]])
+    return products if whole == len(b) else torch.cat([products, (a[:, whole:] @ b[whole:])[None]])
 
 
 def sequences_at_once(num_images: int) -> int:

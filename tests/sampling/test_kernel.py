@@ -82,8 +82,9 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
 
 
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_votes, "CACHE", 1)
-    monkeypatch.setattr(kernel_votes, "LEAST_TILE", 7)  # so that the votes of 24 images are summed in tiles
+    monkeypatch.setattr(kernel_votes, "CACHE", 7)  # so that the votes of 24 images are counted in tiles
+    monkeypatch.setattr(kernel_votes, "PART", 3)
+    monkeypatch.setattr(kernel_votes, "ROWS", 1)
     index = index_of(tmp_path, related(24, OWN_TOKENS + 4))
     model = open_kernel(index, CPU)
     assert model.rows == (OWN_TOKENS + 1) * 3 < model.places
@@ -303,6 +304,6 @@ def test_a_gpu_sums_the_votes_of_a_cpu(index: Index, own: int | None) -> None:
         assert torch.allclose(p, q, atol=1e-6)
         assert torch.allclose(other.each, votes.each, rtol=1e-4, atol=1e-9)
         for number, sums in enumerate(other.sums):
-            tile = slice(number * other.tile, (number + 1) * other.tile)
+            tile = slice(number * other.part, (number + 1) * other.part)
             held = torch.nn.functional.one_hot(library.digits[place, tile].long(), sums.shape[1]).float()
             assert torch.allclose(sums, other.each[:, tile] @ held, atol=1e-6)
