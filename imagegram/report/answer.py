@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imagegram.report.runs import LEAST_COHERENCE, Run, best_of
+from imagegram.report.runs import LEAST_CLOSER, LEAST_COHERENCE, MOST_CLOSER, MOST_COPIES, Run, best_of
 
 
 def answer(runs: list[Run], control: dict[str, Any], sequences: int) -> list[str]:
@@ -23,13 +23,23 @@ def _winner(best: Run, runs: list[Run]) -> str:
     if best.copies_no_more_than_control() and best.coherence() >= LEAST_COHERENCE:
         reason = "is most like real images: of those that do not copy, none is clearly more coherent"
     elif best.coherence() >= LEAST_COHERENCE:
-        reason = (
-            "copies least of those whose images are coherent, but lies nearer to the training images than real ones"
-        )
+        reason = f"copies least of those whose images are coherent{_fault(best)}"
     else:
         reason = "is the most coherent, and none is coherent"
     start = f"Of {len(runs)} samplers, {best.name}" if len(runs) > 1 else f"{best.name}, the only sampler finished,"
     return f"{start} {reason}: {coherence}."
+
+
+def _fault(best: Run) -> str:
+    """Why the best of those that are coherent is not like real images all the same."""
+    if "closer_than_held_out" not in best.figures:
+        return ""
+    closer = best.figures["closer_than_held_out"]["value"]
+    if closer > MOST_CLOSER:
+        return ", but lies nearer to the training images than real ones"
+    if closer < LEAST_CLOSER:
+        return ", but lies further from the training images than real ones"
+    return f", but may copy more than one image in {1 / MOST_COPIES:.0f}"
 
 
 def _copies(best: Run, sequences: int) -> str:

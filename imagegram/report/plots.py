@@ -74,7 +74,7 @@ def _point(run: Run, across: Any, up: Any) -> Point:
         high_x=across(closer["high"]),
         low_y=up(coherence["low"]),
         high_y=up(coherence["high"]),
-        copies=run.figures["exact_copies"]["high"] > MOST_COPIES,
+        copies=run.copies_at_most() > MOST_COPIES,
         label_y=up(coherence["value"]),
         left=closer["value"] > 0.6,
     )

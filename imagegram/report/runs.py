@@ -159,9 +159,13 @@ class Run:
         """Whether it keeps as far from the training images as held-out real images do, and no further."""
         if "closer_than_held_out" not in self.figures:
             return False
-        copies = self.figures["exact_copies"]["high"]
         closer = self.figures["closer_than_held_out"]["value"]
-        return copies <= MOST_COPIES and LEAST_CLOSER <= closer <= MOST_CLOSER
+        return self.copies_at_most() <= MOST_COPIES and LEAST_CLOSER <= closer <= MOST_CLOSER
+
+    def copies_at_most(self) -> float:
+        """The share of exact copies that it may make at most (95 %): by their probability where that is known, since
+        few sequences say little."""
+        return float(self.figures.get("exact_copy_probability", self.figures["exact_copies"])["high"])
 
     def coherence(self) -> float:
         """The coherence of its images; 0, that of independent tokens, where it was not measured."""

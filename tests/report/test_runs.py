@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from imagegram.report.answer import answer
 from imagegram.report.runs import COLUMNS, Run, best_of
 from imagegram.sampling.settings import Settings
 
@@ -39,6 +40,17 @@ def test_independent_tokens_are_never_the_best_where_something_is_coherent() -> 
 
 def test_where_all_copy_the_best_copies_least() -> None:
     assert best(run("two", 0.4, 0.8, 0.9), run("ten", 1.0, 1.0, 1.0)) == "two"
+
+
+def test_the_answer_says_what_keeps_the_best_from_being_like_real_images() -> None:
+    few = run("few", 0, 0.46, 0.99)
+    few.figures["exact_copies"]["high"] = 0.057  # of 64 sequences
+    for closer, said in ((0.46, "may copy more than one image in 100:"), (0.8, "nearer to"), (0.2, "further from")):
+        few.figures["closer_than_held_out"] = {"value": closer, "low": closer, "high": closer}
+        assert said in answer([few], {}, 64)[0]
+    few.figures["closer_than_held_out"]["value"] = 0.46
+    few.figures["exact_copy_probability"] = {"value": 5e-8, "low": 1e-8, "high": 1e-7}
+    assert "is most like real images" in answer([few], {}, 64)[0]
 
 
 def test_missing_figures_do_no_harm() -> None:
