@@ -5,6 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
+SIDE = 32  # pixels that judges and teachers see
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Images float [B, 3, S, S] -> [B, 3, SIDE, SIDE], means over areas."""
+    return images if images.shape[2] == SIDE else F.interpolate(images, SIDE, mode="area")
+
 
 class Classifier(nn.Module):
     """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear layer."""

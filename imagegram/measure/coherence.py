@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -26,13 +25,12 @@ from torch import Tensor
 from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
 from imagegram.index.folder import Index
-from imagegram.measure.classifier import Classifier, train_classifier
+from imagegram.measure.classifier import Classifier, shrunk, train_classifier
 from imagegram.measure.control import Control
 from imagegram.measure.intervals import Figure, bootstrap, mean
 
 LEAST = 40
 MOST = 400  # held-out images: fewer say nothing, more are not decoded
-SIZE = 32  # pixels that a judge sees
 STEPS = 150  # of its training
 K = 5  # neighbours, of density and coverage
 Floats = NDArray[np.float64]
@@ -40,7 +38,7 @@ Floats = NDArray[np.float64]
 
 def _seen(images: Tensor) -> Tensor:
     """uint8 [n, 3, S, S] -> what a judge sees: float [n, 3, 32, 32] in [-1, 1]."""
-    return to_signed(F.interpolate(images.float(), SIZE, mode="area"))
+    return shrunk(to_signed(images))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
 ROWS = 320  # sequences whose votes a core counts at a time, at most
 CACHE = 1 << 19  # votes that it counts at a time, 2 MB
 PART = 512  # images whose votes are summed together: a source is drawn from one part of them
+PARTS = 32  # of the images on a GPU, which sums them side by side
 # Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
 LEAST_LOG = -80.0
-PARTS = 32  # of the images on a GPU, which sums them side by side
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
 from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
-from imagegram.measure.classifier import Classifier, train_classifier
+from imagegram.measure.classifier import Classifier, shrunk, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
-from imagegram.training.pixels import shrunk
 
 JUDGED_ON = 40_000  # at most so many training images train a judge
 JUDGE_STEPS = (400, 1000)  # of a judge of few images, and of many

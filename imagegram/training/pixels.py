@@ -4,13 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 32  # pixels that teacher and judge see
-
-
-def shrunk(images: Tensor) -> Tensor:
-    """Images [B, 3, S, S] -> [B, 3, SIDE, SIDE], means of blocks."""
-    return images if images.shape[2] == SIDE else F.adaptive_avg_pool2d(images, SIDE)
-
 
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the borders go on

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from imagegram.data.pixels import to_signed
 from imagegram.files import atomic
-from imagegram.measure.classifier import Classifier, train_classifier
+from imagegram.measure.classifier import Classifier, shrunk, train_classifier
 from imagegram.training.images import Images
-from imagegram.training.pixels import shrunk
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
 MOST_STEPS = 1000

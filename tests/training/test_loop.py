@@ -141,6 +141,4 @@ def test_a_miniature_of_64_pixels_is_a_codec_too(tmp_path: Path, folders: list[s
     tokens = codec.encode(images)
     assert tokens.shape == (3, 16)
     assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
-    losses = [json.loads(line) for line in (tmp_path / "large" / "training" / "encoder.jsonl").read_text().splitlines()]
-    assert losses[-1]["pixels"] < 2
     assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
