@@ -5,8 +5,8 @@
 
 Tokenizing and decoding (20 steps, guidance) at several batch sizes: images a second, the ratio to the package's call of
 the same batch, and the share of the device's peak: matrix products of the dense path times images a second, over what
-one large product reaches in the same precision. The package's decoding takes so long that it is timed once, on the
-smallest batch alone. Then the share of tokens that come out otherwise than in float32 with TF32 off, for every
+one large product reaches in the same precision. The package's decoding takes so long that it is timed once, on a GPU
+for the smallest batch alone. Then the share of tokens that come out otherwise than in float32 with TF32 off, for every
 precision. Prints one Markdown table and a `---` block. Needs requirements-flextok.txt.
 """
 
@@ -35,8 +35,8 @@ from imagegram.tokens import SEPARATOR
 SCALE = 7.5
 FLIP_IMAGES = 64  # tokenized in every precision
 PREFIX = 64  # tokens of the shorter decode
-LARGE = (16, 64, 256), (16, 64)  # batch sizes of tokenizing and of decoding
-SMALL = (1, 8), (1, 8)  # on a CPU the stock call has a mask of (512 x batch)^2 entries
+LARGE = (16, 64, 256), (16, 64), (16,)  # batch sizes of tokenizing, of decoding, and of the package's decoding
+SMALL = (1, 8), (1, 8), (1, 8)  # on a CPU the stock call has a mask of (512 x batch)^2 entries
 
 
 @dataclass
@@ -148,7 +148,14 @@ def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: in
 
 
 def bench_decode(
-    model: Any, tokens: Tensor, kept: int, batches: Sequence[int], timesteps: int, repeats: int, table: Table
+    model: Any,
+    tokens: Tensor,
+    kept: int,
+    batches: Sequence[int],
+    stock_batches: Sequence[int],
+    timesteps: int,
+    repeats: int,
+    table: Table,
 ) -> None:
     """Both paths for decoding the first `kept` of `tokens` [n, L] to images on the device."""
     from imagegram.codec.fast_flextok import FastDecoder
@@ -170,8 +177,9 @@ def bench_decode(
     def dense(batch: int) -> Tensor:
         return lower.images(tokens[:batch], [kept] * batch, noise[:batch], timesteps, SCALE)
 
-    share = work / peak(device, torch.float32)
-    table.add(f"decode {kept}", "stock float32", batches[0], seconds(functools.partial(stock, batches[0]), 1), share)
+    for batch in stock_batches:
+        time = seconds(functools.partial(stock, batch), 1)
+        table.add(f"decode {kept}", "stock float32", batch, time, work / peak(device, torch.float32))
     for batch in batches:
         time = seconds(functools.partial(dense, batch), repeats)
         table.add(f"decode {kept}", f"dense {name_of(dtype)}", batch, time, work / peak(device, dtype))
@@ -202,7 +210,7 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
 def main(config: Config) -> None:
     device, reason = choose_device()
     torch._dynamo.config.recompile_limit = 64  # the stock call compiles every batch size anew
-    encode_batches, decode_batches = SMALL if config.small else LARGE
+    encode_batches, decode_batches, stock_batches = SMALL if config.small else LARGE
     model = build(config.small, device)
     length = int(model.encoder.module_dict["enc_register_module"].n_max)
     pixels = [torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1) for i in range(max(FLIP_IMAGES, *encode_batches))]
@@ -212,7 +220,7 @@ def main(config: Config) -> None:
     images = torch.stack(pixels)
     tokens = bench_encode(model, images, encode_batches, config.repeats, table)
     for kept in (length, PREFIX):
-        bench_decode(model, tokens, kept, decode_batches, config.timesteps, config.repeats, table)
+        bench_decode(model, tokens, kept, decode_batches, stock_batches, config.timesteps, config.repeats, table)
     flips = bench_flips(model, images[:FLIP_IMAGES])
     summary(device=name, **table.best, **flips)
 
