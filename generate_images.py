@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagegram.cli import OmitArgPrefixes, run_script, summary
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.settings import Settings
 
 # The most coherent sampler whose images lie as far from the training images as held-out ones: docs/findings.md.
 SAMPLER = Settings(method="kernel")
@@ -58,8 +58,8 @@ def main(config: Config) -> None:
     from imagegram.codec import familiarity
     from imagegram.generating import Request, generate, open_codec
     from imagegram.index.folder import Index
-    from imagegram.measure.control import read_control
-    from imagegram.report.runs import COLUMNS
+    from imagegram.metrics.held_out import read_control
+    from imagegram.report.verdict import COLUMNS
 
     index = Index.open(config.index)
     for folder in index.token_folders():

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError, run_script, summary
 from imagegram.overnight.plan import Data, Plan, finished_before
-from imagegram.sampling.settings import Settings, sweep
+from imagegram.samplers.settings import Settings, sweep
 
 if TYPE_CHECKING:
-    from imagegram.report.night import Night
+    from imagegram.report.record import Night
 
 DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index, or with --separate into one each
 
@@ -172,7 +172,7 @@ def run_night(plan: Plan) -> None:
 
 def closing(plan: Plan, night: "Night", started: float) -> None:
     """Print the figures of every sampler, and where everything is."""
-    from imagegram.report.night import figure_lines
+    from imagegram.report.record import figure_lines
 
     for line in figure_lines(plan.out, night):
         print(line)

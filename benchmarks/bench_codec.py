@@ -28,8 +28,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from imagegram.cli import run_script
 from imagegram.codec import load_codec, tiny
 from imagegram.codec.tiny import TinyCodec
-from imagegram.data.pixels import to_bytes, to_signed
-from imagegram.measure.intervals import wilson
+from imagegram.data.preprocess import to_bytes, to_signed
+from imagegram.metrics.intervals import wilson
 from imagegram.training.figures import encode
 from imagegram.training.images import read_images
 

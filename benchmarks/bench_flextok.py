@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagegram.cli import run_script, summary
 from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, choose_device, use_plain_attention
-from imagegram.data.pixels import to_signed
-from imagegram.data.shapes import scene
+from imagegram.data.preprocess import to_signed
+from imagegram.data.scenes import scene
 from imagegram.tokens import SEPARATOR
 
 SCALE = 7.5
@@ -124,7 +124,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: int, table: Table) -> Tensor:
     """Both paths for tokenizing, from bytes on the host to uint16 on the host; returns tokens [n, L]."""
-    from imagegram.codec.fast_flextok import FastEncoder
+    from imagegram.codec.flextok_dense import FastEncoder
 
     device = model.device
     cuda = model.device.type == "cuda"
@@ -158,7 +158,7 @@ def bench_decode(
     table: Table,
 ) -> None:
     """Both paths for decoding the first `kept` of `tokens` [n, L] to images on the device."""
-    from imagegram.codec.fast_flextok import FastDecoder
+    from imagegram.codec.flextok_dense import FastDecoder
 
     device = model.device
     cuda = model.device.type == "cuda"
@@ -187,7 +187,7 @@ def bench_decode(
 
 def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
     """The share of tokens that each precision makes otherwise than float32 with TF32 off."""
-    from imagegram.codec.fast_flextok import FastEncoder
+    from imagegram.codec.flextok_dense import FastEncoder
 
     def tokens(dtype: torch.dtype, tf32: bool) -> Tensor:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")

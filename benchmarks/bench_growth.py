@@ -37,14 +37,14 @@ from benchmarks.corpora import unrelated
 from imagegram.cli import run_script
 from imagegram.codec import load_codec
 from imagegram.codec.tiny import TinyCodec, has_bfloat16
-from imagegram.data.pixels import to_signed
+from imagegram.data.preprocess import to_signed
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.table import verify_table
-from imagegram.sampling.kernel_fit import open_kernel
-from imagegram.sampling.kernel_metric import choose_device
-from imagegram.sampling.sampler import sample
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.kernel.fit import open_kernel
+from imagegram.samplers.kernel.model import choose_device
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
 
 SAMPLERS = {  # and how many sequences are drawn, where that is not what grows
     "ntd": (Settings("ntd", 10), 8000),

@@ -32,11 +32,11 @@ from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
 from imagegram.machine import cores, single_threads
-from imagegram.sampling.kernel_fit import open_kernel
-from imagegram.sampling.kernel_metric import choose_device, digits_of
-from imagegram.sampling.kernel_votes import Library, sequences_at_once
-from imagegram.sampling.sampler import sample
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.kernel.fit import open_kernel
+from imagegram.samplers.kernel.model import choose_device, digits_of
+from imagegram.samplers.kernel.votes import Library, sequences_at_once
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
 
 NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads

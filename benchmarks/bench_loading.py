@@ -21,7 +21,7 @@ from PIL import Image
 
 from imagegram.cli import run_script, summary
 from imagegram.data.loading import load_batches
-from imagegram.data.sources import Source, open_dataset
+from imagegram.data.opening import Source, open_dataset
 from imagegram.machine import cores
 
 SIZE = 256  # what FlexTok takes

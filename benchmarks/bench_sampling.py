@@ -33,8 +33,8 @@ from imagegram.cli import run_script, summary
 from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.machine import cores
-from imagegram.sampling.sampler import sample
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 CONTEXT = 10  # of the first experiments

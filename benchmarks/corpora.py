@@ -7,7 +7,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from tqdm import trange
 
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.tokens import Manifest, TokenFolder

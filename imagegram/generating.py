@@ -20,17 +20,17 @@ from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, others, read_json, run_lock, write_json
 from imagegram.index.folder import Index
-from imagegram.measure import copying
-from imagegram.measure.coherence import open_judges
-from imagegram.measure.control import Control
-from imagegram.measure.likelihood import exact_figures
-from imagegram.measure.pictures import describe_pictures
+from imagegram.metrics import copying
+from imagegram.metrics.coherence import open_judges
+from imagegram.metrics.exact import exact_figures
+from imagegram.metrics.held_out import Control
+from imagegram.metrics.provenance import describe_pictures
 from imagegram.report import sheets
 from imagegram.report.listening import draw_listening
-from imagegram.sampling.kernel_fit import open_kernel
-from imagegram.sampling.kernel_metric import choose_device
-from imagegram.sampling.sampler import Samples, sample
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.kernel.fit import open_kernel
+from imagegram.samplers.kernel.model import choose_device
+from imagegram.samplers.sampler import Samples, sample
+from imagegram.samplers.settings import Settings
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
+from imagegram.data.dataset import ChangedError
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
-from imagegram.data.pixels import PREPROCESSING
-from imagegram.data.source import ChangedError
-from imagegram.data.sources import Source, open_dataset
+from imagegram.data.opening import Source, open_dataset
+from imagegram.data.preprocess import PREPROCESSING
 from imagegram.files import others_at_work, run_lock
 from imagegram.tokens import Manifest, TokenFolder, check_place, too_many_bad
 

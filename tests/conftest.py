@@ -12,7 +12,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from imagegram import files
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # What tests expect, bytes and messages, is that of the CPU. A test of a GPU asks in a process of its own, which sees

@@ -175,7 +175,7 @@ def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imagegram.data.loading import load_batches
-    from imagegram.data.sources import open_dataset
+    from imagegram.data.opening import open_dataset
 
     source = open_dataset(str(image_folder))
     monkeypatch.setattr("imagegram.data.loading.cores", lambda: 16)

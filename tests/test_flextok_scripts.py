@@ -13,8 +13,8 @@ from PIL import Image
 import overnight_run
 from imagegram.codec import load_codec
 from imagegram.codec.flextok import FlexTokCodec
-from imagegram.data.pixels import preprocess
-from imagegram.data.shapes import scene
+from imagegram.data.preprocess import preprocess
+from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
 from tests.support.random_flextok import Shape, save_random_flextok
 from tests.test_scripts import build, run_generate, run_overnight, run_tokenize

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from imagegram.generating import Decoder, Request, decode
-from imagegram.sampling.sampler import Samples
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.sampler import Samples
+from imagegram.samplers.settings import Settings
 from tests.support.fake_codec import FakeCodec
 from tests.test_scripts import build, run_generate, run_tokenize
 
@@ -24,7 +24,7 @@ def test_fewer_sequences_than_pictures_asked_for_are_all_shown() -> None:
 def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegram.sampling.kernel_fit.STEPS", 2)
+    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 2)
     assert run_tokenize("--images", "30", "--held-out-share", "0", "--out", str(tmp_path / "tokens")) == 0
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
     capsys.readouterr()

@@ -18,7 +18,7 @@ from imagegram.cli import UserError
 from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.overnight import night
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.settings import Settings
 from tests.support.kills import killed
 from tests.support.overnight import make_nights_quick, run
 

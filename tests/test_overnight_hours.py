@@ -7,7 +7,7 @@ import pytest
 
 from imagegram.overnight import night
 from imagegram.overnight.trial import on_the_line
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.settings import Settings
 from tests.support.overnight import make_nights_quick, run
 
 

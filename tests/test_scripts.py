@@ -18,9 +18,9 @@ import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
 from imagegram.cli import run_script
-from imagegram.measure import coherence
-from imagegram.sampling import kernel_fit
-from imagegram.sampling.settings import Settings
+from imagegram.metrics import coherence
+from imagegram.samplers.kernel import fit as kernel_fit
+from imagegram.samplers.settings import Settings
 from imagegram.tokens import TokenFolder
 
 ROOT = Path(__file__).parent.parent

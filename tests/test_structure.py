@@ -17,10 +17,9 @@ STATIONS = [
     "codec",
     "tokenizing",
     "index",
-    "sampling",
-    "measure",
+    "samplers",
+    "metrics",
     "training",
-    "study",
     "report",
     "generating",
     "overnight",
@@ -28,7 +27,14 @@ STATIONS = [
 MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
-CODE = sorted([*ROOT.glob("*.py"), *(ROOT / "imagegram").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+CODE = sorted(
+    [
+        *ROOT.glob("*.py"),
+        *(ROOT / "imagegram").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+        *(ROOT / "experiments").rglob("*.py"),
+    ]
+)
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 

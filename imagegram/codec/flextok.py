@@ -1,6 +1,6 @@
 """The real FlexTok (Bachmann et al., 2025, arXiv:2502.13967) behind the codec interface.
 
-Tokens and images come from the dense path of fast_flextok.py; a model that it does not cover runs through the
+Tokens and images come from the dense path of flextok_dense.py; a model that it does not cover runs through the
 package's own calls, and prints a line saying so. What the package leaves to the caller is decided here: eval mode,
 inference mode, the mean of the VAE's posterior (the class default samples it, and gives other tokens each time), noise
 drawn for each image from a seed of its own (the package's generator makes an image depend on its place in the batch),
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from imagegram.cli import UserError
 from imagegram.codec import miniatures
-from imagegram.data.pixels import to_bytes, to_signed
+from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import sha256
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
@@ -164,9 +164,9 @@ class FlexTokCodec:
     def _dense(self, part: str, dtype: torch.dtype) -> Any:
         """A half of the dense path, or None with one line where it does not cover this model."""
         try:
-            from imagegram.codec import fast_flextok
+            from imagegram.codec import flextok_dense
 
-            return getattr(fast_flextok, part)(self.model, dtype, compiled=self.cuda)
+            return getattr(flextok_dense, part)(self.model, dtype, compiled=self.cuda)
         except (ImportError, AttributeError, NotImplementedError) as error:  # also what another version has elsewhere
             print(f"{part} does not cover {self.name} ({error}): the package's own calls are used, which are slower")
             if not self.cuda:
@@ -181,7 +181,7 @@ class FlexTokCodec:
     @functools.cached_property
     def exact_encoder(self) -> Any:
         """For images that overflow float16. Not compiled: it is rarely needed."""
-        from imagegram.codec.fast_flextok import FastEncoder
+        from imagegram.codec.flextok_dense import FastEncoder
 
         return FastEncoder(self.model)
 

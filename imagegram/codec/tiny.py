@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imagegram.codec import miniatures
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.data.pixels import to_bytes, to_signed
+from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import read_json, sha256
 from imagegram.machine import single_threads
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, Source, Wanted, digest, first_names
 from imagegram.data.labels import from_numbers, from_texts
-from imagegram.data.source import IMAGE_NAMES, LABEL_NAMES, Source, Wanted, digest, first_names
 from imagegram.data.splits import choose, files_of_split, kind_of, split_of
-from imagegram.data.tree import Tree
+from imagegram.data.survey import Tree
 
 ARRAY_IMAGES = ("x", "arr_0", "data", *IMAGE_NAMES)  # names of pictures and of labels in archives
 ARRAY_LABELS = ("y", "arr_1", "targets", *LABEL_NAMES)

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.labels import from_texts
-from imagegram.data.masks import refuse_masks
-from imagegram.data.metadata import read_labels
-from imagegram.data.source import (
+from imagegram.data.dataset import (
     NO_SPLITS,
     Source,
     Wanted,
@@ -28,8 +25,11 @@ from imagegram.data.source import (
     open_picture,
     printable,
 )
+from imagegram.data.labels import from_texts
+from imagegram.data.masks import refuse_masks
+from imagegram.data.metadata import read_labels
 from imagegram.data.splits import choose, kind_of
-from imagegram.data.tree import Tree
+from imagegram.data.survey import Tree
 
 
 def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.data.source import printable
+from imagegram.data.dataset import printable
 
 SPARE = 1000  # numbers that no image bears may lie between those that occur: classes missing from a subset
 

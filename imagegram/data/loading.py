@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from imagegram.cli import UserError
-from imagegram.data.pixels import preprocess
-from imagegram.data.sources import Source
+from imagegram.data.opening import Source
+from imagegram.data.preprocess import preprocess
 from imagegram.machine import STOPS, cores, die_with_parent, stops_wait
 
 # Ordinal, pixels uint8 [3, S, S] or None, label, reason if bad. Arrays, not tensors: these would travel through shared

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from imagegram.cli import UserError
-from imagegram.data.source import printable
+from imagegram.data.dataset import printable
 
 WORD = r"(masks?|segmentations?|segs?|annotations?|groundtruths?|gts?|trimaps?|depths?|labels?)"
 SUFFIX = re.compile(rf"(.+?)[ _.-]+{WORD}$", re.IGNORECASE)  # 007_mask

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import LABEL_NAMES, first_names, printable
 from imagegram.data.labels import from_files
-from imagegram.data.source import LABEL_NAMES, first_names, printable
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from imagegram.cli import UserError
-from imagegram.data.source import NO_SPLITS, first_names
+from imagegram.data.dataset import NO_SPLITS, first_names
 
 KEYWORDS = {
     "train": ("train", "training"),

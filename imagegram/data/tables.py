@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.labels import from_numbers, from_texts
-from imagegram.data.source import (
+from imagegram.data.dataset import (
     IMAGE_NAMES,
     LABEL_NAMES,
     NO_SPLITS,
@@ -27,8 +26,9 @@ from imagegram.data.source import (
     first_names,
     open_picture,
 )
+from imagegram.data.labels import from_numbers, from_texts
 from imagegram.data.splits import choose, files_of_split
-from imagegram.data.tree import Tree
+from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
 FLOATS = ("float16", "float32", "float64", "double", "float")

@@ -2,13 +2,13 @@
 
 import shutil
 
-from imagegram.data.source import NO_SPLITS
+from imagegram.data.dataset import NO_SPLITS
 from imagegram.machine import cores, memory_available
 from imagegram.overnight.hours import clock
 from imagegram.overnight.needs import check_machine, existing, needs_of
 from imagegram.overnight.plan import Plan
 from imagegram.overnight.trial import kind_of, try_out
-from imagegram.report.night import FILE, Night
+from imagegram.report.record import FILE, Night
 
 INDEX_SECONDS = 2e-6  # of a core for a token of the corpus; benchmarks/bench_index.py
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from imagegram.overnight.plan import Plan
 from imagegram.overnight.trial import Kind, kind_of
-from imagegram.report.night import Night
+from imagegram.report.record import Night
 
 
 @dataclass

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
-from imagegram.data.sources import Source, open_dataset
+from imagegram.data.opening import Source, open_dataset
 from imagegram.generating import GRID
 from imagegram.index.build import disk_to_build, memory_to_build
 from imagegram.machine import memory_available
-from imagegram.measure.coherence import MOST
+from imagegram.metrics.coherence import MOST
 from imagegram.overnight.plan import Plan
-from imagegram.report.night import FILE, Night
+from imagegram.report.record import FILE, Night
 from imagegram.tokens import TokenFolder
 
 PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photo

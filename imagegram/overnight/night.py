@@ -27,19 +27,19 @@ from imagegram.generating import (
 )
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
-from imagegram.measure.coherence import open_judges
-from imagegram.measure.control import Control, read_control
-from imagegram.measure.prediction import held_out_figures
+from imagegram.metrics.coherence import open_judges
+from imagegram.metrics.held_out import Control, read_control
+from imagegram.metrics.prediction import held_out_figures
 from imagegram.overnight.hours import Forecast
 from imagegram.overnight.needs import Needs
 from imagegram.overnight.plan import Plan
 from imagegram.overnight.trial import DECODED, quiet, samplers_to_try, seconds_of_decode, seconds_of_sampler
-from imagegram.report.night import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.page import Sources, write_page, write_stopped_page
+from imagegram.report.record import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.thumbnails import Originals
-from imagegram.sampling.kernel_fit import open_kernel
-from imagegram.sampling.kernel_metric import choose_device
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.kernel.fit import open_kernel
+from imagegram.samplers.kernel.model import choose_device
+from imagegram.samplers.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from imagegram.cli import UserError
 from imagegram.files import others
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.settings import Settings
 
 if TYPE_CHECKING:
-    from imagegram.report.night import Night
+    from imagegram.report.record import Night
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def finished_before(plan: Plan) -> "Night | None":
 
     Reads neither the pictures of the data sets nor the codec. A folder of images is looked at again: it may have grown.
     """
-    from imagegram.data.sources import open_dataset
+    from imagegram.data.opening import open_dataset
     from imagegram.files import read_json
     from imagegram.index.folder import Index
-    from imagegram.report.night import FILE, HELD_OUT, Night
+    from imagegram.report.record import FILE, HELD_OUT, Night
     from imagegram.tokens import TokenFolder
 
     if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.codec import Codec
-from imagegram.data.pixels import preprocess
-from imagegram.data.source import Source
+from imagegram.data.dataset import Source
+from imagegram.data.preprocess import preprocess
 from imagegram.generating import Request, draw, measure
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.measure import coherence
-from imagegram.measure.classifier import train_classifier
-from imagegram.measure.control import Control, read_control
+from imagegram.metrics import coherence
+from imagegram.metrics.classifier import train_classifier
+from imagegram.metrics.held_out import Control, read_control
 from imagegram.overnight.needs import Needs
-from imagegram.sampling import kernel_fit
-from imagegram.sampling.kernel_metric import choose_device
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.kernel import fit as kernel_fit
+from imagegram.samplers.kernel.model import choose_device
+from imagegram.samplers.settings import Settings
 from imagegram.tokenizing import manifest_of
 from imagegram.tokens import TokenFolder
 

@@ -23,10 +23,10 @@ class Config:
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.index.folder import Index
-    from imagegram.measure.control import read_control
+    from imagegram.metrics.held_out import read_control
     from imagegram.report.library import write_library
-    from imagegram.report.night import Night
     from imagegram.report.page import Sources, write_page
+    from imagegram.report.record import Night
     from imagegram.report.thumbnails import Originals
 
     # All of them are opened before any page is replaced.

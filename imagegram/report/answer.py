@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imagegram.report.runs import LEAST_CLOSER, LEAST_COHERENCE, MOST_CLOSER, MOST_COPIES, Run, best_of
+from imagegram.report.verdict import LEAST_CLOSER, LEAST_COHERENCE, MOST_CLOSER, MOST_COPIES, Run, best_of
 
 
 def answer(runs: list[Run], control: dict[str, Any], sequences: int) -> list[str]:

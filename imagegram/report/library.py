@@ -6,11 +6,11 @@ from typing import Any
 
 from imagegram.index.folder import Index
 from imagegram.report.answer import answer
-from imagegram.report.night import Night
 from imagegram.report.page import read_runs, render
-from imagegram.report.runs import COLUMNS, best_of
+from imagegram.report.pictures import read_wall
+from imagegram.report.record import Night
 from imagegram.report.thumbnails import sheet, small
-from imagegram.report.walls import read_wall
+from imagegram.report.verdict import COLUMNS, best_of
 
 SHOWN = ("exact_copy_probability", "exact_copies", "closer_than_held_out", "coherence", "held_out_bits")
 PICTURES = 16  # of the best sampler of each night

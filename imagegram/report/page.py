@@ -16,14 +16,14 @@ from tqdm import tqdm
 from imagegram.codec.familiarity import warning_of
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
-from imagegram.measure.coherence import LEAST
-from imagegram.measure.control import Control
+from imagegram.metrics.coherence import LEAST
+from imagegram.metrics.held_out import Control
 from imagegram.report.answer import answer, remarks
-from imagegram.report.night import HELD_OUT, STEPS, Night
-from imagegram.report.plots import frontier
-from imagegram.report.runs import COLUMNS, Run, best_of
+from imagegram.report.frontier import frontier
+from imagegram.report.pictures import Wall, read_wall, shares
+from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
-from imagegram.report.walls import Wall, read_wall, shares
+from imagegram.report.verdict import COLUMNS, Run, best_of
 
 BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
 WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row

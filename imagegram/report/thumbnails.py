@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagegram.data.pixels import preprocess
-from imagegram.data.sources import Source, reopen
+from imagegram.data.opening import Source, reopen
+from imagegram.data.preprocess import preprocess
 from imagegram.index.folder import Index
-from imagegram.measure.control import APART, Control
+from imagegram.metrics.held_out import APART, Control
 from imagegram.tokens import TokenFolder
 
 SIDE = 64  # pixels of a thumbnail at most

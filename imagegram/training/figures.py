@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
-from imagegram.data.pixels import to_signed
+from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
-from imagegram.measure.classifier import Classifier, shrunk, train_classifier
+from imagegram.metrics.classifier import Classifier, shrunk, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 

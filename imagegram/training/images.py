@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.data.loading import load_batches, worker_errors_as_user_errors
-from imagegram.data.sources import open_dataset
+from imagegram.data.opening import open_dataset
 from imagegram.tokens import held_out
 
 HELD_OUT_SHARE = 0.1  # the default split of tokenize_fast.py: the tokenizer never sees the held-out images

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from imagegram.data.pixels import to_signed
+from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
-from imagegram.measure.classifier import Classifier, shrunk, train_classifier
+from imagegram.metrics.classifier import Classifier, shrunk, train_classifier
 from imagegram.training.images import Images
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance

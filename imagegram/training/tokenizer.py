@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.data.pixels import to_signed
+from imagegram.data.preprocess import to_signed
 from imagegram.training.images import Images
 from imagegram.training.loop import Stage, fit
 from imagegram.training.losses import (

@@ -24,8 +24,8 @@ if importlib.util.find_spec("flextok") is None:
 from flextok.flextok_wrapper import FlexTokFromHub
 from flextok.model.preprocessors.time_embedding import TimestepEmbedder
 
-from imagegram.codec import dense_blocks
-from imagegram.codec.fast_flextok import FastDecoder, FastEncoder
+from imagegram.codec import flextok_blocks
+from imagegram.codec.flextok_dense import FastDecoder, FastEncoder
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BATCH = 4
@@ -91,7 +91,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode() as mode:
         patch.setattr(nn.Module, "to", move)
-        patch.setattr(dense_blocks.copy, "deepcopy", share_tensors)
+        patch.setattr(flextok_blocks.copy, "deepcopy", share_tensors)
         patch.setattr(TimestepEmbedder, "timestep_embedding", waves)
         replace_tensors(real, lambda x: mode.from_tensor(x).to("cuda"))
         yield real

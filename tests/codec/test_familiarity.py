@@ -10,7 +10,7 @@ import torch
 from imagegram.cli import UserError
 from imagegram.codec import familiarity, load_codec, miniatures
 from imagegram.codec.flextok import FlexTokCodec
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 from tests.test_scripts import build, run_generate, run_tokenize
 
 

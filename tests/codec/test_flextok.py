@@ -14,7 +14,7 @@ from imagegram.cli import UserError
 from imagegram.codec import flextok as flextok_codec
 from imagegram.codec import load_codec
 from imagegram.codec.flextok import ZOO, FlexTokCodec, choose_device, oom_as_user_error
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 from imagegram.tokens import SEPARATOR
 from tests.support.random_flextok import save_random_flextok, stock_on_cpu
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.pixels import to_rgb
-from imagegram.data.source import REASONS
+from imagegram.data.dataset import REASONS
+from imagegram.data.preprocess import to_rgb
 from tests.support.datasets import labels, open_dataset, picture, put, said, save, write_tar
 
 # Tables of labels.

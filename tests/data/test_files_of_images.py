@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 from tests.support.datasets import labels, open_dataset, picture, put, said, save, write_tar
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.data.source import ChangedError, contents_of, open_picture
+from imagegram.data.dataset import ChangedError, contents_of, open_picture
 from tests.support.datasets import labels, open_dataset, picture, put, said, write_tar
 
 # Folders.
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypat
 
 # What root may do as well has to be given up first.
 AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
-OPEN = "import sys; from imagegram.data.sources import open_dataset; open_dataset(sys.argv[1])"
+OPEN = "import sys; from imagegram.data.opening import open_dataset; open_dataset(sys.argv[1])"
 
 
 @pytest.mark.skipif(bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything")
@@ -170,7 +170,7 @@ def test_changed_pictures_and_labels_of_the_same_size_are_other_data(tmp_path: P
 def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
 ) -> None:
-    monkeypatch.setattr("imagegram.data.source.WHOLE", whole)
+    monkeypatch.setattr("imagegram.data.dataset.WHOLE", whole)
     files = [put(tmp_path / "d" / "a" / f"{i}.bmp", picture(i, "BMP")) for i in range(4)]
     folder = open_dataset(str(tmp_path / "d"))
     tar = open_dataset(str(write_tar(tmp_path / "x.tar", ("0.bmp", picture(0, "BMP")), ("1.bmp", picture(1, "BMP")))))
@@ -192,7 +192,7 @@ def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
 def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr("imagegram.data.source.WHOLE", 10)
+    monkeypatch.setattr("imagegram.data.dataset.WHOLE", 10)
     content = bytearray(20_000)
     file = put(tmp_path / "large", bytes(content))
     compared = contents_of([(file, 0, None)])

@@ -8,16 +8,16 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from imagegram.data import sources
-from imagegram.data.shapes import scene
-from imagegram.data.sources import Source
+from imagegram.data import opening
+from imagegram.data.opening import Source
+from imagegram.data.scenes import scene
 
 
 def open_dataset(name: str, **options: Any) -> Source:
     """Open a data set, and check that what is recorded of it opens the same one again."""
-    source = sources.open_dataset(name, **options)
+    source = opening.open_dataset(name, **options)
     choice = (source.split, source.image_column, source.label_column)
-    again = sources.reopen(name, source.fingerprint, len(source), 32, choice)
+    again = opening.reopen(name, source.fingerprint, len(source), 32, choice)
     assert again is not None
     assert (len(again), again.class_names) == (len(source), source.class_names)
     return source

@@ -13,12 +13,12 @@ from torch import Tensor
 from imagegram import tokenizing
 from imagegram.generating import Request, generate, reconstruct_held_out
 from imagegram.index.build import build_index
-from imagegram.measure import coherence
-from imagegram.measure.control import read_control
-from imagegram.report.night import HELD_OUT, Night
+from imagegram.metrics import coherence
+from imagegram.metrics.held_out import read_control
 from imagegram.report.page import Sources, write_page
+from imagegram.report.record import HELD_OUT, Night
 from imagegram.report.thumbnails import Originals
-from imagegram.sampling.settings import Settings
+from imagegram.samplers.settings import Settings
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
 

@@ -7,9 +7,9 @@ import pytest
 import overnight_run
 from imagegram import generating, tokenizing
 from imagegram.cli import run_script
-from imagegram.measure import coherence
+from imagegram.metrics import coherence
 from imagegram.overnight import night
-from imagegram.sampling.settings import Settings, sweep
+from imagegram.samplers.settings import Settings, sweep
 from tests.support.nights import ColourCodec
 
 BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")

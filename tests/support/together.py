@@ -27,7 +27,7 @@ from imagegram import tokens as shards
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.codec.flextok import oom_as_user_error
-from imagegram.data.shapes import scene
+from imagegram.data.scenes import scene
 from imagegram.files import run_lock
 from imagegram.machine import die_with_parent
 from imagegram.tokens import TokenFolder

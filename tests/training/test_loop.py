@@ -13,8 +13,8 @@ import train_tiny_flextok as script
 from imagegram.cli import run_script
 from imagegram.codec import load_codec
 from imagegram.codec.tiny import TinyCodec
-from imagegram.data.shapes import scene
-from imagegram.measure.classifier import Classifier, train_classifier
+from imagegram.data.scenes import scene
+from imagegram.metrics.classifier import Classifier, train_classifier
 from imagegram.training import figures, loop, teacher, tokenizer
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")

@@ -1,0 +1,171 @@
+"""The points of the scaling study: what is measured of one corpus. Each returns rows of the table of results."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagegram.codec import Codec
+from imagegram.index.folder import Index
+from imagegram.metrics.coherence import Judges
+from imagegram.metrics.counting import copy_figures, gram_entropies, log_probabilities
+from imagegram.metrics.exact import exact_figures, extraction
+from imagegram.metrics.extrapolate import TIMES, copy_curves
+from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.samplers.aligned import backoff
+from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers.ntd import longest_runs
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
+
+Tokens = NDArray[np.uint16]
+Row = dict[str, Any]  # sampler, context, quantity, value, low, high
+
+CONTEXTS = range(1, 11)
+COUNTED = {"ntd": ("ntd", 1), "aligned": ("aligned", 1), "aligned, 2 images": ("aligned", 2)}
+GRAMS = 6  # tokens: collision entropies up to this length
+HELD_OUT = 1000  # images predicted by smoothed counts
+KERNEL_IMAGES = 300  # images predicted by the kernel, held out and training each; the same ones at every size
+DECODED = 128  # images whose coherence is measured
+COHERENT = {
+    **{f"ntd, {c}": Settings("ntd", c) for c in (1, 2, 3, 4, 6)},
+    "aligned, 2 images, 2": Settings("aligned", 2, 2),
+    "smoothed, 2": Settings("smoothed", 2),
+    "kernel, 0": Settings("kernel"),
+}
+DUPLICATED = (1, 2, 4, 8, 16)  # times that an image is there
+DUPLICATES = 100  # images for each of these
+
+
+def row(sampler: str, context: int, quantity: str, value: float, low: float = np.nan, high: float = np.nan) -> Row:
+    """A row of results; without an interval the value is exact for its corpus."""
+    low, high = (value if np.isnan(bound) else bound for bound in (low, high))
+    return dict(sampler=sampler, context=context, quantity=quantity, value=value, low=low, high=high)
+
+
+def figure_row(sampler: str, context: int, quantity: str, figure: Figure) -> Row:
+    """A row of a figure with its interval."""
+    return row(sampler, context, quantity, figure["value"], figure["low"], figure["high"])
+
+
+def counts_point(tokens: Tokens) -> Iterator[Row]:
+    """Exact: P(copy), competitors, extraction by `ntd` after 1, 2, 4, ... tokens; collision entropies of n-grams."""
+    for name, (method, min_images) in COUNTED.items():
+        for context, figures in copy_figures(tokens, CONTEXTS, method == "aligned", min_images).items():
+            yield row(name, context, "copy_probability", float(np.exp(figures.log_copy)))
+            yield row(name, context, "minus_log_copy_probability", -figures.log_copy)
+            if min_images == 1:
+                yield row(name, context, "competitors", figures.competitors)
+            if name == "ntd":
+                for start, chance in figures.extraction.items():
+                    yield row(name, context, f"extraction_{start}", chance)
+    unbounded = tokens.shape[1]
+    copied = copy_figures(tokens, [unbounded], aligned=False)[unbounded]
+    yield row("ntd", unbounded, "copy_probability", float(np.exp(copied.log_copy)))
+    for length, bits in gram_entropies(tokens, GRAMS).items():
+        if np.isfinite(bits):
+            yield row("corpus", length, "collision_bits", bits)
+
+
+def law_point(tokens: Tokens) -> Iterator[Row]:
+    """P(copy) of a corpus [n, L] as its first tenth predicts it."""
+    n = len(tokens)
+    for curve in copy_curves(tokens[: n // TIMES[0]], max(CONTEXTS)):
+        yield figure_row(curve.sampler, curve.context, "predicted_copy_probability", curve.at(n))
+
+
+def bits_point(index: Index, held_out: Tokens) -> Iterator[Row]:
+    """Held-out bits of the position-unigram and of smoothed counts, and how long contexts match, of HELD_OUT images."""
+    asked = held_out[:HELD_OUT]
+    rng = np.random.default_rng(0)
+    for name, context, settings in (
+        ("unigram", 0, Settings("aligned", context=0)),
+        ("smoothed", 2, Settings("smoothed", context=2)),
+    ):
+        figures = exact_figures(index, settings, asked, rng)
+        yield figure_row(name, context, "copy_probability", figures["exact_copy_probability"])
+        yield figure_row(name, context, "held_out_bits", figures["held_out_bits"])
+        yield figure_row(name, context, "training_bits", figures["training_bits"])
+        for position, bits in enumerate(figures["held_out_bits_by_position"], 1):
+            yield row(name, context, f"held_out_bits_{position}", bits)
+
+    # In the second half of an image, so that its start does not cut contexts short.
+    half = asked.shape[1] // 2
+    depths = [
+        (levels.high[1:] > levels.low[1:]).sum(0)
+        for levels in backoff(index.tokens, asked, asked.shape[1])
+        if levels.position >= half
+    ]
+    yield figure_row("aligned", 0, "match_length", mean(np.mean(depths, 0), rng))
+    yield figure_row("ntd", 0, "match_length", mean(longest_runs(index, asked)[:, :half].mean(1), rng))
+
+
+def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
+    """Held-out bits, P(copy) and extraction of the kernel, of the first held-out and of random training images."""
+    rng = np.random.default_rng(0)
+    started = time.perf_counter()
+    p = probabilities(index, Settings("kernel"), held_out[:1])
+    yield row("kernel", 0, "seconds_fit", time.perf_counter() - started)
+
+    started = time.perf_counter()
+    p = probabilities(index, Settings("kernel"), held_out[:KERNEL_IMAGES])
+    yield row("kernel", 0, "seconds_an_image", (time.perf_counter() - started) / len(p))
+    bits = -np.log2(p)
+    yield figure_row("kernel", 0, "held_out_bits", mean(bits.mean(1), rng))
+    for position in range(bits.shape[1]):
+        yield figure_row("kernel", 0, f"held_out_bits_{position + 1}", mean(bits[:, position], rng))
+    for start, figure in extraction(p, rng).items():
+        yield figure_row("kernel", 0, f"held_out_extraction_{start}", figure)
+
+    rows = rng.permutation(index.num_images)[:KERNEL_IMAGES]
+    p = probabilities(index, Settings("kernel"), np.ascontiguousarray(index.tokens[rows]))
+    yield figure_row("kernel", 0, "training_bits", mean(-np.log2(p).mean(1), rng))
+    copied = scaled(mean(p.prod(1), rng), index.num_images)
+    yield figure_row("kernel", 0, "copy_probability", copied)
+    for start, figure in extraction(p, rng).items():
+        yield figure_row("kernel", 0, f"extraction_{start}", figure)
+
+
+def coherence_point(index: Index, codec: Codec, judges: Judges) -> Iterator[Row]:
+    """Coherence of DECODED images of several samplers, and of the held-out ones."""
+    for name, settings in COHERENT.items():
+        drawn = sample(index, settings, DECODED, np.random.default_rng(0)).tokens
+        figures = judges.measure(decode(codec, drawn), np.random.default_rng(0))
+        sampler, context = name.rsplit(", ", 1)
+        yield figure_row(sampler, int(context), "coherence", figures["generated"]["coherence"])
+        yield figure_row(sampler, int(context), "density", figures["generated"]["density"])
+        yield figure_row(sampler, int(context), "coverage", figures["generated"]["coverage"])
+    yield figure_row("held out", 0, "coherence", figures["held_out"]["coherence"])
+
+
+def decode(codec: Codec, tokens: Tokens) -> Tensor:
+    """Tokens [n, L] -> images uint8 [n, 3, S, S], 64 at a time; the noise of image i has the seed i."""
+    images = []
+    for first in range(0, len(tokens), 64):
+        rows = list(tokens[first : first + 64])
+        seeds = list(range(first, first + len(rows)))
+        images.append(codec.decode(rows, seeds, codec.timesteps, codec.guidance_scale))
+    return torch.cat(images)
+
+
+def duplicates_point(tokens: Tokens) -> Iterator[Row]:
+    """How often an image comes out that is there m times, as a multiple of one that is there once.
+
+    DUPLICATES distinct images for each m; the corpus [n, L] has them in place of its last images.
+    """
+    times = np.repeat(DUPLICATED, DUPLICATES)
+    planted = tokens[: len(times)]
+    rest = len(tokens) - int(times.sum())
+    corpus = np.concatenate([np.repeat(planted, times, axis=0), tokens[len(times) : len(times) + rest]])
+    first = np.cumsum(times) - times
+    unbounded = tokens.shape[1]
+    for counts, log_p in log_probabilities(corpus, unbounded, aligned=False):
+        if counts.context not in (2, 3, 4, 6, unbounded):
+            continue
+        chance = np.exp(log_p[first].sum(1)).reshape(len(DUPLICATED), DUPLICATES).mean(1)
+        for m, one in zip(DUPLICATED, chance, strict=True):
+            yield row("ntd", counts.context, f"duplicate_{m}", float(one / chance[0]))

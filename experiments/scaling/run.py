@@ -1,0 +1,168 @@
+"""Running the points of the scaling study, each once, and collecting them into one table."""
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.scaling import points
+from experiments.scaling.corpora import Data, open_index
+from experiments.scaling.cost import drawing_cost, index_cost
+from experiments.scaling.points import Row
+from imagegram.codec import Codec, load_codec
+from imagegram.files import atomic, read_json, run_lock, write_json
+from imagegram.index.folder import Index
+from imagegram.metrics.coherence import MOST, Judges
+from imagegram.samplers.kernel.fit import open_kernel
+from imagegram.samplers.kernel.model import choose_device
+
+FORMAT = 2  # of a point's file: another one is measured again
+COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")
+# The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
+# images. They only weigh the progress bar.
+COSTS = {
+    "counts": (0.2, 0.25),
+    "law": (0.2, 0.15),
+    "duplicates": (1.0, 0.0),
+    "bits": (2.0, 0.06),
+    "kernel": (60.0, 0.6),
+    "cost": (60.0, 0.2),
+    "coherence": (90.0, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point: what is measured (a key of COSTS) of which corpus."""
+
+    dataset: str
+    kind: str
+    images: int
+    corpus: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.images}-{self.corpus}-{self.kind}"
+
+    @property
+    def cost(self) -> float:
+        base, each = COSTS[self.kind]
+        return base + each * self.images / 1000
+
+
+@dataclass
+class Runner:
+    """Measures points into `out`/points, and keeps what they share."""
+
+    out: Path
+    data: dict[str, Data]
+    judges: dict[str, tuple[Codec, Judges]] = field(default_factory=dict)
+
+    def run(self, tasks: list[Task]) -> None:
+        """Measure every point that is not finished, with a bar over the work that is left."""
+        with run_lock(self.out / "points"):
+            missing = [task for task in tasks if read_point(self.out, task, self.tokens(task)) is None]
+            print(f"{len(tasks) - len(missing)} of {len(tasks)} points are finished")
+            with tqdm(total=round(sum(task.cost for task in missing)), unit="work", smoothing=0) as bar:
+                for number, task in enumerate(missing, 1):
+                    bar.set_description(f"{task.name} ({number} of {len(missing)})")
+                    started = time.monotonic()
+                    rows = list(self.measure(task))
+                    seconds = round(time.monotonic() - started, 2)
+                    point = {"format": FORMAT, "tokens": self.tokens(task), "seconds": seconds, "rows": rows}
+                    write_json(point_file(self.out, task), point)
+                    bar.update(round(task.cost))
+
+    def tokens(self, task: Task) -> str:
+        """What a point was measured on, for comparison: the data set's content and the codec's weights."""
+        manifest = self.data[task.dataset].folder.manifest
+        return f"{manifest.fingerprint} {manifest.codec} {manifest.revision}"
+
+    def measure(self, task: Task) -> Iterator[Row]:
+        """The rows of a point."""
+        data = self.data[task.dataset]
+        tokens = data.corpus(task.images, task.corpus)
+        if task.kind == "counts":
+            return points.counts_point(tokens)
+        if task.kind == "duplicates":
+            return points.duplicates_point(tokens)
+        if task.kind == "law":
+            return points.law_point(tokens)
+        if task.kind == "bits":
+            return points.bits_point(self.index(task), data.held_out)
+        if task.kind == "kernel":
+            return points.kernel_point(self.index(task), data.held_out)
+        if task.kind == "cost":
+            return self.cost(task)
+        return points.coherence_point(self.index(task), *self.judge(data))
+
+    def cost(self, task: Task) -> Iterator[Row]:
+        """The rows of what a corpus costs."""
+        yield from index_cost(self.data[task.dataset], task.images, task.corpus, self.out / "indexes" / "timed")
+        index = self.index(task)
+        open_kernel(index, choose_device())  # fitted now, if it is not yet: drawing alone is timed
+        yield from drawing_cost(index)
+
+    def index(self, task: Task) -> Index:
+        """The index of a point's corpus."""
+        place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
+        return open_index(self.data[task.dataset], task.images, task.corpus, place)
+
+    def judge(self, data: Data) -> tuple[Codec, Judges]:
+        """The codec and the judges of a data set's images, the same for all its corpora."""
+        if data.name not in self.judges:
+            codec = load_codec(data.codec)
+            rng = np.random.default_rng(0)
+            real = data.held_out[:MOST]
+            chaos = data.training[rng.integers(0, len(data.training), real.shape), np.arange(real.shape[1])]
+            labels = data.held_out_labels[:MOST].astype(np.int64)
+            judges = Judges.train(self._decoded(codec, real), labels, self._decoded(codec, chaos))
+            self.judges[data.name] = codec, judges
+        return self.judges[data.name]
+
+    @staticmethod
+    def _decoded(codec: Codec, tokens: points.Tokens) -> Tensor:
+        with torch.inference_mode():
+            return points.decode(codec, tokens)
+
+
+def point_file(out: Path, task: Task) -> Path:
+    return out / "points" / f"{task.name}.json"
+
+
+def read_point(out: Path, task: Task, tokens: str) -> dict[str, Any] | None:
+    """A finished point of the same tokens; None where it has to be measured."""
+    file = point_file(out, task)
+    if not file.exists():
+        return None
+    point: dict[str, Any] = read_json(file)
+    return point if (point["format"], point["tokens"]) == (FORMAT, tokens) else None
+
+
+def write_results(out: Path, tasks: list[Task]) -> list[dict[str, Any]]:
+    """All points in one table, `out`/results.csv: COLUMNS; returned as well.
+
+    corpus is its number; value, low, high: the figure and its 95 % interval, empty where it is exact.
+    """
+    table = []
+    for task in tasks:
+        for each in read_json(point_file(out, task))["rows"]:
+            table.append({"dataset": task.dataset, "images": task.images, "corpus": task.corpus} | each)
+        seconds = read_json(point_file(out, task))["seconds"]
+        row = points.row(task.kind, 0, "seconds_point", seconds)
+        table.append({"dataset": task.dataset, "images": task.images, "corpus": task.corpus} | row)
+    with atomic(out / "results.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for each in table:
+            exact = each["low"] == each["value"] == each["high"]
+            shown = each | {"low": "", "high": ""} if exact else each
+            writer.writerow({key: f"{cell:.5g}" if isinstance(cell, float) else cell for key, cell in shown.items()})
+    return table

@@ -1,0 +1,201 @@
+"""Data sets: whatever `--dataset` names, found, and given to the reader of its kind.
+
+A source is a map-style data set: `source.read(i)` gives the picture and the label of ordinal `i`, or raises.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data import arrays, folders, scenes, tables, webdataset
+from imagegram.data.dataset import NO_SPLITS, Wanted, counted, first_names, printable
+from imagegram.data.dataset import Source as Source
+from imagegram.data.survey import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey, unreadable_folder
+
+LOOKED_AT = 8  # pictures, to say what is taken of them
+MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
+UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
+READERS: dict[str, Callable[[str, Tree, Wanted], Source]] = {
+    "pictures": folders.read_folder,
+    "tars": webdataset.read_tars,
+    "tables": tables.read_parquet,
+    "idx": arrays.read_idx,
+    "npz": arrays.read_npz,
+}
+
+
+def open_dataset(
+    name: str,
+    split: str = "",
+    images: int = 0,
+    image_size: int = 32,
+    image_column: str = "",
+    label_column: str = "",
+) -> Source:
+    """Open what `--dataset` names; UserError with the remedy where that fails.
+
+    `images` takes the first so many (0: all). `image_size` is the resolution that procedural shapes are drawn at.
+    Split and columns are found by their names and types unless they are named; what does not apply is refused.
+    """
+    wanted = Wanted(split, image_column, label_column)
+    if not name.strip():
+        raise UserError("--dataset is empty: name a data set, or . for the folder that you stand in")
+    path = Path(name)
+    if name in ("digits", "shapes"):
+        wanted.refuse(name, "made here", "split", "image_column", "label_column")
+        source = _digits() if name == "digits" else _shapes(images or MANY_SHAPES, image_size)
+    elif path.is_dir():
+        source = _open_folder(name, path, wanted)
+    elif path.exists():
+        source = _open_file(name, path, wanted)
+    elif path.is_symlink():
+        raise UserError(f"{name} is a link whose target is gone")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".tar", ".npz", ".parquet"):
+        raise UserError(f"no data set at {name}: there is no such file or folder")
+    else:
+        source = tables.read_hub(name, wanted)
+    if remark := remark_on(source):
+        source = dataclasses.replace(source, notes=(*source.notes, remark))
+    if images > len(source):
+        raise UserError(f"{name} has {len(source)} images, {images} were asked for")
+    return dataclasses.replace(source, size=images or len(source))
+
+
+def remark_on(source: Source) -> str:
+    """What is taken of pictures that hold more than 8-bit colours once, judged by the first few; "" for usual ones."""
+    said = {}
+    for i in range(min(LOOKED_AT, len(source))):
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is read
+            warnings.simplefilter("ignore")
+            image, _ = source.read(i)
+            if getattr(image, "is_animated", False):
+                said["of pictures with several frames or pages"] = f"the first is taken, e.g. {source.name_of(i)}"
+            elif image.mode == "F":
+                said["of pictures of floats"] = (
+                    f"the largest number decides the scale of each, e.g. {source.name_of(i)}"
+                )
+    return "; ".join(f"{what} {how}" for what, how in said.items())
+
+
+def reopen(name: str, fingerprint: str, images: int, image_size: int, choice: tuple[str, str, str]) -> Source | None:
+    """The data set that an earlier run recorded, opened again; None where it is gone or has changed.
+
+    `choice`: the split, the image column and the label column that were in use. What a reader chose by itself may not
+    be an option of such data, so that fewer are asked for until the fingerprint is right.
+    """
+    splits = dict.fromkeys((choice[0], ""))
+    columns = dict.fromkeys((choice[1:], ("", "")))
+    for split in splits:
+        for image_column, label_column in columns:
+            try:
+                source = open_dataset(name, split, images, image_size, image_column, label_column)
+            except UserError:
+                continue
+            if source.fingerprint == fingerprint:
+                return source
+    return None
+
+
+def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
+    """A data set that is one file."""
+    tree = Tree(path.parent)
+    lower = path.name.lower()
+    if path.suffix.lower() in ZIPPED:
+        raise UserError(f"{name} is an archive, which is not looked into: unpack it, and give the folder")
+    if lower.endswith(COMPRESSED):
+        raise UserError(f"{name} is compressed, and its pictures cannot be read one by one: {UNPACK}, or unpack it")
+    if IDX.search(lower):  # its labels stand beside it
+        beside = path.with_name(arrays.labels_of(path.name))
+        tree.files["idx"] = [file.name for file in (path, beside) if file.exists()]
+        return arrays.read_idx(name, tree, wanted)
+    kind = {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(path.suffix.lower(), "")
+    if not kind:
+        remedy = ": give the folder that it lies in" if path.suffix.lower() in endings() else ""
+        remedy = ": np.savez(NAME, images=..., labels=...) writes an .npz" if path.suffix == ".npy" else remedy
+        raise UserError(f"{name} is neither a folder nor a .tar, .parquet, .npz or IDX file{remedy}")
+    tree.files[kind] = [path.name]
+    return READERS[kind](name, tree, wanted)
+
+
+def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
+    """A folder: saved by `datasets`, or of files of one kind; UserError where there is more than one."""
+    try:
+        saved = any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
+    except PermissionError as error:
+        raise unreadable_folder(path, error) from None
+    if saved:
+        return tables.read_saved(name, wanted)
+    tree = survey(path)
+    if not tree.files["pictures"]:
+        for file in tree.metadata:
+            if file.endswith(".parquet"):
+                tree.files["tables"].append(file)
+            else:
+                tree.leave_out(f"{PurePath(file).suffix} tables", file)
+    _leave_out_others(path, tree)
+    present = [kind for kind in KINDS if tree.files[kind]]
+    if "compressed" in present and present != ["compressed"] and "tars" not in present:
+        for file in tree.files["compressed"]:  # what the others were unpacked from
+            tree.leave_out(KINDS["compressed"], file)
+        present.remove("compressed")
+    if len(present) > 1:
+        found = "; ".join(f"{len(tree.files[k])} {KINDS[k]} ({first_names(tree.files[k][:2])})" for k in present)
+        raise UserError(
+            f"{name} holds more than one kind of data: {found}. Name the folder or file of one of them, or move the "
+            "others elsewhere"
+        )
+    if present == ["saved"]:
+        raise UserError(f"{name} holds data sets saved by `datasets`: name one, {first_names(tree.files['saved'])}")
+    if present == ["compressed"]:
+        raise UserError(f"{name} holds compressed tar files ({first_names(tree.files['compressed'])}): {UNPACK}")
+    if not present:
+        left = "; ".join(counted(tree.left_out()))
+        raise UserError(
+            f"{printable(name)} holds no images, no .tar, .parquet, .npz or IDX files and no saved data set"
+            + (f" (it holds {left})" if left else "")
+        )
+    return READERS[present[0]](name, tree, wanted)
+
+
+def _leave_out_others(path: Path, tree: Tree) -> None:
+    """Tables of captions and archives of statistics often lie beside a data set: they are none, where another is."""
+    for kind, holds_pictures in (("tables", tables.holds_pictures), ("npz", arrays.holds_pictures)):
+        without = [file for file in tree.files[kind] if not holds_pictures(path / file)]
+        if sum(map(len, tree.files.values())) == len(without):
+            continue  # nothing else: its reader says what is missing
+        for file in without:
+            tree.files[kind].remove(file)
+            tree.leave_out(f"{KINDS[kind]} without pictures", file)
+
+
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    values = (data.images * (255 / 16)).astype(np.uint8)
+    labels = data.target.tolist()
+    return Source(
+        name="digits",
+        split=NO_SPLITS,
+        fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
+        size=len(values),
+        read=lambda i: (Image.fromarray(values[i]), labels[i]),
+        class_names=tuple("0123456789"),
+        kind="scikit-learn's handwritten digits",
+    )
+
+
+def _shapes(images: int, image_size: int) -> Source:
+    def read(i: int) -> tuple[Image.Image, int]:
+        pixels, label = scenes.scene(0, i, image_size)
+        return Image.fromarray(pixels), label
+
+    drawn = hashlib.sha256(b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))).hexdigest()[:16]
+    return Source("shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes")

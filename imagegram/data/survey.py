@@ -1,0 +1,240 @@
+"""What lies below a folder: pictures, tars, tables, arrays, and what is none of them, counted with the reason."""
+
+import errno
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.dataset import LeftOut, printable
+from imagegram.data.metadata import NAMES as METADATA
+
+SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@Recycle", "#recycle"}
+# Pillow knows these endings, but opens them only with other programs or not as pictures.
+NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+UNOPENED = {
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".svg",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".dng",
+    ".orf",
+    ".rw2",
+    ".raw",
+    ".exr",
+    ".hdr",
+}
+OWN = "files of Imagegram's own results"
+ZIPPED = {".zip", ".7z", ".rar"}
+TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
+KINDS = {
+    "pictures": "pictures",
+    "tars": ".tar files",
+    "compressed": "compressed .tar files",
+    "tables": "parquet files",
+    "idx": "IDX files",
+    "npz": "NumPy archives (.npz)",
+    "saved": "data sets saved by `datasets`",
+}
+# What the product's own folders hold: a JSON file with a key of its own ...
+MARKERS = (
+    ("manifest.json", "tokens_per_image"),
+    ("report.json", "generated"),
+    ("report.json", "request"),
+    ("index.json", "builder"),
+    ("card.json", "data_sets"),
+    ("night.json", "samplers"),
+)
+MARKERS_BELOW = (("tokens/manifest.json", "tokens_per_image"), ("training/recipe.json", "encoder_steps"))
+# ... or, where the marker is written last or has no key, names that stand together: images that are being generated,
+# and a scaling study.
+GROUPS = ({"tokens.npy", "sources.npy"}, {"results.csv", "points"})
+PLOT = "-prediction.png"  # lies beside the folder of tokens that it is about, with a .json of the same name
+
+
+def endings() -> set[str]:
+    """The endings of all pictures that Pillow opens, in lower case."""
+    Image.init()
+    return {
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in NOT_PICTURES
+    }
+
+
+@dataclass
+class Tree:
+    """The files below a folder by kind, as paths from it with "/", sorted by folder and name."""
+
+    root: Path
+    files: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    unreadable: dict[str, str] = field(default_factory=dict)  # pictures that cannot be opened -> the reason
+    folders: list[str] = field(default_factory=list)  # all that were walked, without the root
+    metadata: list[str] = field(default_factory=list)  # tables of labels beside pictures (metadata.py)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, path: str, count: int = 1) -> None:
+        """Count what is no part of the data set."""
+        self.reasons[reason] += count
+        self.examples.setdefault(reason, path)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """All that was left out, most first."""
+        return tuple(
+            LeftOut(reason, count, printable(self.examples[reason])) for reason, count in self.reasons.most_common()
+        )
+
+
+def survey(root: Path) -> Tree:
+    """Walk a folder: every file below it is of a kind, or is left out with a reason.
+
+    Follows links as torchvision's ImageFolder does, but not in circles. A link whose target is gone is a picture that
+    cannot be read if it has a picture's ending. UserError where a folder cannot be read.
+    """
+    tree = Tree(root)
+    known = endings()
+    top = root.stat()
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
+    while waiting:
+        prefix, above = waiting.pop()
+        entries = _entries(root / prefix)
+        names = {entry.name for entry in entries}
+        if prefix and ("state.json" in names or "dataset_dict.json" in names):
+            tree.files["saved"].append(prefix.rstrip("/"))
+            continue
+        if prefix and _is_product(root / prefix, names):
+            tree.leave_out(OWN, prefix, sum(1 for _ in _below(root / prefix)))
+            continue
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            if entry.name.startswith(".") or entry.name in SYSTEM:
+                count = sum(1 for _ in _below(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else 1
+                tree.leave_out("hidden or system files", path, count)
+                continue
+            if entry.name.endswith(PLOT) and _has(Path(entry.path).with_suffix(".json"), "copy_probability"):
+                tree.leave_out(OWN, path)
+                continue
+            place = _visit(tree, entry, path, known, above)
+            if place:
+                tree.folders.append(path)
+                waiting.append((f"{path}/", (*above, place)))
+    for files in (*tree.files.values(), tree.folders, tree.metadata):
+        files.sort(key=lambda path: path.split("/"))
+    return tree
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted; UserError where it cannot be read, or what it holds cannot be looked at."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry in entries[:1]:
+            entry.stat(follow_symlinks=False)
+    except OSError as error:
+        raise unreadable_folder(folder, error) from None
+    return entries
+
+
+def unreadable_folder(folder: Path, error: OSError) -> UserError:
+    """That a folder, or one that a link in it points to, cannot be read."""
+    return UserError(
+        f"cannot read the folder {printable(str(folder))} ({error.strerror}): give yourself the permission or move it "
+        "elsewhere; its images would be missing"
+    )
+
+
+def _visit(
+    tree: Tree, entry: os.DirEntry[str], path: str, known: set[str], above: tuple[tuple[int, int], ...]
+) -> tuple[int, int] | None:
+    """Sort one entry into its kind; of a folder to be walked, its device and number."""
+    ending = PurePath(entry.name).suffix.lower()
+    try:
+        status = entry.stat()
+    except OSError as error:  # a link to nothing, or in a circle of links
+        if ending in known:
+            tree.files["pictures"].append(path)
+            gone = error.errno == errno.ENOENT
+            tree.unreadable[path] = "the link's target is gone" if gone else str(error.strerror)
+        elif error.errno == errno.EACCES:  # it may be a class
+            raise unreadable_folder(tree.root / path, error) from None
+        else:
+            tree.leave_out("links whose target is gone", path)
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        place = (status.st_dev, status.st_ino)
+        if place in above:
+            tree.leave_out("links to a folder above them", path)
+            return None
+        return place
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        tree.leave_out("pipes, sockets or devices", path)
+    elif entry.name in METADATA:
+        tree.metadata.append(path)
+    elif kind := _kind(entry.name, ending, known):
+        tree.files[kind].append(path)
+    elif ending in UNOPENED:
+        tree.leave_out(f"{ending} pictures, which Pillow does not open (convert them to JPEG or PNG)", path)
+    elif ending in ZIPPED:
+        tree.leave_out(f"{ending} archives, which are not looked into (unpack them)", path)
+    elif ending in TABLES:
+        tree.leave_out(f"{ending} tables (labels come from a metadata.csv with the columns file_name, label)", path)
+    elif ending:
+        tree.leave_out(f"{printable(ending)} files", path)
+    else:
+        tree.leave_out("files without an ending", path)
+    return None
+
+
+def _kind(name: str, ending: str, known: set[str]) -> str:
+    lower = name.lower()
+    if ending in known:
+        return "pictures"
+    if ending == ".tar":
+        return "tars"
+    if lower.endswith(COMPRESSED):
+        return "compressed"
+    if IDX.search(lower):
+        return "idx"
+    return {".parquet": "tables", ".npz": "npz"}.get(ending, "")
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """All files below a folder that is left out, or the folder itself where it is empty or may not be read."""
+    seen = False
+    for place, _, files in os.walk(folder):
+        for file in files:
+            seen = True
+            yield os.path.join(place, file)  # noqa: PTH118
+    if not seen:
+        yield str(folder)
+
+
+def _is_product(folder: Path, names: set[str]) -> bool:
+    """Whether a folder was written by this product, finished or not: by one of its files, or by a folder in it."""
+    if any(file in names and _has(folder / file, key) for file, key in MARKERS):
+        return True
+    if any(file.partition("/")[0] in names and _has(folder / file, key) for file, key in MARKERS_BELOW):
+        return True
+    return any(group <= names for group in GROUPS)
+
+
+def _has(file: Path, key: str) -> bool:
+    """Whether a JSON file holds an object with this key."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and key in found

@@ -1,0 +1,203 @@
+"""What was copied: generated token sequences against the training sequences of the index, with held-out real images
+measured the same way as the control.
+
+Every figure is {"value", "low", "high"} with a 95 % interval: Wilson's for rates, the bootstrap over images for means.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from imagegram.index.folder import Index
+from imagegram.metrics.intervals import Figure, bootstrap, mean, probability_closer, wilson
+from imagegram.metrics.nearest import Nearest, authentic, data_copying, near_runs, two_nearest
+from imagegram.samplers.aligned import backoff
+from imagegram.samplers.ntd import longest_runs
+
+Tokens = NDArray[np.uint16]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
+FEW_RESAMPLES = 200  # where each takes milliseconds
+RUN = 4  # tokens: shorter runs are not counted as copied
+KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
+
+
+def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of `sequences` [n, k] the row of `training` [N, L >= k] that differs in the fewest of the first k
+    tokens, and that number (Hamming distance): int64 [n] each. The first such row where several are as near.
+    """
+    n, k = sequences.shape
+    columns = np.ascontiguousarray(training[:, :k].T)
+    step = max(1, PAIRS // len(training))
+    rows = np.empty(n, np.int64)
+    distances = np.empty(n, np.int64)
+    starts = range(0, n, step)
+    for start in tqdm(starts, desc="nearest training sequences", unit="batch", delay=3):
+        part = slice(start, start + step)
+        equal = np.zeros((len(sequences[part]), len(training)), np.uint16)
+        for position in range(k):
+            equal += columns[position][None, :] == sequences[part, position, None]
+        rows[part] = equal.argmax(1)
+        distances[part] = k - equal.max(1)
+    return rows, distances
+
+
+def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
+    """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
+    `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py finds those at any position."""
+    n, k = sequences.shape
+    lengths = np.zeros((n, k), np.int64)
+    places = np.arange(k)
+    padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
+    contexts = backoff(training, padded, k)
+    for levels in tqdm(contexts, total=k + 1, desc="runs in place", unit="position", delay=3):
+        end = levels.position  # the longest run that ends before it; what starts inside that run reaches as far
+        first = end - (levels.high - levels.low > 0)[1:].sum(0)
+        inside = (places >= first[:, None]) & (places < end)
+        lengths = np.where(inside, end - places, lengths)
+    return lengths
+
+
+def novelty(lengths: NDArray[np.int64]) -> list[float]:
+    """The n-novelty curve (McCoy et al., 2023, doi:10.1162/tacl_a_00567): for n = 1, 2 ... k the share of n-grams that
+    stand nowhere in the training set. `lengths` [n, k]: runs at any position."""
+    k = lengths.shape[1]
+    return [float((lengths[:, : k - n + 1] < n).mean()) for n in range(1, k + 1)]
+
+
+def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]:
+    runs at any position. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
+    """
+    n, k = lengths.shape
+    place = np.zeros(n, np.int64)
+    count = np.zeros(n, np.int64)
+    while (going := np.flatnonzero(place < k)).size:
+        place[going] += np.maximum(1, lengths[going, place[going]])
+        count[going] += 1
+    return count
+
+
+def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float64]:
+    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n, k]: as above."""
+    k = lengths.shape[1]
+    end = np.maximum.accumulate(np.where(lengths >= at_least, np.arange(k) + lengths, 0), axis=1)
+    return (end > np.arange(k)).mean(1)
+
+
+def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What each sequence is, an index into KINDS, from its matches at any position and at their own [n, k]:
+
+    an exact copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
+    more come in one run that stands nowhere at its own place; else a mosaic where half of them or more lie in runs
+    of at least RUN tokens; else novel. Short runs are shared by chance: compare with held-out images. Mosaics of
+    training patches are how convolutional diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
+    """
+    k = lengths.shape[1]
+    run = lengths.max(1)
+    aligned = in_place.max(1)
+    shifted = (2 * run >= k) & (run > aligned)
+    return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How far sequences [n, k] are from the training images.
+
+    tokens: of the nearest in tokens, float64 [n]; codes: the nearest in code space, and cells: their classes, int64
+    [n], where the codec has codes.
+    """
+
+    tokens: Floats
+    codes: Nearest | None = None
+    cells: Ints | None = None
+
+
+def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], Closeness]:
+    """The figures of one set of sequences [n, k], and how far they are from the training images.
+
+    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run, in tokens;
+    pieces, copied_share: means of the functions of these names. nearest_distance: in tokens. With codes, those of
+    `describe_in_codes` too.
+    """
+    n = len(sequences)
+    lengths = longest_runs(index, sequences)
+    kinds = classify(lengths, aligned_runs(sequences, index.tokens))
+    closeness = Closeness(nearest(sequences, index.tokens)[1].astype(np.float64))
+    figures: dict[str, Any] = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
+    figures |= {
+        "longest_run": mean(lengths.max(1), rng),
+        "pieces": mean(pieces(lengths), rng),
+        "copied_share": mean(copied(lengths), rng),
+        "nearest_distance": mean(closeness.tokens, rng),
+        "novelty": novelty(lengths),
+    }
+    if index.levels:
+        in_codes, closeness = describe_in_codes(sequences, index, closeness, rng)
+        figures |= in_codes
+    return figures, closeness
+
+
+def describe_in_codes(
+    sequences: Tokens, index: Index, closeness: Closeness, rng: np.random.Generator
+) -> tuple[dict[str, Any], Closeness]:
+    """The figures that ask how near codes are (memorization.py), and `closeness` with codes and cells.
+
+    nearest_in_codes: the squared distance to the nearest training image, summed over the tokens. f_mem; authentic:
+    AuthPct as a share. near_copies: the share whose tokens all match one training image nearly; longest_near_run;
+    near_copied_share, of tokens that lie in such runs of RUN tokens.
+    """
+    n, k = sequences.shape
+    training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
+    codes = two_nearest(sequences, training, index.levels)
+    runs = near_runs(sequences, training, index.levels)
+    figures = {
+        "nearest_in_codes": mean(codes.first**2, rng),
+        "f_mem": wilson(int(codes.memorized.sum()), n),
+        "authentic": wilson(int(authentic(codes, training, index.levels).sum()), n),
+        "near_copies": wilson(int((runs[:, 0] == k).sum()), n),
+        "longest_near_run": mean(runs.max(1), rng),
+        "near_copied_share": mean(copied(runs), rng),
+    }
+    return figures, replace(closeness, codes=codes, cells=index.labels[first[codes.rows]])
+
+
+def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L]: the control.
+
+    `closer_than_held_out` and `closer_in_codes` compare their distances to the nearest training sequence; c_t is C_T
+    in cells of the classes of the nearest training images, its control that of one half of the held-out images
+    against the other.
+    """
+    figures, closeness = describe(generated, index, rng)
+    if not len(held_out):
+        return {"generated": figures}
+    control, real = describe(held_out[:, : generated.shape[1]], index, rng)
+    figures["closer_than_held_out"] = probability_closer(closeness.tokens, real.tokens, rng)
+    if closeness.codes and real.codes and closeness.cells is not None and real.cells is not None:
+        figures["closer_in_codes"] = probability_closer(closeness.codes.first, real.codes.first, rng)
+        mine = (closeness.codes.first, closeness.cells)
+        others = (real.codes.first, real.cells)
+        half = rng.permutation(len(held_out)) % 2 == 0
+        halves = [(others[0][part], others[1][part]) for part in (half, ~half)]
+        for into, a, b in ((figures, mine, others), (control, halves[0], halves[1])):
+            if figure := c_t(a, b, rng):
+                into["c_t"] = figure
+    return {"generated": figures, "held_out": control}
+
+
+def c_t(a: tuple[Floats, Ints], b: tuple[Floats, Ints], rng: np.random.Generator) -> Figure | None:
+    """C_T of two sets of images, each given by its distances and cells [n]; bootstrap over both. None where no cell
+    has enough of both."""
+
+    def statistic(mine: Ints, real: Ints) -> float:
+        return data_copying(a[0][mine], b[0][real], (a[1][mine], b[1][real]))
+
+    rows = (np.arange(len(a[0])), np.arange(len(b[0])))
+    if np.isnan(statistic(*rows)):
+        return None
+    return bootstrap(statistic, rows, rng, FEW_RESAMPLES)

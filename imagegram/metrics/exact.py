@@ -1,0 +1,99 @@
+"""Exact figures of a sampler from its likelihood: no sample is drawn, and rates far below 1 / n are resolved.
+
+A sampler is a product of next-token distributions, so that the probability of any sequence is known. Hence
+
+- exact_copy_probability: the chance that a drawn sequence equals a training sequence, the sum over the distinct ones;
+- held_out_bits, training_bits: -log2 p of a token of images, the cross-entropy. A sampler that gives some tokens no
+  chance has infinite bits; here a p + (1 - a) / V is taken for it, with a fitted to the training images, each left out;
+- extraction: the chance that the rest of a training image follows after its first 1, 2, 4, ... tokens (Carlini et al.,
+  2021, arXiv:2012.07805), and of held-out images as the control.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from imagegram.index.folder import Index
+from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers.settings import Settings
+
+MOST_TRAINING = 2000  # distinct training images that stand for all of them
+MOST_HELD_OUT = 1000
+MOST_LEFT_OUT = 500  # training images that fit the share of the floor
+PAIRS = 1 << 30  # of an image asked and a digit of a training image, that the kernel sampler compares at most
+Floats = NDArray[np.float64]
+
+
+def exact_figures(
+    index: Index, settings: Settings, held_out: NDArray[np.uint16], rng: np.random.Generator
+) -> dict[str, Any]:
+    """The figures above, of whole sequences; `held_out` [M, L] may be empty.
+
+    At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at random; the interval of
+    what they say about all of them is then the bootstrap's.
+    """
+    share_asked = 1.0
+    if settings.method == "kernel":
+        pairs = (MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT) * index.tokens.size * len(index.levels)
+        share_asked = max(0.025, min(1.0, PAIRS / pairs))
+    distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
+    chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)
+    training = probabilities(index, settings, distinct[chosen])
+    left_out_rows = rows[_some(len(rows), int(share_asked * MOST_LEFT_OUT), rng)]
+    left_out = probabilities(index, settings, index.tokens[left_out_rows], left_out_rows)
+    share = floor_share(left_out, index.vocab_size)
+
+    figures: dict[str, Any] = {
+        "exact_copy_probability": _total(training.prod(1), len(distinct), rng),
+        "exact_copy_images": len(chosen),
+        "distinct_training_images": len(distinct),
+        "floor_share": 1 - share,
+        "training_bits": mean(bits(training, share, index.vocab_size).mean(1), rng),
+        "left_out_bits": mean(bits(left_out, share, index.vocab_size).mean(1), rng),
+        "extraction": {"training": extraction(training, rng)},
+    }
+    if len(held_out):
+        control = probabilities(index, settings, held_out[_some(len(held_out), int(share_asked * MOST_HELD_OUT), rng)])
+        each = bits(control, share, index.vocab_size)
+        figures["held_out_bits"] = mean(each.mean(1), rng)
+        figures["held_out_bits_by_position"] = each.mean(0).round(4).tolist()
+        figures["extraction"]["held_out"] = extraction(control, rng)
+    return figures
+
+
+def _some(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most `most` of n, at random, in order."""
+    return np.sort(rng.permutation(n)[:most])
+
+
+def _total(values: Floats, n: int, rng: np.random.Generator) -> Figure:
+    """The sum over n of which `values` are known: exact where all are."""
+    if len(values) == n:
+        total = float(values.sum())
+        return {"value": total, "low": total, "high": total}
+    return scaled(mean(values, rng), n)
+
+
+def floor_share(left_out: Floats, vocab_size: int) -> float:
+    """The a of a p + (1 - a) / V that predicts the tokens best, from their leave-one-out probabilities [n, L]."""
+
+    def loss(logit: float) -> float:
+        share = 1 / (1 + np.exp(-logit))
+        return float(bits(left_out, share, vocab_size).mean())
+
+    return float(1 / (1 + np.exp(-minimize_scalar(loss, bounds=(-12, 12), method="bounded").x)))
+
+
+def bits(p: Floats, share: float, vocab_size: int) -> Floats:
+    """-log2 of a p + (1 - a) / V, a = `share`, of every token: float64 [n, L]."""
+    return -np.log2(share * p + (1 - share) / vocab_size)
+
+
+def extraction(p: Floats, rng: np.random.Generator) -> dict[str, Figure]:
+    """The mean chance that all tokens after the first 1, 2, 4, ... follow, from p [n, L]."""
+    length = p.shape[1]
+    starts = [2**i for i in range((length - 1).bit_length())]
+    return {str(start): mean(p[:, start:].prod(1), rng) for start in starts}

@@ -1,0 +1,249 @@
+"""What more images would change, said from a folder of tokens: entropies, exact copy rates, and their extrapolation.
+
+Nothing is sampled and no index is needed: the contexts of all images are counted (counting.py), and of subsets of them,
+from which the law of law.py says what P(exact copy) will be with ten and a hundred times the images.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from imagegram.cli import UserError, summary
+from imagegram.files import atomic, write_json
+from imagegram.machine import memory_available
+from imagegram.metrics.counting import collision_entropy, copy_figures, entropy, gram_entropies, number
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.law import Law, fit_law
+from imagegram.tokens import TokenFolder
+
+LEAST_IMAGES = 100  # fewer say nothing about more
+MEMORY = 90  # bytes a token, at most
+SUBSETS = 7  # sizes of subsets, each half of the one before
+CORPORA = 4  # disjoint subsets of a size, at most
+WANTED = 0.1  # the P(copy) that the images needed are told for
+TIMES = (10, 100)  # the images at hand
+GRAMS = 6  # tokens: collision entropies of n-grams up to this length
+Tokens = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """P(copy) of one sampler and context: now, the law for more images (None: no context ever stood twice)."""
+
+    sampler: str
+    context: int
+    now: float
+    law: Law | None
+
+    def at(self, images: float) -> Figure:
+        """P(copy) at so many images, with its interval."""
+        if self.law is None:
+            return {"value": 1.0, "low": 0.0, "high": 1.0}
+        return self.law.copy_probability(images)
+
+    def images_for(self, probability: float) -> float:
+        """The images at which P(copy) is `probability`."""
+        return float("inf") if self.law is None else self.law.images_for(probability)
+
+
+def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
+    """Print and write what is said at the top for the images of a token folder that are not held out.
+
+    longest: tokens of context at most; images: so many, at random (0: all). Writes PATH-prediction.json and .png,
+    beside the folder. UserError where there are too few images or too little memory.
+    """
+    started = time.monotonic()
+    tokens, folder = indexed_tokens(path, images, np.random.default_rng(0))
+    if longest < 1:
+        raise UserError(f"--contexts {longest}: at least 1 is needed")
+
+    # 1) What the tokens are like.
+    positions = [position_figures(tokens[:, i]) for i in range(tokens.shape[1])]
+    bits_of_grams = gram_entropies(tokens, GRAMS)
+    grams = {length: bits if np.isfinite(bits) else None for length, bits in bits_of_grams.items()}
+
+    # 2) P(copy) of the whole and of its subsets, and the law through them.
+    curves = copy_curves(tokens, longest)
+    pairs = copy_figures(tokens, range(1, longest + 1), aligned=True, min_images=2)
+
+    # 3) Say it.
+    figures: dict[str, Any] = {
+        "tokens": str(path),
+        "codec": folder.manifest.codec,
+        "images": len(tokens),
+        "tokens_per_image": tokens.shape[1],
+        "vocab_size": folder.manifest.vocab_size,
+        "bits_by_position": positions,
+        "collision_bits_of_n_grams": grams,
+        "copy_probability": [describe(curve, len(tokens)) for curve in curves],
+        "aligned_two_images": {context: float(np.exp(each.log_copy)) for context, each in pairs.items()},
+    }
+    figures["advice"] = advice(figures, bool(folder.manifest.levels))
+    print_figures(figures)
+    result = path.with_name(f"{path.name}-prediction.json")
+    write_json(result, figures)
+    draw(result.with_suffix(".png"), curves, len(tokens))
+    summary(prediction=result, plot=result.with_suffix(".png"), seconds=round(time.monotonic() - started, 1))
+    return figures
+
+
+def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[Tokens, TokenFolder]:
+    """The tokens [n, L] of the finished shards that are not held out, in random order, and their folder."""
+    folder = TokenFolder.open(path)
+    finished = [shard for shard in range(folder.shards) if not folder.problem(shard)]
+    if len(finished) < folder.shards:
+        print(f"{path}: {len(finished)} of {folder.shards} shards are finished, the prediction is made from these")
+    parts = [folder.read(shard)[0][folder.indexed(shard)] for shard in finished]
+    total = sum(map(len, parts))
+    if images > total:
+        raise UserError(f"{path} holds {total} images that are not held out, {images} were asked for")
+    n = images or total
+    if n < LEAST_IMAGES:
+        raise UserError(f"{n} images are too few to say anything about more: take at least {LEAST_IMAGES}")
+    need = n * folder.manifest.tokens_per_image * MEMORY
+    if need > memory_available():
+        fit = int(0.8 * memory_available() / need * n)
+        raise UserError(f"{n} images need {need / 1e9:.1f} GB of memory: take --images {fit}")
+    return np.concatenate(parts)[rng.permutation(total)[:n]], folder
+
+
+def position_figures(column: Tokens) -> dict[str, float | None]:
+    """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two are equal."""
+    collision = collision_entropy(number(column.astype(np.int64))[1])
+    return {"entropy": entropy(column), "collision": collision if np.isfinite(collision) else None}
+
+
+def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
+    """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens of a corpus [n, L]."""
+    n = len(tokens)
+    divisors = [2**i for i in range(SUBSETS, -1, -1) if n // 2**i >= LEAST_IMAGES // 2]
+    plan = [(divisor, min(divisor, CORPORA)) for divisor in divisors]
+    contexts = range(1, longest + 1)
+    curves = []
+    with tqdm(total=2 * sum(n // d * corpora for d, corpora in plan), unit="img", desc="counting contexts") as bar:
+        for sampler in ("ntd", "aligned"):
+            means: dict[int, list[float]] = {context: [] for context in contexts}
+            competitors: dict[int, float] = {}
+            for divisor, corpora in plan:
+                size = n // divisor
+                each = []
+                for corpus in range(corpora):
+                    rows = tokens[corpus * size : (corpus + 1) * size]
+                    each.append(copy_figures(rows, contexts, sampler == "aligned"))
+                    bar.update(size)
+                for context in contexts:
+                    means[context].append(-float(np.mean([figures[context].log_copy for figures in each])))
+                    competitors[context] = each[0][context].competitors  # in the end, of the whole corpus
+            sizes = [n // divisor for divisor, _ in plan]
+            for context, values in means.items():
+                law = fit_law(sizes, values, [corpora for _, corpora in plan], competitors[context])
+                curves.append(Curve(sampler, context, float(np.exp(-values[-1])), law))
+    return curves
+
+
+def describe(curve: Curve, images: int) -> dict[str, Any]:
+    """A curve as it is written: P(copy) now and with more images, and the images for WANTED."""
+    needed = curve.images_for(WANTED)
+    return {
+        "sampler": curve.sampler,
+        "context": curve.context,
+        "now": curve.now,
+        **{f"at_{times}_times": curve.at(times * images) for times in TIMES},
+        "images_for_10_percent": needed if np.isfinite(needed) else None,
+    }
+
+
+def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
+    """Sentences: what more images would do, and which sampler to take."""
+    curves = [each for each in figures["copy_probability"] if each["sampler"] == "ntd"]
+    cured = [each["context"] for each in curves if each["at_100_times"]["value"] < WANTED]
+    said = "no context of these" if not cured else f"contexts of at most {max(cured)} token{'s' * (max(cured) > 1)}"
+    sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
+    if has_codes:
+        sentences.append(
+            "Take --method kernel: its contexts need only be near. How often it copies, exact_copy_probability in its "
+            "report.json says; a larger --step makes it less."
+        )
+        return sentences
+    usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
+    if usable:
+        sentences.append(
+            f"Take --method aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
+            "FSQ codes, which kernel needs.)"
+        )
+    else:
+        sentences.append("Take --method smoothed: every context that is shared makes copies here.")
+    return sentences
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """The figures as tables."""
+    print(
+        f"\n{figures['tokens']}: {figures['images']:,} images of {figures['tokens_per_image']} tokens "
+        f"of {figures['vocab_size']:,} ({np.log2(figures['vocab_size']):.2f} bits)"
+    )
+
+    print("\nbits a token by position: entropy, collision entropy")
+    shown = [2**i for i in range(figures["tokens_per_image"].bit_length())]
+    for position in shown:
+        each = figures["bits_by_position"][position - 1]
+        collision = "no two are equal" if each["collision"] is None else f"{each['collision']:5.2f}"
+        print(f"  {position:>5}   {each['entropy']:5.2f}  {collision}")
+
+    size = np.log2(figures["images"] * figures["tokens_per_image"])
+    print(f"\ncollision entropy of n-grams in bits (two places of this corpus are told apart by {size:.1f})")
+    for length, bits in figures["collision_bits_of_n_grams"].items():
+        print(f"  {length:>5}   no two are equal" if bits is None else f"  {length:>5}   {bits:5.2f}")
+
+    print("\nP(exact copy) in %: now exactly, with ten and a hundred times the images by the law (95 % of the fit)")
+    print(f"  {'sampler':<8} context    now   x 10                  x 100                 images for 10 %")
+    for each in figures["copy_probability"]:
+        needed = each["images_for_10_percent"]
+        said = "never" if needed is None else f"{needed:,.2g}"
+        if each["now"] < WANTED:
+            said = "fewer than these"
+        cells = [_percent(each[f"at_{times}_times"]) for times in TIMES]
+        print(f"  {each['sampler']:<8} {each['context']:>7} {100 * each['now']:6.1f}   {cells[0]}{cells[1]}{said}")
+
+    rates = ", ".join(f"{context}: {100 * p:.2g}" for context, p in figures["aligned_two_images"].items())
+    print(f"\nP(exact copy) in % of aligned when two images must share a context, now: {rates}\n")
+    for sentence in figures["advice"]:
+        print(sentence)
+
+
+def _percent(figure: Figure) -> str:
+    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    return f"{f'{value:.1f} [{low:.1f}, {high:.1f}]':<22}"
+
+
+def draw(path: Path, curves: list[Curve], images: int) -> None:
+    """Plot P(copy) against the number of images for each context, a hundredth to a hundred times those at hand."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    colors = matplotlib.colormaps["viridis"]
+    longest = max(curve.context for curve in curves)
+    sizes = np.geomspace(images / 100, images * max(TIMES), 60)
+    for axes, sampler in zip(both, ("ntd", "aligned"), strict=True):
+        for curve in (curve for curve in curves if curve.sampler == sampler):
+            color = colors(0.95 * (curve.context - 1) / max(1, longest - 1))
+            said = [curve.at(size) for size in sizes]
+            axes.plot(sizes, [each["value"] for each in said], color=color, lw=1.5, label=str(curve.context))
+            axes.fill_between(sizes, [x["low"] for x in said], [x["high"] for x in said], color=color, alpha=0.12, lw=0)
+            axes.plot(images, curve.now, "o", color=color, ms=5)
+        axes.axvline(images, color="0.6", lw=1, ls=":")
+        axes.set(xscale="log", xlabel="training images", title=sampler, ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.25)
+    both[0].set_ylabel("P(exact copy)")
+    both[1].legend(title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)

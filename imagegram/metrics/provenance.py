@@ -1,0 +1,109 @@
+"""What is known of every single picture: what it copied from where, and the training image that it is nearest to."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.codec.fsq import fsq_digits
+from imagegram.index.folder import Index
+from imagegram.metrics.copying import KINDS, RUN, aligned_runs, classify, nearest
+from imagegram.metrics.nearest import two_nearest
+from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers.ntd import longest_runs
+from imagegram.samplers.sampler import Samples
+from imagegram.samplers.settings import Settings
+
+
+def describe_pictures(
+    index: Index, tokens: NDArray[np.uint16], samples: Samples | None = None, settings: Settings | None = None
+) -> list[dict[str, Any]]:
+    """For each sequence of `tokens` uint16 [n, k], as JSON:
+
+    kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any position.
+    nearest: data set and ordinal of the training image that differs in the fewest tokens, `differs`: in how many,
+    `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes` likewise, and
+    `gap_ratio`: how far it is, divided by the distance to the second nearest; below 1/3 counts as memorized (f_mem of
+    memorization.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
+    code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
+    row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
+    With `settings` that draw whole sequences, `log2_probability` of the sequence; None where it has none.
+    """
+    rows, distances = nearest(tokens, index.tokens)
+    lengths = longest_runs(index, tokens)
+    kinds = classify(lengths, aligned_runs(tokens, index.tokens))
+    same = tokens == index.tokens[rows, : tokens.shape[1]]
+    facts: list[dict[str, Any]] = []
+    for i in range(len(tokens)):
+        facts.append(
+            {
+                "kind": KINDS[kinds[i]],
+                "longest_run": int(lengths[i].max()),
+                "nearest": index.images[rows[i], :2].tolist(),
+                "differs": int(distances[i]),
+                "same": "".join(map(str, same[i].astype(int))),
+            }
+        )
+
+    if index.levels:
+        training, first = np.unique(index.tokens[:, : tokens.shape[1]], axis=0, return_index=True)
+        codes = two_nearest(tokens, training, index.levels)
+        ratios = codes.first / codes.second  # the images of `training` are distinct: the second is not 0
+        for fact, row, ratio in zip(facts, first[codes.rows], ratios, strict=True):
+            fact["nearest_in_codes"] = index.images[row, :2].tolist()
+            fact["gap_ratio"] = round(float(ratio), 3)
+
+    if samples is not None:
+        sources = samples.sources[: len(tokens)]
+        steps = steps_away(index, tokens, sources)
+        surprise = unigram_bits(index, tokens)
+        for i, fact in enumerate(facts):
+            fact["steps"] = steps[i].tolist()
+            fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
+
+    if settings is not None:
+        p = probabilities(index, settings, tokens).astype(np.float64)
+        with np.errstate(divide="ignore"):
+            total = np.log2(p).sum(1)
+        for fact, value in zip(facts, total, strict=True):
+            fact["log2_probability"] = round(float(value), 1) if np.isfinite(value) else None
+    return facts
+
+
+def steps_away(index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many levels lie between every token [n, k] and that of its source [n, k, 2], summed over the digits of
+    their FSQ codes; without codes 1 where they differ. 0 for given tokens."""
+    rows = sources[..., 0]
+    origin = index.tokens[rows.clip(min=0), sources[..., 1].clip(min=0)]
+    if index.levels:
+        drawn = fsq_digits(tokens, index.levels).astype(np.int64)
+        stood = fsq_digits(origin, index.levels).astype(np.int64)
+        steps = np.abs(drawn - stood).sum(-1)
+    else:
+        steps = (tokens != origin).astype(np.int64)
+    return np.where(rows < 0, 0, steps)
+
+
+def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """-log2 of the share of training images that have the token at its position: [n, k]; a count of 1 at least."""
+    bits = np.empty(tokens.shape)
+    for position in range(tokens.shape[1]):
+        counts = np.bincount(index.tokens[:, position], minlength=index.vocab_size)
+        bits[:, position] = np.log2(index.num_images / counts[tokens[:, position]].clip(min=1))
+    return bits
+
+
+def copied_runs(sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: NDArray[np.float64]) -> list[list]:
+    """Runs of RUN tokens or more copied in a row from one image, of one sequence: [first, number, bits], the most
+    surprising first. sources: row and position [k, 2]; steps, surprise: [k]."""
+    copied = (sources[:, 0] >= 0) & (steps == 0)
+    follows = copied[1:] & copied[:-1] & (sources[1:, 0] == sources[:-1, 0]) & (np.diff(sources[:, 1]) == 1)
+    runs = []
+    first = 0
+    for end in range(1, len(sources) + 1):
+        if end < len(sources) and follows[end - 1]:
+            continue
+        if copied[first] and end - first >= RUN:
+            runs.append([first, end - first, round(float(surprise[first:end].sum()), 1)])
+        first = end
+    return sorted(runs, key=lambda run: -run[2])

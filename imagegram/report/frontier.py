@@ -1,0 +1,88 @@
+"""The plot of the page, coherence against copying: places in percent, so that its type has the size of the page's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from imagegram.report.verdict import LEAST_CLOSER, MOST_CLOSER, MOST_COPIES, Run
+
+LABEL = 6.5  # percent of the height that a name takes
+
+
+@dataclass
+class Point:
+    """A run in the plot: x and y with their intervals in percent of its width and height, from the lower left."""
+
+    name: str
+    method: str
+    x: float
+    y: float
+    low_x: float
+    high_x: float
+    low_y: float
+    high_y: float
+    copies: bool  # may copy more than real images do
+    label_y: float = 0.0
+    left: bool = False  # its name stands to the left
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Coherence against P(closer): copiers are to the right, chaos is at the bottom."""
+
+    points: list[Point]
+    ticks_y: list[tuple[float, str]]
+    ticks_x: list[tuple[float, str]]
+    real: tuple[float, float]  # where held-out real images are
+    band: tuple[float, float]  # of P(closer) as real images have it: left end and width
+
+
+def frontier(runs: list[Run]) -> Frontier | None:
+    """The plot of the runs whose figures are known; None where there are none."""
+    known = [run for run in runs if {"coherence", "closer_than_held_out"} <= set(run.figures)]
+    if not known:
+        return None
+    low = min(-0.1, *(run.figures["coherence"]["low"] for run in known)) - 0.05
+    high = max(1.1, *(run.figures["coherence"]["high"] for run in known)) + 0.05
+
+    def across(value: float) -> float:
+        return 100 * (value + 0.02) / 1.04
+
+    def up(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    points = [_point(run, across, up) for run in known]
+    for left in (True, False):
+        _spread([point for point in points if point.left == left])
+    return Frontier(
+        points=points,
+        ticks_y=[(up(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
+        ticks_x=[(across(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
+        real=(across(0.5), up(1)),
+        band=(across(LEAST_CLOSER), across(MOST_CLOSER) - across(LEAST_CLOSER)),
+    )
+
+
+def _point(run: Run, across: Any, up: Any) -> Point:
+    closer = run.figures["closer_than_held_out"]
+    coherence = run.figures["coherence"]
+    return Point(
+        name=run.name,
+        method=run.sampler.method,
+        x=across(closer["value"]),
+        y=up(coherence["value"]),
+        low_x=across(closer["low"]),
+        high_x=across(closer["high"]),
+        low_y=up(coherence["low"]),
+        high_y=up(coherence["high"]),
+        copies=run.copies_at_most() > MOST_COPIES,
+        label_y=up(coherence["value"]),
+        left=closer["value"] > 0.6,
+    )
+
+
+def _spread(points: list[Point]) -> None:
+    """Move the names of points on one side apart, downwards from the highest."""
+    ceiling = 100.0
+    for point in sorted(points, key=lambda point: -point.y):
+        point.label_y = min(point.label_y, ceiling)
+        ceiling = point.label_y - LABEL

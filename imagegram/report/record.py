@@ -1,0 +1,105 @@
+"""What a night records of itself in night.json: enough to make its page again from the finished folder."""
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from imagegram.files import read_json, write_json
+from imagegram.machine import cores
+from imagegram.report.verdict import COLUMNS
+from imagegram.samplers.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+FILE = "night.json"
+IN_SHORT = ("exact_copies", "closer_than_held_out", "coherence")  # figures that a night ends with
+KERNEL = "fitting the kernel"
+JUDGES = "training the judges"
+STEPS = (KERNEL, JUDGES)  # what several samplers need, and is done once for an index
+HELD_OUT = "held-out"  # the folder of held-out images beside those of the samplers
+
+
+@dataclass
+class Night:
+    """A run of overnight_run.py over one index."""
+
+    command: str
+    sequences: int  # for each sampler
+    decoded: int  # of these
+    seed: int
+    samplers: dict[str, dict[str, Any]]  # name -> settings, in the order in which they are run
+    plan: dict[str, Any] = field(default_factory=dict)  # all that decides the results
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
+    machine: str = field(default_factory=lambda: machine())
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    seconds: dict[str, float] = field(default_factory=dict)  # of every step that was not finished before
+    failed: dict[str, str] = field(default_factory=dict)  # step -> why
+    skipped: list[str] = field(default_factory=list)  # samplers that there was no time for
+    complete: bool = False  # nothing failed, and nothing is left to do
+
+    def settings(self, name: str) -> Settings:
+        return Settings.from_json(self.samplers[name])
+
+    def folder(self, out: Path, name: str) -> Path:
+        """Where the images of a sampler, or HELD_OUT, are."""
+        return out / "generated" / f"{name}-seed{self.seed}"
+
+    def finished(self, out: Path) -> list[str]:
+        """The samplers whose images are there, made as this night asks."""
+        return [name for name in self.samplers if name not in self.failed and self.is_finished(out, name)]
+
+    def is_finished(self, out: Path, name: str) -> bool:
+        """Whether the images of a sampler are there, made as this night asks."""
+        report = self.folder(out, name) / "report.json"
+        if not report.exists():
+            return False
+        request = read_json(report)["request"]
+        if Settings.from_json(request["settings"]) != self.settings(name):
+            return False
+        return bool(request.get("sequences") == self.sequences and request.get("seed") == self.seed)
+
+    def write(self, out: Path) -> None:
+        """Record it in its folder."""
+        write_json(out / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, out: Path) -> "Night":
+        """Read what `write` wrote; UserError where there is none."""
+        return cls(**read_json(out / FILE))
+
+
+def figure_lines(out: Path, night: Night) -> list[str]:
+    """The figures of every finished sampler, a line each."""
+    columns = {column.key: column for column in COLUMNS}
+    shown = [columns[key] for key in IN_SHORT]
+    lines = [f"{'':<24}" + "".join(f"  {column.title:>24}" for column in shown)]
+    for name in night.finished(out):
+        figures = read_json(night.folder(out, name) / "report.json")["generated"]
+        cells = ("{} ({})".format(*column.cell(figures)) if column.key in figures else "-" for column in shown)
+        lines.append(f"{name:<24}" + "".join(f"  {cell:>24}" for cell in cells))
+    return lines
+
+
+def machine() -> str:
+    """This machine in a few words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cores()} cores ({platform.machine()}), {memory:.0f} GiB of memory, {gpu()}"
+
+
+def gpu() -> str:
+    """The name of the GPU that is used."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {name: version(name) for name in ("torch", "numpy", "scipy", "fast-gram")}
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = git.stdout.strip() if git.returncode == 0 else "not in a repository"
+    return {"imagegram": commit, "python": platform.python_version()} | found

@@ -1,0 +1,261 @@
+"""Every form of data set gives the same pictures; every bad picture is named and stops nothing."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from imagegram.cli import UserError
+from imagegram.data.dataset import open_picture
+from imagegram.data.loading import load_batches
+from imagegram.data.opening import Source, open_dataset
+from imagegram.data.preprocess import preprocess, to_rgb
+from imagegram.data.scenes import KINDS, scene
+from imagegram.tokens import held_out
+from tests.conftest import pixels, truncated_tar, whole_tar
+
+
+def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
+    mask = held_out(np.arange(100_000), 0.1)
+    assert abs(mask.mean() - 0.1) < 0.005
+    assert (held_out(np.arange(1000), 0.1) == mask[:1000]).all()
+    assert not (mask & ~held_out(np.arange(100_000), 0.2)).any()  # a larger share only adds images
+    assert abs(np.corrcoef(mask[:-1], mask[1:])[0, 1]) < 0.02  # neighbours are independent
+
+
+def test_shapes_depend_on_seed_and_ordinal_alone_and_scale_with_the_size() -> None:
+    first, label = scene(0, 7)
+    again, _ = scene(0, 7)
+    assert (first == again).all()
+    assert 0 <= label < len(KINDS)
+    assert (scene(1, 7)[0] != first).any()
+    assert (scene(0, 8)[0] != first).any()
+    large = np.asarray(Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX), np.float32)
+    assert np.abs(large - first).mean() < 3  # the same scene at another resolution
+    labels = [scene(0, i)[1] for i in range(600)]
+    assert np.bincount(labels, minlength=len(KINDS)).min() > 60
+
+
+def test_digits_and_shapes_open_by_name() -> None:
+    digits = open_dataset("digits")
+    assert (len(digits), digits.class_names) == (1797, tuple("0123456789"))
+    assert digits.read(5)[1] == 5
+    assert len(open_dataset("shapes", images=30)) == 30
+    assert open_dataset("shapes", images=3, image_size=64).read(2)[0].size == (64, 64)
+
+
+def test_folder_tar_and_saved_data_set_give_the_same_pictures(
+    tmp_path: Path, image_folder: Path, pictures: list[Image.Image]
+) -> None:
+    features = datasets.Features(
+        {
+            "caption": datasets.Value("string"),
+            "img": datasets.Image(),
+            "fine": datasets.ClassLabel(names=["a", "b", "c"]),
+        }
+    )
+    rows = {"caption": ["x"] * 12, "img": pictures, "fine": [i % 3 for i in range(12)]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    saved = open_dataset(str(tmp_path / "saved"))
+    assert (saved.image_column, saved.label_column, saved.class_names) == ("img", "fine", ("a", "b", "c"))
+    tar = open_dataset(str(whole_tar(tmp_path / "a.tar")))
+    for i, picture in enumerate(pictures):
+        for source in (saved, tar):
+            image, label = source.read(i)
+            assert (pixels(image) == pixels(picture)).all()
+            assert label == i % 3
+    folder = open_dataset(str(image_folder))
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    assert [folder.read(i)[1] for i in range(12)] == [0] * 6 + [1] * 6
+    assert all((pixels(folder.read(i)[0]) == pixels(pictures[j])).all() for i, j in enumerate(order))
+
+
+def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    data = datasets.Dataset.from_dict({"image": pictures}).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
+    assert len(open_dataset(str(tmp_path / "saved"))) == 12
+    with pytest.raises(UserError, match="no split 'test'; it has train"):
+        open_dataset(str(tmp_path / "saved"), split="test")
+    with pytest.raises(UserError, match="no column 'label'; it has image"):
+        open_dataset(str(tmp_path / "saved"), label_column="label")
+
+
+def test_a_table_without_pictures_asks_for_the_column(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"no image column \(columns: text \(string\)\)"):
+        open_dataset(str(tmp_path / "saved"))
+
+
+def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path) -> None:
+    source = open_dataset(str(truncated_tar(tmp_path / "a.tar")))
+    assert len(source) == 7
+    assert "complete samples are kept" in source.flaw
+    assert [source.read(i)[1] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/folder", "no data set at"),
+        ("./nothing", "no data set at"),
+        ("no-such-data-set", "cannot load the data set 'no-such-data-set'"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_dataset(name)
+
+
+def test_empty_folder_and_too_many_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images"):
+        open_dataset(str(tmp_path))
+    with pytest.raises(UserError, match="1797 images, 1798 were asked for"):
+        open_dataset("digits", images=1798)
+
+
+def test_unusual_pictures_become_the_expected_rgb() -> None:
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    assert pixels(to_rgb(red.convert("CMYK")))[0, 0].tolist() == [255, 0, 0]
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]  # transparent: the white behind it
+    assert pixels(to_rgb(Image.new("LA", (4, 4), (0, 127))))[0, 0].tolist() == [128, 128, 128]
+    palette = Image.new("P", (4, 4), 3)
+    palette.putpalette([0, 0, 0] * 3 + [0, 255, 0])
+    assert pixels(to_rgb(palette))[0, 0].tolist() == [0, 255, 0]
+    buffer = io.BytesIO()
+    palette.save(buffer, "PNG", transparency=3)
+    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [255, 255, 255]
+    deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
+    assert pixels(to_rgb(deep))[0, 0].tolist() == [127, 127, 127]
+    turned = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))  # red, blue from left to right
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    turned.save(buffer, "PNG", exif=exif)
+    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [0, 0, 255]
+
+
+def test_preprocess_resizes_the_shorter_side_and_crops_the_centre() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    out = preprocess(Image.fromarray(wide), 10)
+    assert (out.shape, out.dtype) == ((3, 10, 10), torch.uint8)
+    assert (out == 200).all()
+    assert preprocess(Image.new("L", (8, 8), 255), 32).shape == (3, 32, 32)
+
+
+def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folder: Path) -> None:
+    good = (image_folder / "class0" / "00.png").read_bytes()
+    (image_folder / "class0" / "empty.jpg").write_bytes(b"")
+    (image_folder / "class0" / "page.jpg").write_text("<html></html>")
+    (image_folder / "class0" / "short.png").write_bytes(good[: len(good) // 2])
+    bomb = Image.new("1", (20_000, 20_000))
+    bomb.save(image_folder / "class1" / "bomb.png")
+    source = open_dataset(str(image_folder))
+    items = [item for batch in load_batches(source, [list(range(len(source)))], 32, workers=0) for item in batch]
+    reasons = {source_name: reason for source_name, (_, image, _, reason) in enumerate(items) if image is None}
+    assert len(reasons) == 4
+    assert not any("0x" in reason for reason in reasons.values())
+    assert sorted(r.split(":")[0] for r in reasons.values()) == [
+        "DecompressionBombError",
+        "OSError",
+        "UnidentifiedImageError",
+        "UnidentifiedImageError",
+    ]
+    assert [i for i, *_ in items] == list(range(16))
+
+
+def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
+    source: Source = open_dataset(str(image_folder))
+    batches = [[0, 1, 2], [3], [10, 11]]
+
+    def read(workers: int) -> list[list[tuple[int, int, int]]]:
+        loaded = load_batches(source, batches, 32, workers)
+        return [[(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None] for batch in loaded]
+
+    assert read(0) == read(2)
+
+
+def test_what_stands_beside_the_pixels_does_not_decide_over_them() -> None:
+    """A damaged eXIf chunk, two megabytes of text, a profile as large: the same pixels as without them."""
+    plain = io.BytesIO()
+    picture = Image.fromarray(scene(1, 3)[0])
+    picture.save(plain, "PNG")
+
+    def with_chunk(kind: bytes, content: bytes) -> bytes:
+        chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return plain.getvalue()[:33] + chunk + plain.getvalue()[33:]  # after the header
+
+    for kind, content in (
+        (b"eXIf", b"II*\0\x08\0\0\0\x01\0" + b"\xff" * 3),
+        (b"eXIf", b"garbage"),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2_000_000)),
+        (b"iCCP", b"icc\0\0" + zlib.compress(b"a" * 2_000_000)),
+    ):
+        assert (pixels(to_rgb(open_picture(with_chunk(kind, content)))) == pixels(picture)).all()
+
+
+def test_deep_greys_are_scaled_by_their_format() -> None:
+    ramp = np.tile(np.linspace(0, 1, 16, dtype=np.float32), (16, 1))
+    expected = ramp * 255
+    for values in (
+        ramp,  # floats up to 1
+        ramp * 255,
+        ramp * 65535,
+        (ramp * 65535).astype(np.uint16),
+        (ramp * 65535).astype(np.int32),
+        (ramp.astype(np.float64) * (2**31 - 1)).astype(np.int32),
+    ):
+        assert np.abs(pixels(to_rgb(Image.fromarray(values)))[..., 0] - expected).max() <= 1
+    dark = Image.fromarray((ramp * 255).astype(np.uint16))  # one dark frame of a set of 16 bits is dark
+    assert pixels(to_rgb(dark)).max() == 0
+
+
+def test_every_exif_orientation_is_that_of_pillow() -> None:
+    picture = Image.fromarray(scene(1, 3)[0][:20])
+    for orientation in range(10):
+        for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            buffer = io.BytesIO()
+            picture.save(buffer, kind, exif=exif)
+            turned = ImageOps.exif_transpose(Image.open(buffer))
+            assert (pixels(to_rgb(Image.open(buffer))) == pixels(turned)).all()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_only_the_square_that_is_kept_is_resized_and_its_pixels_are_the_same(size: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        width, height = rng.integers(3, 150, 2)
+        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        scale = size / min(picture.size)
+        whole = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR)
+        left, top = (whole.width - size) // 2, (whole.height - size) // 2
+        expected = np.asarray(whole.crop((left, top, left + size, top + size)), np.int16)
+        assert np.abs(preprocess(picture, size).permute(1, 2, 0).numpy() - expected).max() <= 1
+
+    assert preprocess(Image.new("1", (1, 1_000_000)), size).shape == (3, size, size)  # enlarged whole: 6 to 12 GB
+
+
+def test_one_warning_a_picture_is_none(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 0x0112, 3, 1, 6)
+    exif += struct.pack("<HHII", 0x8825, 4, 1, 0xFFFFFF) + b"\0\0\0\0"  # a directory of places beyond the end
+    buffer = io.BytesIO()
+    Image.fromarray(scene(1, 3)[0]).save(buffer, "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (tmp_path / "0.jpg").write_bytes(buffer.getvalue()[:2] + segment + buffer.getvalue()[2:])
+    Image.new("1", (40, 40)).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # it warns from there on, and refuses from twice as many on
+    source = open_dataset(str(tmp_path))
+    items = [item for batch in load_batches(source, [[0, 1]], 32, workers=0) for item in batch]
+    assert all(pixels is not None for _, pixels, _, _ in items)
+    assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]

@@ -1,0 +1,42 @@
+"""The transformers of the neural reference are distributions over whole images, and go on where they were stopped."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import neural_reference as module
+from experiments.neural_reference import Alphabet, Training, Transformer, log2_probabilities, train
+
+
+@pytest.mark.parametrize("values", [(6,), (3, 2)])
+def test_the_chances_of_all_images_sum_to_one(values: tuple[int, ...]) -> None:
+    """They would not if a token saw itself or a later one, or if digits that do not exist had a chance."""
+    alphabet = Alphabet(values, tokens_per_image=3)
+    torch.manual_seed(0)
+    model = Transformer(alphabet).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(torch.randn(weights.shape) / 5)  # far from uniform
+    everything = np.array(list(itertools.product(range(6), repeat=3)), np.uint16)
+    p = np.exp2(log2_probabilities(model, alphabet.symbols(everything)).sum(1))
+    assert p.max() > 3 / 6**3
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_training_learns_and_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 10)
+    monkeypatch.setattr(module, "BATCH", 16)
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 6, (200, 1))
+    tokens = np.concatenate([first, (first + 1) % 6], 1).astype(np.uint16)  # log2(6) bits an image, not twice that
+    alphabet = Alphabet((3, 2), tokens_per_image=2)
+
+    whole = train(Training(alphabet, tokens, 0), tmp_path / "whole.pt", 40)
+    assert whole["stopping_bits"] < 0.75 * np.log2(6)
+    train(Training(alphabet, tokens, 0), tmp_path / "parts.pt", 20)
+    parts = train(Training(alphabet, tokens, 0), tmp_path / "parts.pt", 40)
+    assert parts["steps"] == 40
+    assert parts["stopping_bits"] == pytest.approx(whole["stopping_bits"], rel=1e-5)

@@ -1,0 +1,77 @@
+"""The script, small: what it writes, and that it goes on where it was stopped."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import scaling_study
+from experiments.scaling import plots, points
+from experiments.scaling.corpora import load, sizes
+from experiments.scaling.run import Runner
+from experiments.scaling_study import Config, main
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling_study, "QUICK_SIZES", (100, 200))
+    monkeypatch.setattr(scaling_study, "QUICK_SCENES", 400)
+    monkeypatch.setattr(scaling_study, "PREDICTED_FROM", 200)
+    monkeypatch.setattr("imagegram.metrics.extrapolate.LEAST_IMAGES", 10)
+    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 1)
+    monkeypatch.setattr(points, "KERNEL_IMAGES", 10)
+    monkeypatch.setattr(points, "DUPLICATES", 3)
+
+
+def test_a_stopped_study_goes_on_and_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(datasets=("shapes",), out=tmp_path, quick=True, neural=tmp_path / "none.json")
+    whole = Runner.measure
+
+    def stopped(self: Runner, task: object) -> object:
+        if len(list((tmp_path / "points").glob("*.json"))) == 4:
+            raise KeyboardInterrupt
+        return whole(self, task)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "points").glob("*.json")}
+    assert len(before) == 4
+    main(config)
+    assert "4 of 8 points are finished" in capsys.readouterr().out
+    assert all((tmp_path / "points" / name).stat().st_mtime_ns == time for name, time in before.items())
+
+    with (tmp_path / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    copies = {
+        (row["images"], row["context"]): float(row["value"])
+        for row in table
+        if row["quantity"] == "copy_probability" and row["sampler"] == "ntd"
+    }
+    assert copies["200", "16"] == pytest.approx(1)
+    assert copies["200", "2"] < copies["100", "2"] < 1
+    for name in ("copies", "bits", "matches", "predictions"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_corpora_of_a_size_are_disjoint_and_the_first_ones_nested(tmp_path: Path) -> None:
+    data = load("shapes", 400, tmp_path, "tiny")
+    assert data.corpora(100) == 3
+    assert data.corpora(200) == 1
+    assert sizes(data, (100, 200, 5000)) == [100, 200]
+    parts = [data.corpus(100, number) for number in range(3)]
+    assert np.array_equal(np.concatenate(parts), data.training[:300])
+    assert np.array_equal(data.corpus(200, 0)[:100], parts[0])
+
+
+def test_a_curve_has_the_widest_interval_of_its_corpora() -> None:
+    rows = [
+        {"images": 10, "value": 1.0, "low": 0.5, "high": 1.5},
+        {"images": 10, "value": 2.0, "low": 1.8, "high": 2.5},
+        {"images": 5, "value": 3.0, "low": 3.0, "high": 3.0},
+    ]
+    assert plots.curve(rows) == ([5, 10], [3.0, 1.5], [3.0, 0.5], [3.0, 2.5])

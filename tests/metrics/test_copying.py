@@ -1,0 +1,113 @@
+"""Planted copies, splices and noise come out as what they are; intervals cover what they promise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram.index.folder import Index
+from imagegram.metrics import copying as m
+from imagegram.samplers.ntd import longest_runs
+from tests.support.corpora import index_of
+
+RNG = np.random.default_rng(0)
+TRAINING = RNG.integers(0, 400, (200, 16)).astype(np.uint16)
+
+
+@pytest.fixture
+def planted() -> NDArray[np.uint16]:
+    """A copy, a copy shifted by 3, a splice of two images, one with a single token changed, noise."""
+    noise = RNG.integers(400, 512, (1, 16)).astype(np.uint16)
+    shifted = np.concatenate([TRAINING[3, 3:], noise[0, :3]])
+    splice = np.concatenate([TRAINING[1, :10], TRAINING[2, 10:]])
+    touched = TRAINING[4].copy()
+    touched[8] = 511
+    return np.stack([TRAINING[0], shifted, splice, touched, noise[0]])
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return index_of(tmp_path_factory.mktemp("planted"), TRAINING)
+
+
+def test_planted_cases(planted: NDArray[np.uint16], index: Index) -> None:
+    rows, distances = m.nearest(planted, TRAINING)
+    assert distances[[0, 2, 3, 4]].tolist() == [0, 6, 1, 16]
+    assert rows[[0, 2, 3]].tolist() == [0, 1, 4]
+    assert distances[1] >= 13  # shifted: hardly a token stands where it stood
+    assert longest_runs(index, planted).max(1).tolist() == [16, 13, 10, 8, 0]
+    figures, _ = m.describe(planted, index, RNG)
+    assert figures["exact_copies"]["value"] == pytest.approx(1 / 5)
+    assert figures["novel"]["value"] == pytest.approx(1 / 5)  # the noise
+    # Of five sequences the copy, and the longer part of the splice, have a run of 10; so does the shifted copy.
+    assert figures["novelty"][15] == pytest.approx(4 / 5)
+    assert figures["novelty"][0] == pytest.approx((3 + 0 + 0 + 1 + 16) / 80)
+
+
+@pytest.mark.parametrize("vocabulary", [2, 5, 65535])
+def test_distances_agree_with_brute_force(vocabulary: int) -> None:
+    rng = np.random.default_rng(vocabulary)
+    training = rng.integers(0, vocabulary, (15, 9)).astype(np.uint16)
+    sequences = rng.integers(0, vocabulary, (25, 7)).astype(np.uint16)
+    sequences[:5] = training[:5, 1:8]
+    hamming = (sequences[:, None] != training[None, :, :7]).sum(2)
+    rows, distances = m.nearest(sequences, training)
+    assert distances.tolist() == hamming.min(1).tolist()
+    assert rows.tolist() == hamming.argmin(1).tolist()
+
+
+def test_planted_cases_are_told_apart(planted: NDArray[np.uint16], index: Index) -> None:
+    everywhere, in_place = longest_runs(index, planted), m.aligned_runs(planted, TRAINING)
+    assert [m.KINDS[kind] for kind in m.classify(everywhere, in_place)] == [
+        "exact_copies",
+        "shifted_copies",
+        "mosaics",
+        "mosaics",
+        "novel",
+    ]
+    assert m.pieces(everywhere)[[0, 2]].tolist() == [1, 2]
+    assert m.pieces(everywhere)[4] == 16
+    assert m.copied(everywhere).tolist() == [1, 13 / 16, 1, 15 / 16, 0]
+    figures, _ = m.describe(planted, index, RNG)
+    assert [figures[name]["value"] for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
+
+
+def fewest_pieces(sequence: list[int], training: list[list[int]]) -> int:
+    """Shortest way through all splits."""
+    known = {tuple(row[i:j]) for row in training for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
+    best = [0]
+    for end in range(1, len(sequence) + 1):
+        whole = [i for i in range(end) if i == end - 1 or tuple(sequence[i:end]) in known]
+        best.append(1 + min(best[i] for i in whole))
+    return best[-1]
+
+
+def test_matches_in_place_and_pieces_agree_with_brute_force(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    training, sequences = (rng.integers(0, 3, (n, 9)).astype(np.uint16) for n in (6, 40))
+    in_place = m.aligned_runs(sequences, training)
+    equal = sequences[:, None] == training
+    for start in range(9):
+        runs = np.cumprod(equal[:, :, start:], axis=2).sum(2).max(1)
+        assert in_place[:, start].tolist() == runs.tolist()
+    everywhere = longest_runs(index_of(tmp_path, training), sequences)
+    assert m.pieces(everywhere).tolist() == [fewest_pieces(s, training.tolist()) for s in sequences.tolist()]
+    covered = np.zeros((40, 9), bool)
+    for row, start in np.argwhere(everywhere >= 4):
+        covered[row, start : start + everywhere[row, start]] = True
+    assert m.copied(everywhere, 4) == pytest.approx(covered.mean(1))
+
+
+def test_held_out_images_are_measured_as_the_generated_are(index: Index) -> None:
+    held_out = RNG.integers(0, 512, (40, 16)).astype(np.uint16)
+    result = m.measure(TRAINING[:40], index, held_out, RNG)
+    assert result["generated"]["exact_copies"]["value"] == 1
+    assert result["generated"]["closer_than_held_out"]["value"] == 1
+    assert result["held_out"]["exact_copies"]["value"] == 0
+    again = m.measure(held_out, index, held_out, RNG)
+    assert again["generated"]["nearest_distance"]["value"] == again["held_out"]["nearest_distance"]["value"]
+    for name in ("closer_than_held_out", "closer_in_codes"):
+        assert again["generated"][name]["value"] == pytest.approx(0.5)
+        assert again["generated"][name]["p_value"] > 0.9
+        assert result["generated"][name]["p_value"] < 1e-6

@@ -1,0 +1,86 @@
+"""Counting all contexts at once agrees with the samplers' own distributions and with brute force."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram.metrics.counting import (
+    collision_entropy,
+    context_counts,
+    copy_figures,
+    entropy,
+    gram_entropies,
+    multiplicity,
+)
+from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers.settings import Settings
+from tests.support.corpora import index_of
+
+
+@pytest.fixture
+def rows() -> NDArray[np.uint16]:
+    """Images that share many contexts, some of them several times there."""
+    rng = np.random.default_rng(4)
+    distinct = rng.integers(0, 4, (60, 6)) * 73
+    distinct[:30] = rng.integers(0, 512, (30, 6))
+    return distinct[rng.permutation(np.repeat(np.arange(60), rng.integers(1, 4, 60)))].astype(np.uint16)
+
+
+@pytest.mark.parametrize("context", [0, 1, 2, 3, 5, 9])
+@pytest.mark.parametrize(("method", "min_images"), [("ntd", 1), ("aligned", 1), ("aligned", 2), ("aligned", 5)])
+def test_figures_are_those_of_the_samplers_likelihood(
+    tmp_path: Path, rows: NDArray[np.uint16], method: str, min_images: int, context: int
+) -> None:
+    index = index_of(tmp_path, rows)
+    p = probabilities(index, Settings(method, context, min_images), rows)
+    figures = copy_figures(rows, [context], method == "aligned", min_images)[context]
+    distinct = np.unique(rows, axis=0, return_index=True)[1]
+    assert np.exp(figures.log_copy) == pytest.approx(p[distinct].prod(1).sum())
+    assert figures.extraction == pytest.approx({start: p[:, start:].prod(1).mean() for start in (1, 2, 4)})
+
+
+def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16]) -> None:
+    text = [["start", *row] for row in rows.tolist()]
+    for counts in context_counts(rows, 4, aligned=False):
+        c = counts.context
+        before = [[tuple(line[max(0, i + 1 - c) : i + 1]) for i in range(6)] for line in text]
+        sizes = Counter(context for line in before for context in line)
+        hits = Counter(
+            (context, line[i + 1]) for line, own in zip(text, before, strict=True) for i, context in enumerate(own)
+        )
+        for row, (line, own) in enumerate(zip(text, before, strict=True)):
+            assert counts.sizes[row].tolist() == [sizes[context] for context in own]
+            assert counts.hits[row].tolist() == [hits[context, line[i + 1]] for i, context in enumerate(own)]
+
+
+def test_rows_are_counted(rows: NDArray[np.uint16]) -> None:
+    times = Counter(map(tuple, rows.tolist()))
+    assert multiplicity(rows).tolist() == [times[tuple(row)] for row in rows.tolist()]
+
+
+def test_an_unbounded_context_copies_for_certain(rows: NDArray[np.uint16]) -> None:
+    assert np.exp(copy_figures(rows, [7], aligned=False)[7].log_copy) == pytest.approx(1)
+
+
+def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> None:
+    for length, bits in gram_entropies(rows, 3).items():
+        grams = [tuple(row[i : i + length]) for row in rows.tolist() for i in range(7 - length)]
+        equal = sum(a == b for i, a in enumerate(grams) for b in grams[:i])
+        assert bits == pytest.approx(-np.log2(equal / (len(grams) * (len(grams) - 1) / 2)))
+    assert collision_entropy(np.ones(9, np.int32)) == np.inf
+
+
+def test_entropy_of_uniform_tokens_is_known() -> None:
+    column = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint16)
+    assert entropy(column) == pytest.approx(8, abs=0.02)
+
+
+def test_competitors_share_the_context_and_not_the_token_before(rows: NDArray[np.uint16]) -> None:
+    text = [["start", *row] for row in rows.tolist()]
+    places = [(line[i - 1], line[i]) for line in text for i in range(1, 6)]  # what stands before and the context
+    others = sum(a[1] == b[1] and a[0] != b[0] for a in places for b in places)
+    figures = copy_figures(rows, [1], aligned=False)[1]
+    assert figures.competitors == pytest.approx(others / len(rows))

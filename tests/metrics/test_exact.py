@@ -1,0 +1,86 @@
+"""Figures from the likelihood agree with closed forms and with what is sampled."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagegram.metrics import exact
+from imagegram.metrics.exact import bits, exact_figures, extraction, floor_share
+from imagegram.metrics.intervals import wilson
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
+from tests.support.corpora import index_of
+
+ROWS = np.random.default_rng(4).integers(0, 5, (60, 4)) * 73
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("ntd", context=1),
+        Settings("ntd", context=2),
+        Settings("ntd", context=3),
+        Settings("aligned", context=1, min_images=1),
+        Settings("aligned", context=2, min_images=1),
+        Settings("aligned", context=1, min_images=2),
+        Settings("smoothed", context=1),
+        Settings("smoothed", context=2),
+    ],
+    ids=lambda settings: settings.describe(),
+)
+def test_the_exact_copy_probability_lies_in_the_interval_of_ten_thousand_samples(
+    tmp_path: Path, settings: Settings
+) -> None:
+    index = index_of(tmp_path, ROWS)
+    figure = exact_figures(index, settings, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
+    drawn = sample(index, settings, 10_000, np.random.default_rng(1)).tokens
+    known = {tuple(row) for row in ROWS.tolist()}
+    measured = wilson(sum(tuple(row) in known for row in drawn.tolist()), len(drawn))
+    spread = measured["high"] - measured["low"]
+    exact = figure["exact_copy_probability"]["value"]
+    assert measured["low"] - spread / 2 <= exact <= measured["high"] + spread / 2  # about four deviations
+    assert "held_out_bits" not in figure
+
+
+def test_an_unbounded_context_copies_and_extracts_with_certainty(tmp_path: Path) -> None:
+    index = index_of(tmp_path, ROWS)
+    held_out = np.random.default_rng(9).integers(0, 512, (20, 4)).astype(np.uint16)
+    figures = exact_figures(index, Settings("ntd", context=99), held_out, np.random.default_rng(0))
+    assert figures["exact_copy_probability"]["value"] == pytest.approx(1)
+    assert figures["extraction"]["held_out"]["1"]["value"] < 1e-3
+    assert figures["held_out_bits"]["value"] > figures["training_bits"]["value"]
+    assert len(figures["held_out_bits_by_position"]) == 4
+
+
+def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
+    index = index_of(tmp_path, ROWS)
+    figures = exact_figures(index, Settings("aligned", context=0), ROWS.astype(np.uint16), np.random.default_rng(0))
+    share = 1 - figures["floor_share"]
+    shares = np.array([[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS])
+    expected = -np.log2(share * shares + (1 - share) / 512).mean()
+    assert figures["held_out_bits"]["value"] == pytest.approx(expected)
+
+
+def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(tmp_path, ROWS)
+    settings = Settings("aligned", context=1, min_images=1)
+    nothing = ROWS[:0].astype(np.uint16)
+    whole = exact_figures(index, settings, nothing, np.random.default_rng(0))["exact_copy_probability"]
+    monkeypatch.setattr(exact, "MOST_TRAINING", 30)
+    part = exact_figures(index, settings, nothing, np.random.default_rng(0))
+    assert part["exact_copy_images"] == 30
+    low, high = (part["exact_copy_probability"][key] for key in ("low", "high"))
+    assert low < high
+    assert low / 1.5 < whole["value"] < high * 1.5
+
+
+def test_the_floor_is_fitted_and_bits_and_extraction_are_what_they_say() -> None:
+    p = np.array([[0.5, 0.0], [0.5, 0.0], [0.5, 0.25]])
+    share = floor_share(p, 4)
+    shares = np.linspace(0.001, 0.999, 999)
+    losses = [bits(p, a, 4).mean() for a in shares]
+    assert share == pytest.approx(shares[int(np.argmin(losses))], abs=2e-3)
+    rng = np.random.default_rng(0)
+    table = extraction(np.array([[0.1, 0.5, 0.5, 1.0], [0.2, 1.0, 1.0, 0.5]]), rng)
+    assert {key: figure["value"] for key, figure in table.items()} == {"1": 0.375, "2": 0.5}

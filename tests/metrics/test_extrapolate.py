@@ -1,0 +1,91 @@
+"""The prediction of a token folder: exact figures of now, and what comes true with ten times the images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError
+from imagegram.metrics.counting import copy_figures
+from imagegram.metrics.extrapolate import copy_curves, predict
+from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers.settings import Settings
+from tests.support.corpora import index_of, token_folder
+
+
+def images(n: int, seed: int) -> NDArray[np.uint16]:
+    """Images of eight tokens of 40: a Markov chain, some of whose images are drawn from few tokens and meet often."""
+    rng = np.random.default_rng(seed)
+    often = rng.random(n) ** 2  # how many tokens an image is drawn from
+    rows = np.zeros((n, 8), np.uint16)
+    token = np.zeros(n, np.int64)
+    for i in range(8):
+        token = (token * 7 + i + (rng.random(n) * (2 + 38 * often)).astype(np.int64)) % 40
+        rows[:, i] = token
+    return rows
+
+
+def test_ten_times_the_images_do_what_was_predicted() -> None:
+    more = images(8000, 0)
+    errors = []
+    for curve in copy_curves(more[:800], 4):
+        assert curve.law is not None
+        counted = copy_figures(more[:800], [curve.context], curve.sampler == "aligned")[curve.context].competitors
+        assert curve.law.parameters[0] == pytest.approx(np.log(counted / 2), abs=0.5)
+        truth = np.exp(copy_figures(more, [curve.context], curve.sampler == "aligned")[curve.context].log_copy)
+        errors.append(abs(curve.at(8000)["value"] - truth))
+    assert len(errors) == 8
+    assert max(errors) < 0.1
+
+
+def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = images(400, 1)
+    figures = predict(token_folder(tmp_path / "tokens", rows), 3)
+    said = capsys.readouterr().out
+
+    index = index_of(tmp_path / "index", rows)
+    distinct = np.unique(rows, axis=0)
+    for each in figures["copy_probability"]:
+        p = probabilities(index, Settings(each["sampler"], each["context"], min_images=1), distinct)
+        assert each["now"] == pytest.approx(p.prod(1).sum())
+    assert json.loads((tmp_path / "tokens-prediction.json").read_text())["images"] == 400
+    assert (tmp_path / "tokens-prediction.png").stat().st_size > 10_000
+    assert "400 images of 8 tokens of 512" in said
+    assert "--method kernel" in said
+
+
+def test_a_codec_without_codes_is_given_a_sampler_that_does_not_copy(tmp_path: Path) -> None:
+    figures = predict(token_folder(tmp_path / "tokens", images(400, 1), vocab_size=1000), 2)
+    assert "--method aligned" in figures["advice"][1]
+
+
+def test_shards_that_are_missing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = token_folder(tmp_path / "tokens", images(1500, 1))
+    (folder / "shard-00001.json").unlink()
+    assert predict(folder, 1)["images"] == 1000
+    assert "1 of 2 shards are finished" in capsys.readouterr().out
+
+
+def test_what_cannot_be_predicted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = token_folder(tmp_path / "tokens", images(300, 1))
+    with pytest.raises(UserError, match="301 were asked for"):
+        predict(folder, 1, images=301)
+    with pytest.raises(UserError, match="too few"):
+        predict(folder, 1, images=20)
+    with pytest.raises(UserError, match="at least 1"):
+        predict(folder, 0)
+    monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: 1000)
+    with pytest.raises(UserError, match="take --images"):
+        predict(folder, 1)
+    assert not list(tmp_path.glob("*-prediction*"))
+
+
+def test_tokens_that_never_meet_are_certain_to_be_copied(tmp_path: Path) -> None:
+    rows = np.arange(200 * 4).reshape(200, 4)
+    figures = predict(token_folder(tmp_path / "tokens", rows, vocab_size=1000), 2)
+    last = figures["copy_probability"][-1]
+    assert last["now"] == pytest.approx(1)
+    assert last["images_for_10_percent"] is None
+    assert figures["bits_by_position"][0]["collision"] is None

@@ -1,0 +1,47 @@
+"""The law of copying is recovered from its own values, and predicts what it was not fitted to."""
+
+import numpy as np
+import pytest
+
+from imagegram.metrics.law import Law, fit_law
+
+SIZES = [1000 * 2**i for i in range(8)]
+
+
+def law(u: float, bend: float, slope: float) -> Law:
+    """The law with this u for 128,000 images."""
+    return Law(SIZES[-1], np.array([np.log(u), np.log(u / bend), slope]), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("true", [law(2, 0.5, 0.4), law(0.5, 1, 0.3), law(0.01, 0.3, 0.4), law(30, 0.1, 0.2)])
+def test_the_law_is_recovered_and_predicts_a_hundred_times_the_images(true: Law) -> None:
+    found = fit_law(SIZES, [true.log_copy(n) for n in SIZES], [4] * len(SIZES), 2 * np.exp(true.parameters[0]))
+    assert found is not None
+    for times in (10, 100):
+        truth = np.exp(-true.log_copy(times * SIZES[-1]))
+        figure = found.copy_probability(times * SIZES[-1])
+        assert figure["value"] == pytest.approx(truth, abs=0.1)
+        assert figure["low"] - 0.02 <= truth <= figure["high"] + 0.02
+
+
+def test_the_law_is_the_formula_of_the_documentation() -> None:
+    competitors = 2 * 30.0 * 10  # u is half of that, at ten times the images
+    u = competitors / 2
+    assert law(30, 0.1, 0.2).log_copy(10 * SIZES[-1]) == pytest.approx(u / (1 + u / 0.1) ** 0.8)
+
+
+def test_images_for_is_the_inverse() -> None:
+    true = law(0.5, 1, 0.3)
+    for probability in (0.9, 0.5, 0.1):
+        assert np.exp(-true.log_copy(true.images_for(probability))) == pytest.approx(probability)
+    assert law(1e-9, 0.3, 0.4).images_for(0.1) == np.inf
+
+
+def test_few_competitors_grow_in_proportion() -> None:
+    found = fit_law([1000, 2000, 4000], [0.0, 0.0, 0.001], [4, 2, 1], 0.002)
+    assert found is not None
+    assert found.log_copy(8000) == pytest.approx(0.002, rel=0.05)
+
+
+def test_nothing_is_said_of_a_corpus_without_a_competitor() -> None:
+    assert fit_law([1000, 2000], [0.0, 0.0], [2, 1], 0.0) is None

@@ -1,0 +1,144 @@
+"""The literature's measures of memorization agree with brute force and with SciPy, and find what was planted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu, norm
+
+from imagegram.codec.fsq import fsq_codes, fsq_digits
+from imagegram.metrics import copying
+from imagegram.metrics import nearest as m
+from imagegram.metrics.intervals import probability_closer
+from tests.support.corpora import index_of
+
+LEVELS = (8, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def training() -> NDArray[np.uint16]:
+    return np.unique(np.random.default_rng(0).integers(0, 512, (60, 7)).astype(np.uint16), axis=0)
+
+
+@pytest.fixture(scope="module")
+def sequences(training: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Noise, copies, copies with a few tokens changed, and prefixes of two images joined."""
+    rng = np.random.default_rng(1)
+    touched = training[:20].copy()
+    touched[np.arange(20), rng.integers(0, 7, 20)] = rng.integers(0, 512, 20)
+    joined = np.concatenate([training[:10, :4], training[10:20, 4:]], 1)
+    noise = rng.integers(0, 512, (20, 7))
+    return np.concatenate([noise, training[:5], touched, joined]).astype(np.uint16)
+
+
+def distances(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """L2 distances [n, m] in code space."""
+    codes = [fsq_codes(tokens, LEVELS).astype(np.float64) for tokens in (a, b)]
+    return np.sqrt(np.square(codes[0][:, None] - codes[1][None]).sum((2, 3)))
+
+
+def test_f_mem_and_authenticity_agree_with_brute_force(
+    sequences: NDArray[np.uint16], training: NDArray[np.uint16]
+) -> None:
+    nearest = m.two_nearest(sequences, training, LEVELS)
+    between = distances(sequences, training)
+    ordered = np.sort(between, 1)
+    assert nearest.first == pytest.approx(ordered[:, 0], abs=1e-6)
+    assert nearest.second == pytest.approx(ordered[:, 1])
+    assert nearest.memorized.tolist() == (ordered[:, 0] < ordered[:, 1] / 3).tolist()
+    assert nearest.memorized[20:25].all()  # the copies
+    assert not nearest.memorized[:20].any()  # the noise
+
+    within = distances(training, training)
+    np.fill_diagonal(within, np.inf)
+    wanted = within.min(1)[between.argmin(1)] < between.min(1)
+    assert m.authentic(nearest, training, LEVELS).tolist() == wanted.tolist()
+    assert 0 < wanted.mean() < 1
+
+
+def test_one_training_image_has_no_second(training: NDArray[np.uint16]) -> None:
+    nearest = m.two_nearest(training[:3], training[:1], LEVELS)
+    assert np.isinf(nearest.second).all()
+    assert nearest.memorized.all()
+
+
+@pytest.mark.parametrize("values", [3, 1000])
+def test_z_score_is_scipys(values: int) -> None:
+    rng = np.random.default_rng(values)
+    a = rng.integers(0, values, 40).astype(np.float64)
+    b = (rng.integers(0, values, 70) + values / 5).astype(np.float64)
+    tested = mannwhitneyu(a, b, use_continuity=False, method="asymptotic")
+    z = m.mann_whitney_z(a, b)
+    assert z < 0
+    assert 2 * norm.sf(-z) == pytest.approx(tested.pvalue)
+
+
+def test_p_closer_is_the_mann_whitney_statistic() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.integers(0, 30, 50).astype(np.float64)
+    b = rng.integers(5, 40, 80).astype(np.float64)
+    value = probability_closer(a, b, rng)["value"]
+    assert mannwhitneyu(a, b).statistic == pytest.approx(50 * 80 * (1 - value))
+
+
+def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
+    """Without ties the z-score of a cell is (U - nm / 2) / sqrt(nm (n + m + 1) / 12), as in the authors' code."""
+    rng = np.random.default_rng(4)
+    a = rng.random(90)
+    b = rng.random(120) + 0.1
+    cells = rng.integers(0, 3, 90), rng.integers(0, 4, 120)  # nothing was generated in the last cell
+    total = 0.0
+    for cell in range(3):
+        mine, real = a[cells[0] == cell], b[cells[1] == cell]
+        n, k = len(mine), len(real)
+        u = (mine[:, None] > real[None]).sum()
+        total += k * (u - n * k / 2) / np.sqrt(n * k * (n + k + 1) / 12)
+    assert m.data_copying(a, b, cells) == pytest.approx(total / np.count_nonzero(cells[1] < 3))
+    assert np.isnan(m.data_copying(a, b, (cells[0], cells[1] + 10)))
+
+
+def test_opposite_cells_do_not_hide_each_other() -> None:
+    """A sampler that copies one class and is far from the other has P(closer) 0.5, and scores of both signs."""
+    real = np.linspace(1, 2, 40)
+    generated = np.concatenate([np.full(20, 0.1), np.full(20, 9.0)])
+    cells = np.repeat([0, 1], 20), np.tile([0, 1], 20)
+    assert probability_closer(generated, real, np.random.default_rng(0))["value"] == pytest.approx(0.5)
+    scores = m.cell_scores(generated, real, cells)
+    assert scores[0] < -4
+    assert scores[1] > 4
+
+
+@pytest.mark.parametrize("levels", [(8, 8, 8), (5, 4, 3)])
+def test_near_runs_agree_with_brute_force(levels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    size = int(np.prod(levels))
+    training = rng.integers(0, size, (30, 9)).astype(np.uint16)
+    sequences = rng.integers(0, size, (25, 6)).astype(np.uint16)
+    sequences[:10] = training[:10, :6]
+    digits = fsq_digits(sequences, levels)[:, None], fsq_digits(training[:, :6], levels)[None]
+    near = (np.abs(digits[0] - digits[1]) <= 1).all(3)  # [n, N, k]
+    wanted = np.zeros((25, 6), int)
+    for row in range(25):
+        for start in range(6):
+            ends = [next((e for e in range(start, 6) if not line[e]), 6) for line in near[row]]
+            wanted[row, start] = max(ends) - start
+    assert m.near_runs(sequences, training, levels).tolist() == wanted.tolist()
+
+
+def test_a_copy_moved_by_one_level_is_near_and_not_exact(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    digits = rng.integers(1, 7, (40, 8, 3))
+    radix = np.array([1, 8, 64])
+    tokens = digits @ radix
+    moved = (digits + rng.choice([-1, 1], digits.shape)) @ radix
+    index = index_of(tmp_path, tokens)
+    measured = copying.measure(moved.astype(np.uint16), index, rng.integers(0, 512, (50, 8)).astype(np.uint16), rng)
+    generated, held_out = measured["generated"], measured["held_out"]
+    assert generated["exact_copies"]["value"] == 0
+    assert generated["near_copies"]["value"] == 1
+    assert generated["near_copied_share"]["value"] == 1
+    assert held_out["near_copies"]["value"] == 0
+    assert generated["c_t"]["high"] < -2
+    assert held_out["c_t"]["low"] < 0 < held_out["c_t"]["high"]
+    assert generated["authentic"]["value"] < 0.1

@@ -1,0 +1,81 @@
+"""Runs found in the suffix tables are those that brute force finds."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imagegram.samplers.ntd import longest_runs, unique_contexts
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import Settings
+from tests.support.corpora import corpora, index_of
+
+
+@pytest.mark.parametrize("shard_images", [0, 5])
+@pytest.mark.parametrize("name", corpora())
+def test_longest_runs_agree_with_brute_force(tmp_path: Path, name: str, shard_images: int) -> None:
+    training = corpora()[name]
+    rng, length = np.random.default_rng(1), training.shape[1]
+    sequences = rng.choice(np.unique(training), (12, length)).astype(np.uint16)
+    sequences[:4] = np.roll(training[rng.integers(0, len(training), 4)], -1, 1)
+    if length > 2:
+        sequences[4:8, :2] = training[rng.integers(0, len(training), 4), -2:]
+    index = index_of(tmp_path, training, 65_279, shard_images)
+    known = {tuple(row[i:j]) for row in training.tolist() for i in range(length) for j in range(i + 1, length + 1)}
+    expected = [
+        [max((j - i for j in range(i + 1, length + 1) if tuple(row[i:j]) in known), default=0) for i in range(length)]
+        for row in sequences.tolist()
+    ]
+    assert longest_runs(index, sequences).tolist() == expected
+
+
+@pytest.mark.parametrize("context", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize("name", corpora())
+def test_unique_contexts_agree_with_brute_force(tmp_path: Path, name: str, context: int) -> None:
+    (shard,) = index_of(tmp_path, corpora()[name], 65_279).shards
+    line = shard.tokens.tolist()
+    all_of = Counter(tuple(line[i : i + context]) for i in range(len(line) - context + 1))
+    expected = [i >= context and all_of[tuple(line[i - context : i])] == 1 for i in range(len(line) + 1)]
+    unique = unique_contexts(shard, context)[: len(line) + 1].tolist()
+    # Contexts that reach the end of the corpus may be called shared: no token follows them.
+    assert unique[: len(line) - 3] == expected[: len(line) - 3]
+    assert not any(found and not right for found, right in zip(unique, expected, strict=True))
+
+
+def shared_middles() -> NDArray[np.int64]:
+    """Images that start and end each in its own way, and have one of two runs of 12 tokens between."""
+    rng = np.random.default_rng(4)
+    rows = rng.integers(0, 30_000, (20, 36))
+    rows[:, 12:24] = rng.integers(0, 30_000, (2, 12))[rng.integers(0, 2, 20)]
+    return rows
+
+
+COPIED = corpora() | {"images that share their middle": shared_middles()}
+
+
+@pytest.mark.parametrize("shard_images", [0, 5])
+@pytest.mark.parametrize("context", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("name", COPIED)
+def test_copying_without_a_search_draws_the_same_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, context: int, shard_images: int
+) -> None:
+    training = COPIED[name]
+    rng = np.random.default_rng(2)
+    index = index_of(tmp_path, training, 65_279, shard_images)
+    length = training.shape[1]
+    given = training[rng.integers(0, len(training), 300)].astype(np.uint16)[:, : length // 2]  # and half of it shuffled
+    given[::2] = rng.permuted(given[::2], axis=1)
+    for prefix in (None, given):
+        answers = []
+        for pays in (0, 10**9):
+            monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
+            answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
+        # The third way searches for every token: no sequence is ever known to copy.
+        monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)
+        answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
+        monkeypatch.undo()
+        for answer in answers[1:]:
+            assert np.array_equal(answers[0].tokens, answer.tokens)
+            assert np.array_equal(answers[0].sources, answer.sources)

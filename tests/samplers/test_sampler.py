@@ -1,0 +1,318 @@
+"""Samplers draw from exactly the distributions that brute force gives, and name where each token came from."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import chi2_contingency
+
+from imagegram.cli import UserError
+from imagegram.codec.fsq import fsq_codes
+from imagegram.codec.tiny_flextok import FSQ
+from imagegram.index.engine import Engine
+from imagegram.metrics.prediction import bits
+from imagegram.samplers.matches import truncated
+from imagegram.samplers.ntd import matches_anywhere
+from imagegram.samplers.sampler import sample
+from imagegram.samplers.settings import METHODS, Settings
+from imagegram.tokens import SEPARATOR, TERMINATOR
+from tests.support.corpora import corpora, index_of
+
+Distribution = dict[int, float]
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels hardly fitted."""
+    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
+
+
+def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
+    """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a token after it."""
+    text = [SEPARATOR, *prefix]
+    for length in range(min(context, len(text)), -1, -1):
+        suffix = text[len(text) - length :]
+        lines = [[SEPARATOR, *row] for row in training]
+        follows = Counter(
+            line[i + length]
+            for line in lines
+            for i in range(len(line) - length)
+            if line[i : i + length] == suffix and line[i + length] != SEPARATOR
+        )
+        if follows:
+            return {t: c / follows.total() for t, c in follows.items()}
+    raise AssertionError
+
+
+def aligned(training: list[list[int]], prefix: list[int], context: int, images: int, anchor: int) -> Distribution:
+    """Next tokens of images with the same tokens at the same places, the context shortened until enough share it."""
+    i = len(prefix)
+    pool = [row for row in training if row[: min(anchor, i)] == prefix[: min(anchor, i)]]
+    best = pool
+    for length in range(1, min(context, i - anchor) + 1):
+        pool = [row for row in pool if row[i - length] == prefix[i - length]]
+        if len(pool) < images:
+            break
+        best = pool
+    follows = Counter(row[i] for row in best)
+    return {t: c / follows.total() for t, c in follows.items()}
+
+
+def check(samples: NDArray[np.uint16], expected: "dict[tuple[int, ...], Distribution]", position: int) -> None:
+    """Chi-square test of the tokens drawn at `position` after every prefix seen often; nothing impossible occurs."""
+    groups: dict[tuple[int, ...], Counter[int]] = {}
+    for row in samples.tolist():
+        groups.setdefault(tuple(row[:position]), Counter())[row[position]] += 1
+    statistic, freedom = 0.0, 0
+    for prefix, counts in groups.items():
+        wanted = expected[prefix]
+        assert set(counts) <= set(wanted)
+        n = counts.total()
+        if n >= 200:
+            statistic += sum((counts[t] - n * p) ** 2 / (n * p) for t, p in wanted.items())
+            freedom += len(wanted) - 1
+    # Wilson & Hilferty's cube-root normal approximation, at five sigma: the seed is fixed, a wrong sampler is far off
+    if freedom:
+        assert ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom)) < 5
+
+
+SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
+
+
+@pytest.mark.parametrize("shard_images", [0, 7])
+@pytest.mark.parametrize("context", [1, 2, 9])
+def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_images: int) -> None:
+    index = index_of(tmp_path, SMALL, shard_images=shard_images)
+    drawn = sample(index, Settings("ntd", context=context), 20_000, np.random.default_rng(1)).tokens
+    rows = SMALL.tolist()
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: anywhere(rows, list(p), context) for p in prefixes}, position)
+
+
+def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL, shard_images=11)
+    engine = Engine(index)
+    drawn = np.zeros((30, 5), np.uint16)
+    drawn[:, :4] = np.random.default_rng(11).integers(0, 3, (30, 4))  # prefixes that need not occur
+    for position, matches in enumerate(matches_anywhere(index, drawn, 3)):
+        for row in range(len(drawn)):
+            everyone = np.arange(matches.counts[row])
+            counts = Counter(matches.next_tokens(np.full(len(everyone), row), everyone).tolist())
+            context = [SEPARATOR, *drawn[row, :position].tolist()][-3:]
+            assert counts == engine.ntd(context).counts
+
+
+def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences(tmp_path: Path) -> None:
+    rows = np.random.default_rng(8).integers(0, 3, (12, 3))
+    index = index_of(tmp_path, rows)
+    context = 2
+    n = 4000
+
+    # As the first experiments sampled: one sequence, one token, one call of Fastgram's ntd() after another.
+    engine = Engine(index)
+    rng = np.random.default_rng(9)
+    one_by_one: Counter[tuple[int, ...]] = Counter()
+    for _ in range(n):
+        text = [SEPARATOR]
+        for _ in range(3):
+            answer = engine.ntd(text[-context:])
+            assert not answer.approximate
+            weights = np.array(list(answer.counts.values()), float)
+            text.append(int(rng.choice(list(answer.counts), p=weights / weights.sum())))
+        one_by_one[tuple(text[1:])] += 1
+
+    drawn = sample(index, Settings("ntd", context), n, np.random.default_rng(10)).tokens
+    batched = Counter(map(tuple, drawn.tolist()))
+    whole = sorted(set(one_by_one) | set(batched))
+    assert len(whole) > 8
+    table = [[one_by_one[sequence] for sequence in whole], [batched[sequence] for sequence in whole]]
+    assert chi2_contingency(table).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
+)
+def test_aligned_samples_the_exact_distribution(tmp_path: Path, context: int, images: int, anchor: int) -> None:
+    index = index_of(tmp_path, SMALL)
+    settings = Settings("aligned", context, images, anchor)
+    drawn = sample(index, settings, 20_000, np.random.default_rng(2)).tokens
+    rows = SMALL.tolist()
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
+
+
+def discounted(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
+    """p = (c - D + D * t * p_shorter) / n from the shortest context up to the longest that occurs, where D is
+    n1 / (n1 + 2 n2) of all contexts of that length at that position; without a floor, counts at the bottom."""
+    i, p = len(prefix), floor
+    for length in range(min(context, i) + 1):
+        follows = Counter(row[i] for row in rows if row[i - length : i] == prefix[i - length :])
+        if length == 0 and not floor:
+            p = {token: c / follows.total() for token, c in follows.items()}
+            continue
+        times = Counter(Counter((*row[i - length : i], row[i]) for row in rows).values())
+        d = max(0.1, times[1] / max(1, times[1] + 2 * times[2]))
+        n, t = follows.total(), len(follows)
+        if n:
+            p = {token: (max(0, follows[token] - d) + d * t * p.get(token, 0)) / n for token in {*p, *follows}}
+    return p
+
+
+RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)  # discounts of all sizes
+
+
+@pytest.mark.parametrize("context", [1, 2, 9])
+@pytest.mark.parametrize("rows", [SMALL, RARE], ids=["few tokens", "rare tokens"])
+def test_smoothed_samples_the_exact_distribution(tmp_path: Path, rows: NDArray[np.int64], context: int) -> None:
+    index = index_of(tmp_path, rows, 7)
+    drawn = sample(index, Settings("smoothed", context), 20_000, np.random.default_rng(12)).tokens
+    for position in range(5):
+        prefixes = {tuple(r[:position]) for r in drawn.tolist()}
+        check(drawn, {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}, position)
+
+
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_bits_are_those_of_the_smoothed_distribution(tmp_path: Path, context: int) -> None:
+    index = index_of(tmp_path, RARE, 9)
+    held_out = np.random.default_rng(13).integers(0, 8, (40, 5)).astype(np.uint16)  # 7 occurs nowhere
+    probabilities = 2 ** -bits(index, held_out, context)
+    for row, line in enumerate(held_out.tolist()):
+        for i, token in enumerate(line):
+            expected = discounted(RARE.tolist(), line[:i], context, dict.fromkeys(range(9), 1 / 9))
+            assert probabilities[row, i] == pytest.approx(expected[token])
+    for row, line in enumerate(bits(index, held_out, context, smoothed=False)):
+        for i, value in enumerate(line):
+            follows = aligned(RARE.tolist(), held_out[row, :i].tolist(), context, 1, 0)
+            assert 2**-value == pytest.approx(0.99 * follows.get(int(held_out[row, i]), 0) + 0.01 / 9)
+    every = np.tile(held_out[:1], (9, 1))
+    every[:, 4] = np.arange(9)
+    assert (2 ** -bits(index, every, context)[:, 4]).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["ntd", "aligned", "smoothed"])
+def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, RARE, 7)
+    settings = Settings(method, context=1, min_images=1, temperature=0.5, top_k=3, top_p=0.9)
+    drawn = sample(index, settings, 5_000, np.random.default_rng(3)).tokens
+    rows, expected = RARE.tolist(), {}
+    for prefix in {tuple(r[:2]) for r in drawn.tolist()}:
+        full = {
+            "ntd": lambda p: anywhere(rows, p, 1),
+            "aligned": lambda p: aligned(rows, p, 1, 1, 0),
+            "smoothed": lambda p: discounted(rows, p, 1, {}),
+        }[method](list(prefix))
+        kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:3]
+        total, nucleus, reached = sum(p**2 for _, p in kept), {}, 0.0
+        for token, p in kept:
+            if reached < 0.9:
+                nucleus[token] = p**2 / total
+            reached += p**2 / total
+        expected[prefix] = {t: p / sum(nucleus.values()) for t, p in nucleus.items()}
+    check(drawn, expected, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, np.arange(30)[:, None] + np.zeros((1, 4), int))  # labels 0, 1, 2, 0 ...
+    drawn = sample(index, Settings(method, label=2), 200, np.random.default_rng(0))
+    assert set(drawn.tokens[:, 0].tolist()) == set(range(2, 30, 3))
+    assert (index.labels[drawn.sources[:, 0, 0]] == 2).all()
+    with pytest.raises(UserError, match="no image of class 7"):
+        sample(index, Settings(method, label=7), 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", corpora())
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("ntd", 3),
+        Settings("ntd", 2, temperature=0.7),
+        Settings("aligned"),
+        Settings("aligned", 3, 2, 1),
+        Settings("smoothed", 3),
+        Settings("smoothed", 2, temperature=0.7),
+    ],
+)
+def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, settings: Settings) -> None:
+    index = index_of(tmp_path, corpora()[name], TERMINATOR, shard_images=6)
+    drawn = sample(index, settings, 50, np.random.default_rng(4))
+    rows, positions = drawn.sources[..., 0], drawn.sources[..., 1]
+    assert np.array_equal(index.tokens[rows, positions], drawn.tokens)
+    assert positions.min() >= 0
+    if settings.method != "ntd":
+        assert (positions == np.arange(index.tokens_per_image)).all()
+
+
+def test_an_unlimited_context_copies_whole_images(tmp_path: Path) -> None:
+    index = index_of(tmp_path, np.random.default_rng(6).integers(0, 512, (50, 8)))
+    known = set(map(tuple, index.tokens.tolist()))
+    for settings in (Settings("ntd", 99), Settings("aligned", 99, 1)):
+        assert set(map(tuple, sample(index, settings, 30, np.random.default_rng(0)).tokens.tolist())) <= known
+
+
+def test_codes_are_those_of_the_quantizer() -> None:
+    import torch
+
+    ids = np.arange(8 * 5 * 3)
+    assert np.allclose(fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy())
+
+
+def test_same_seed_same_output(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL)
+    for method in METHODS:
+        one, two, other = (sample(index, Settings(method), 50, np.random.default_rng(s)) for s in (1, 1, 2))
+        assert np.array_equal(one.tokens, two.tokens)
+        assert np.array_equal(one.sources, two.sources)
+        assert not np.array_equal(one.tokens, other.tokens)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_tokens_are_the_first_of_the_whole(tmp_path: Path, method: str) -> None:
+    index = index_of(tmp_path, SMALL)
+    whole, part = (sample(index, Settings(method), 50, np.random.default_rng(1), k) for k in (0, 3))
+    assert np.array_equal(part.tokens, whole.tokens[:, :3])
+    assert np.array_equal(part.sources, whole.sources[:, :3])
+    with pytest.raises(UserError, match="has 5"):
+        sample(index, Settings(method), 1, np.random.default_rng(1), 6)
+
+
+@pytest.mark.parametrize("settings", [Settings("ntd", 99), Settings("aligned", 99, 1)])
+def test_a_given_prefix_is_completed(tmp_path: Path, settings: Settings) -> None:
+    index = index_of(tmp_path, np.random.default_rng(14).integers(0, 512, (50, 8)))
+    drawn = sample(index, settings, 50, np.random.default_rng(0), prefix=index.tokens[:, :3])
+    assert np.array_equal(drawn.tokens, index.tokens)
+    assert (drawn.sources[:, :3] == -1).all()
+    assert np.array_equal(drawn.sources[:, 3:, 0], np.tile(np.arange(50)[:, None], 5))
+
+
+def test_truncation_by_hand() -> None:
+    counts = np.array([1, 4, 3])
+    assert np.allclose(truncated(counts), [1 / 8, 4 / 8, 3 / 8])
+    assert np.allclose(truncated(counts, 0.5), np.array([1, 16, 9]) / 26)
+    assert np.allclose(truncated(counts, 1, 2), [0, 4 / 7, 3 / 7])
+    assert np.allclose(truncated(counts, 0.01), [0, 1, 0], atol=1e-6)
+    assert np.allclose(truncated(counts, 1, 9), [1 / 8, 4 / 8, 3 / 8])
+    assert np.allclose(truncated(counts, top_p=0.4), [0, 1, 0])
+    assert np.allclose(truncated(counts, top_p=0.6), [0, 4 / 7, 3 / 7])
+    assert np.allclose(truncated(np.array([0, 2, 2, 0])), [0, 0.5, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings("bigram"), "unknown method 'bigram'"),
+        (Settings(context=-1), "must not be negative"),
+        (Settings(min_images=0), "must be positive"),
+        (Settings(temperature=0), "must be positive"),
+        (Settings("smoothed", anchor=1), "anchor belongs to the method aligned"),
+        (Settings(top_k=-1), "must not be negative"),
+        (Settings(top_p=0), "between 0 and 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: Settings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sample(index_of(tmp_path, SMALL), settings, 1, np.random.default_rng(0))
