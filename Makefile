@@ -31,12 +31,12 @@ bench: .venv/installed
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt
-	@echo "Setting up .venv from requirements.txt (about a minute, 6 GB on disk; once)"
+.venv/installed: requirements.txt requirements-dev.txt
+	@echo "Setting up .venv from requirements-dev.txt (about a minute, 6 GB on disk; once)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Imagegram needs Python >= 3.11: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements-dev.txt
 	@touch $@
 
 .venv/page: requirements-page.txt .venv/installed

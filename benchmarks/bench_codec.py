@@ -29,6 +29,7 @@ from imagegram.cli import run_script
 from imagegram.codec import load_codec, tiny
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.preprocess import to_bytes, to_signed
+from imagegram.machine import has_bfloat16
 from imagegram.metrics.intervals import wilson
 from imagegram.training.figures import encode
 from imagegram.training.images import read_images
@@ -105,7 +106,7 @@ def under_load(rounds: int) -> None:
         for work in ("tokenize", "decode"):
             before, now = (statistics.median(run[mode][work] for run in runs) for mode in ("before", "now"))
             print(f"| {work} | {busy} | {before:.1f} | {now:.1f} | {now / before:.2f} |", flush=True)
-    print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {'yes' if tiny.has_bfloat16() else 'no'}\n")
+    print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {'yes' if has_bfloat16() else 'no'}\n")
 
 
 def variants() -> None:

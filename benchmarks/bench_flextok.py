@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagegram.cli import run_script, summary
-from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, choose_device, use_plain_attention
+from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, use_plain_attention
 from imagegram.data.preprocess import to_signed
 from imagegram.data.scenes import scene
+from imagegram.machine import choose_device
 from imagegram.tokens import SEPARATOR
 
 SCALE = 7.5
@@ -208,13 +209,13 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
 
 @torch.inference_mode()
 def main(config: Config) -> None:
-    device, reason = choose_device()
+    device = choose_device()
     torch._dynamo.config.recompile_limit = 64  # the stock call compiles every batch size anew
     encode_batches, decode_batches, stock_batches = SMALL if config.small else LARGE
     model = build(config.small, device)
     length = int(model.encoder.module_dict["enc_register_module"].n_max)
     pixels = [torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1) for i in range(max(FLIP_IMAGES, *encode_batches))]
-    name = reason if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {'a toy' if config.small else 'the size of d18-d28'}")
     table = Table()
     images = torch.stack(pixels)

@@ -36,13 +36,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.corpora import unrelated
 from imagegram.cli import run_script
 from imagegram.codec import load_codec
-from imagegram.codec.tiny import TinyCodec, has_bfloat16
+from imagegram.codec.tiny import TinyCodec
 from imagegram.data.preprocess import to_signed
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.table import verify_table
+from imagegram.machine import choose_device, has_bfloat16
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device
 from imagegram.samplers.sampler import sample
 from imagegram.samplers.settings import Settings
 

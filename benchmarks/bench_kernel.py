@@ -31,9 +31,9 @@ from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
-from imagegram.machine import cores, single_threads
+from imagegram.machine import choose_device, cores, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device, digits_of
+from imagegram.samplers.kernel.model import digits_of
 from imagegram.samplers.kernel.votes import Library, sequences_at_once
 from imagegram.samplers.sampler import sample
 from imagegram.samplers.settings import Settings

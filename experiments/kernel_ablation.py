@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
+from imagegram.machine import choose_device
 from imagegram.metrics.held_out import read_control
 from imagegram.metrics.intervals import mean
 from imagegram.samplers.kernel.fit import LIBRARY, fit
-from imagegram.samplers.kernel.model import Kernel, choose_device, digits_of
+from imagegram.samplers.kernel.model import Kernel, digits_of
 from imagegram.samplers.likelihood import probabilities
 from imagegram.samplers.settings import Settings
 

@@ -20,6 +20,7 @@ from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, others, read_json, run_lock, write_json
 from imagegram.index.folder import Index
+from imagegram.machine import choose_device
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.exact import exact_figures
@@ -28,7 +29,6 @@ from imagegram.metrics.provenance import describe_pictures
 from imagegram.report import sheets
 from imagegram.report.listening import draw_listening
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device
 from imagegram.samplers.sampler import Samples, sample
 from imagegram.samplers.settings import Settings
 

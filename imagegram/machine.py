@@ -2,14 +2,19 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CGROUPS = Path("/sys/fs/cgroup")
@@ -40,6 +45,26 @@ def single_threads() -> Iterator[int]:
         yield min(threads, cores())
     finally:
         torch.set_num_threads(threads)
+
+
+def choose_device() -> "torch.device":
+    """The GPU where there is one, else the CPU. Under torchrun each process has a GPU of its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; without it, bfloat16 is slower than float32."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def die_with_parent(parent: int) -> None:

@@ -228,14 +228,6 @@ def test_help_waits_for_no_library_of_the_work_itself(name: str) -> None:
     assert not slow & imported
 
 
-def test_another_python_is_told_what_to_run_instead() -> None:
-    command = [sys.executable, "-S", str(ROOT / "tokenize_fast.py")]  # -S: without the installed packages
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "run `make setup`, then use .venv/bin/python instead" in result.stderr
-
-
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     """The error that a script ended with: a single line."""
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]

@@ -19,9 +19,9 @@ from experiments.scaling.points import Row
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
+from imagegram.machine import choose_device
 from imagegram.metrics.coherence import MOST, Judges
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device
 
 FORMAT = 2  # of a point's file: another one is measured again
 COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")

@@ -29,6 +29,7 @@ from imagegram.cli import UserError
 from imagegram.codec import miniatures
 from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import sha256
+from imagegram.machine import choose_device
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
 ZOO = (  # of https://huggingface.co/EPFL-VILAB; the numbers are the depths of encoder and decoder
@@ -122,15 +123,6 @@ def oom_as_user_error(batch: int, remedy: str) -> Iterator[None]:
         raise UserError(f"out of memory with a batch of {batch}: {remedy.format(max(1, batch // 2))}") from None
 
 
-def choose_device() -> tuple[torch.device, str]:
-    """The best device of this process, and why: under torchrun each process has a GPU of its own."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu"), "no CUDA GPU: expect seconds for each image"
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device, torch.cuda.get_device_name(device)
-
-
 class FlexTokCodec:
     """A loaded FlexTok on the best device."""
 
@@ -150,7 +142,7 @@ class FlexTokCodec:
             raise UserError(
                 f"{name} has {self.vocab_size} tokens of levels {self.levels}: not their product, or above {MAX_VOCAB}"
             )
-        self.device, reason = choose_device()
+        self.device = choose_device()
         self.cuda = self.device.type == "cuda"
         self.model = model.eval().to(self.device)
         model.vae.sample_posterior = False
@@ -159,7 +151,8 @@ class FlexTokCodec:
         self.encoder = self._dense("FastEncoder", ENCODE_DTYPE if self.cuda else torch.float32)
         self.precision = "float16" if self.encoder and self.cuda else "float32"
         if os.environ.get("RANK", "0") == "0":
-            print(f"codec {name} on {self.device} in {self.precision} ({reason})")
+            gpu = torch.cuda.get_device_name(self.device) if self.cuda else "no CUDA GPU: expect seconds for each image"
+            print(f"codec {name} on {self.device} in {self.precision} ({gpu})")
 
     def _dense(self, part: str, dtype: torch.dtype) -> Any:
         """A half of the dense path, or None with one line where it does not cover this model."""

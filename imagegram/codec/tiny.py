@@ -1,8 +1,7 @@
 """A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16 where it has that."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from imagegram.codec import miniatures
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import read_json, sha256
-from imagegram.machine import single_threads
+from imagegram.machine import has_bfloat16, single_threads
 
 # Images whose activations fit in a core's cache.
 ENCODED_AT_ONCE = 32
@@ -68,6 +67,8 @@ class TinyCodec:
         missing = DECODED_AT_ONCE - len(tokens)
         rows = [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens + tokens[-1:] * missing]
         noise = [torch.Generator().manual_seed(seed) for seed in seeds + seeds[-1:] * missing]
+        # In bfloat16 pictures differ by half a grey level of 255 on average. Tokens are made in float32: rounding may
+        # turn one into its neighbour.
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
         return to_bytes(images)
@@ -82,11 +83,3 @@ def _in_threads(work: Callable[[Any], Tensor], parts: Iterable[Any]) -> list[Ten
             return list(pool.map(work, parts))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # stopped: the rest is not begun
-
-
-@lru_cache(1)
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16, which decodes faster (docs/performance.md). The pictures differ by
-    half a grey level of 255 on average. Tokens are made in float32: rounding may turn one into its neighbour."""
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of PyTorch
-    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))

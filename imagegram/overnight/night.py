@@ -27,6 +27,7 @@ from imagegram.generating import (
 )
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
+from imagegram.machine import choose_device
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.held_out import Control, read_control
 from imagegram.metrics.prediction import held_out_figures
@@ -38,7 +39,6 @@ from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.record import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.thumbnails import Originals
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device
 from imagegram.samplers.settings import Settings
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder

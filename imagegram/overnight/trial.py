@@ -19,12 +19,12 @@ from imagegram.data.preprocess import preprocess
 from imagegram.generating import Request, draw, measure
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
+from imagegram.machine import choose_device
 from imagegram.metrics import coherence
 from imagegram.metrics.classifier import train_classifier
 from imagegram.metrics.held_out import Control, read_control
 from imagegram.overnight.needs import Needs
 from imagegram.samplers.kernel import fit as kernel_fit
-from imagegram.samplers.kernel.model import choose_device
 from imagegram.samplers.settings import Settings
 from imagegram.tokenizing import manifest_of
 from imagegram.tokens import TokenFolder

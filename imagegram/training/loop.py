@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from imagegram.files import atomic
+from imagegram.machine import has_bfloat16
 from imagegram.training.muon import Muon
 
 ADAM_RATE = 1.5e-3  # of everything but the matrices of the blocks
@@ -125,8 +126,7 @@ def fit(
     started = time.monotonic()
     first = state.step
     device = next(part.parameters()).device.type
-    # A processor without instructions for bfloat16 is slower in it.
-    half = device == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    half = device == "cuda" or has_bfloat16()
     while state.step < stage.steps:
         rate = min((state.step + 1) / WARMUP, (stage.steps - state.step) / (DECAY * stage.steps), 1)
         with torch.autocast(device, torch.bfloat16, enabled=half):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_signed
+from imagegram.machine import choose_device
 from imagegram.training.images import Images
 from imagegram.training.loop import Stage, fit
 from imagegram.training.losses import (
@@ -61,7 +62,7 @@ def train(
 
     It ends on the CPU, in eval mode, with averaged weights.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     batches = Batches(data, device)
     torch.manual_seed(seed)  # initial weights of the heads
     regression = Regression(model.config.tokens * len(model.config.levels), model.config.image_size).to(device)

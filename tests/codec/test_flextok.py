@@ -13,8 +13,9 @@ import torch
 from imagegram.cli import UserError
 from imagegram.codec import flextok as flextok_codec
 from imagegram.codec import load_codec
-from imagegram.codec.flextok import ZOO, FlexTokCodec, choose_device, oom_as_user_error
+from imagegram.codec.flextok import ZOO, FlexTokCodec, oom_as_user_error
 from imagegram.data.scenes import scene
+from imagegram.machine import choose_device
 from imagegram.tokens import SEPARATOR
 from tests.support.random_flextok import save_random_flextok, stock_on_cpu
 
@@ -203,11 +204,10 @@ def test_every_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert choose_device() == (torch.device("cuda", 0), "GPU 0")
+    assert choose_device() == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert choose_device() == (torch.device("cuda", 3), "GPU 3")
+    assert choose_device() == torch.device("cuda", 3)
     assert chosen == [torch.device("cuda", 0), torch.device("cuda", 3)]
 
 

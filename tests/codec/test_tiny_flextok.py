@@ -10,11 +10,11 @@ from torch import Tensor
 
 from imagegram.codec import load_codec
 from imagegram.codec.miniatures import SHIPPED, WEIGHTS, shipped
-from imagegram.codec.tiny import has_bfloat16
 from imagegram.codec.tiny_flextok import FSQ, QuickLinear, TinyConfig, TinyFlexTok
 from imagegram.data.opening import open_dataset
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
+from imagegram.machine import has_bfloat16
 from imagegram.tokens import held_out
 
 

@@ -180,8 +180,3 @@ def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch
 def _digit_table(levels: tuple[int, ...]) -> NDArray[np.uint8]:
     """The digits of all ids: [vocab_size, len(levels)]. To look them up takes an eighth of the memory."""
     return fsq_digits(np.arange(math.prod(levels)), levels).astype(np.uint8)
-
-
-def choose_device() -> torch.device:
-    """The GPU where there is one: a pass over all images is a product of matrices."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

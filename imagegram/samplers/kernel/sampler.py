@@ -26,9 +26,9 @@ from torch import Tensor
 from tqdm import trange
 
 from imagegram.index.folder import Index
-from imagegram.machine import single_threads
+from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import choose_device, digits_of
+from imagegram.samplers.kernel.model import digits_of
 from imagegram.samplers.kernel.votes import Library, Votes, sequences_at_once
 from imagegram.samplers.matches import Ints, Matches, truncated
 from imagegram.samplers.settings import Settings
