@@ -3,8 +3,8 @@
     .venv/bin/python overnight_run.py                              # the digits (`make demo`): 2 to 4 min, two cores
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
     .venv/bin/python overnight_run.py --dataset digits shapes --out data/both      # two data sets, one index
-    .venv/bin/python overnight_run.py --dry-run                    # what would be done, and how long it takes
-    .venv/bin/python overnight_run.py --hours 8                    # the sweep as well, as much of it as fits
+    .venv/bin/python overnight_run.py --dry-run                    # what would be done, and what is finished
+    .venv/bin/python overnight_run.py --hours 8                    # the sweep as well, until 8 hours are over
 
 Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
 SAMPLERS costs only itself. A sampler that fails is named at the end, and the others are finished. Everything said is
@@ -15,6 +15,7 @@ in night.log as well, with its time: start it in tmux, or with nohup, and go to 
     ...
 """
 
+import math
 import shlex
 import sys
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegram.cli import UserError, run_script, summary
-from imagegram.overnight.plan import Data, Plan, finished_before
+from imagegram.overnight.plan import Data, Plan, finished_before, needs_of, say_plan
 from imagegram.samplers.settings import Settings, sweep
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ SAMPLERS = {
     "unigram": Settings("aligned", context=0),  # every position on its own: chaos
 }
 
-# What --hours adds, in random order until the time is over.
+# What --hours adds, in random order until the hours are over.
 SWEEP = {
     **sweep("kernel", step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
     **sweep("aligned", context=(1, 2, 3, 4), min_images=(1, 2, 5)),
@@ -76,8 +77,8 @@ class Config:
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
     seed: int = 0  # the same seed draws the same sequences and pictures
-    hours: float = 0.0  # also run SWEEP, as much of it as fits into so many hours; 0: SAMPLERS and nothing else
-    dry_run: bool = False  # say what would be done and how long it takes, and do nothing
+    hours: float = 0.0  # also run SWEEP, and begin no sampler after so many hours; 0: SAMPLERS and nothing else
+    dry_run: bool = False  # print counts, disk, memory and what is finished, and do nothing
 
 
 def main(config: Config) -> None:
@@ -85,8 +86,6 @@ def main(config: Config) -> None:
     for plan in plans:
         plan.check()
     if config.dry_run:
-        from imagegram.overnight.dry_run import say_plan
-
         for plan in plans:
             say_plan(plan)
         return
@@ -132,6 +131,7 @@ def make_plans(config: Config) -> list[Plan]:
 def run_night(plan: Plan) -> None:
     """Tokenize, index, generate; UserError names what failed when everything else is finished."""
     started = time.monotonic()
+    deadline = started + 3600 * (plan.hours or math.inf)
     if night := finished_before(plan):
         print(f"{plan.out} is finished, nothing to do")
         closing(plan, night, started)
@@ -139,13 +139,11 @@ def run_night(plan: Plan) -> None:
 
     # Imported here, so that --help and a finished night need not wait for torch.
     print(f"{plan.out}: looking at the data sets and the machine", flush=True)
+    needs_of(plan).check()
     from imagegram.files import remove_leftovers, run_lock
     from imagegram.overnight.log import logged
-    from imagegram.overnight.needs import check_machine, needs_of
     from imagegram.overnight.night import generate_all, index_all, new_night, refuse_replacing, tokenize_all
 
-    needs = needs_of(plan)
-    check_machine(needs)
     with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
@@ -160,7 +158,7 @@ def run_night(plan: Plan) -> None:
         index = index_all(plan, night, folders)
 
         print("3. Generate")
-        generate_all(needs, night, folders, index, started)
+        generate_all(plan, night, folders, index, deadline)
 
         closing(plan, night, started)
         if night.failed:

@@ -60,8 +60,10 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
             signal.signal(stop, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    options = None
     try:
-        main(expand_home(tyro.cli(config, prog=_command(), description=doc, args=args)))
+        options = expand_home(tyro.cli(config, prog=_command(), description=doc, args=args))
+        main(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,7 +77,8 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         print(f"error: {place}{what}: {remedy}, then run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: finished work is kept, the same command goes on from it", file=sys.stderr)
+        kept = "" if getattr(options, "dry_run", False) else ": finished work is kept, the same command goes on from it"
+        print(f"interrupted{kept}", file=sys.stderr)
         if args is None:  # a program: to take it down with all its threads in order may take longer than its stop
             sys.stdout.flush()
             os._exit(130)

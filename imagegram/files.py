@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,30 @@ def atomic(path: Path) -> Iterator[Path]:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return path if path.exists() else nearest_existing(path.absolute().parent)
+
+
+def require_space(folder: Path, bytes_needed: float, remedy: str = "free some space first") -> None:
+    """UserError where the disk of `folder`, which need not exist yet, has less room than that."""
+    free = shutil.disk_usage(nearest_existing(folder)).free
+    if free < bytes_needed:
+        raise UserError(f"{folder} needs {bytes_needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free: {remedy}")
+
+
+def require_writable(folder: Path) -> None:
+    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
+    existing = nearest_existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
+        ) from None
 
 
 def others(folder: Path, ours: str = "") -> list[str]:

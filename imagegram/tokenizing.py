@@ -1,7 +1,6 @@
 """A data set through a codec into a token folder: what both tokenizing scripts run."""
 
 import itertools
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from imagegram.data.dataset import ChangedError
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.opening import Source, open_dataset
 from imagegram.data.preprocess import PREPROCESSING
-from imagegram.files import others_at_work, run_lock
+from imagegram.files import others_at_work, require_space, run_lock
 from imagegram.tokens import Manifest, TokenFolder, check_place, too_many_bad
 
 
@@ -179,10 +178,7 @@ def manifest_of(source: Source, codec: Codec, held_out_share: float, shard_size:
 
 def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
     m = folder.manifest  # every process has one shard beside the finished ones before it is renamed
-    need = (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4)
-    free = shutil.disk_usage(folder.path).free
-    if free < need:
-        raise UserError(f"{folder.path} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")
+    require_space(folder.path, (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4))
 
 
 def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list[Item], NDArray[np.uint16]]]:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from imagegram import tokenizing
+from imagegram import files, tokenizing
 from imagegram.cli import UserError
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
@@ -137,7 +137,7 @@ def test_the_space_of_all_processes_is_asked_for(
     tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
-    monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space first"):
         tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
     usage.free = 22 * 10 * 12

@@ -1,14 +1,18 @@
-"""A night keeps to its hours."""
+"""A night keeps to its hours, and a dry run says at once what a night would do."""
 
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from imagegram.overnight import night
-from imagegram.overnight.trial import on_the_line
-from imagegram.samplers.settings import Settings
+import overnight_run
+from imagegram.overnight import night, plan
 from tests.support.overnight import make_nights_quick, run
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -16,32 +20,94 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     make_nights_quick(monkeypatch)
 
 
-def test_hours_bound_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, "--hours", "1e-9") == 0
-    assert "4 samplers of the sweep do not fit into 1e-09 hours" in capsys.readouterr().out
-    assert "did not fit into the hours" in (tmp_path / "report.html").read_text()
-    assert run(tmp_path, "--hours", "1") == 0
-    assert capsys.readouterr().out.count("generated in") == 4
-    assert "ntd-context2-temperature0.5" in (tmp_path / "report.html").read_text()
-
-
-def test_what_would_end_after_the_hours_is_never_begun(
+def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def trial(index: object, control: object, codec: object, settings: Settings, *numbers: int) -> float:
-        return 10_000 if settings.reweighted else 1
+    whole = night.generate
+    begun = []
 
-    monkeypatch.setattr(night, "seconds_of_sampler", trial)
-    assert run(tmp_path, "--hours", "1") == 0
+    def slow(*arguments: object) -> object:
+        begun.append(arguments)
+        if len(begun) == 4:
+            monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 3600)
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "generate", slow)
+        assert run(tmp_path, "--hours", "0.5") == 0
     said = capsys.readouterr().out
-    assert "5 of 7 samplers fit into 1 hours and take about" in said
-    for context in (1, 2):
-        name = f"ntd-context{context}-temperature"
-        assert re.search(rf"{name}0.5 is left out: it takes about 2.8 h, of 1 hours \d+ min are left", said)
-        assert not (tmp_path / "generated" / f"{name}0.5-seed0").exists()
-        assert (tmp_path / "generated" / f"{name}1.0-seed0" / "report.json").exists()
+    assert len(begun) == 4
+    [line] = re.findall("left out after 0.5 hours: (.*); the same command goes on from there", said)
+    assert line.count("ntd-context") == 3
+    assert "3 samplers were left out" in (tmp_path / "report.html").read_text()
+    assert run(tmp_path, "--hours", "0.5") == 0
+    said = capsys.readouterr().out
+    assert said.count("generated in") == 3
+    assert said.count("finished before") == 5  # four samplers and the held-out images
+    assert run(tmp_path, "--hours", "0.5") == 0
+    assert "is finished, nothing to do" in capsys.readouterr().out
 
 
-def test_a_trial_tells_what_more_sequences_take() -> None:
-    assert on_the_line([50, 1, 4], 224) == 7  # 32 take 1 s, 128 take 4 s: 96 more take 3
-    assert on_the_line([50, 4, 3], 1000) == 3  # it was disturbed
+@pytest.mark.parametrize("hours", ["nan", "inf", "-1"])
+def test_hours_are_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str], hours: str) -> None:
+    assert run(tmp_path / "out", "--hours", hours) == 1
+    assert f"--hours {float(hours)}: give a number of hours" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--dry-run", "--hours", "1") == 0
+    said = capsys.readouterr().out
+    assert "one index of 2 data sets" in said
+    assert said.count("300 images, to tokenize") == 2
+    assert said.count("; 30 sequences, 6 decoded") == 7
+    assert not list(tmp_path.iterdir())
+    assert run(tmp_path) == 0
+    capsys.readouterr()
+    assert run(tmp_path, "--dry-run", "--hours", "1") == 0
+    said = capsys.readouterr().out
+    assert said.count("300 images, tokenized") == 2
+    assert said.count("; finished") == 3
+    assert said.count("; 30 sequences, 6 decoded") == 4
+    assert re.search(r"disk: about [\d,]+ MB, [\d,]+ MB are free", said)
+    assert re.search(r"memory: about [\d.]+ GiB, [\d.]+ GiB are available", said)
+
+
+def test_a_dry_run_loads_nothing(tmp_path: Path) -> None:
+    code = "import sys; from overnight_run import *; main(Config(dry_run=True)); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "./gone"], "no data set at ./gone"),
+        (["--codec", "tinny"], "unknown codec 'tinny': fashion, tiny"),
+    ],
+)
+def test_a_dry_run_names_what_is_misspelt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(tmp_path, "--dry-run", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_dry_run_claims_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(plan: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overnight_run, "say_plan", stopped)
+    assert run(tmp_path, "--dry-run") == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_sizes_of_a_codec_are_those_of_its_weights() -> None:
+    from imagegram.codec import load_codec
+
+    for name in ("tiny", "fashion"):
+        codec = load_codec(name)
+        sizes = plan.sizes_of(name)
+        assert sizes == plan.Sizes(codec.image_size, codec.tokens_per_image, codec.levels)

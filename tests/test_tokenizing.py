@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from imagegram import tokenizing, tokens
+from imagegram import files, tokenizing, tokens
 from imagegram.cli import UserError
 from imagegram.data.loading import Item, load_batches
 from imagegram.index.build import build_index
@@ -168,7 +168,7 @@ def test_a_folder_in_use_and_a_full_disk_are_refused(
             tokenize("shapes", tmp_path, images=5, workers=0)
         holder.kill()  # leaves no stale lock: the next step gets past it
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(tokenizing.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space first"):
         tokenize("shapes", tmp_path, images=5, workers=0)
     assert not list(tmp_path.glob("shard-*"))

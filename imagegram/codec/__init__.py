@@ -1,11 +1,14 @@
 """Codecs: images to tokens and back, the embedded miniature or the real FlexTok behind one interface."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    # Not imported when the program runs: sizes.py needs no torch.
+    from torch import Tensor
 
 
 class Codec(Protocol):
@@ -22,13 +25,13 @@ class Codec(Protocol):
     guidance_scale: float  # default guidance of a decode
     own_error: tuple[float, float] | None  # see familiarity.py: median and 95 % of its own held-out images; or unknown
 
-    def encode(self, images: Tensor) -> NDArray[np.uint16]:
+    def encode(self, images: "Tensor") -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] on the CPU -> tokens [B, tokens_per_image]."""
         ...
 
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
-    ) -> Tensor:
+    ) -> "Tensor":
         """B prefixes of 1 to tokens_per_image tokens -> uint8 [B, 3, S, S]; each image's noise has its own seed."""
         ...
 

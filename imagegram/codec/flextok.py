@@ -27,17 +27,12 @@ from torch import Tensor
 
 from imagegram.cli import UserError
 from imagegram.codec import miniatures
+from imagegram.codec.sizes import ZOO, check_name
 from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import sha256
 from imagegram.machine import choose_device
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
-ZOO = (  # of https://huggingface.co/EPFL-VILAB; the numbers are the depths of encoder and decoder
-    "EPFL-VILAB/flextok_d18_d28_dfn",
-    "EPFL-VILAB/flextok_d18_d28_in1k",
-    "EPFL-VILAB/flextok_d18_d18_in1k",
-    "EPFL-VILAB/flextok_d12_d12_in1k",
-)
 ENCODE_DTYPE = torch.float16  # on a GPU: bfloat16 has too few digits for the borders between two tokens
 DECODE_DTYPE = torch.bfloat16  # on a GPU: has the range of float32, and an image does not need more digits
 CPU_BATCH = 8  # images at a time on a CPU: more only take memory
@@ -57,11 +52,8 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     if not local:
         name, _, given = name.partition("@")
         revision = given or revision
-    if not local and (name.startswith((".", "/")) or name.count("/") != 1):
-        raise UserError(
-            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, a folder that train_tiny_flextok.py wrote, a "
-            f"local FlexTok folder, or one of the hub (OWNER/NAME or OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
-        )
+    if not local:
+        check_name(name)
     try:
         import flextok.flextok_wrapper  # noqa: F401
     except ImportError as error:

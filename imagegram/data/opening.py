@@ -6,6 +6,7 @@ A source is a map-style data set: `source.read(i)` gives the picture and the lab
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -176,11 +177,13 @@ def _leave_out_others(path: Path, tree: Tree) -> None:
 
 
 def _digits() -> Source:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    values = (data.images * (255 / 16)).astype(np.uint8)
-    labels = data.target.tolist()
+    # Only the file of scikit-learn is read: to import the package takes seconds.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = rows[:, 64].astype(int).tolist()
     return Source(
         name="digits",
         split=NO_SPLITS,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from imagegram.cli import UserError, summary
-from imagegram.files import atomic, others, others_at_work, read_json, run_lock, write_json
+from imagegram.files import atomic, others, others_at_work, read_json, require_space, run_lock, write_json
 from imagegram.index.builders import BUILDERS, find_tg_build_index
 from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, file_record
 from imagegram.index.shards import Job, run_jobs, shard_of
@@ -74,14 +74,6 @@ def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, 
             + ", or BUILDER=divsufsort" * (builder == "tg_build_index")
         )
     return step
-
-
-def _check_space(building: Path, tokens: int, builder: str) -> None:
-    """UserError where the disk has no room for corpora of `tokens` and their tables."""
-    need = disk_to_build(tokens, builder)
-    free = shutil.disk_usage(building).free
-    if free < need:
-        raise UserError(f"{building} needs {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: free some space first")
 
 
 def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
@@ -196,7 +188,8 @@ def _build_share(
     for job in todo:
         images.check(job.first, job.stop)
     unfinished = sum(job.images for job in jobs if not job.done())
-    _check_space(building, (images.folders[0].manifest.tokens_per_image + 1) * unfinished, jobs[0].builder)
+    tokens = (images.folders[0].manifest.tokens_per_image + 1) * unfinished
+    require_space(building, disk_to_build(tokens, jobs[0].builder))
     run_jobs(todo, workers)
 
 

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from tqdm import tqdm
-
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.generating import (
@@ -30,11 +28,7 @@ from imagegram.index.folder import Index, keep_if_sound
 from imagegram.machine import choose_device
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.held_out import Control, read_control
-from imagegram.metrics.prediction import held_out_figures
-from imagegram.overnight.hours import Forecast
-from imagegram.overnight.needs import Needs
 from imagegram.overnight.plan import Plan
-from imagegram.overnight.trial import DECODED, quiet, samplers_to_try, seconds_of_decode, seconds_of_sampler
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.record import FILE, HELD_OUT, JUDGES, KERNEL, Night
 from imagegram.report.thumbnails import Originals
@@ -141,12 +135,11 @@ def new_night(plan: Plan, command: str) -> Night:
     return night
 
 
-def generate_all(needs: Needs, night: Night, folders: list[TokenFolder], index: Index, started: float) -> None:
+def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: Index, deadline: float) -> None:
     """Every sampler's images, and the page after each; what fails is named, the others are finished all the same.
 
-    started: of the monotonic clock, when the hours began.
+    No sampler begins after the `deadline`, of the monotonic clock.
     """
-    plan = needs.plan
     try:
         codec = open_codec(index)
         control = read_control(index)
@@ -167,39 +160,30 @@ def generate_all(needs: Needs, night: Night, folders: list[TokenFolder], index: 
 
     # 2) What all of them are compared with, and what several of them need.
     sources = Sources(plan.out, night, index, control, Originals(folders))
-    forecast = Forecast(plan, night, started)
-    try:
-        held_out_figures(index, control, plan.out / "bits.json")
-    except (UserError, OSError) as error:
-        fail(night, "held-out bits", error)
     real = Request(Settings(), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
     attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, control, real, folder))
-    publish(sources, forecast)
-    prepare(plan, night, index, codec, control)
+    publish(sources)
+    if time.monotonic() < deadline:
+        prepare(plan, night, index, codec, control)
 
     # 3) The samplers.
-    if plan.hours:
-        try_samplers(forecast, needs, index, codec, control)
-        print(forecast.said(list(requests)))
     for number, (name, request) in enumerate(requests.items(), 1):
         if name in night.failed:
             continue
-        if not forecast.fits(name):
-            print(forecast.why_left_out(name))
+        if time.monotonic() > deadline and not night.is_finished(plan.out, name):
             night.skipped.append(name)
             continue
-        left = forecast.time_left(list(requests)[number - 1 :])
-        print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}{left}")
+        print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}")
         folder = night.folder(plan.out, name)
         attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
-        publish(sources, forecast)
+        publish(sources)
     if night.skipped:
-        print(f"{len(night.skipped)} samplers of the sweep do not fit into {plan.hours:g} hours and are left out")
+        print(f"left out after {plan.hours:g} hours: {', '.join(night.skipped)}; the same command goes on from there")
 
     night.failed.pop(PAGE, None)  # tried again
     night.complete = not night.failed
-    publish(sources, forecast)
+    publish(sources)
 
 
 def prepare(plan: Plan, night: Night, index: Index, codec: Codec, control: Control) -> None:
@@ -229,34 +213,14 @@ def kept(out: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in out.glob("index-*")}
 
 
-def try_samplers(forecast: Forecast, needs: Needs, index: Index, codec: Codec, control: Control) -> None:
-    """A short trial of every kind of sampler that is still to be run and was not yet, where there is time for any."""
-    night = forecast.night
-    unknown = [name for name in forecast.unfinished(list(night.samplers)) if not forecast.is_known(name)]
-    if not unknown or forecast.left <= 0:
-        return
-    decode = seconds_of_decode(codec, index.tokens[:DECODED])
-    kinds = samplers_to_try([night.settings(name) for name in unknown])
-    for kind, settings in tqdm(kinds.items(), desc="trying the samplers", unit="kind", delay=3):
-        try:
-            with quiet():
-                numbers = needs.plan.sequences, len(control.tokens)
-                seconds = seconds_of_sampler(index, control, codec, settings, *numbers)
-        except (UserError, OSError):  # named when it is run
-            continue
-        forecast.tried[kind] = seconds + needs.decodes * decode
-
-
-def publish(sources: Sources, forecast: Forecast) -> None:
+def publish(sources: Sources) -> None:
     """Write night.json and the page of what is finished; where that fails, say so, and the night goes on."""
-    started = time.monotonic()
     try:
         sources.night.write(sources.out)
         write_page(sources)
     except Exception as error:
         say_where(error)
         fail(sources.night, PAGE, error)
-    forecast.page = time.monotonic() - started
 
 
 def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]) -> None:

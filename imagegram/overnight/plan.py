@@ -1,16 +1,27 @@
-"""What a night is to do: its data sets, samplers and sizes, checked before anything is touched."""
+"""What a night does and needs of the machine: data sets, samplers, sizes; checked before anything is touched."""
 
+import math
 import random
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagegram.cli import UserError
-from imagegram.files import others
+from imagegram.codec.sizes import Sizes, sizes_of
+from imagegram.files import nearest_existing, others, require_space, require_writable
+from imagegram.machine import memory_available
 from imagegram.samplers.settings import Settings
 
 if TYPE_CHECKING:
+    from imagegram.data.dataset import Source
     from imagegram.report.record import Night
+
+PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photograph
+SOURCE_BYTES = 24  # of sources.npy, for a token
+KEPT_BYTES = 2e7  # the page, the log, the kernel's fit, the classifiers
+WORKING_BYTES = 1.5e9  # of memory: the program, and the batches that are decoded, compared and weighed at a time
+SOURCES_SHOWN = 36  # pictures of sources.png
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,10 @@ class Plan:
         if not self.samplers:
             raise UserError("no sampler: SAMPLERS is empty")
         self._check_place()
-        if self.sequences < 1 or self.decoded < 0 or self.seed < 0 or self.hours < 0:
-            raise UserError("--sequences must be at least 1, --decoded, --seed and --hours must not be negative")
+        if self.sequences < 1 or self.decoded < 0 or self.seed < 0:
+            raise UserError("--sequences must be at least 1, --decoded and --seed must not be negative")
+        if not 0 <= self.hours < math.inf:
+            raise UserError(f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else")
         for name, settings in self.all_settings().items():
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise UserError(f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'")
@@ -98,7 +111,7 @@ class Plan:
                 )
         if (self.out / ".lock-night").exists():
             return
-        for name in ("night.json", "night.log", "report.html", "bits.json", "generated"):
+        for name in ("night.json", "night.log", "report.html", "generated"):
             if (self.out / name).exists():
                 raise UserError(f"{self.out / name} was not made by a night here: choose another folder with --out")
         found = others(self.out, "tokens.*|index.*")
@@ -124,7 +137,7 @@ def finished_before(plan: Plan) -> "Night | None":
         return None
     try:
         night = Night.read(plan.out)
-        if not night.complete or night.plan != plan.to_json():
+        if not night.complete or night.skipped or night.plan != plan.to_json():
             return None
         index = Index.open(plan.out / "index")
         for data in plan.data:
@@ -138,9 +151,107 @@ def finished_before(plan: Plan) -> "Night | None":
                     return None
     except (UserError, TypeError):
         return None
-    made = [name for name in night.samplers if name not in night.skipped]
-    for name in [*made, HELD_OUT]:
+    for name in [*night.samplers, HELD_OUT]:
         report = night.folder(plan.out, name) / "report.json"
         if not report.exists() or read_json(report)["request"]["index"] != index.info["hash"]:
             return None
     return night
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is still to be done of a plan, and what that takes of the machine."""
+
+    plan: Plan
+    codec: Sizes
+    sources: "tuple[Source, ...]"
+    to_tokenize: tuple[int, ...]  # images of each data set
+    to_generate: tuple[str, ...]  # samplers
+
+    @property
+    def corpus(self) -> int:
+        """Tokens of the index at most: held-out images are left out of it."""
+        return sum(map(len, self.sources)) * (self.codec.tokens_per_image + 1)
+
+    def disk(self) -> float:
+        """Bytes that are still to be written, about."""
+        from imagegram.index.build import disk_to_build
+
+        length = self.codec.tokens_per_image
+        pictures = 2 * self.plan.decoded + SOURCES_SHOWN + self.plan.strips * (length - 1).bit_length()
+        each = pictures * self.codec.image_size**2 * PICTURE_BYTES + self.plan.sequences * length * (2 + SOURCE_BYTES)
+        tokens = sum(self.to_tokenize) * (2 * length + 4)
+        index = 0 if (self.plan.out / "index" / "index.json").exists() else disk_to_build(self.corpus)
+        return tokens + index + len(self.to_generate) * each + KEPT_BYTES
+
+    def memory(self) -> float:
+        """Bytes that are taken at a time, about: by the builder of the index, or by the kernel sampler."""
+        from imagegram.index.build import memory_to_build
+
+        kernel = any(settings.method == "kernel" for settings in self.plan.all_settings().values())
+        # A byte and a float for each digit of the codes.
+        digits = 5 * len(self.codec.levels) * self.corpus if kernel else 0
+        return max(memory_to_build(self.corpus), digits) + WORKING_BYTES
+
+    def check(self) -> None:
+        """UserError where the disk or the memory is too small, or a folder cannot be written to."""
+        out = self.plan.out
+        tokens = [self.plan.token_folder(data) for data in self.plan.data]
+        for folder in (out, out / "generated", out / "index", out / "index_input", *tokens):
+            require_writable(folder)
+        remedy = "free some space, choose another --out, or take fewer images (--images, --decoded)"
+        require_space(out, self.disk(), remedy)
+        available = memory_available()
+        if self.memory() > available:
+            raise UserError(
+                f"{sum(map(len, self.sources)):,} images need about {self.memory() / 2**30:.1f} GiB of memory, "
+                f"{available / 2**30:.1f} GiB are available: end other programs, or take fewer with --images"
+            )
+
+
+def needs_of(plan: Plan) -> Needs:
+    """Look at the data sets, and at what is finished; UserError where a data set or the codec cannot be opened."""
+    from imagegram.data.opening import open_dataset
+    from imagegram.report.record import FILE, Night
+
+    codec = sizes_of(plan.codec)
+    sources = []
+    to_tokenize = []
+    for data in plan.data:
+        columns = data.image_column, data.label_column
+        source = open_dataset(data.name, data.split, data.images, codec.image_size, *columns)
+        sources.append(source)
+        to_tokenize.append(images_left(plan.token_folder(data), len(source)))
+    night = Night.read(plan.out) if (plan.out / FILE).exists() else None
+    finished = {name for name in night.samplers if night.is_finished(plan.out, name)} if night else set()
+    to_generate = tuple(name for name in plan.all_settings() if name not in finished)
+    return Needs(plan, codec, tuple(sources), tuple(to_tokenize), to_generate)
+
+
+def images_left(folder: Path, images: int) -> int:
+    """How many of `images` a token folder does not hold yet."""
+    from imagegram.tokens import TokenFolder
+
+    if not (folder / "manifest.json").exists():
+        return images
+    tokens = TokenFolder.open(folder)
+    return sum(len(tokens.range(shard)) for shard in tokens.pending())
+
+
+def say_plan(plan: Plan) -> None:
+    """Print what a night would do: counts, what is finished, disk and memory. Nothing is loaded or written."""
+    from imagegram.data.dataset import NO_SPLITS
+
+    needs = needs_of(plan)
+    print(f"{plan.out}: one index of {len(plan.data)} data set{'s' * (len(plan.data) > 1)}, codec {plan.codec}")
+    for source, missing in zip(needs.sources, needs.to_tokenize, strict=True):
+        done = "to tokenize" if missing == len(source) else f"of which {missing:,} are still to be tokenized"
+        split = "" if source.split == NO_SPLITS else f", split {source.split}"
+        print(f"  {source.name}{split}: {len(source):,} images, {done if missing else 'tokenized'}")
+    for name, settings in plan.all_settings().items():
+        todo = f"{plan.sequences:,} sequences, {min(plan.decoded, plan.sequences):,} decoded"
+        print(f"  {name}: {settings.describe()}; {todo if name in needs.to_generate else 'finished'}")
+    free = shutil.disk_usage(nearest_existing(plan.out)).free
+    print(f"  disk: about {needs.disk() / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
+    print(f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB are available")
+    needs.check()

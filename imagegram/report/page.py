@@ -139,8 +139,6 @@ def _content(sources: Sources) -> dict[str, Any]:
         "by_name": {run.name: run for run in runs},
         "frontier": frontier(runs),
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
-        "bits": read_json(out / "bits.json")["bits"] if (out / "bits.json").exists() else {},
-        "uniform_bits": np.log2(sources.index.vocab_size),
         "reconstructions": _reconstructions(walls, sources.originals),
         "stitched": _stitched(walls, gallery) if walls and walls[0].drawn else [],
         "kinds": _kinds(walls, gallery),

@@ -16,7 +16,12 @@ from imagegram.samplers.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = "night.json"
-IN_SHORT = ("exact_copies", "closer_than_held_out", "coherence")  # figures that a night ends with
+IN_SHORT = (
+    "exact_copy_probability",
+    "exact_copies",
+    "closer_than_held_out",
+    "coherence",
+)  # figures that a night ends with
 KERNEL = "fitting the kernel"
 JUDGES = "training the judges"
 STEPS = (KERNEL, JUDGES)  # what several samplers need, and is done once for an index

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagegram.report.library import write_library
 from imagegram.report.page import Sources, write_stopped_page
 from tests.support.nights import small_night
 
@@ -85,13 +84,11 @@ def test_axe_finds_no_serious_violation(show: Any, viewport: dict[str, int], sch
     check_with_axe(page)
 
 
-def test_the_library_and_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, tmp_path: Path) -> None:
+def test_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, tmp_path: Path) -> None:
     failed = replace(night.night, failed={"building the index": "no room"})
-    files = [write_library([night.out] * 3, tmp_path / "library.html"), write_stopped_page(tmp_path, failed)]
     page = browser.new_page(viewport=NARROW, color_scheme="dark")
-    for file in files:
-        page.goto(file.as_uri())
-        check_with_axe(page)
+    page.goto(write_stopped_page(tmp_path, failed).as_uri())
+    check_with_axe(page)
     page.close()
 
 

@@ -2,14 +2,12 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imagegram.report.library import write_library
 from imagegram.report.page import PALETTE, Sources, short_names, write_page
 from tests.support.nights import SAMPLERS, small_night
 
@@ -156,24 +154,6 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
         assert distances(row.astype(int), mine[None].astype(int))[0] == pytest.approx(near[0])
         assert picture["gap_ratio"] == pytest.approx(near[0] / near[1], abs=1e-3)
     assert "tokens 6, given 2" in page.text
-
-
-def test_several_nights_stand_side_by_side_and_lead_to_their_pages(night: Sources, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(night.out, other)
-    report = other / "generated" / "copies-seed3" / "report.json"
-    stored = json.loads(report.read_text())
-    report.write_text(json.dumps(stored | {"generated": {"exact_copies": MANY}}))
-    library = Page(write_library([night.out, other], tmp_path / "library.html"))
-    links = [href for href in library.all("href")]
-    assert [(tmp_path / link).resolve() for link in links] == [night.out / "report.html", other / "report.html"]
-    assert library.text.count("is an exact copy") + library.text.count("are exact copies") == 2  # an answer each
-    row = re.findall(r"<th scope=\"row\">copies</th>(.*?)</tr>", library.source, re.DOTALL)
-    own = f"{100 * stored['generated']['exact_copies']['value']:.1f} %"
-    assert any(re.findall(r"<td>([\d.]+ %)", cells) == [own, "77.0 %"] for cells in row)
-    urls = library.all("src")
-    assert len(urls) == 2
-    assert all(url.startswith("data:image/") for url in urls)
 
 
 def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from imagegram.cli import UserError
 from imagegram.codec.fsq import fsq_codes
 from imagegram.codec.tiny_flextok import FSQ
 from imagegram.index.engine import Engine
-from imagegram.metrics.prediction import bits
 from imagegram.samplers.matches import truncated
 from imagegram.samplers.ntd import matches_anywhere
 from imagegram.samplers.sampler import sample
@@ -173,24 +172,6 @@ def test_smoothed_samples_the_exact_distribution(tmp_path: Path, rows: NDArray[n
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
         check(drawn, {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}, position)
-
-
-@pytest.mark.parametrize("context", [0, 1, 3])
-def test_bits_are_those_of_the_smoothed_distribution(tmp_path: Path, context: int) -> None:
-    index = index_of(tmp_path, RARE, 9)
-    held_out = np.random.default_rng(13).integers(0, 8, (40, 5)).astype(np.uint16)  # 7 occurs nowhere
-    probabilities = 2 ** -bits(index, held_out, context)
-    for row, line in enumerate(held_out.tolist()):
-        for i, token in enumerate(line):
-            expected = discounted(RARE.tolist(), line[:i], context, dict.fromkeys(range(9), 1 / 9))
-            assert probabilities[row, i] == pytest.approx(expected[token])
-    for row, line in enumerate(bits(index, held_out, context, smoothed=False)):
-        for i, value in enumerate(line):
-            follows = aligned(RARE.tolist(), held_out[row, :i].tolist(), context, 1, 0)
-            assert 2**-value == pytest.approx(0.99 * follows.get(int(held_out[row, i]), 0) + 0.01 / 9)
-    every = np.tile(held_out[:1], (9, 1))
-    every[:, 4] = np.arange(9)
-    assert (2 ** -bits(index, every, context)[:, 4]).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", ["ntd", "aligned", "smoothed"])

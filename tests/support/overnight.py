@@ -27,7 +27,6 @@ def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
-    monkeypatch.setattr("imagegram.overnight.needs.load_codec", lambda name: codec)
     monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
     samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
