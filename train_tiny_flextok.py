@@ -7,7 +7,8 @@ The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512
 trained on. `--dataset` takes what tokenize_fast.py takes, one or several. `--start tiny` begins with the weights that
 are shipped, and needs a fraction of the steps. On two cores a training from scratch takes one to three hours, one from
 given weights 15 minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are written every 500
-steps; the same command goes on from them and ends with the same weights. Prints one line per 100 steps:
+steps; the same command goes on from them and ends with the same weights, and one with other --decoder-steps keeps the
+encoder. Prints one line per 100 steps or 10 seconds:
 
     decoder step  10100/18000  flow 0.0616  alignment 0.1840  lr 1.5e-03  415 img/s  ETA 15 min
 
@@ -18,7 +19,6 @@ checkpoints, which may be deleted at the end. The images that are held out are t
 The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from scratch.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,12 @@ from typing import TYPE_CHECKING, Any
 from imagegram.cli import UserError, run_script, summary
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from imagegram.codec.tiny import TinyCodec
     from imagegram.codec.tiny_flextok import TinyFlexTok
     from imagegram.training.images import Images
 
 FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
 IMAGE_SIZES = (32, 64)  # pixels
-SHOWN = 12  # images of reconstructions.png
 MOST_DATA_SETS = 12  # four images of each in every step
 
 
@@ -59,6 +55,7 @@ def main(config: Config) -> None:
 
     from imagegram.codec.tiny import TinyCodec
     from imagegram.files import run_lock
+    from imagegram.training.card import write_card
     from imagegram.training.images import read_images
     from imagegram.training.tokenizer import train
 
@@ -79,7 +76,7 @@ def main(config: Config) -> None:
 
         # 3) Measure the weights as they were written, in half precision.
         codec = TinyCodec(config.out, str(config.out))
-        write_card(config, codec, data, recipe)
+        write_card(config.out, codec, data, recipe)
     summary(
         codec=config.out,
         card=config.out / "card.md",
@@ -166,111 +163,16 @@ def remember(checkpoints: Path, recipe: dict[str, Any]) -> None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(file, recipe)
         return
-    before = {"image_size": 32} | read_json(file)  # which older recipes do not name
+    before = read_json(file)
     changed = [f"{key}: {before.get(key)} -> {value}" for key, value in recipe.items() if before.get(key) != value]
-    if changed:
+    if changed and before | {"decoder_steps": recipe["decoder_steps"]} == recipe:
+        # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.
+        print(f"{changed[0]}: the encoder stays, the decoder is trained from its first step")
+        for name in ("decoder.pt", "decoder.jsonl"):
+            (checkpoints / name).unlink(missing_ok=True)
+        write_json(file, recipe)
+    elif changed:
         raise UserError(f"{checkpoints} belongs to another training ({'; '.join(changed)}): choose another --out")
-
-
-def write_card(config: Config, codec: "TinyCodec", data: "list[Images]", recipe: dict[str, Any]) -> None:
-    """Measure the codec; write card.json, card.md and the pictures."""
-    from imagegram.codec import miniatures
-    from imagegram.files import atomic, write_json
-    from imagegram.training.figures import evaluate_all
-
-    figures = evaluate_all(codec, data, config.out / "training")
-    reconstructions(codec, data).save(config.out / "reconstructions.png")
-    plot(config.out / "training", figures, config.out / "training.png")
-    with atomic(config.out / "card.md") as temporary:
-        temporary.write_text(card_text(codec, figures, recipe))
-    write_json(config.out / miniatures.CARD, {"data_sets": figures, "training": recipe})
-
-
-def card_text(codec: "TinyCodec", figures: dict[str, dict[str, float]], recipe: dict[str, Any]) -> str:
-    """The card in Markdown."""
-    from imagegram.training.losses import KEEPS
-
-    start = f"the weights of {recipe['start']}" if recipe["start"] else "scratch"
-    lines = [
-        f"# A miniature tokenizer for {', '.join(figures)}",
-        "",
-        f"{codec.image_size} x {codec.image_size} pixels, {codec.tokens_per_image} tokens of {codec.vocab_size}; "
-        f"weights {codec.revision}. Trained from {start}: {recipe['encoder_steps']} steps of the encoder, "
-        f"{recipe['decoder_steps']} of the decoder. It knows no other images.",
-        "",
-        "![held-out images and their reconstructions](reconstructions.png)",
-        "",
-        "![training losses](training.png)",
-        "",
-        "Measured on held-out images. *Error*: root mean square, in levels of 255, of a reconstruction from all tokens "
-        "(four steps, no guidance); median, and what 95 % stay below. *Real*: accuracy of a small classifier on the "
-        "real images; under the numbers of tokens, its accuracy on reconstructions relative to that.",
-        "",
-        f"| data set | training | held out | error | 95 % | real | {' | '.join(map(str, KEEPS))} | codes in use |",
-        f"|{' --- |' * (7 + len(KEEPS))}",
-    ]
-    for name, row in figures.items():
-        judged = ["real", *(f"relative_{k}" for k in KEEPS)]
-        cells = [
-            name,
-            f"{row['training_images']:.0f}",
-            f"{row['images']:.0f}",
-            f"{row['error']:.1f}",
-            f"{row['error_95']:.1f}",
-            *(f"{row[key]:.2f}" if key in row else "" for key in judged),
-            f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def reconstructions(codec: "TinyCodec", data: "list[Images]") -> "Image.Image":
-    """Held-out images of all data sets, above what 1, 2, 4, 8 and 16 of their tokens give."""
-    import torch
-
-    from imagegram.report.sheets import rows_of_images
-    from imagegram.training.figures import encode
-    from imagegram.training.losses import KEEPS
-
-    shown = torch.cat([images.unseen[: SHOWN // len(data)] for images in data])
-    tokens = encode(codec, shown)
-    seeds = range(len(shown))
-    rows = [("original", shown)]
-    for k in KEEPS:
-        rebuilt = codec.decode([row[:k] for row in tokens], seeds, 2 * codec.timesteps, codec.guidance_scale)
-        rows.append((f"{k} token{'s' * (k > 1)}", rebuilt))
-    return rows_of_images(rows)
-
-
-def plot(checkpoints: Path, figures: dict[str, dict[str, float]], path: Path) -> None:
-    """Losses against steps, relative accuracy against the number of tokens."""
-    import matplotlib
-
-    from imagegram.training.losses import KEEPS
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (*lefts, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    stages = (("encoder", ("pixels", "features")), ("decoder", ("flow", "alignment")))
-    for axes, (stage, names) in zip(lefts, stages, strict=True):
-        rows = [json.loads(line) for line in (checkpoints / f"{stage}.jsonl").read_text().splitlines()]
-        for name in names:
-            axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
-        axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title=f"training of the {stage}")
-        axes.locator_params(axis="x", nbins=5)
-        axes.legend()
-
-    judged = {name: row for name, row in figures.items() if "real" in row}
-    for name, row in judged.items():
-        right.plot(KEEPS, [row[f"relative_{k}"] for k in KEEPS], "o-", label=Path(name).name)
-    right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
-    right.set_xscale("log", base=2)
-    right.set_xticks(KEEPS, [str(k) for k in KEEPS])
-    right.grid(alpha=0.3)
-    if judged:
-        right.legend()
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

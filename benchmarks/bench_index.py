@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.corpora import token_folder
 from imagegram.cli import UserError, run_script
 from imagegram.files import sha256
-from imagegram.index.builders import find_infini_gram, find_tg_build_index
+from imagegram.index.builders import find_tg_build_index
 
 LENGTH = 256
 VOCAB = 64_000
@@ -71,7 +71,7 @@ def measure(command: list[str]) -> tuple[float, float, int]:
 
 def main(config: Config) -> None:
     tool = find_tg_build_index()
-    builders = ["divsufsort", *["infini-gram"] * bool(find_infini_gram()), *["tg_build_index"] * bool(tool)]
+    builders = ["divsufsort", *["tg_build_index"] * bool(tool)]
     print(f"{os.cpu_count()} cores; medians of {config.rounds} rounds, one round from 1,000,000 images on\n")
     print("| images | builder | seconds | of which proof | core-seconds | bytes a token | ratio to the tool alone |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

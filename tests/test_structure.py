@@ -19,8 +19,8 @@ STATIONS = [
     "index",
     "samplers",
     "metrics",
-    "training",
     "report",
+    "training",
     "generating",
     "overnight",
 ]

@@ -50,7 +50,7 @@ class Build:
     )
     """The finished index."""
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
-    """auto | tg_build_index | divsufsort | infini-gram"""
+    """auto | tg_build_index | divsufsort"""
     shard_images: int = field(default_factory=lambda: number("SHARD_IMAGES", 0))
     """Images a shard; 0: all in one. The shards are shared among the processes of torchrun."""
     workers: int = field(default_factory=lambda: number("WORKERS", 1))

@@ -44,9 +44,9 @@ def memory_to_build(tokens: int, builder: str = "auto") -> float:
     return BUILDERS[builder] * tokens * (1.8 if builder == "divsufsort" and tokens >= 2**30 else 1)
 
 
-def disk_to_build(tokens: int, builder: str = "auto") -> int:
+def disk_to_build(tokens: int) -> int:
     """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token."""
-    return tokens * (17 if builder == "infini-gram" else 7)  # which writes tables of its parts, and merges them
+    return 7 * tokens
 
 
 def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, processes: Processes) -> int:
@@ -189,7 +189,7 @@ def _build_share(
         images.check(job.first, job.stop)
     unfinished = sum(job.images for job in jobs if not job.done())
     tokens = (images.folders[0].manifest.tokens_per_image + 1) * unfinished
-    require_space(building, disk_to_build(tokens, jobs[0].builder))
+    require_space(building, disk_to_build(tokens))
     run_jobs(todo, workers)
 
 

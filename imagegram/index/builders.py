@@ -1,14 +1,12 @@
-"""The builders of a suffix table: Fastgram's tg_build_index, libdivsufsort, infini-gram's indexer.
+"""The builders of a suffix table: Fastgram's tg_build_index, and libdivsufsort.
 
-All write the same bytes (table.py says which), and every table is proved right afterwards, whoever wrote it.
+Both write the same bytes (table.py says which), and every table is proved right afterwards, whoever wrote it.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +19,10 @@ from tqdm import tqdm
 from imagegram.cli import UserError
 from imagegram.files import atomic
 from imagegram.index.table import CHUNK, pointer_width
-from imagegram.machine import cores, die_with_parent
+from imagegram.machine import die_with_parent
 
 # Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.
-BUILDERS = {"tg_build_index": 32, "divsufsort": 10, "infini-gram": 10}
-OUT_OF_CORE = 1 << 27  # bytes of corpus that infini-gram's indexer sorts in memory at a time, on every core
-OVERLAP = 100_000  # bytes of the next part that it sees
+BUILDERS = {"tg_build_index": 32, "divsufsort": 10}
 
 
 def build_table(source: Path, table: Path, builder: str, progress: bool) -> str:
@@ -38,11 +34,6 @@ def build_table(source: Path, table: Path, builder: str, progress: bool) -> str:
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
-    if builder == "infini-gram":
-        if not (program := find_infini_gram()):
-            raise UserError("the package infini-gram is not installed: pip install infini-gram, or BUILDER=divsufsort")
-        build_with_infini_gram(program, source, table)
-        return f"infini-gram {version('infini-gram')}"
     build_with_divsufsort(tokens, table, progress)
     return f"pydivsufsort {version('pydivsufsort')}"
 
@@ -55,15 +46,6 @@ def find_tg_build_index() -> Path | None:
         return Path(named)
     found = shutil.which("tg_build_index") or shutil.which("Fastgram/build/tg_build_index")
     return Path(found) if found else None
-
-
-def find_infini_gram() -> Path | None:
-    """The indexer that the infini-gram package carries, where that is installed."""
-    spec = importlib.util.find_spec("infini_gram")
-    program = (
-        Path(spec.submodule_search_locations[0]) / "rust_indexing" if spec and spec.submodule_search_locations else None
-    )
-    return program if program and os.access(program, os.X_OK) else None
 
 
 def _run(command: list[str]) -> None:
@@ -91,40 +73,6 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
     _run([str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"])
     (out / "table.0").replace(table)
     shutil.rmtree(out)
-
-
-def build_with_infini_gram(tool: Path, source: Path, table: Path) -> None:
-    """Sort parts of the corpus, merge them, join the pieces: infini-gram's steps (Liu et al., 2024, arXiv:2401.17377).
-
-    Parts are cut so that memory is bounded whatever the size of the corpus. Order beyond the OVERLAP at a cut is not
-    looked at by the merge: a corpus with longer repeats across it is refused by `verify_table`.
-    """
-    data = source / "tokenized.0"
-    size = data.stat().st_size
-    parts = table.with_name(f"{table.name}-parts")
-    merged = table.with_name(f"{table.name}-merged")
-    for folder in (parts, merged):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    common = ["--data-file", str(data), "--ratio", str(pointer_width(size // 2)), "--token-width", "2"]
-    jobs = -(-size // OUT_OF_CORE)
-    jobs = max(jobs, cores()) if size > 100 * OVERLAP else 1  # a small corpus in one piece: exact whatever repeats
-    step = -(-size // jobs // 2) * 2
-    commands = [
-        [str(tool), "make-part", *common, "--parts-dir", str(parts), "--start-byte", str(start), "--end-byte", str(end)]
-        for start in range(0, size, step)
-        for end in [min(start + step + OVERLAP, size)]
-    ]
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(_run, commands))
-    threads = ["--num-threads", str(cores() if jobs > 1 else 1)]
-    folders = ["--parts-dir", str(parts), "--merged-dir", str(merged), "--hacksize", str(OVERLAP)]
-    _run([str(tool), "merge", *common, *folders, *threads])
-    shutil.rmtree(parts)
-    with atomic(table) as temporary:
-        joined = ["--merged-dir", str(merged), "--merged-file", str(temporary)]
-        _run([str(tool), "concat", *common, *joined, *threads])
-    shutil.rmtree(merged)
 
 
 def _write_table(table: Path, chunks: Iterator[NDArray[np.signedinteger]], tokens: int, progress: bool) -> None:

@@ -50,13 +50,13 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
 
 
 def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str, float]:
-    """Figures of one data set, on the first JUDGED held-out images:
+    """Figures of one data set, on JUDGED held-out images:
 
     error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
     real: accuracy of the judge on the real images; relative_K: on reconstructions from K tokens, relative to it;
     codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and median.
     """
-    shown = images.unseen[:JUDGED]
+    shown, labels = images.some_unseen(JUDGED)
     tokens = encode(codec, shown)
     errors = reconstruction_errors(codec, shown, tokens)
     figures = {
@@ -67,14 +67,13 @@ def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str
     }
 
     if judge:
-        labels = images.labels[images.held_out][:JUDGED]
         figures["real"] = _accuracy(judge, shown, labels)
         for k in tqdm(KEEPS, desc=f"judging {images.name}", unit="prefix"):
             seeds = range(k * JUDGED, k * JUDGED + len(shown))
             rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
             figures[f"relative_{k}"] = _accuracy(judge, rebuilt, labels) / figures["real"]
 
-    seen = encode(codec, images.training[:ENCODED])
+    seen = encode(codec, images.some_training(ENCODED))
     used = [len(np.unique(seen[:, position])) for position in range(codec.tokens_per_image)]
     figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(seen))}
     return figures

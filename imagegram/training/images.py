@@ -1,9 +1,10 @@
-"""Data sets as tensors: what the embedded tokenizer is trained on."""
+"""Data sets as tensors: what the embedded tokenizer is trained on, and how its images are varied."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,10 +38,28 @@ class Images:
         """Pixels of the held-out part, uint8 [n, 3, S, S]."""
         return self.pixels[self.held_out]
 
+    def some_unseen(self, most: int) -> tuple[Tensor, Tensor]:
+        """Held-out images uint8 [n, 3, S, S] and their labels [n], `most` of them chosen at random.
+
+        The first ones would be of one class where a data set is sorted. The same for every call.
+        """
+        rows = torch.nonzero(self.held_out)[:, 0]
+        rows = rows[_some(len(rows), most)]
+        return self.pixels[rows], self.labels[rows]
+
+    def some_training(self, most: int) -> Tensor:
+        """Training images uint8 [n, 3, S, S], `most` of them chosen at random."""
+        return self.training[_some(len(self.training), most)]
+
     @property
     def labelled(self) -> bool:
         """Whether every image has a label, and not all the same."""
         return bool((self.labels >= 0).all()) and len(self.labels.unique()) > 1
+
+
+def _some(n: int, most: int) -> Tensor:
+    """At most `most` of n, chosen at random, in order."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 def read_images(dataset: str, split: str, most: int, size: int, seed: int) -> Images:
@@ -83,3 +102,14 @@ def read_images(dataset: str, split: str, most: int, size: int, seed: int) -> Im
             f"at least {FEWEST} and 2 are needed"
         )
     return images
+
+
+def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the borders go on
+    outside."""
+    r = torch.rand(len(images), 5, generator=rng) * 2 - 1
+    angle, scale = r[:, 0] * 0.12, 1 + r[:, 1] * 0.1
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

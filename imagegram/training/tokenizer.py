@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_signed
 from imagegram.machine import choose_device
-from imagegram.training.images import Images
+from imagegram.training.images import Images, jitter
 from imagegram.training.loop import Stage, fit
 from imagegram.training.losses import (
     DECODER_WEIGHTS,
@@ -19,7 +19,6 @@ from imagegram.training.losses import (
     decoder_losses,
     encoder_losses,
 )
-from imagegram.training.pixels import jitter
 from imagegram.training.teacher import load_teacher
 
 BATCH = 48  # images a step, in equal parts of every data set

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.files import sha256
 from imagegram.index import build as indexing
-from imagegram.index import builders, shards
+from imagegram.index import shards
 from imagegram.index.build import build_index
-from imagegram.index.builders import build_with_infini_gram, find_infini_gram
 from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
@@ -76,27 +75,6 @@ def test_several_processes_build_what_one_does(tmp_path: Path, capfd: pytest.Cap
     assert len(two.shards) == 6
     assert files_of(one.path) == files_of(two.path)
     assert "shard 5: table by pydivsufsort" in capfd.readouterr().out
-
-
-@needs_infini_gram
-@pytest.mark.parametrize("name", CORPORA)
-def test_infini_gram_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
-    right = index_of(tmp_path, CORPORA[name], TERMINATOR)
-    other = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "other", "infini-gram")
-    assert other.info["builder"].startswith("infini-gram")
-    assert files_of(other.path) == files_of(right.path)
-
-
-@needs_infini_gram
-def test_infini_gram_in_parts_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = index_of(tmp_path, np.random.default_rng(0).integers(0, 50, (500, 20)))
-    monkeypatch.setattr(builders, "OUT_OF_CORE", 5000)  # bytes; the corpus has 21,006
-    monkeypatch.setattr(builders, "OVERLAP", 100)
-    tool = find_infini_gram()
-    assert tool is not None
-    build_with_infini_gram(tool, tmp_path / "input", tmp_path / "table")
-    assert (tmp_path / "table").read_bytes() == (right.path / "table.0").read_bytes()
-    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith("table-")]
 
 
 @needs_infini_gram
@@ -246,8 +224,7 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
-    monkeypatch.setattr("imagegram.index.builders.find_infini_gram", lambda: None)
-    with pytest.raises(UserError, match="infini-gram is not installed: pip install infini-gram"):
+    with pytest.raises(UserError, match="unknown builder 'infini-gram': auto, tg_build_index, divsufsort"):
         build_index([folder], tmp_path / "in", tmp_path / "index", "infini-gram")
     monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):

@@ -15,7 +15,7 @@ from imagegram.codec import load_codec
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.scenes import scene
 from imagegram.metrics.classifier import Classifier, train_classifier
-from imagegram.training import figures, loop, teacher, tokenizer
+from imagegram.training import card, figures, loop, teacher, tokenizer
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")
 
@@ -39,8 +39,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "BATCH", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "WARMUP", 2)
-    monkeypatch.setattr("imagegram.training.losses.KEEPS", (1, 16))
-    monkeypatch.setattr(script, "SHOWN", 2)
+    monkeypatch.setattr(card, "KEEPS", (1, 16))
+    monkeypatch.setattr(card, "SHOWN", 2)
     monkeypatch.setattr(TinyCodec, "timesteps", 1)
 
 
@@ -85,9 +85,9 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path,
         logs = [(folder / "training" / f"{stage}.jsonl").read_text() for folder in (whole, cut)]
         assert logs[0] == logs[1]
 
-    card = json.loads((cut / "card.json").read_text())
-    assert [Path(name).name for name in card["data_sets"]] == ["classes", "plain"]
-    labelled, plain = card["data_sets"].values()
+    written = json.loads((cut / "card.json").read_text())
+    assert [Path(name).name for name in written["data_sets"]] == ["classes", "plain"]
+    labelled, plain = written["data_sets"].values()
     assert {"error", "error_95", "real", "relative_1", "relative_16"} <= set(labelled)
     assert "real" not in plain
     assert labelled["training_images"] + labelled["images"] == 45
@@ -142,3 +142,19 @@ def test_a_miniature_of_64_pixels_is_a_codec_too(tmp_path: Path, folders: list[s
     assert tokens.shape == (3, 16)
     assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
     assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
+
+
+@pytest.mark.usefixtures("hasty")
+def test_other_decoder_steps_keep_the_encoder_that_is_finished(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    assert train("--dataset", folders[0], f"--out={out}", *STEPS) == 0
+    encoder = (out / "training" / "encoder.pt").read_bytes()
+    before = load_codec(str(out))
+    capsys.readouterr()
+    assert train("--dataset", folders[0], f"--out={out}", STEPS[0], "--decoder-steps=2") == 0
+    assert "decoder_steps: 4 -> 2: the encoder stays" in capsys.readouterr().out
+    assert (out / "training" / "encoder.pt").read_bytes() == encoder
+    assert json.loads((out / "training" / "decoder.jsonl").read_text())["step"] == 2
+    assert load_codec(str(out)).revision != before.revision

@@ -1,0 +1,105 @@
+"""The card of a trained miniature: what it was made from and what it can do, in figures and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from imagegram.codec import miniatures
+from imagegram.codec.tiny import TinyCodec
+from imagegram.files import atomic, write_json
+from imagegram.report.sheets import rows_of_images
+from imagegram.training.figures import encode, evaluate_all
+from imagegram.training.images import Images
+from imagegram.training.losses import KEEPS
+
+SHOWN = 12  # images of reconstructions.png
+
+
+def write_card(out: Path, codec: TinyCodec, data: list[Images], recipe: dict[str, Any]) -> None:
+    """Measure the codec in `out`; write card.json, card.md and the pictures there."""
+    figures = evaluate_all(codec, data, out / "training")
+    reconstructions(codec, data).save(out / "reconstructions.png")
+    plot(out / "training", figures, out / "training.png")
+    with atomic(out / "card.md") as temporary:
+        temporary.write_text(card_text(codec, figures, recipe))
+    write_json(out / miniatures.CARD, {"data_sets": figures, "training": recipe})
+
+
+def card_text(codec: TinyCodec, figures: dict[str, dict[str, float]], recipe: dict[str, Any]) -> str:
+    """The card in Markdown."""
+    start = f"the weights of {recipe['start']}" if recipe["start"] else "scratch"
+    lines = [
+        f"# A miniature tokenizer for {', '.join(figures)}",
+        "",
+        f"{codec.image_size} x {codec.image_size} pixels, {codec.tokens_per_image} tokens of {codec.vocab_size}; "
+        f"weights {codec.revision}. Trained from {start}: {recipe['encoder_steps']} steps of the encoder, "
+        f"{recipe['decoder_steps']} of the decoder. It knows no other images.",
+        "",
+        "![held-out images and their reconstructions](reconstructions.png)",
+        "",
+        "![training losses](training.png)",
+        "",
+        "Measured on held-out images. *Error*: root mean square, in levels of 255, of a reconstruction from all tokens "
+        "(four steps, no guidance); median, and what 95 % stay below. *Real*: accuracy of a small classifier on the "
+        "real images; under the numbers of tokens, its accuracy on reconstructions relative to that.",
+        "",
+        f"| data set | training | held out | error | 95 % | real | {' | '.join(map(str, KEEPS))} | codes in use |",
+        f"|{' --- |' * (7 + len(KEEPS))}",
+    ]
+    for name, row in figures.items():
+        judged = ["real", *(f"relative_{k}" for k in KEEPS)]
+        cells = [
+            name,
+            f"{row['training_images']:.0f}",
+            f"{row['images']:.0f}",
+            f"{row['error']:.1f}",
+            f"{row['error_95']:.1f}",
+            *(f"{row[key]:.2f}" if key in row else "" for key in judged),
+            f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def reconstructions(codec: TinyCodec, data: list[Images]) -> Image.Image:
+    """Held-out images of all data sets, above what 1, 2, 4, 8 and 16 of their tokens give."""
+    shown = torch.cat([images.some_unseen(SHOWN // len(data))[0] for images in data])
+    tokens = encode(codec, shown)
+    seeds = range(len(shown))
+    rows = [("original", shown)]
+    for k in KEEPS:
+        rebuilt = codec.decode([row[:k] for row in tokens], seeds, 2 * codec.timesteps, codec.guidance_scale)
+        rows.append((f"{k} token{'s' * (k > 1)}", rebuilt))
+    return rows_of_images(rows)
+
+
+def plot(checkpoints: Path, figures: dict[str, dict[str, float]], path: Path) -> None:
+    """Losses against steps, relative accuracy against the number of tokens."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (*lefts, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    stages = (("encoder", ("pixels", "features")), ("decoder", ("flow", "alignment")))
+    for axes, (stage, names) in zip(lefts, stages, strict=True):
+        rows = [json.loads(line) for line in (checkpoints / f"{stage}.jsonl").read_text().splitlines()]
+        for name in names:
+            axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
+        axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title=f"training of the {stage}")
+        axes.locator_params(axis="x", nbins=5)
+        axes.legend()
+
+    judged = {name: row for name, row in figures.items() if "real" in row}
+    for name, row in judged.items():
+        right.plot(KEEPS, [row[f"relative_{k}"] for k in KEEPS], "o-", label=Path(name).name)
+    right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
+    right.set_xscale("log", base=2)
+    right.set_xticks(KEEPS, [str(k) for k in KEEPS])
+    right.grid(alpha=0.3)
+    if judged:
+        right.legend()
+    figure.savefig(path, dpi=110)
