@@ -1,4 +1,4 @@
-"""Files that are never half there: atomic writes, JSON, hashes, and the lock of a run on its folder."""
+"""Files that are never half written: atomic writes, JSON, hashes, and the lock of a run on its folder."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
-            raise UserError(f"cannot write {path} ({error}): mend that, then run the same command again") from None
+            raise UserError(f"cannot write {path} ({error}): fix that, then run the same command again") from None
         raise UserError(
             f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
             "free some space, then run the same command again"
@@ -77,7 +77,7 @@ def others(folder: Path, ours: str = "") -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing with `atomic`, in all folders below."""
+    """Remove the temporary files of `atomic` that killed processes left, in all folders below."""
     for file in folder.rglob(".tmp-*"):
         writer = file.name.split("-")[1]
         if file.is_file() and writer.isdigit() and not Path(f"/proc/{writer}").exists():
@@ -155,8 +155,8 @@ def is_held(file: Path) -> bool:
 
 
 def others_at_work(locks: Sequence[Path], started: float) -> bool:
-    """Whether processes that share a work, each with its lock, are still at it, or may be about to begin.
+    """True while any worker holds its lock, or may still be starting.
 
-    `started`: when the one that asks began, of the monotonic clock.
+    started: when the caller began, by the monotonic clock.
     """
     return any(map(is_held, locks)) or (bool(locks) and time.monotonic() - started <= GRACE)

@@ -32,7 +32,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def single_threads() -> Iterator[int]:
-    """Every operation of torch keeps to one thread meanwhile; yields how many it had, for as many at a time.
+    """Run every operation of torch on one thread; yields how many threads it had before.
 
     Threads that share every small operation wait for each other between any two; where other processes want the
     same cores, they hardly ever run together.
@@ -68,7 +68,7 @@ def has_bfloat16() -> bool:
 
 
 def die_with_parent(parent: int) -> None:
-    """Run first in a child of process `parent`: it is killed when its parent dies, of whatever (Linux)."""
+    """Call first in a child of process `parent`: the kernel kills it when the parent dies (Linux)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # dead already
         os._exit(1)
@@ -76,10 +76,10 @@ def die_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def stops_wait() -> Iterator[None]:
-    """What asks this process to stop waits until the block has ended, and raises KeyboardInterrupt then.
+    """Defer signals that stop this process until the block has ended, then raise KeyboardInterrupt.
 
-    For blocks that fork. A signal that arrives meanwhile is handled first of all in the functions that Python runs
-    after a fork, whose exceptions are ignored: the stop would be lost.
+    For blocks that fork. A signal that arrives meanwhile would be handled in the hooks that Python
+    runs after a fork, whose exceptions are ignored: the stop would be lost.
     """
     if threading.current_thread() is not threading.main_thread():  # another cannot handle signals
         yield
@@ -99,13 +99,13 @@ def stops_wait() -> Iterator[None]:
 
 
 def memory_available() -> int:
-    """Bytes of memory that can be taken without swapping, and within the limits of a container or a scheduler's job."""
+    """Bytes of memory available without swapping, within the limits of a container or a job."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     groups = [line[3:] for line in OWN_GROUPS.read_text().splitlines() if line.startswith("0::")]
     for group in groups:  # of cgroup v2, the innermost limit to the outermost
-        place = CGROUPS / group.strip("/")
-        for folder in (place, *place.parents):
+        innermost = CGROUPS / group.strip("/")
+        for folder in (innermost, *innermost.parents):
             with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or not to be seen
                 limit = int((folder / "memory.max").read_text())
                 available = min(available, limit - int((folder / "memory.current").read_text()))
@@ -114,7 +114,7 @@ def memory_available() -> int:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a work: which one this is, of how many, and how many of them are on this machine."""
+    """The processes of one job: the rank of this one, how many there are, how many on this machine."""
 
     rank: int = 0
     world_size: int = 1

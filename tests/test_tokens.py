@@ -137,5 +137,5 @@ def test_ids_that_would_wrap_are_refused_before_the_cast(wrong: int) -> None:
 
 
 def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="mend that"), atomic(tmp_path / "gone" / "x") as file:
+    with pytest.raises(UserError, match="fix that"), atomic(tmp_path / "gone" / "x") as file:
         file.write_text("")

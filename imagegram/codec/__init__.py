@@ -23,7 +23,7 @@ class Codec(Protocol):
     precision: str  # of tokenizing
     timesteps: int  # default flow steps of a decode
     guidance_scale: float  # default guidance of a decode
-    own_error: tuple[float, float] | None  # see familiarity.py: median and 95 % of its own held-out images; or unknown
+    own_error: tuple[float, float] | None  # errors of its own held-out images (familiarity.py): median, 95 %
 
     def encode(self, images: "Tensor") -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] on the CPU -> tokens [B, tokens_per_image]."""

@@ -71,7 +71,7 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     return _loaded(name, folder, weights[0], weights[0].stat().st_mtime_ns, local)
 
 
-@functools.lru_cache(maxsize=1)  # an overnight run opens its codec for every sampler: loaded and compiled once
+@functools.lru_cache(maxsize=1)  # one run opens its codec for every sampler: loaded and compiled once
 def _loaded(name: str, folder: Path, weights: Path, written: int, local: bool) -> "FlexTokCodec":
     """The model in `folder`, whose weights were `written` at that time."""
     from flextok.flextok_wrapper import FlexTokFromHub
@@ -213,13 +213,19 @@ class FlexTokCodec:
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
-        most = self._chunk(self.decoder)
-        remedy = "set DECODE_BATCH in imagegram/generating.py to {}"
-        images = []
-        with self._current(), oom_as_user_error(len(tokens), remedy):
-            for i in range(0, len(tokens), most):
-                part = self._images(tokens[i : i + most], seeds[i : i + most], timesteps, guidance_scale)
-                images.append(to_bytes(part).cpu())
+        most = min(len(tokens), self._chunk(self.decoder))
+        images: list[Tensor] = []
+        with self._current(), oom_as_user_error(1, "use a GPU with more memory"):
+            while (done := sum(map(len, images))) < len(tokens):
+                part = slice(done, done + most)
+                try:
+                    images.append(to_bytes(self._images(tokens[part], seeds[part], timesteps, guidance_scale)).cpu())
+                except torch.OutOfMemoryError:
+                    if most == 1:
+                        raise
+                    # An image has its own noise, and does not depend on its batch.
+                    most = most // 2
+                    self.batch = 0
         return torch.cat(images)
 
     def _images(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # queries, keys, values, scale -> [B, heads, rows, d]
 
-PAD = 64  # the hidden width of the MLP is filled up with zeros to a multiple: 4778 is no shape for tensor cores
+# The hidden width of the MLP, 4778, is padded with zeros to a multiple: tensor cores need aligned shapes.
+PAD = 64
 COPIES = 8  # dropped registers that stand for all: lengths stay multiples of 8, which attention kernels ask of a bias
 STEP = 64  # prefixes are rounded up to multiples of it (and COPIES), so that all prefixes share a handful of graphs
 GRAPHS = 64  # shapes compiled at most: at the default of 8 a ninth one runs uncompiled without a word

@@ -81,7 +81,7 @@ def worker_errors_as_user_errors() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that loads images died ({str(error).splitlines()[0]}), perhaps for want of memory: the same "
+            f"a process that loads images died ({str(error).splitlines()[0]}), possibly out of memory: the same "
             "command goes on from the finished shards, with less memory where --workers is lower"
         ) from None
     except OSError as error:  # of a semaphore: files that cannot be written have a line of their own

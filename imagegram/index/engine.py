@@ -5,7 +5,7 @@ context that occurs, with their counts. It is the readable reference of the samp
 
 A sampler of many sequences needs two calls beneath it. `find` gives the same matches as ranges of the suffix tables: a
 uniform draw from the ranges is a draw from `ntd`'s distribution, however many matches there are, and the drawn rank
-names the image and the position. `creativity` gives the longest matches of every place of a sequence.
+names the image and the position. `creativity` gives the longest match that starts at each position.
 """
 
 from collections.abc import Sequence

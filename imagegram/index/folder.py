@@ -6,10 +6,11 @@
     images.npy      int64 [images, 3]: source (index into index.json's "sources"), ordinal, label of every image
     index.json      what it was made from, by which builder, with hashes; written last
 
-The ending keeps two tools honest. Two separators in a row are the last suffix in order, near the end, which gives
-`tg_build_index` the right pointer width (builders.py). The terminator keeps the corpus from ending in a separator:
-Fastgram finds the tokens that follow a context by bisection, and takes the end of the corpus for a separator, so that
-a first match at the end and a last match before a separator make it count nothing in between.
+The ending works around two faults of the tools. `tg_build_index` takes its pointer width from the
+last suffix in sorted order: two separators in a row make that one of the last positions
+(builders.py). Fastgram takes the end of the corpus for a separator when it bisects the tokens that
+follow a context, and would then skip matches in between: a terminator keeps the corpus from ending
+in a separator.
 
 Held-out images are left out. build.py builds the folder.
 """
@@ -160,9 +161,9 @@ class Index:
         contents = self.info.get("source_contents", [""] * len(relative))
         return [self._token_folder(*paths) for paths in zip(relative, self.sources, contents, strict=True)]
 
-    def _token_folder(self, relative: str, path: str, contents: str) -> TokenFolder:
-        places = [place for place in (self.path.resolve() / relative, Path(path)) if (place / "manifest.json").exists()]
-        folders = [TokenFolder.open(place) for place in places]
+    def _token_folder(self, relative: str, full: str, contents: str) -> TokenFolder:
+        paths = [self.path.resolve() / relative, Path(full)]
+        folders = [TokenFolder.open(path) for path in paths if (path / "manifest.json").exists()]
         for folder in folders:
             if contents in ("", folder.contents()):
                 return folder
@@ -172,7 +173,7 @@ class Index:
                 "are missing): tokenize them again, or build the index again"
             )
         raise UserError(
-            f"the tokens that {self.path} was built from are not in {path}: move them back there, or build the index "
+            f"the tokens that {self.path} was built from are not in {full}: move them back there, or build the index "
             "again from where they are now"
         )
 
@@ -235,7 +236,7 @@ def check_contents(index: Index) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Let the index not open any more; it still is one, which a build may replace."""
+    """Keep the index from opening; it remains one that a build may replace."""
     (path / "index.json").rename(path / "index.json.wrong")
 
 

@@ -103,7 +103,11 @@ def build_shard(job: Job) -> None:
 
 
 def shard_of(name: str) -> int | None:
-    """The shard that a file of a growing index belongs to, finished or half written; None: to none."""
+    """The shard that a file of a growing index belongs to, finished or half written; None: to none.
+
+    >>> shard_of("table.3"), shard_of(".tmp-17-shard-0.json"), shard_of("images.npy")
+    (3, 0, None)
+    """
     found = re.fullmatch(r"(?:\.tmp-\d+-)?(?:shard-(\d+)\.json|(?:tokenized|offset|table)\.(\d+)(?:-.*)?)", name)
     return int(found[1] or found[2]) if found else None
 

@@ -33,7 +33,11 @@ def count_tokens(tokens: NDArray[np.uint16], pool: ThreadPoolExecutor) -> NDArra
 
 
 def pointer_width(tokens: int) -> int:
-    """Bytes that hold the largest byte offset in a corpus of `tokens` tokens."""
+    """Bytes that hold the largest byte offset in a corpus of `tokens` tokens.
+
+    >>> [pointer_width(tokens) for tokens in (128, 129, 32_768, 32_769)]
+    [1, 2, 2, 3]
+    """
     return max(1, -(-(2 * (tokens - 1)).bit_length() // 8))
 
 
@@ -76,10 +80,10 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False)
 
         def scatter(i: int) -> None:
             stop = min(i + CHUNK, n)
-            places = pointers_at(table, slice(i, stop))
-            if (table[i:stop, 0] & 1).any() or places.max() >= n:
+            offsets = pointers_at(table, slice(i, stop))
+            if (table[i:stop, 0] & 1).any() or offsets.max() >= n:
                 raise UserError(f"{path} points between or behind the tokens: build the index again")
-            rank[places] = np.arange(i, stop, dtype=np.int32)
+            rank[offsets] = np.arange(i, stop, dtype=np.int32)
 
         def by_first_token(i: int) -> None:
             here = rank[i : min(i + CHUNK, n)]

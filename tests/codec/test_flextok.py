@@ -195,8 +195,23 @@ def test_a_model_out_of_memory_ends_in_that_line(
     monkeypatch.setattr(codec.decoder, "images", full)
     with pytest.raises(UserError, match="batch of 3: try --batch-size 1"):
         codec.encode(images)
-    with pytest.raises(UserError, match=r"batch of 2: set DECODE_BATCH in imagegram/generating\.py to 1"):
+    with pytest.raises(UserError, match="out of memory with a batch of 1: use a GPU with more memory"):
         codec.decode([np.zeros(4, np.uint16)] * 2, [0, 1], 1, 2.0)
+
+
+@needs_flextok
+def test_a_decoder_out_of_memory_takes_smaller_batches(codec: FlexTokCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = list(np.random.default_rng(0).integers(0, codec.vocab_size, (5, 4)).astype(np.uint16))
+    right = codec.decode(rows, range(5), 1, 2.0)
+    images = codec.decoder.images
+
+    def small(ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images(ids, *rest)
+
+    monkeypatch.setattr(codec.decoder, "images", small)
+    assert (codec.decode(rows, range(5), 1, 2.0).int() - right.int()).abs().max() <= 1
 
 
 def test_every_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
