@@ -19,18 +19,22 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagegram.cli import UserError, run_script, summary
-from imagegram.overnight.plan import Data, Plan, finished_before, needs_of, say_plan
+from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
+from imagegram.data.dataset import DatasetOptions
+from imagegram.data.spec import DatasetSpec
+from imagegram.overnight.plan import Plan, finished_before, needs_of, say_plan
 from imagegram.samplers.settings import Settings, sweep
 
 if TYPE_CHECKING:
     from imagegram.report.record import Night
 
-DATASETS: tuple[Data, ...] = (Data("digits"),)  # all of them go into one index, or with --separate into one each
+DATASETS: tuple[DatasetSpec, ...] = (
+    DatasetSpec("digits"),
+)  # all of them go into one index, or with --separate into one each
 
 # What each of them teaches, from copying to chaos.
 SAMPLERS = {
@@ -57,9 +61,9 @@ STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... t
 
 # The first experiments' own night, for a GPU with the package flextok and a connection to the hub: 225,000 images.
 # DATASETS = (
-#     Data("food101"),
-#     Data("Maysee/tiny-imagenet"),
-#     Data("cifar100", label_column="fine_label"),
+#     DatasetSpec("food101"),
+#     DatasetSpec("Maysee/tiny-imagenet"),
+#     DatasetSpec("cifar100", label_column="fine_label"),
 # )
 # .venv/bin/python overnight_run.py --codec EPFL-VILAB/flextok_d18_d28_dfn --hours 8 --out data/first-night
 
@@ -67,10 +71,7 @@ STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... t
 @dataclass
 class Config:
     dataset: tuple[str, ...] = ()  # what tokenize_fast.py takes, one or several; none: those of DATASETS
-    split: str = ""  # of each --dataset that has splits; "": train
-    images: int = 0  # the first so many of each --dataset; 0: all (of shapes: 20,000)
-    image_column: str = ""  # of each --dataset; "": found by type and name, as in tokenize_fast.py
-    label_column: str = ""  # the same for labels
+    each: OmitArgPrefixes[DatasetOptions] = DatasetOptions()
     separate: bool = False  # an index and a page for each data set, in a folder of its own below OUT
     codec: str = "tiny"  # what tokenize_fast.py takes
     out: Path = Path("data/demo")
@@ -106,11 +107,11 @@ def main(config: Config) -> None:
 def make_plans(config: Config) -> list[Plan]:
     """One plan for all data sets together, or one for each of them."""
     data = DATASETS
-    given = {name: getattr(config, name) for name in ("split", "images", "image_column", "label_column")}
+    given = {name: value for name, value in asdict(config.each).items() if value}
     if config.dataset:
-        data = tuple(Data(name, **given) for name in config.dataset)
-    elif any(given.values()):
-        data = tuple(replace(one, **{name: value for name, value in given.items() if value}) for one in DATASETS)
+        data = DatasetSpec.of_each(config.dataset, config.each)
+    elif given:
+        data = tuple(replace(one, **given) for one in DATASETS)
     together = Plan(
         out=config.out,
         data=data,

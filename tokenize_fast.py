@@ -20,18 +20,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.cli import run_script
+from imagegram.cli import OmitArgPrefixes, run_script
+from imagegram.data.spec import DatasetSpec
 
 
 @dataclass
 class Config:
-    dataset: str = "digits"
-    """digits | shapes | a Hugging Face name | a folder of images, of .tar, parquet, IDX files, or saved by datasets |
-    one .tar, .parquet, .npz or IDX file"""
-    split: str = ""  # of a data set that has splits; "": train
-    images: int = 0  # the first so many images; 0: all (of shapes: 20,000)
-    image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
-    label_column: str = ""  # the same for labels, or a field of KEY.json in tars
+    dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec("digits")
     codec: str = "tiny"  # tiny | EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub [@REVISION] | a folder
     out: Path = Path("data/tokens")
     batch_size: int = 256  # images; halve it when a GPU runs out of memory

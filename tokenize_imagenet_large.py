@@ -27,16 +27,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegram.cli import run_script
+from imagegram.cli import OmitArgPrefixes, run_script
+from imagegram.data.spec import DatasetSpec
 
 
 @dataclass
 class Config:
-    dataset: str = "benjamin-paine/imagenet-1k-256x256"  # or a local copy in any form that tokenize_fast.py takes
-    split: str = ""  # of a data set that has splits; "": train
-    images: int = 0  # the first so many images; 0: all
-    image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
-    label_column: str = ""  # the same for labels, or a field of KEY.json in tars
+    dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec(
+        "benjamin-paine/imagenet-1k-256x256"
+    )  # or a local copy in any form
     codec: str = "EPFL-VILAB/flextok_d18_d28_dfn"  # NAME@REVISION pins a revision; the one used is recorded
     out: Path = Path("data/imagenet_tokens")
     batch_size: int = 64  # images a process; halve it when a GPU runs out of memory

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagegram.cli import UserError, run_script, summary
+from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
+from imagegram.data.dataset import DatasetOptions
+from imagegram.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from imagegram.codec.tiny_flextok import TinyFlexTok
@@ -39,8 +41,7 @@ MOST_DATA_SETS = 12  # four images of each in every step
 @dataclass
 class Config:
     dataset: tuple[str, ...] = ("digits", "shapes")  # each is what tokenize_fast.py takes
-    split: str = ""  # of data sets that have splits; "": train
-    images: int = 60_000  # of a larger data set so many, chosen at random
+    each: OmitArgPrefixes[DatasetOptions] = DatasetOptions(images=60_000)
     out: Path = Path("data/my_codec")
     image_size: int = 32  # pixels: 32 or 64
     start: str = ""  # a miniature to start from: tiny, fashion or a folder; "": from scratch
@@ -64,7 +65,7 @@ def main(config: Config) -> None:
     steps = steps_of(config)
     check(config)
     model = start_model(config)
-    data = [read_images(name, config.split, config.images, config.image_size, config.seed) for name in config.dataset]
+    data = [read_images(spec, config.image_size) for spec in DatasetSpec.of_each(config.dataset, config.each)]
 
     # 2) Train, or go on.
     checkpoints = config.out / "training"
@@ -99,8 +100,8 @@ def check(config: Config) -> None:
     names = config.dataset
     if not names or len(set(names)) < len(names) or len(names) > MOST_DATA_SETS:
         raise UserError(f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not {' '.join(names) or 'none'}")
-    if config.images < 1:
-        raise UserError(f"--images {config.images}: it is the most images of a data set, 60000 by default")
+    if config.each.images < 1:
+        raise UserError(f"--images {config.each.images}: it is the most images of a data set, 60000 by default")
     if config.image_size not in IMAGE_SIZES:
         raise UserError(f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}")
     out = config.out
@@ -143,7 +144,7 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
     folder = miniatures.find(config.start) if config.start else None
     return {
         "data_sets": {images.name: images.fingerprint for images in data},
-        "split": config.split,
+        "split": config.each.split,
         "images": [len(images.pixels) for images in data],
         "image_size": config.image_size,
         "start": config.start,

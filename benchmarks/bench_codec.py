@@ -29,6 +29,7 @@ from imagegram.cli import run_script
 from imagegram.codec import load_codec, tiny
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.preprocess import to_bytes, to_signed
+from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
 from imagegram.metrics.intervals import wilson
 from imagegram.training.figures import encode
@@ -113,7 +114,7 @@ def variants() -> None:
     """Print the second table."""
     torch.set_num_threads(1)
     codec = miniature()
-    images = read_images("digits", "", 2000, codec.image_size, 0)
+    images = read_images(DatasetSpec("digits"), codec.image_size)
     shown = images.unseen
     labels = images.labels[images.held_out]
     tokens = encode(codec, shown)

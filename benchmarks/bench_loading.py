@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from imagegram.cli import run_script, summary
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.loading import load_batches
-from imagegram.data.opening import Source, open_dataset
+from imagegram.data.spec import DatasetSpec
 from imagegram.machine import cores
 
 SIZE = 256  # what FlexTok takes
@@ -59,7 +60,7 @@ def save_photographs(folder: Path, width: int, height: int, config: Config) -> f
     return float(np.mean([len(file["bytes"]) for file in files]))  # type: ignore[arg-type]
 
 
-def rate(source: Source, workers: int, config: Config) -> float:
+def rate(source: ImageDataset, workers: int, config: Config) -> float:
     """Images a second from the first batch on: starting the processes is not counted."""
     order = [i % len(source) for i in range(config.images)]
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -81,7 +82,7 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, width, height in (("256x256", 256, 256), ("500x375", 500, 375)):
             size = save_photographs(Path(folder) / name, width, height, config)
-            source = open_dataset(str(Path(folder) / name))
+            source = DatasetSpec(str(Path(folder) / name)).open()
             one = rate(source, 0, config)
             all_ = rate(source, workers, config)
             print(
@@ -90,7 +91,7 @@ def main(config: Config) -> None:
             )
             found |= {f"one_process_{name}": one, f"all_cores_{name}": all_}
     ready = Image.new("RGB", (SIZE, SIZE))
-    found["handed_over"] = rate(Source("ready", "", "", 100, lambda i: (ready, -1)), workers, config)
+    found["handed_over"] = rate(ImageDataset("ready", "", "", 100, lambda i: (ready, -1)), workers, config)
     summary(cores=workers, **found)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 from imagegram.data.scenes import scene
+from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.tokens import Manifest, TokenFolder
@@ -70,7 +71,7 @@ CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 def token_folder(path: Path, name: str, images: int, length: int = LENGTH) -> TokenFolder:
     """An empty folder for the tokens of so many images."""
     manifest = Manifest(
-        dataset=name,
+        dataset=DatasetSpec(name),
         split="train",
         fingerprint="0",
         images=images,

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagegram.cli import run_script, summary
+from imagegram.cli import OmitArgPrefixes, run_script, summary
+from imagegram.data.dataset import DatasetOptions
+from imagegram.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from experiments.scaling.corpora import Data
@@ -41,6 +43,7 @@ DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several
 @dataclass
 class Config:
     datasets: tuple[str, ...] = ("digits", "shapes")  # what tokenize_fast.py takes; shapes: the procedural scenes
+    each: OmitArgPrefixes[DatasetOptions] = DatasetOptions()  # of the data sets that are not shapes
     scenes: int = SCENES  # made and tokenized; sizes that they do not reach are left out
     codec: str = "tiny"
     out: Path = Path("data/scaling")
@@ -59,9 +62,10 @@ def main(config: Config) -> None:
     print("1. Tokenize")
     scenes = QUICK_SCENES if config.quick else config.scenes
     data = {}
-    for dataset in config.datasets:
-        codec = CODECS.get(Path(dataset).name, config.codec)
-        one = load(dataset, scenes if dataset == "shapes" else 0, config.out, codec)
+    for name in config.datasets:
+        codec = CODECS.get(Path(name).name, config.codec)
+        spec = DatasetSpec("shapes", images=scenes) if name == "shapes" else DatasetSpec.of_each([name], config.each)[0]
+        one = load(spec, config.out, codec)
         data[one.name] = one
 
     print("2. Measure the points")

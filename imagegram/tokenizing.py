@@ -14,23 +14,19 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
-from imagegram.data.dataset import ChangedError
+from imagegram.data.dataset import ChangedError, ImageDataset
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
-from imagegram.data.opening import Source, open_dataset
 from imagegram.data.preprocess import PREPROCESSING
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import others_at_work, require_space, run_lock
 from imagegram.tokens import Manifest, TokenFolder, check_place, too_many_bad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How to tokenize; what the options of the scripts mean is said there."""
 
     codec: str = "tiny"
-    split: str = ""
-    images: int = 0
-    image_column: str = ""
-    label_column: str = ""
     batch_size: int = 256
     workers: int = -1
     held_out_share: float = 0.1
@@ -44,7 +40,6 @@ class Options:
     def check(self) -> None:
         """UserError where a number makes no sense."""
         for option, value, least in (
-            ("images", self.images, 0),
             ("batch-size", self.batch_size, 1),
             ("shard-size", self.shard_size, 1),
         ):
@@ -60,21 +55,19 @@ class Options:
             )
 
 
-def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, world_size: int = 1) -> TokenFolder:
-    """Tokenize the shards of `dataset` that `out` does not hold yet; every `world_size`-th one, from `rank` on.
+def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int = 0, world_size: int = 1) -> TokenFolder:
+    """Tokenize the shards of a data set that `out` does not hold yet; every `world_size`-th one, from `rank` on.
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
     options.check()
     check_place(out)
     model = load_codec(options.codec)
-    source = open_dataset(
-        dataset, options.split, options.images, model.image_size, options.image_column, options.label_column
-    )
-    manifest = manifest_of(source, model, options.held_out_share, options.shard_size)
+    dataset = spec.open(model.image_size)
+    manifest = manifest_of(spec, dataset, model, options.held_out_share, options.shard_size)
     first = rank == 0  # speaks for all
     if first:
-        print("\n".join(source.describe()))
+        print("\n".join(dataset.describe()))
     with run_lock(out, f".lock-{rank}"):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
@@ -97,7 +90,7 @@ def tokenize_dataset(dataset: str, out: Path, options: Options, rank: int = 0, w
         started = time.monotonic()
         progress = _Progress(folder, pending, mine, shown=first)
         with progress.bar, worker_errors_as_user_errors():
-            _tokenize_shards(folder, source, model, mine, options, progress)
+            _tokenize_shards(folder, dataset, model, mine, options, progress)
             others = [out / f".lock-{r}" for r in range(1, world_size)]
             while first and others and folder.pending() and others_at_work(others, started):
                 time.sleep(0.5)
@@ -153,13 +146,15 @@ class _Progress:
         self.looked = time.monotonic()
 
 
-def manifest_of(source: Source, codec: Codec, held_out_share: float, shard_size: int) -> Manifest:
+def manifest_of(
+    spec: DatasetSpec, dataset: ImageDataset, codec: Codec, held_out_share: float, shard_size: int
+) -> Manifest:
     """What the tokens of a data set are."""
     return Manifest(
-        dataset=source.name,
-        split=source.split,
-        fingerprint=source.fingerprint,
-        images=len(source),
+        dataset=spec,
+        split=dataset.split,
+        fingerprint=dataset.fingerprint,
+        images=len(dataset),
         codec=codec.name,
         revision=codec.revision,
         precision=codec.precision,
@@ -170,9 +165,10 @@ def manifest_of(source: Source, codec: Codec, held_out_share: float, shard_size:
         preprocessing=PREPROCESSING,
         held_out_share=held_out_share,
         shard_size=shard_size,
-        class_names=source.class_names,
-        image_column=source.image_column,
-        label_column=source.label_column,
+        class_names=dataset.class_names,
+        image_column=dataset.image_column,
+        label_column=dataset.label_column,
+        available=dataset.size,
     )
 
 
@@ -209,7 +205,7 @@ def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: N
     few = [image for _, image, _, _ in batch if image is not None][: familiarity.JUDGED]
     if not few:
         return
-    found = familiarity.judge(codec, folder.manifest.dataset, torch.from_numpy(np.stack(few)), tokens)
+    found = familiarity.judge(codec, folder.manifest.dataset.name, torch.from_numpy(np.stack(few)), tokens)
     if found:
         familiarity.save(found, folder.path)
         if line := found.warning():
@@ -217,7 +213,7 @@ def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: N
 
 
 def _check_unchanged(
-    folder: TokenFolder, source: Source, shard: int, bad: dict[int, str], names: dict[int, str]
+    folder: TokenFolder, dataset: ImageDataset, shard: int, bad: dict[int, str], names: dict[int, str]
 ) -> None:
     """UserError where many images of a shard are others since the run began, or the data set is or was away, as when a
     disk is unmounted.
@@ -228,21 +224,21 @@ def _check_unchanged(
     if not changed:
         return
     covered = folder.range(shard)
-    good = [ordinal for ordinal in covered if ordinal not in bad]
-    away = not good or not _unchanged(source, good[0])
-    back = _unchanged(source, changed[0])
+    good = [ordinal for ordinal in folder.asked[covered.start : covered.stop].tolist() if ordinal not in bad]
+    away = not good or not _unchanged(dataset, good[0])
+    back = _unchanged(dataset, changed[0])
     if away or back or too_many_bad(len(changed), len(covered)):
         raise UserError(
-            f"{folder.manifest.dataset} changed while it was tokenized: {len(changed)} of {len(covered)} images of "
-            f"shard {shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards "
+            f"{dataset.name} changed while it was tokenized: {len(changed)} of {len(covered)} images of shard "
+            f"{shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards "
             "are kept: the same command goes on from them when the data set is back as it was"
         )
 
 
-def _unchanged(source: Source, ordinal: int) -> bool:
+def _unchanged(dataset: ImageDataset, ordinal: int) -> bool:
     """Whether an image is now what it was when the data set was opened."""
     try:
-        source.read(ordinal)
+        dataset.read(ordinal)
     except ChangedError:
         return False
     except Exception:  # broken, as it was
@@ -252,7 +248,7 @@ def _unchanged(source: Source, ordinal: int) -> bool:
 
 def _tokenize_shards(
     folder: TokenFolder,
-    source: Source,
+    dataset: ImageDataset,
     codec: Codec,
     shards: list[int],
     options: Options,
@@ -263,14 +259,15 @@ def _tokenize_shards(
     batches: list[list[int]] = []
     ends = {}
     for shard in shards:
-        covered = list(folder.range(shard))
+        place = folder.range(shard)
+        covered = folder.asked[place.start : place.stop].tolist()
         batches += [covered[i : i + options.batch_size] for i in range(0, len(covered), options.batch_size)]
         ends[len(batches)] = shard
     parts: list[NDArray[np.uint16]] = []
     labels: list[int] = []
     bad: dict[int, str] = {}
     started = time.monotonic()
-    loaded = load_batches(source, batches, codec.image_size, options.workers)
+    loaded = load_batches(dataset, batches, codec.image_size, options.workers)
     for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
         if number == 1 and progress.shown and not (folder.path / familiarity.FILE).exists():
             _judge_codec(folder, codec, batch, tokens)
@@ -279,8 +276,8 @@ def _tokenize_shards(
         bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
         progress.add(len(batch))
         if number in ends:
-            names = {ordinal: source.name_of(ordinal) for ordinal in bad}
-            _check_unchanged(folder, source, ends[number], bad, names)
+            names = {ordinal: dataset.name_of(ordinal) for ordinal in bad}
+            _check_unchanged(folder, dataset, ends[number], bad, names)
             seconds = time.monotonic() - started
             folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, seconds, names)
             if bad:

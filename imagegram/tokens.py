@@ -7,15 +7,17 @@
     familiarity.json    whether the codec knows such images (codec/familiarity.py), where its card allows to tell
     bad.jsonl           all bad images of the finished shards: place in the data set, name (file, member, row), reason
 
-Shard `s` covers the ordinals [s * shard_size, (s + 1) * shard_size) of the data set, whoever tokenizes it. A bad
-image has no row, and the images after it keep their ordinals. Every file is written beside and renamed.
+Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for, whoever tokenizes it.
+An image is known by its ordinal, its row in the whole data set. A bad image has no row of tokens, and the images after
+it keep their ordinals. Every file is written beside and renamed.
 """
 
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import SAMPLE_SEED, mixed, sample
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic, others, read_json, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
@@ -34,17 +38,12 @@ MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: 
 MAX_BAD = 100
 
 
-def held_out(index: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
-    """Whether the images at these ordinals are held out: a hash (SplitMix64) of the ordinal falls below `share`.
+def held_out(ordinals: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
+    """Whether the images at these ordinals are held out: a hash of the ordinal falls below `share`.
 
     The hash makes the split independent of the size of the data set, of shards and of the order of work.
     """
-    with np.errstate(over="ignore"):
-        x = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return np.asarray(x / 2.0**64 < share)
+    return np.asarray(mixed(ordinals) / 2.0**64 < share)
 
 
 def too_many_bad(bad: int, images: int) -> bool:
@@ -56,10 +55,10 @@ def too_many_bad(bad: int, images: int) -> bool:
 class Manifest:
     """What a token folder was made from. Two runs may share a folder only if all of it but `dataset` is equal."""
 
-    dataset: str  # as it was named; the same data may lie elsewhere tomorrow
-    split: str
+    dataset: DatasetSpec  # as it was asked for; the same data may lie elsewhere tomorrow
+    split: str  # this and the columns: what its reader took
     fingerprint: str  # of the data set's content or files
-    images: int  # images planned, readable or not
+    images: int  # images planned, readable or not: a random sample of those available, or all of them
     codec: str
     revision: str  # of the codec's weights
     precision: str  # of tokenizing
@@ -73,9 +72,25 @@ class Manifest:
     class_names: tuple[str, ...] = ()
     image_column: str = ""
     label_column: str = ""
+    available: int = 0  # images of the data set; 0: the first `images` of an unknown number
+    sample_seed: int = SAMPLE_SEED
 
     def to_json(self) -> dict[str, object]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        found = asdict(self) | {"dataset": self.dataset.to_json()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], place: Path) -> "Manifest":
+        """What `to_json` wrote in this version or an older one; UserError naming `place` for a newer one's."""
+        known = {field.name: field for field in fields(cls)}
+        if newer := sorted(found.keys() - known):
+            what = f"was written by a newer version of Imagegram (it says {', '.join(newer)})"
+            raise UserError(f"{place} {what}: use that one, or tokenize again into another folder")
+        if missing := sorted({name for name, field in known.items() if field.default is MISSING} - found.keys()):
+            raise UserError(f"{place} lacks {', '.join(missing)}: tokenize again into another folder")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        values["dataset"] = DatasetSpec.from_json(found["dataset"])
+        return cls(**values)
 
 
 def check_place(path: Path) -> None:
@@ -144,11 +159,12 @@ class TokenFolder:
         """
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
-            raise UserError(f"the data set {manifest.dataset!r} has no images")
+            raise UserError(f"the data set {manifest.dataset.name!r} has no images")
         check_place(path)
         file = path / "manifest.json"
         if file.exists():
-            if changed := manifest_changes(read_json(file), manifest.to_json()):
+            before = Manifest.from_json(read_json(file), file)
+            if changed := manifest_changes(before.to_json(), manifest.to_json()):
                 keys = {line.partition(":")[0] for line in changed}
                 same = keys <= (OF_THE_DATA | {"images"} if "fingerprint" in keys else OF_THE_DATA)
                 what = "tokens of this data set as it was before, or as an earlier version read it" if same else ""
@@ -166,24 +182,27 @@ class TokenFolder:
         """Open a folder to read; UserError where there is none."""
         if not (path / "manifest.json").exists():
             raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path / "manifest.json").items()
-        }
-        return cls(path, Manifest(**fields))
+        return cls(path, Manifest.from_json(read_json(path / "manifest.json"), path / "manifest.json"))
 
     def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
         return self.path / f"{kind}-{shard:05d}.{suffix}"
 
     def range(self, shard: int) -> range:
-        """The ordinals that a shard covers."""
+        """The images that a shard covers, counted among those that were asked for."""
         start = shard * self.manifest.shard_size
         return range(start, min(start + self.manifest.shard_size, self.manifest.images))
+
+    @functools.cached_property
+    def asked(self) -> NDArray[np.int64]:
+        """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""
+        return sample(self.manifest.available or self.manifest.images, self.manifest.images, self.manifest.sample_seed)
 
     def problem(self, shard: int, hashes: bool = False) -> str | None:
         """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
         try:
             marker = json.loads(self._file("shard", shard, "json").read_text())
-            if manifest_changes(marker["manifest"], self.manifest.to_json()):
+            made = Manifest.from_json(marker["manifest"], self._file("shard", shard, "json"))
+            if manifest_changes(made.to_json(), self.manifest.to_json()):
                 return "was made under another manifest"
             rows = marker["ok"]
             if rows + len(marker["bad"]) != len(self.range(shard)):
@@ -243,7 +262,7 @@ class TokenFolder:
         write_json(
             marker,
             {
-                "first": self.range(shard).start,
+                "first": int(self.asked[self.range(shard).start]),
                 "ok": len(tokens),
                 "bad": [[ordinal, reason, named.get(ordinal, "")] for ordinal, reason in sorted(bad.items())],
                 "bytes": {kind: file.stat().st_size for kind, file in files.items()},
@@ -280,10 +299,11 @@ class TokenFolder:
     def write_bad(self) -> int:
         """Write bad.jsonl; returns the number of bad images."""
         markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        lines = []
-        for ordinal, reason, *name in (entry for marker in markers for entry in marker["bad"]):
-            # Shards of earlier versions name no file.
-            lines.append(json.dumps({"ordinal": ordinal, "name": name[0] if name else "", "reason": reason}) + "\n")
+        lines = [
+            json.dumps({"ordinal": ordinal, "name": name, "reason": reason}) + "\n"
+            for marker in markers
+            for ordinal, reason, name in marker["bad"]
+        ]
         with atomic(self.path / "bad.jsonl") as temporary:
             temporary.write_text("".join(lines))
         return len(lines)
@@ -306,7 +326,7 @@ class TokenFolder:
         """The place in the data set of every row of a finished shard."""
         covered = self.range(shard)
         bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
-        return np.setdiff1d(np.arange(covered.start, covered.stop, dtype=np.int64), bad, assume_unique=True)
+        return np.setdiff1d(self.asked[covered.start : covered.stop], bad, assume_unique=True)
 
     def indexed(self, shard: int) -> NDArray[np.bool_]:
         """Which rows of a finished shard go into the index: those that are not held out."""

@@ -175,9 +175,9 @@ def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imagegram.data.loading import load_batches
-    from imagegram.data.opening import open_dataset
+    from imagegram.data.spec import DatasetSpec
 
-    source = open_dataset(str(image_folder))
+    source = DatasetSpec(str(image_folder)).open()
     monkeypatch.setattr("imagegram.data.loading.cores", lambda: 16)
     assert load_batches(source, [[0]], 32).num_workers == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")

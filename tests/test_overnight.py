@@ -15,6 +15,7 @@ import pytest
 import overnight_run
 from imagegram import generating, tokenizing
 from imagegram.cli import UserError
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.overnight import night
@@ -227,10 +228,10 @@ def test_a_data_set_that_fails_stops_the_night_and_the_page_says_why(
         (finished / name / "shard-00000.npy").unlink()
     whole = tokenizing.tokenize_dataset
 
-    def fails(name: str, *arguments: object) -> object:
-        if name == "digits":
+    def fails(spec: DatasetSpec, *arguments: object) -> object:
+        if spec.name == "digits":
             raise UserError("no <luck>")
-        return whole(name, *arguments)  # type: ignore[arg-type]
+        return whole(spec, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(night, "tokenize_dataset", fails)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic
 from imagegram.tokens import Manifest, TokenFolder, check_tokens, held_out
 
 MANIFEST = Manifest(
-    dataset="fake",
+    dataset=DatasetSpec("fake"),
     split="train",
     fingerprint="f",
     images=25,

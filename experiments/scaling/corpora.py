@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import permutation
+from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.tokenizing import Options, tokenize_dataset
@@ -19,7 +21,8 @@ SMALLEST = 100  # images, of a data set that is not unlimited
 
 @dataclass(frozen=True)
 class Data:
-    """A tokenized data set: training images [n, L], held-out images [m, L], each in the data set's order."""
+    """A tokenized data set: training images [n, L] in random order, since many data sets are sorted by class, and
+    held-out images [m, L] in the order of the data set."""
 
     name: str
     codec: str
@@ -38,15 +41,16 @@ class Data:
         return min(CORPORA, len(self.training) // images)
 
 
-def load(dataset: str, images: int, out: Path, codec: str) -> Data:
+def load(dataset: DatasetSpec, out: Path, codec: str) -> Data:
     """Tokenize a data set into `out`/NAME/tokens, if that is not done, and read it. NAME: the last part of its name."""
-    name = Path(dataset).name
-    folder = tokenize_dataset(dataset, out / name / "tokens", Options(codec, images=images))
+    name = Path(dataset.name).name
+    folder = tokenize_dataset(dataset, out / name / "tokens", Options(codec=codec))
     corpus = folder.load()
-    indexed = ~corpus.held_out
-    return Data(
-        name, codec, folder, corpus.tokens[indexed], corpus.tokens[corpus.held_out], corpus.labels[corpus.held_out]
-    )
+    training = corpus.tokens[~corpus.held_out]
+    if dataset.name != "shapes":  # those are drawn at random
+        training = training[permutation(len(training))]
+    held_out = corpus.held_out
+    return Data(name, codec, folder, training, corpus.tokens[held_out], corpus.labels[held_out])
 
 
 def sizes(data: Data, wanted: tuple[int, ...]) -> list[int]:
@@ -65,8 +69,9 @@ def open_index(data: Data, images: int, number: int, place: Path) -> Index:
     rows = data.corpus(images, number)
     manifest = replace(
         data.folder.manifest,
-        dataset=f"{data.name}, corpus {number} of {images}",
+        dataset=DatasetSpec(f"{data.name}, corpus {number} of {images}"),
         images=len(rows),
+        available=len(rows),
         held_out_share=0.0,
         shard_size=max(len(rows), 1),
     )

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, Source, Wanted, digest, first_names
-from imagegram.data.labels import from_numbers, from_texts
-from imagegram.data.splits import choose, files_of_split, kind_of, split_of
+from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, DatasetOptions, ImageDataset, digest, first_names
+from imagegram.data.labels import choose, files_of_split, from_numbers, from_texts, kind_of, split_of
 from imagegram.data.survey import Tree
 
 ARRAY_IMAGES = ("x", "arr_0", "data", *IMAGE_NAMES)  # names of pictures and of labels in archives
@@ -28,7 +27,7 @@ ARRAY_LABELS = ("y", "arr_1", "targets", *LABEL_NAMES)
 CHANNELS = (1, 3, 4)
 
 
-def read_idx(name: str, tree: Tree, wanted: Wanted) -> Source:
+def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """One split of a folder of IDX files, or one file of pictures with its labels beside it."""
     wanted.refuse(name, "a set of IDX files", "image_column", "label_column")
     found: dict[str, str] = {}
@@ -77,7 +76,7 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def read_npz(name: str, tree: Tree, wanted: Wanted) -> Source:
+def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Pictures and labels of a NumPy archive: [n, h, w], [n, h, w, 1, 3 or 4], or torch's [n, 1, 3 or 4, h, w].
 
     Their scale is that of `_to_bytes`. Arrays of Python objects are pickles, which may run code: they are not read.
@@ -190,7 +189,7 @@ def _arrays(
     notes: list[str],
     tree: Tree,
     columns: tuple[str, str] = ("", ""),
-) -> Source:
+) -> ImageDataset:
     """A source of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
     if labels is not None and len(labels) != len(values):
         raise UserError(f"{name} has {len(values)} pictures and {len(labels)} labels: they do not belong together")
@@ -213,7 +212,7 @@ def _arrays(
         changed = fault or changed
     if changed:
         notes.append(changed)
-    return Source(
+    return ImageDataset(
         name=name,
         split=split,
         fingerprint=digest([str(values.shape).encode(), np.ascontiguousarray(values).tobytes(), numbers.tobytes()]),

@@ -1,5 +1,6 @@
-"""What every reader of a data set gives: a Source, and what it says about what it found."""
+"""What every reader of a data set is asked, and what it gives: an ImageDataset, and what is said about it."""
 
+import functools
 import hashlib
 import io
 import os
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
@@ -24,16 +27,48 @@ METADATA = 2**28  # bytes of text and colour profile that a PNG may carry beside
 SHOWN = 8  # names in a line
 REASONS = 12  # lines on what was left out
 UNREADABLE = b"unreadable"  # stands for the content of a file that cannot be read
+SAMPLE_SEED = 0  # of the sample that --images takes
 NO_SPLITS = "all"  # the split of a data set that has none; asking for it is asking for nothing
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a command asks of a data set; "" where it leaves the choice to the reader."""
+def mixed(numbers: NDArray[np.integer] | int, stream: int = 0) -> NDArray[np.uint64]:
+    """A hash (SplitMix64) of whole numbers from 0 on; every `stream` is another one.
 
-    split: str = ""
-    image_column: str = ""
-    label_column: str = ""
+    >>> mixed(np.arange(2)).tolist()
+    [16294208416658607535, 10451216379200822465]
+    """
+    with np.errstate(over="ignore"):
+        x = np.asarray(numbers).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream << 48)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def permutation(n: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
+    """The numbers below `n` in a random order, the same one on every machine.
+
+    Many data sets are sorted by class: wherever a part stands for the whole, it is the front of this.
+    """
+    return np.argsort(mixed(np.arange(n), seed + 1), kind="stable")
+
+
+def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
+    """Which `wanted` of the numbers below `n` a random sample holds, ascending; a larger sample holds a smaller one.
+
+    >>> sample(10, 3).tolist(), sample(10, 4).tolist()
+    ([1, 2, 8], [1, 2, 6, 8])
+    """
+    return np.sort(permutation(n, seed)[:wanted]) if wanted < n else np.arange(n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What may be said of a data set beside its name; "" leaves the choice to the reader."""
+
+    split: str = ""  # of a data set that has splits; "": train
+    images: int = 0  # a random sample of so many images; 0: all (of shapes: 20,000)
+    image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
+    label_column: str = ""  # the same for labels, or a field of KEY.json in tars
 
     def refuse(self, name: str, what: str, *options: str) -> None:
         """UserError where an option was given that this kind of data set does not have."""
@@ -55,8 +90,11 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set: `read(i)` -> (picture, label or -1); `fingerprint` changes when its content does."""
+class ImageDataset:
+    """A data set: `read(ordinal)` -> (picture, label or -1); `fingerprint` changes when its content does.
+
+    Of its `size` images a random sample of `images` is meant: those at `ordinals`.
+    """
 
     name: str
     split: str
@@ -71,13 +109,21 @@ class Source:
     left_out: tuple[LeftOut, ...] = ()
     name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
     flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
+    images: int = 0  # of the sample; 0: all
 
     def __len__(self) -> int:
-        return self.size
+        return self.images or self.size
+
+    @functools.cached_property
+    def ordinals(self) -> NDArray[np.int64]:
+        """The images that are meant, ascending: their row indices in the data set, int64 [len(self)]."""
+        return sample(self.size, len(self))
 
     def describe(self) -> list[str]:
         """What was found, in lines for people: kind, images, classes, columns, what was left out and why."""
         lines = [f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"]
+        if len(self) < self.size:
+            lines.append(f"  a random {len(self)} of them, seed {SAMPLE_SEED} (--images)")
         lines += [f"  {note}" for note in self.notes]
         if self.class_names:
             count = len(self.class_names)

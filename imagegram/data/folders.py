@@ -16,8 +16,8 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data.dataset import (
     NO_SPLITS,
-    Source,
-    Wanted,
+    DatasetOptions,
+    ImageDataset,
     contents_of,
     copies,
     digest,
@@ -25,14 +25,13 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import from_texts
+from imagegram.data.labels import choose, from_texts, kind_of
 from imagegram.data.masks import refuse_masks
 from imagegram.data.metadata import read_labels
-from imagegram.data.splits import choose, kind_of
 from imagegram.data.survey import Tree
 
 
-def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
+def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """The pictures of a walked folder; UserError where its folders may be classes or splits."""
     wanted.refuse(name, "a folder of pictures, whose classes are its folders", "image_column")
     if not tree.metadata:
@@ -66,7 +65,7 @@ def read_folder(name: str, tree: Tree, wanted: Wanted) -> Source:
             raise FileNotFoundError(reason)
         return open_picture(contents.read(i, files[i])), int(labels[i])
 
-    return Source(
+    return ImageDataset(
         name=name,
         split=split,
         fingerprint=fingerprint,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from imagegram.cli import UserError
-from imagegram.data.opening import Source
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess
 from imagegram.machine import STOPS, cores, die_with_parent, stops_wait
 
@@ -25,7 +25,7 @@ Item = tuple[int, NDArray[np.uint8] | None, int, str]
 
 
 class _Preprocessed(Dataset[Item]):
-    def __init__(self, source: Source, size: int):
+    def __init__(self, source: ImageDataset, size: int):
         self.source = source
         self.size = size
 
@@ -47,7 +47,7 @@ class _Loader(DataLoader[Item]):
             return super().__iter__()
 
 
-def load_batches(source: Source, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
+def load_batches(source: ImageDataset, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
     """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order asked for.
 
     `workers` processes read ahead (-1: one for each core, shared with the other processes of torchrun; 0: none).

@@ -1,6 +1,6 @@
 """Data sets: whatever `--dataset` names, found, and given to the reader of its kind.
 
-A source is a map-style data set: `source.read(i)` gives the picture and the label of ordinal `i`, or raises.
+A data set is map-style: `dataset.read(i)` gives the picture and the label of ordinal `i`, or raises.
 """
 
 import contextlib
@@ -16,14 +16,13 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, scenes, tables, webdataset
-from imagegram.data.dataset import NO_SPLITS, Wanted, counted, first_names, printable
-from imagegram.data.dataset import Source as Source
+from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, counted, first_names, permutation, printable
 from imagegram.data.survey import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
 UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
-READERS: dict[str, Callable[[str, Tree, Wanted], Source]] = {
+READERS: dict[str, Callable[[str, Tree, DatasetOptions], ImageDataset]] = {
     "pictures": folders.read_folder,
     "tars": webdataset.read_tars,
     "tables": tables.read_parquet,
@@ -32,79 +31,54 @@ READERS: dict[str, Callable[[str, Tree, Wanted], Source]] = {
 }
 
 
-def open_dataset(
-    name: str,
-    split: str = "",
-    images: int = 0,
-    image_size: int = 32,
-    image_column: str = "",
-    label_column: str = "",
-) -> Source:
+def open_dataset(name: str, wanted: DatasetOptions, image_size: int) -> ImageDataset:
     """Open what `--dataset` names; UserError with the remedy where that fails.
 
-    `images` takes the first so many (0: all). `image_size` is the resolution that procedural shapes are drawn at.
-    Split and columns are found by their names and types unless they are named; what does not apply is refused.
+    `image_size` in pixels is the resolution that procedural shapes are drawn at. Split and columns are found by their
+    names and types unless they are named; what does not apply is refused.
     """
-    wanted = Wanted(split, image_column, label_column)
     if not name.strip():
         raise UserError("--dataset is empty: name a data set, or . for the folder that you stand in")
+    if wanted.images < 0:
+        raise UserError(f"--images must be at least 0, not {wanted.images}")
     path = Path(name)
     if name in ("digits", "shapes"):
         wanted.refuse(name, "made here", "split", "image_column", "label_column")
-        source = _digits() if name == "digits" else _shapes(images or MANY_SHAPES, image_size)
+        dataset = _digits() if name == "digits" else _shapes(wanted.images or MANY_SHAPES, image_size)
     elif path.is_dir():
-        source = _open_folder(name, path, wanted)
+        dataset = _open_folder(name, path, wanted)
     elif path.exists():
-        source = _open_file(name, path, wanted)
+        dataset = _open_file(name, path, wanted)
     elif path.is_symlink():
         raise UserError(f"{name} is a link whose target is gone")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".tar", ".npz", ".parquet"):
         raise UserError(f"no data set at {name}: there is no such file or folder")
     else:
-        source = tables.read_hub(name, wanted)
-    if remark := remark_on(source):
-        source = dataclasses.replace(source, notes=(*source.notes, remark))
-    if images > len(source):
-        raise UserError(f"{name} has {len(source)} images, {images} were asked for")
-    return dataclasses.replace(source, size=images or len(source))
+        dataset = tables.read_hub(name, wanted)
+    if remark := remark_on(dataset):
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, remark))
+    if wanted.images > dataset.size:
+        raise UserError(f"{name} has {dataset.size} images, {wanted.images} were asked for")
+    return dataclasses.replace(dataset, images=wanted.images)
 
 
-def remark_on(source: Source) -> str:
-    """What is taken of pictures that hold more than 8-bit colours once, judged by the first few; "" for usual ones."""
+def remark_on(dataset: ImageDataset) -> str:
+    """A note on multi-frame and floating-point images, judged by a few of them; "" for usual ones."""
     said = {}
-    for i in range(min(LOOKED_AT, len(source))):
+    for i in permutation(dataset.size)[:LOOKED_AT].tolist():
         with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is read
             warnings.simplefilter("ignore")
-            image, _ = source.read(i)
+            image, _ = dataset.read(i)
             if getattr(image, "is_animated", False):
-                said["of pictures with several frames or pages"] = f"the first is taken, e.g. {source.name_of(i)}"
+                said["of pictures with several frames or pages"] = f"the first is taken, e.g. {dataset.name_of(i)}"
             elif image.mode == "F":
                 said["of pictures of floats"] = (
-                    f"the largest number decides the scale of each, e.g. {source.name_of(i)}"
+                    f"the largest number decides the scale of each, e.g. {dataset.name_of(i)}"
                 )
     return "; ".join(f"{what} {how}" for what, how in said.items())
 
 
-def reopen(name: str, fingerprint: str, images: int, image_size: int, choice: tuple[str, str, str]) -> Source | None:
-    """The data set that an earlier run recorded, opened again; None where it is gone or has changed.
-
-    `choice`: the split, the image column and the label column that were in use. What a reader chose by itself may not
-    be an option of such data, so that fewer are asked for until the fingerprint is right.
-    """
-    splits = dict.fromkeys((choice[0], ""))
-    columns = dict.fromkeys((choice[1:], ("", "")))
-    for split in splits:
-        for image_column, label_column in columns:
-            try:
-                source = open_dataset(name, split, images, image_size, image_column, label_column)
-            except UserError:
-                continue
-            if source.fingerprint == fingerprint:
-                return source
-    return None
-
-
-def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
+def _open_file(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
     """A data set that is one file."""
     tree = Tree(path.parent)
     lower = path.name.lower()
@@ -125,7 +99,7 @@ def _open_file(name: str, path: Path, wanted: Wanted) -> Source:
     return READERS[kind](name, tree, wanted)
 
 
-def _open_folder(name: str, path: Path, wanted: Wanted) -> Source:
+def _open_folder(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
     """A folder: saved by `datasets`, or of files of one kind; UserError where there is more than one."""
     try:
         saved = any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
@@ -176,7 +150,7 @@ def _leave_out_others(path: Path, tree: Tree) -> None:
             tree.leave_out(f"{KINDS[kind]} without pictures", file)
 
 
-def _digits() -> Source:
+def _digits() -> ImageDataset:
     # Only the file of scikit-learn is read: to import the package takes seconds.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
@@ -184,7 +158,7 @@ def _digits() -> Source:
     rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = rows[:, 64].astype(int).tolist()
-    return Source(
+    return ImageDataset(
         name="digits",
         split=NO_SPLITS,
         fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
@@ -195,10 +169,10 @@ def _digits() -> Source:
     )
 
 
-def _shapes(images: int, image_size: int) -> Source:
+def _shapes(images: int, image_size: int) -> ImageDataset:
     def read(i: int) -> tuple[Image.Image, int]:
         pixels, label = scenes.scene(0, i, image_size)
         return Image.fromarray(pixels), label
 
     drawn = hashlib.sha256(b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))).hexdigest()[:16]
-    return Source("shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes")
+    return ImageDataset("shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes")

@@ -18,16 +18,15 @@ from imagegram.data.dataset import (
     IMAGE_NAMES,
     LABEL_NAMES,
     NO_SPLITS,
+    DatasetOptions,
+    ImageDataset,
     LeftOut,
-    Source,
-    Wanted,
     contents_of,
     digest,
     first_names,
     open_picture,
 )
-from imagegram.data.labels import from_numbers, from_texts
-from imagegram.data.splits import choose, files_of_split
+from imagegram.data.labels import choose, files_of_split, from_numbers, from_texts
 from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
@@ -40,7 +39,7 @@ REMEDY = (
 TEXT = ("string", "large_string")
 
 
-def read_hub(name: str, wanted: Wanted) -> Source:
+def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
     """A data set of the hub, or of its cache."""
     import datasets
 
@@ -50,7 +49,7 @@ def read_hub(name: str, wanted: Wanted) -> Source:
     return _read_table(name, data, split, wanted, "a data set of the Hugging Face hub", data._fingerprint)
 
 
-def read_saved(name: str, wanted: Wanted) -> Source:
+def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
     """What `save_to_disk` wrote: one data set, or several splits."""
     import datasets
 
@@ -67,7 +66,7 @@ def read_saved(name: str, wanted: Wanted) -> Source:
     return _read_table(name, data, split or "train", wanted, "a saved data set", data._fingerprint, notes)
 
 
-def read_parquet(name: str, tree: Tree, wanted: Wanted) -> Source:
+def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy in its cache."""
     import datasets
 
@@ -168,12 +167,12 @@ def _read_table(
     name: str,
     data: Any,
     split: str,
-    wanted: Wanted,
+    wanted: DatasetOptions,
     kind: str,
     fingerprint: str,
     notes: Sequence[str] = (),
     left_out: tuple[LeftOut, ...] = (),
-) -> Source:
+) -> ImageDataset:
     import datasets
 
     # 1) The columns, and the labels all at once: a fault of the labels is none of the pictures.
@@ -200,7 +199,7 @@ def _read_table(
         content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
         return open_picture(content), int(labels[i])
 
-    return Source(
+    return ImageDataset(
         name=name,
         split=split,
         fingerprint=fingerprint,

@@ -21,8 +21,8 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data.dataset import (
     LABEL_NAMES,
-    Source,
-    Wanted,
+    DatasetOptions,
+    ImageDataset,
     contents_of,
     copies,
     counted,
@@ -31,8 +31,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import from_files
-from imagegram.data.splits import files_of_split
+from imagegram.data.labels import files_of_split, from_files
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
@@ -57,7 +56,7 @@ class Tar:
     flaw: str = ""
 
 
-def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
+def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """All samples with a picture of the tars below a folder (or of one tar)."""
     split, files, note = files_of_split(name, tree.files["tars"], wanted.split)
     for file in tree.files["tars"]:
@@ -100,7 +99,7 @@ def read_tars(name: str, tree: Tree, wanted: Wanted) -> Source:
         return open_picture(contents.read(i, tar.path, member.offset, member.size)), int(labels[i])
 
     used = f"images from {', '.join(column_of)}" + (f", labels from {label_column}" if label_column else ", no labels")
-    return Source(
+    return ImageDataset(
         name=name,
         split=split,
         fingerprint=fingerprint,

@@ -45,16 +45,9 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
     """The tokens of every data set; UserError names those that failed when the others are tokenized."""
     folders = []
     for data in plan.data:
-        options = Options(
-            codec=plan.codec,
-            split=data.split,
-            images=data.images,
-            image_column=data.image_column,
-            label_column=data.label_column,
-            workers=WORKERS,
-        )
+        options = Options(codec=plan.codec, workers=WORKERS)
         try:
-            folders.append(tokenize_dataset(data.name, plan.token_folder(data), options))
+            folders.append(tokenize_dataset(data, plan.token_folder(data), options))
         except (UserError, OSError) as error:
             fail(night, f"tokenizing {data.name}", error)
     if night.failed:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from imagegram.cli import UserError
 from imagegram.codec.sizes import Sizes, sizes_of
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import nearest_existing, others, require_space, require_writable
 from imagegram.machine import memory_available
 from imagegram.samplers.settings import Settings
 
 if TYPE_CHECKING:
-    from imagegram.data.dataset import Source
+    from imagegram.data.dataset import ImageDataset
     from imagegram.report.record import Night
 
 PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photograph
@@ -25,22 +26,11 @@ SOURCES_SHOWN = 36  # pictures of sources.png
 
 
 @dataclass(frozen=True)
-class Data:
-    """A data set, as tokenize_fast.py takes it."""
-
-    name: str
-    split: str = ""  # of a data set that has splits; "": train
-    images: int = 0  # the first so many; 0: all (of shapes: 20,000)
-    image_column: str = ""  # "": found by type and name
-    label_column: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """A night over one index."""
 
     out: Path
-    data: tuple[Data, ...]
+    data: tuple[DatasetSpec, ...]
     codec: str
     samplers: dict[str, Settings]  # all of them are run
     sweep: dict[str, Settings]  # as many as `hours` allow
@@ -56,7 +46,7 @@ class Plan:
         random.Random(self.seed).shuffle(swept)
         return self.samplers | {name: self.sweep[name] for name in swept}
 
-    def token_folder(self, data: Data) -> Path:
+    def token_folder(self, data: DatasetSpec) -> Path:
         """Where the tokens of a data set are."""
         if len(self.data) == 1:
             return self.out / "tokens"
@@ -66,7 +56,7 @@ class Plan:
         """What decides the results."""
         settings = {name: asdict(settings) for name, settings in self.all_settings().items()}
         return {
-            "data": [asdict(data) for data in self.data],
+            "data": [data.to_json() for data in self.data],
             "codec": self.codec,
             "samplers": settings,
             "sequences": self.sequences,
@@ -127,7 +117,6 @@ def finished_before(plan: Plan) -> "Night | None":
 
     Reads neither the pictures of the data sets nor the codec. A folder of images is looked at again: it may have grown.
     """
-    from imagegram.data.opening import open_dataset
     from imagegram.files import read_json
     from imagegram.index.folder import Index
     from imagegram.report.record import FILE, HELD_OUT, Night
@@ -145,9 +134,8 @@ def finished_before(plan: Plan) -> "Night | None":
             if folder.pending():
                 return None
             if Path(data.name).exists():
-                columns = data.image_column, data.label_column
-                source = open_dataset(data.name, data.split, data.images, folder.manifest.image_size, *columns)
-                if source.fingerprint != folder.manifest.fingerprint:
+                dataset = data.open(folder.manifest.image_size)
+                if dataset.fingerprint != folder.manifest.fingerprint:
                     return None
     except (UserError, TypeError):
         return None
@@ -164,14 +152,14 @@ class Needs:
 
     plan: Plan
     codec: Sizes
-    sources: "tuple[Source, ...]"
+    datasets: "tuple[ImageDataset, ...]"
     to_tokenize: tuple[int, ...]  # images of each data set
     to_generate: tuple[str, ...]  # samplers
 
     @property
     def corpus(self) -> int:
         """Tokens of the index at most: held-out images are left out of it."""
-        return sum(map(len, self.sources)) * (self.codec.tokens_per_image + 1)
+        return sum(map(len, self.datasets)) * (self.codec.tokens_per_image + 1)
 
     def disk(self) -> float:
         """Bytes that are still to be written, about."""
@@ -204,28 +192,25 @@ class Needs:
         available = memory_available()
         if self.memory() > available:
             raise UserError(
-                f"{sum(map(len, self.sources)):,} images need about {self.memory() / 2**30:.1f} GiB of memory, "
+                f"{sum(map(len, self.datasets)):,} images need about {self.memory() / 2**30:.1f} GiB of memory, "
                 f"{available / 2**30:.1f} GiB are available: end other programs, or take fewer with --images"
             )
 
 
 def needs_of(plan: Plan) -> Needs:
     """Look at the data sets, and at what is finished; UserError where a data set or the codec cannot be opened."""
-    from imagegram.data.opening import open_dataset
     from imagegram.report.record import FILE, Night
 
     codec = sizes_of(plan.codec)
-    sources = []
+    datasets = []
     to_tokenize = []
     for data in plan.data:
-        columns = data.image_column, data.label_column
-        source = open_dataset(data.name, data.split, data.images, codec.image_size, *columns)
-        sources.append(source)
-        to_tokenize.append(images_left(plan.token_folder(data), len(source)))
+        datasets.append(data.open(codec.image_size))
+        to_tokenize.append(images_left(plan.token_folder(data), len(datasets[-1])))
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     finished = {name for name in night.samplers if night.is_finished(plan.out, name)} if night else set()
     to_generate = tuple(name for name in plan.all_settings() if name not in finished)
-    return Needs(plan, codec, tuple(sources), tuple(to_tokenize), to_generate)
+    return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), to_generate)
 
 
 def images_left(folder: Path, images: int) -> int:
@@ -244,10 +229,10 @@ def say_plan(plan: Plan) -> None:
 
     needs = needs_of(plan)
     print(f"{plan.out}: one index of {len(plan.data)} data set{'s' * (len(plan.data) > 1)}, codec {plan.codec}")
-    for source, missing in zip(needs.sources, needs.to_tokenize, strict=True):
-        done = "to tokenize" if missing == len(source) else f"of which {missing:,} are still to be tokenized"
-        split = "" if source.split == NO_SPLITS else f", split {source.split}"
-        print(f"  {source.name}{split}: {len(source):,} images, {done if missing else 'tokenized'}")
+    for dataset, missing in zip(needs.datasets, needs.to_tokenize, strict=True):
+        done = "to tokenize" if missing == len(dataset) else f"of which {missing:,} are still to be tokenized"
+        split = "" if dataset.split == NO_SPLITS else f", split {dataset.split}"
+        print(f"  {dataset.name}{split}: {len(dataset):,} images, {done if missing else 'tokenized'}")
     for name, settings in plan.all_settings().items():
         todo = f"{plan.sequences:,} sequences, {min(plan.decoded, plan.sequences):,} decoded"
         print(f"  {name}: {settings.describe()}; {todo if name in needs.to_generate else 'finished'}")

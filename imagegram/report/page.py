@@ -124,7 +124,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "out": out,
         "night": night,
         "manifests": manifests,
-        "names": short_names([manifest.dataset for manifest in manifests]),
+        "names": short_names([manifest.dataset.name for manifest in manifests]),
         "index": sources.index,
         "num_held_out": len(sources.control.tokens),
         "answer": answer(runs, control, night.sequences),
@@ -267,7 +267,7 @@ def short_names(datasets: list[str]) -> list[str]:
 
 def _data(walls: list[Wall], gallery: Gallery, manifests: list[Any]) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
-    names = short_names([m.dataset for m in manifests])
+    names = short_names([m.dataset.name for m in manifests])
     data = {
         "datasets": [{"name": n, "classes": list(m.class_names)} for n, m in zip(names, manifests, strict=True)],
         "images": [[*place, label] for place, label in zip(gallery.places, gallery.labels, strict=True)],
@@ -299,7 +299,7 @@ def _seconds(sources: Sources) -> dict[str, float]:
     """How long every step took when it was done, which need not be in the last go of the night."""
     night = sources.night
     info = sources.index.info
-    found = {f"tokenizing {folder.manifest.dataset}": folder.seconds() for folder in sources.originals.folders}
+    found = {f"tokenizing {folder.manifest.dataset.name}": folder.seconds() for folder in sources.originals.folders}
     found["building the index"] = info["seconds"] + info["verify_seconds"]
     for name, seconds in night.seconds.items():
         if name in (*night.samplers, *STEPS, HELD_OUT):  # and not of a sampler that this night leaves out

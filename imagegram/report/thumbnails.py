@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagegram.data.opening import Source, reopen
+from imagegram.cli import UserError
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess
 from imagegram.index.folder import Index
 from imagegram.metrics.held_out import APART, Control
@@ -26,7 +27,7 @@ class Originals:
 
     def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders
-        self._sources: dict[int, Source | None] = {}
+        self._sources: dict[int, ImageDataset | None] = {}
         self._thumbnails: dict[Place, Image.Image | None] = {}
 
     def thumbnail(self, place: Place) -> Image.Image | None:
@@ -52,9 +53,13 @@ class Originals:
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _open(folder: TokenFolder) -> Source | None:
-    m = folder.manifest
-    return reopen(m.dataset, m.fingerprint, m.images, m.image_size, (m.split, m.image_column, m.label_column))
+def _open(folder: TokenFolder) -> ImageDataset | None:
+    """The data set of a token folder; None where it is gone or has changed."""
+    try:
+        dataset = folder.manifest.dataset.open(folder.manifest.image_size)
+    except UserError:
+        return None
+    return dataset if dataset.fingerprint == folder.manifest.fingerprint else None
 
 
 class Gallery:

@@ -1,8 +1,7 @@
 """Data sets as tensors: what the embedded tokenizer is trained on, and how its images are varied."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.data.loading import load_batches, worker_errors_as_user_errors
-from imagegram.data.opening import open_dataset
+from imagegram.data.spec import DatasetSpec
 from imagegram.tokens import held_out
 
 HELD_OUT_SHARE = 0.1  # the default split of tokenize_fast.py: the tokenizer never sees the held-out images
@@ -23,7 +22,7 @@ class Images:
     """One data set at the tokenizer's size."""
 
     name: str
-    fingerprint: str  # of the data set, see data/sources.py
+    fingerprint: str  # of the data set, see data/dataset.py
     pixels: Tensor  # uint8 [N, 3, S, S]
     labels: Tensor  # int64 [N], -1 where there is none
     held_out: Tensor  # bool [N]
@@ -62,19 +61,18 @@ def _some(n: int, most: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-def read_images(dataset: str, split: str, most: int, size: int, seed: int) -> Images:
-    """Read what --dataset names. Of more than `most` images a random choice, since many data sets are sorted.
+def read_images(spec: DatasetSpec, size: int) -> Images:
+    """Read a data set at `size` pixels; where it has more than `spec.images`, the sample that tokenizing takes.
 
     Images that cannot be read are left out, and their number is printed. UserError where too few are left.
     """
-    source = open_dataset(dataset, split, images=most if dataset == "shapes" else 0, image_size=size)
+    source = replace(spec, images=spec.images if spec.name == "shapes" else 0).open(size)
+    source = replace(source, images=min(spec.images, source.size))
     print("\n".join(source.describe()))
-    ordinals = np.arange(len(source))
-    if len(ordinals) > most:
-        ordinals = np.sort(np.random.default_rng(seed).choice(len(ordinals), most, replace=False))
+    ordinals = source.ordinals
 
     # 1) Read. Bad images have no pixels.
-    batches = [part.tolist() for part in np.split(ordinals, range(READ_AT_ONCE, len(ordinals), READ_AT_ONCE))]
+    batches = [ordinals[i : i + READ_AT_ONCE].tolist() for i in range(0, len(ordinals), READ_AT_ONCE)]
     pixels = torch.zeros(len(ordinals), 3, size, size, dtype=torch.uint8)
     labels = torch.full((len(ordinals),), -1)
     readable = torch.zeros(len(ordinals), dtype=torch.bool)

@@ -11,9 +11,9 @@ from torch import Tensor
 from imagegram.codec import load_codec
 from imagegram.codec.miniatures import SHIPPED, WEIGHTS, shipped
 from imagegram.codec.tiny_flextok import FSQ, QuickLinear, TinyConfig, TinyFlexTok
-from imagegram.data.opening import open_dataset
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
+from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
 from imagegram.tokens import held_out
 
@@ -123,7 +123,7 @@ def test_weights_survive_saving(tmp_path: Path, model: TinyFlexTok, images: Tens
 
 def test_shipped_weights_rebuild_held_out_digits_better_with_more_tokens() -> None:
     assert all((SHIPPED / name / WEIGHTS).stat().st_size <= 4e6 for name in shipped())
-    codec, digits = load_codec("tiny"), open_dataset("digits")
+    codec, digits = load_codec("tiny"), DatasetSpec("digits").open()
     rows = np.flatnonzero(held_out(np.arange(len(digits)), 0.1))[:32]
     images = torch.stack([preprocess(digits.read(int(i))[0], codec.image_size) for i in rows])
     tokens = codec.encode(images)

@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypat
 
 # What root may do as well has to be given up first.
 AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
-OPEN = "import sys; from imagegram.data.opening import open_dataset; open_dataset(sys.argv[1])"
+OPEN = "import sys; from imagegram.data.spec import DatasetSpec; DatasetSpec(sys.argv[1]).open()"
 
 
 @pytest.mark.skipif(bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything")

@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageOps
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import open_picture
+from imagegram.data.dataset import ImageDataset, open_picture
 from imagegram.data.loading import load_batches
-from imagegram.data.opening import Source, open_dataset
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
 from imagegram.tokens import held_out
 from tests.conftest import pixels, truncated_tar, whole_tar
+from tests.support.datasets import open_dataset
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -172,7 +172,7 @@ def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folde
 
 
 def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
-    source: Source = open_dataset(str(image_folder))
+    source: ImageDataset = open_dataset(str(image_folder))
     batches = [[0, 1, 2], [3], [10, 11]]
 
     def read(workers: int) -> list[list[tuple[int, int, int]]]:

@@ -14,8 +14,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.loading import load_batches
-from imagegram.data.opening import Source, open_dataset
+from imagegram.data.spec import DatasetSpec
 
 FOLDERS = ("cats", "dogs", "v1.0", ".hidden", "__MACOSX", "Zoo", "ca ts", "日本", "x.png", os.fsdecode(b"caf\xe9"))
 NAMES = (
@@ -99,7 +100,7 @@ def text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def read_all(source: Source) -> tuple[dict[str, int], dict[str, str]]:
+def read_all(source: ImageDataset) -> tuple[dict[str, int], dict[str, str]]:
     """The labels of the readable images by name, and the reasons of the others."""
     good: dict[str, int] = {}
     bad: dict[str, str] = {}
@@ -112,7 +113,7 @@ def read_all(source: Source) -> tuple[dict[str, int], dict[str, str]]:
     return good, bad
 
 
-def compare_with_imagefolder(root: Path, top: Path, source: Source, good: dict[str, int]) -> None:
+def compare_with_imagefolder(root: Path, top: Path, source: ImageDataset, good: dict[str, int]) -> None:
     """Every picture that both read has the class of ImageFolder; its number too, where no folder is without images."""
     reference = ImageFolder(str(top), allow_empty=True)
     equal = list(source.class_names) == [text(name) for name in reference.classes]
@@ -152,7 +153,7 @@ def test_every_file_is_accounted_for_and_labels_are_those_of_imagefolder(tree: l
             compare_with_imagefolder(root, root, source, good)
 
 
-def attempt(root: Path) -> tuple[Source | None, str]:
+def attempt(root: Path) -> tuple[ImageDataset | None, str]:
     """The source, or the error's line. A walk in circles would never end: it fails at so many folders."""
     looked = 0
 
@@ -165,7 +166,7 @@ def attempt(root: Path) -> tuple[Source | None, str]:
     real = os.scandir
     try:
         with mock.patch.object(os, "scandir", scandir):
-            return open_dataset(str(root)), ""
+            return DatasetSpec(str(root)).open(), ""
     except UserError as error:
         return None, str(error)
 

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.scaling.corpora import load, open_index
 from experiments.scaling.cost import alone, drawing_cost, index_cost
+from imagegram.data.spec import DatasetSpec
 
 
 def hold(megabytes: int, seconds: float) -> None:
@@ -32,7 +33,7 @@ def test_time_and_memory_of_a_step_are_its_own() -> None:
 def test_every_step_of_a_corpus_has_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 1)
     monkeypatch.setattr("experiments.scaling.cost.DRAWN", ())  # drawing is the samplers' own test
-    data = load("shapes", 120, tmp_path, "tiny")
+    data = load(DatasetSpec("shapes", images=120), tmp_path, "tiny")
     rows = list(index_cost(data, 100, 0, tmp_path / "timed"))
     assert [(each["sampler"], each["quantity"]) for each in rows] == [
         (step, quantity) for step in ("index", "verify") for quantity in ("seconds", "core_seconds", "peak_gb")

@@ -11,6 +11,7 @@ from experiments.scaling import plots, points
 from experiments.scaling.corpora import load, sizes
 from experiments.scaling.run import Runner
 from experiments.scaling_study import Config, main
+from imagegram.data.spec import DatasetSpec
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_a_stopped_study_goes_on_and_finishes(
 
 
 def test_corpora_of_a_size_are_disjoint_and_the_first_ones_nested(tmp_path: Path) -> None:
-    data = load("shapes", 400, tmp_path, "tiny")
+    data = load(DatasetSpec("shapes", images=400), tmp_path, "tiny")
     assert data.corpora(100) == 3
     assert data.corpora(200) == 1
     assert sizes(data, (100, 200, 5000)) == [100, 200]

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.tokens import TERMINATOR, Manifest, TokenFolder
@@ -15,7 +16,7 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
     """A finished token folder with the rows of `tokens` [n, L] and labels 0, 1, 2, 0, ..."""
     n, length = tokens.shape
     manifest = Manifest(
-        dataset="fake",
+        dataset=DatasetSpec("fake"),
         split="train",
         fingerprint="f",
         images=n,

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from imagegram.data.spec import DatasetSpec
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 
 def tokenize(dataset: str, out: Path, rank: int = 0, world_size: int = 1, **options: Any) -> TokenFolder:
     """`tokenize_dataset`, its options given one by one."""
-    return tokenize_dataset(dataset, out, Options(**options), rank, world_size)
+    given = {name: options.pop(name) for name in ("split", "images", "image_column", "label_column") if name in options}
+    return tokenize_dataset(DatasetSpec(dataset, **given), out, Options(**options), rank, world_size)
