@@ -1,8 +1,9 @@
 """Sample token sequences from the index, decode them, and say what was copied.
 
-    .venv/bin/python generate_images.py                           # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
-    .venv/bin/python generate_images.py --method ntd --context 16 # plain infini-gram: copies whole images
-    .venv/bin/python generate_images.py --method aligned --min-images 1 --seed 1
+    .venv/bin/python generate_images.py                  # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
+    .venv/bin/python generate_images.py ntd --context 16 # plain infini-gram: copies whole images
+    .venv/bin/python generate_images.py aligned --min-images 1 --seed 1
+    .venv/bin/python generate_images.py aligned --help   # its options
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out control. Writes
 data/generated/kernel-seed0/: tokens.npy, sources.npy (image and position that every token was drawn from),
@@ -20,36 +21,51 @@ at to predict which) and report.json. Prints, after the progress bars,
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagegram.cli import OmitArgPrefixes, run_script, summary
-from imagegram.samplers.settings import Settings
+from imagegram.cli import one_of, run_script, summary
+from imagegram.samplers import SAMPLERS, Kernel, Sampler
 
 # The most coherent sampler whose images lie as far from the training images as held-out ones: docs/findings.md.
-SAMPLER = Settings(method="kernel")
+SAMPLER = Kernel()
+
+RENAMED = {
+    "--method": "the name of the sampler alone, as in `generate_images.py aligned --context 2`",
+    "--images": "--decoded",
+    "--tokens": "--length",
+    "--given": "--prompt",
+    "--strips": "--prefixes",
+}
+
+if TYPE_CHECKING:
+    AnySampler = Sampler
+else:
+    AnySampler = one_of({name: kind() for name, kind in SAMPLERS.items()} | {SAMPLER.name: SAMPLER})
 
 
 @dataclass
 class Config:
-    sampler: OmitArgPrefixes[Settings] = field(default_factory=lambda: SAMPLER)
+    sampler: AnySampler = field(default_factory=lambda: SAMPLER)
+    length: int = 0  # first tokens drawn, the decoder fills in the rest; 0: all
+    prompt: int = 0  # of these, first tokens taken from held-out images and completed
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
-    images: int = 64  # of these, decoded; 0: figures only
+    decoded: int = 64  # of these, decoded; 0: figures only
     seed: int = 0  # the same seed draws the same sequences and pictures
     index: Path = Path("data/index")
-    out: Path | None = None  # None: data/generated/METHOD-SETTINGS-seedSEED
+    out: Path | None = None  # None: data/generated/SAMPLER-CHANGES-seedSEED
     codec: str = ""  # "": the one that made the tokens of the index
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default; 1: none
-    strips: int = 4  # sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes
+    prefixes: int = 4  # sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes
 
 
 def default_out(config: Config) -> Path:
     """A folder whose name carries what differs from the default, so that no run replaces another."""
-    usual = Settings(config.sampler.method)
-    changed = {name: value for name, value in vars(config.sampler).items() if value != getattr(usual, name)}
-    for name in ("timesteps", "guidance_scale"):
+    changed = config.sampler.changes()
+    for name in ("length", "prompt", "timesteps", "guidance_scale"):
         if getattr(config, name):
             changed[name] = getattr(config, name)
-    words = [config.sampler.method, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
+    words = [config.sampler.name, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
     return Path("data/generated") / "-".join(words)
 
 
@@ -60,18 +76,19 @@ def main(config: Config) -> None:
     from imagegram.index.folder import Index
     from imagegram.metrics.held_out import read_control
     from imagegram.report.verdict import COLUMNS
+    from imagegram.samplers.draw import Draw
 
     index = Index.open(config.index)
     for folder in index.token_folders():
         if line := familiarity.warning_of(folder.path):
             print(line)
     request = Request(
-        settings=config.sampler,
+        draw=Draw(config.sampler, config.length, config.prompt),
         sequences=config.sequences,
-        images=config.images,
+        decoded=config.decoded,
         seed=config.seed,
-        strips=config.strips,
-        noises=config.strips,
+        prefixes=config.prefixes,
+        noises=config.prefixes,
         timesteps=config.timesteps,
         guidance_scale=config.guidance_scale,
     )
@@ -85,4 +102,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, Config, __doc__))
+    sys.exit(run_script(main, Config, __doc__, renamed=RENAMED))

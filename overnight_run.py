@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
+from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script, summary
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
 from imagegram.overnight.plan import Plan, finished_before, needs_of, say_plan
-from imagegram.samplers.settings import Settings, sweep
+from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
+from imagegram.samplers.draw import Draw, sweep
 
 if TYPE_CHECKING:
     from imagegram.report.record import Night
@@ -36,28 +37,29 @@ DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("digits"),
 )  # all of them go into one index, or with --separate into one each
 
-# What each of them teaches, from copying to chaos.
-SAMPLERS = {
-    "kernel": Settings("kernel"),  # the default: near contexts vote, in a metric fitted to the training images
-    "kernel-near": Settings("kernel", step=0.7),  # smaller steps: more coherent, nearer to the training images
-    "aligned": Settings("aligned", context=2),  # the same two tokens at the same place, in two images at least
-    "smoothed": Settings("smoothed", context=2),  # the same, smoothed: all that two tokens of context can tell
-    "ntd": Settings("ntd", context=2),  # plain infini-gram with a short context: stitches
-    "ntd-long": Settings("ntd", context=10),  # the longest context of the first experiments: copies
-    "unigram": Settings("aligned", context=0),  # every position on its own: chaos
-}
+with constants(__file__):
+    # What each of them teaches, from copying to chaos.
+    SAMPLERS: dict[str, Sampler | Draw] = {
+        "kernel": Kernel(),  # the default: near contexts vote, in a metric fitted to the training images
+        "kernel-near": Kernel(step=0.7),  # smaller steps: more coherent, nearer to the training images
+        "aligned": Aligned(context=2),  # the same two tokens at the same position, in two images at least
+        "smoothed": Smoothed(context=2),  # the same, smoothed: all that two tokens of context can tell
+        "ntd": Ntd(context=2),  # plain infini-gram with a short context: stitches
+        "ntd-long": Ntd(context=10),  # the longest context of the first experiments: copies
+        "unigram": Aligned(context=0),  # every position on its own: chaos
+    }
 
-# What --hours adds, in random order until the hours are over.
-SWEEP = {
-    **sweep("kernel", step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
-    **sweep("aligned", context=(1, 2, 3, 4), min_images=(1, 2, 5)),
-    **sweep("smoothed", context=(1, 3), top_p=(0.9, 1.0)),
-    **sweep("ntd", context=(1, 3, 4, 6), top_k=(0, 5)),
-    **sweep("kernel", tokens=(2, 4, 8)),  # the decoder fills in the rest
-    **sweep("kernel", given=(1, 4)),  # completes held-out images from their first tokens
-}
+    # What --hours adds, in random order until the hours are over; what equals one of SAMPLERS is left out.
+    SWEEP = {
+        **sweep(Kernel, step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
+        **sweep(Aligned, context=(1, 2, 3, 4), min_images=(1, 2, 5)),
+        **sweep(Smoothed, context=(1, 3), top_p=(0.9, 1.0)),
+        **sweep(Ntd, context=(1, 3, 4, 6), top_k=(0, 5)),
+        **sweep(Kernel, length=(2, 4, 8)),  # the decoder fills in the rest
+        **sweep(Kernel, prompt=(1, 4)),  # completes held-out images from their first tokens
+    }
 
-STRIPS = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
+PREFIXES = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
 
 # The first experiments' own night, for a GPU with the package flextok and a connection to the hub: 225,000 images.
 # DATASETS = (
@@ -120,7 +122,7 @@ def make_plans(config: Config) -> list[Plan]:
         sweep=SWEEP,
         sequences=config.sequences,
         decoded=config.decoded,
-        strips=STRIPS,
+        prefixes=PREFIXES,
         seed=config.seed,
         hours=config.hours,
     )

@@ -42,15 +42,14 @@ from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.table import verify_table
 from imagegram.machine import choose_device, has_bfloat16
+from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 
 SAMPLERS = {  # and how many sequences are drawn, where that is not what grows
-    "ntd": (Settings("ntd", 10), 8000),
-    "aligned": (Settings("aligned", 2, 2), 8000),
-    "smoothed": (Settings("smoothed", 2), 1000),
-    "kernel": (Settings("kernel"), 64),
+    "ntd": (Ntd(context=10), 8000),
+    "aligned": (Aligned(context=2, min_images=2), 8000),
+    "smoothed": (Smoothed(context=2), 1000),
+    "kernel": (Kernel(), 64),
 }
 
 
@@ -98,14 +97,14 @@ def rebuild(index: Index) -> None:
 
 
 def draw(index: Index, name: str, factor: int = 1) -> None:
-    settings, n = SAMPLERS[name]
-    sample(index, settings, factor * n, np.random.default_rng(0))
+    sampler, n = SAMPLERS[name]
+    sampler.sample(index, factor * n, np.random.default_rng(0))
 
 
 def memory(index: Index, name: str) -> float:
     """Peak bytes of arrays while a few sequences are drawn, for every image of the index."""
     tracemalloc.start()
-    sample(Index.open(index.path), SAMPLERS[name][0], 8, np.random.default_rng(0), length=40)
+    SAMPLERS[name][0].sample(Index.open(index.path), 8, np.random.default_rng(0), length=40)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / index.num_images
@@ -149,7 +148,7 @@ def sampler_growth(
     for index in (*by_images, *by_tokens):
         if name == "kernel":
             open_kernel(index, choose_device(), steps=1)
-        sample(index, SAMPLERS[name][0], 1, np.random.default_rng(0), length=1)  # warms the disk
+        SAMPLERS[name][0].sample(index, 1, np.random.default_rng(0), length=1)  # warms the disk
     row(name, "images", images, [core_seconds(functools.partial(draw, index, name)) for index in by_images])
     row(name, "tokens an image", tokens, [core_seconds(functools.partial(draw, index, name)) for index in by_tokens])
     costs = [core_seconds(functools.partial(draw, by_tokens[1], name, factor)) for factor in factors]

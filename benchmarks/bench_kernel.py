@@ -32,11 +32,10 @@ from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device, cores, single_threads
+from imagegram.samplers import Kernel
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import digits_of
 from imagegram.samplers.kernel.votes import Library, sequences_at_once
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 
 NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads
@@ -103,7 +102,7 @@ def drawn_per_second(index: Index, n: int) -> float:
     seconds = []
     for seed in range(3):
         started = time.perf_counter()
-        sample(index, Settings("kernel"), n, np.random.default_rng(seed))
+        Kernel().sample(index, n, np.random.default_rng(seed))
         seconds.append(time.perf_counter() - started)
     return n / statistics.median(seconds)
 

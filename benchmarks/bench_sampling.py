@@ -33,16 +33,15 @@ from imagegram.cli import run_script, summary
 from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.machine import cores
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd, Smoothed
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 CONTEXT = 10  # of the first experiments
 SAMPLERS = {  # and how many sequences are drawn at a time
-    "ntd, 100,000 at a time": (Settings("ntd", CONTEXT), 100_000),
-    "ntd, 2,000 at a time": (Settings("ntd", CONTEXT), 2000),
-    "aligned": (Settings("aligned", 2, 2), 100_000),
-    "smoothed": (Settings("smoothed", 2), 500),
+    "ntd, 100,000 at a time": (Ntd(context=CONTEXT), 100_000),
+    "ntd, 2,000 at a time": (Ntd(context=CONTEXT), 2000),
+    "aligned": (Aligned(context=2, min_images=2), 100_000),
+    "smoothed": (Smoothed(context=2), 500),
 }
 
 
@@ -143,8 +142,8 @@ def main(config: Config) -> None:
             few = config.few_sequences
             rates[name] = rate(functools.partial(way, engine, few), few, config.repeats)
             print(f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second")
-        for name, (settings, n) in SAMPLERS.items():
-            rates[name] = rate(functools.partial(sample, index, settings, n), n, config.repeats)
+        for name, (sampler, n) in SAMPLERS.items():
+            rates[name] = rate(functools.partial(sampler.sample, index, n), n, config.repeats)
             ratios = [f"{rates[name].per_core_second / rates[way].per_core_second:.3g} x {way}" for way in BASELINES]
             print(
                 f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second; "

@@ -16,19 +16,17 @@ import numpy as np
 from imagegram.cli import run_script, summary
 from imagegram.index.folder import Index
 from imagegram.metrics.intervals import wilson
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Kernel, Ntd
 
 POINTS = (
-    Settings("ntd", 1),
-    Settings("ntd", 2),
-    Settings("ntd", 3),
-    Settings("ntd", 4),
-    Settings("aligned", 1, min_images=1),
-    Settings("aligned", 2, min_images=1),
-    Settings("aligned", 3, min_images=1),
-    Settings("kernel", step=0),
+    Ntd(context=1),
+    Ntd(context=2),
+    Ntd(context=3),
+    Ntd(context=4),
+    Aligned(context=1, min_images=1),
+    Aligned(context=2, min_images=1),
+    Aligned(context=3, min_images=1),
+    Kernel(step=0),
 )
 
 
@@ -45,15 +43,15 @@ def main(config: Config) -> None:
     known = {row.tobytes() for row in distinct}
     inside = 0
     print("| sampler | exact | counted |  |\n| --- | --- | --- | --- |")
-    for settings in POINTS:
-        exact = probabilities(index, settings, distinct).prod(1).sum()
-        drawn = sample(index, settings, config.samples, np.random.default_rng(config.seed)).tokens
+    for sampler in POINTS:
+        exact = sampler.probabilities(index, distinct).prod(1).sum()
+        drawn = sampler.sample(index, config.samples, np.random.default_rng(config.seed)).tokens
         copies = sum(row.tobytes() in known for row in drawn)
         share = wilson(copies, config.samples)
         agrees = share["low"] <= exact <= share["high"]
         inside += agrees
         counted = f"{share['value']:.2%} [{share['low']:.2%}, {share['high']:.2%}]"
-        print(f"| {settings.describe()} | {exact:.2%} | {counted} | {'inside' if agrees else 'outside'} |", flush=True)
+        print(f"| {sampler.describe()} | {exact:.2%} | {counted} | {'inside' if agrees else 'outside'} |", flush=True)
     summary(points=len(POINTS), inside=inside)
 
 

@@ -22,24 +22,24 @@ from imagegram.index.folder import Index
 from imagegram.machine import choose_device
 from imagegram.metrics.held_out import read_control
 from imagegram.metrics.intervals import mean
+from imagegram.samplers import Aligned, Kernel, Smoothed
 from imagegram.samplers.kernel.fit import LIBRARY, fit
-from imagegram.samplers.kernel.model import Kernel, digits_of
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.settings import Settings
+from imagegram.samplers.kernel.model import Kernel as KernelModel
+from imagegram.samplers.kernel.model import digits_of
 
 LEFT_OUT = 500  # training images that fit the shares of a mixture
 AT_ONCE = 32  # images predicted together
 Floats = NDArray[np.float64]
 
 
-class EqualWidth(Kernel):
+class EqualWidth(KernelModel):
     """The width does not grow where no image is near."""
 
     def width(self, place: int, nearest: Tensor) -> Tensor:
         return torch.ones_like(nearest)
 
 
-class EighthNeighbour(Kernel):
+class EighthNeighbour(KernelModel):
     """The eighth nearest image decides the width, not the nearest."""
 
     def votes(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
@@ -48,7 +48,7 @@ class EighthNeighbour(Kernel):
         return torch.softmax(-distance / self.width(place, nearest[:, -1:]), 1)
 
 
-class GivenCodes(Kernel):
+class GivenCodes(KernelModel):
     """The digits lie where the quantizer has them, at equal steps: nothing is learned about it."""
 
     def __init__(self, levels: tuple[int, ...], tokens_per_image: int):
@@ -56,7 +56,7 @@ class GivenCodes(Kernel):
         self.codes.requires_grad_(False)
 
 
-class CodesInSpace(Kernel):
+class CodesInSpace(KernelModel):
     """A digit has a learned place in a space of three dimensions, not on a line."""
 
     DIMENSIONS = 3
@@ -80,7 +80,7 @@ class CodesInSpace(Kernel):
         return total
 
 
-class OneSetOfWeights(Kernel):
+class OneSetOfWeights(KernelModel):
     """All digits of a token weigh the earlier tokens alike."""
 
     def weights(self, place: int) -> Tensor:
@@ -91,7 +91,7 @@ class OneSetOfWeights(Kernel):
         return torch.cat([of_token, own]).exp()
 
 
-class DigitsApart(Kernel):
+class DigitsApart(KernelModel):
     """Each digit of a token is predicted from the earlier tokens alone, not from the digits before it."""
 
     def __init__(self, levels: tuple[int, ...], tokens_per_image: int):
@@ -99,7 +99,7 @@ class DigitsApart(Kernel):
         self.contexts = [self.contexts[place - place % self.digits] for place in range(self.places)]
 
 
-class WholeTokens(Kernel):
+class WholeTokens(KernelModel):
     """All digits of a token step from one and the same image."""
 
     def log2_probabilities(
@@ -125,8 +125,8 @@ class WholeTokens(Kernel):
 
 
 VARIANTS = {
-    "the default": (Kernel, 0),
-    "the default, another seed": (Kernel, 1),
+    "the default": (KernelModel, 0),
+    "the default, another seed": (KernelModel, 1),
     "a width that is the same everywhere": (EqualWidth, 0),
     "the width from the 8th nearest image": (EighthNeighbour, 0),
     "digits where the quantizer has them": (GivenCodes, 0),
@@ -142,7 +142,7 @@ class Config:
     index: Path = Path("data/index")
 
 
-def fitted_bits(index: Index, held_out: NDArray[np.uint16], kind: type[Kernel], seed: int) -> Floats:
+def fitted_bits(index: Index, held_out: NDArray[np.uint16], kind: type[KernelModel], seed: int) -> Floats:
     """Bits a token of every held-out image, by a variant fitted to the training images: float64 [M]."""
     device = choose_device()
     model = fit(index.tokens, index.levels, device, seed, kind)
@@ -159,14 +159,14 @@ def mixture_bits(index: Index, held_out: NDArray[np.uint16]) -> tuple[Floats, Fl
     The smoothed n-gram of two tokens and the unigram of the position join the kernel. Their shares are those by which
     training images, each left out, are predicted best (expectation maximization).
     """
-    members = [Settings("kernel"), Settings("smoothed", context=2), Settings("aligned", context=0)]
+    members = [Kernel(), Smoothed(context=2), Aligned(context=0)]
     rows = np.sort(np.random.default_rng(0).permutation(index.num_images)[:LEFT_OUT])
-    left_out = np.stack([probabilities(index, each, index.tokens[rows], rows) for each in members])
+    left_out = np.stack([each.probabilities(index, index.tokens[rows], leave_out=rows) for each in members])
     shares = np.full(len(members), 1 / len(members))
     for _ in range(200):
         parts = shares[:, None, None] * left_out
         shares = (parts / parts.sum(0)).mean((1, 2))
-    p = np.stack([probabilities(index, each, held_out) for each in members])
+    p = np.stack([each.probabilities(index, held_out) for each in members])
     return -np.log2(np.einsum("m,mij->ij", shares, p)).mean(1), shares
 
 

@@ -26,9 +26,7 @@ from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.copying import measure
 from imagegram.metrics.held_out import Control, read_control
 from imagegram.metrics.intervals import Figure, mean, scaled
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Kernel
 
 GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.5, 1.35, 1.2, 1.0, 0.85, 0.7, 0.5)]
 GRID += [(1.5, 0.7), (2.0, 0.6), (3.0, 0.5)]  # steps wide, then draws sharpened
@@ -69,26 +67,26 @@ class Row:
 Points = dict[tuple[str, float, float], dict[str, Row]]
 
 
-def copy_probability(index: Index, settings: Settings) -> Figure:
+def copy_probability(index: Index, sampler: Kernel) -> Figure:
     """The chance that a drawn sequence equals a training image, from a random share of these where there are many."""
     distinct = np.unique(index.tokens, axis=0)
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(distinct))[:MOST_TRAINING]
-    return scaled(mean(probabilities(index, settings, distinct[chosen]).prod(1), rng), len(distinct))
+    return scaled(mean(sampler.probabilities(index, distinct[chosen]).prod(1), rng), len(distinct))
 
 
-def measure_point(config: Config, index: Index, codec: Codec, control: Control, settings: Settings) -> list[Row]:
+def measure_point(config: Config, index: Index, codec: Codec, control: Control, sampler: Kernel) -> list[Row]:
     """Measure a step and a temperature."""
     rng = np.random.default_rng(config.seed)
-    tokens = sample(index, settings, config.sequences, rng).tokens
+    tokens = sampler.sample(index, config.sequences, rng).tokens
     figures = measure(tokens, index, control.tokens, rng)["generated"]
     decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
     judges = open_judges(index, control, decoder, index.tokens_per_image)
     if judges is None:
         raise UserError(f"{index.path} holds out too few images to judge coherence")
     figures |= judges.measure(decoder(tokens[: config.images]), rng)["generated"]
-    figures["exact_copy_probability"] = copy_probability(index, settings)
-    place = config.name, settings.step, settings.temperature
+    figures["exact_copy_probability"] = copy_probability(index, sampler)
+    place = config.name, sampler.step, sampler.temperature
     return [Row(*place, key, *(float(figures[key][bound]) for bound in ("value", "low", "high"))) for key in FIGURES]
 
 
@@ -156,8 +154,8 @@ def main(config: Config) -> None:
     rows = read_rows(config.out, Row)
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
         if (config.name, step, temperature) not in {row.point for row in rows}:
-            settings = Settings("kernel", step=step, temperature=temperature)
-            rows += measure_point(config, index, codec, control, settings)
+            sampler = Kernel(step=step, temperature=temperature)
+            rows += measure_point(config, index, codec, control, sampler)
             write_rows(config.out, rows)
     points = by_point(rows)
     plot(config.out.with_suffix(".png"), points)

@@ -26,8 +26,7 @@ from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.counting import copy_figures
 from imagegram.metrics.held_out import Control, read_control
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd
 
 CONTEXTS = {"ntd": (1, 2, 3, 4, 5, 6), "aligned": (0, 1, 2, 3, 4, 5, 6)}
 MEASURES = {  # key of report.json -> title
@@ -79,11 +78,11 @@ class Row:
 
 
 def measure(
-    config: Config, index: Index, codec: Codec, control: Control, settings: Settings, truth: float
+    config: Config, index: Index, codec: Codec, control: Control, sampler: Ntd | Aligned, truth: float
 ) -> list[Row]:
     """The rows of one sampler."""
     rng = np.random.default_rng(config.seed)
-    tokens = sample(index, settings, config.sequences, rng).tokens
+    tokens = sampler.sample(index, config.sequences, rng).tokens
     measures = copying.measure(tokens, index, control.tokens, rng)
     decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
     judges = open_judges(index, control, decoder, index.tokens_per_image) if config.images else None
@@ -98,7 +97,7 @@ def measure(
         mine = measures["generated"][key]
         real = measures["held_out"].get(key, dict.fromkeys(("value", "low", "high"), NO_CONTROL))
         numbers = [mine["value"], mine["low"], mine["high"], real["value"], real["low"], real["high"]]
-        rows.append(Row(config.name, settings.method, settings.context, truth, key, *numbers))
+        rows.append(Row(config.name, sampler.name, sampler.context, truth, key, *numbers))
     return rows
 
 
@@ -170,13 +169,14 @@ def main(config: Config) -> None:
         raise UserError(f"{index.path} holds out no images: there is nothing to compare with")
     codec = open_codec(index)
     rows = read_rows(config.out, Row)
-    points = [Settings(method, context, min_images=1) for method, contexts in CONTEXTS.items() for context in contexts]
-    for settings in tqdm(points, desc=config.name, unit="sampler"):
-        if (config.name, settings.method, settings.context) in {row.point for row in rows}:
+    points: list[Ntd | Aligned] = [Ntd(context=context) for context in CONTEXTS["ntd"]]
+    points += [Aligned(context=context, min_images=1) for context in CONTEXTS["aligned"]]
+    for sampler in tqdm(points, desc=config.name, unit="sampler"):
+        if (config.name, sampler.name, sampler.context) in {row.point for row in rows}:
             continue
-        exact = copy_figures(index.tokens, [settings.context], settings.method == "aligned")
-        truth = float(np.exp(exact[settings.context].log_copy))
-        rows += measure(config, index, codec, control, settings, truth)
+        exact = copy_figures(index.tokens, [sampler.context], isinstance(sampler, Aligned))
+        truth = float(np.exp(exact[sampler.context].log_copy))
+        rows += measure(config, index, codec, control, sampler, truth)
         write_rows(config.out, rows)
     plot(config.out.with_suffix(".png"), rows)
     summary(table=config.out, plot=config.out.with_suffix(".png"), **correlations(rows, config.name))

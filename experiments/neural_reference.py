@@ -39,8 +39,7 @@ from imagegram.files import atomic, read_json, write_json
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import mean
 from imagegram.metrics.held_out import read_control
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Kernel
 
 MODELS = ("ids", "digits", "kernel")
 WIDTH = 96
@@ -290,7 +289,7 @@ def measure(name: str, config: Config, index: Index, held_out: NDArray[np.uint16
     """Train one of MODELS, or go on with it, and measure it."""
     if name == "kernel":
         started = time.monotonic()
-        measured = figures(lambda tokens: np.log2(probabilities(index, Settings("kernel"), tokens)), index, held_out)
+        measured = figures(lambda tokens: np.log2(Kernel().probabilities(index, tokens)), index, held_out)
         return measured | {"seconds": round(time.monotonic() - started)}
     values = index.levels if name == "digits" else (index.vocab_size,)
     alphabet = Alphabet(tuple(values), index.tokens_per_image)

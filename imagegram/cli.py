@@ -7,11 +7,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.conf import CascadeSubcommandArgs  # options of the whole may stand behind the word that chooses a part
 from tyro.conf import OmitArgPrefixes as OmitArgPrefixes  # the fields of a field become options of their own
 
 
@@ -52,8 +54,34 @@ def _command() -> str | None:
     return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
-    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
+@contextlib.contextmanager
+def constants(file: str) -> Iterator[None]:
+    """Constants of the script `file` that people edit: a misspelt name there ends the program with one line."""
+    try:
+        yield
+    except (UserError, TypeError, NameError) as error:
+        lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
+        sys.exit(f"error: {Path(file).name}, line {lines[-1]}: {error}")
+
+
+def one_of(defaults: dict[str, Any]) -> Any:
+    """The type of a field that a word on the command line chooses, with options of its own: by name, the defaults."""
+    without_prefixes: Any = OmitArgPrefixes
+    return without_prefixes[tyro.extras.subcommand_type_from_defaults(defaults, prefix_names=False)]
+
+
+def run_script(
+    main: Callable[[Any], object],
+    config: Any,
+    doc: str | None,
+    args: list[str] | None = None,
+    *,
+    renamed: Mapping[str, str] | None = None,
+) -> int:
+    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code.
+
+    renamed: options that had another name, with what to write instead.
+    """
     # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup
@@ -62,7 +90,11 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     options = None
     try:
-        options = expand_home(tyro.cli(config, prog=_command(), description=doc, args=args))
+        for word in sys.argv[1:] if args is None else args:
+            if instead := (renamed or {}).get(word.partition("=")[0]):
+                raise UserError(f"{word.partition('=')[0]} has another name now: {instead}")
+        parsed = tyro.cli(config, prog=_command(), description=doc, args=args, config=[CascadeSubcommandArgs])
+        options = expand_home(parsed)
         main(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ Nothing in the folder is touched before all of it is made; report.json is writte
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.files import atomic, others, read_json, run_lock, write_json
 from imagegram.index.folder import Index
-from imagegram.machine import choose_device
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.exact import exact_figures
@@ -28,9 +27,8 @@ from imagegram.metrics.held_out import Control
 from imagegram.metrics.provenance import describe_pictures
 from imagegram.report import sheets
 from imagegram.report.listening import draw_listening
-from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.sampler import Samples, sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Samples
+from imagegram.samplers.draw import Draw
 
 DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
@@ -43,57 +41,43 @@ MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,00
 
 @dataclass(frozen=True)
 class Request:
-    """What to make. Zeros stand for the defaults of the index and of its codec, see `completed`."""
+    """What to make. Zeros stand for the defaults of the codec, see `completed`."""
 
-    settings: Settings
+    draw: Draw
     sequences: int  # sampled and measured
-    images: int  # of these, decoded
+    decoded: int  # of these
     seed: int
-    length: int = 0  # tokens of a sequence: those of the settings, or all
-    given: int = 0  # of these, first tokens taken from held-out images: those of the settings
-    strips: int = 0  # sequences decoded from their first tokens as well, in prefixes
+    prefixes: int = 0  # sequences decoded from their first tokens as well
     noises: int = 0  # sequences decoded from several noises, in seeds
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default
 
-    def completed(self, index: Index, codec: Codec) -> "Request":
+    def completed(self, codec: Codec) -> "Request":
         """The request with every default filled in."""
         return replace(
             self,
-            images=min(self.images, self.sequences),
-            length=self.settings.tokens or index.tokens_per_image,
-            given=self.settings.given,
+            decoded=min(self.decoded, self.sequences),
             timesteps=self.timesteps or codec.timesteps,
             guidance_scale=self.guidance_scale or codec.guidance_scale,
         )
 
     def check(self, index: Index) -> None:
         """UserError where it cannot be made from `index`; of a completed request."""
-        self.settings.check()
         if self.sequences < 1:
             raise UserError(f"--sequences {self.sequences}: at least 1 is needed")
-        if self.images < 0 or self.strips < 0 or self.noises < 0:
+        if self.decoded < 0 or self.prefixes < 0 or self.noises < 0:
             raise UserError("a number of images must not be negative; 0 makes figures only")
         if not 0 <= self.seed <= MOST_SEED:
             raise UserError(f"a seed lies between 0 and {MOST_SEED}, not {self.seed}")
-        if not 1 <= self.length <= index.tokens_per_image:
-            raise UserError(f"{self.length} tokens: an image of {index.path} has 1 to {index.tokens_per_image}")
-        if not 0 <= self.given < self.length:
-            raise UserError(f"{self.given} given tokens of {self.length}: at least one must be left to draw")
         if self.timesteps < 1 or self.guidance_scale < 0:
             raise UserError("timesteps must be positive, and the guidance scale not negative")
-        label = self.settings.label
-        if label >= 0 and not (index.labels == label).any():
-            raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
-
-    def whole(self, index: Index) -> bool:
-        """Whether the sampler draws whole sequences, so that their probabilities are known."""
-        return self.length == index.tokens_per_image and not self.given and self.settings.label < 0
+        self.draw.check(index)
 
     def to_json(self, index: Index, codec: Codec) -> dict[str, Any]:
         """What report.json records, and compares when the same command is run again."""
         made_with = {"codec": codec.name, "revision": codec.revision, "index": index.identity}
-        return asdict(self) | made_with
+        settings = {name: value for name, value in vars(self).items() if name != "draw"}
+        return self.draw.to_json() | settings | made_with
 
 
 @dataclass(frozen=True)
@@ -152,25 +136,25 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     """Make the images of `request`; into `out`:
 
     tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
-    "sources"), the ordinal of the image and the position it was drawn from, -1 for given tokens; image_0000.png ...
-    and pictures.json, what is known of each of them (measure/pictures.py); grid.png, the first 64 images, each above
-    its nearest training image; sources.png, images beside the training images that their tokens came from;
-    prefixes.png, the first `strips` sequences decoded from their first 1, 2, 4, ... tokens, and one by one as
-    prefix_IMAGE_TOKENS.png; seeds.png, the first sequences from several noises; listening.png, which position listens
-    to which in the fit of the kernel sampler; report.json, written last.
+    "sources"), the ordinal of the image and the position it was drawn from, -1 for those of a prompt;
+    image_0000.png ... and pictures.json, what is known of each of them (metrics/provenance.py); grid.png, the first 64
+    images, each above its nearest training image; sources.png, images beside the training images of their tokens;
+    prefixes.png, the first `prefixes` sequences decoded from their first 1, 2, 4, ... tokens, and one by one as
+    prefix_IMAGE_TOKENS.png; seeds.png, the first sequences from several noises; listening.png, which position looks
+    at which in a sampler that was fitted; report.json, written last.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
     """
-    request = request.completed(index, codec)
+    request = request.completed(codec)
     request.check(index)
-    if request.given and not len(control.tokens):
-        raise UserError(f"{index.path} holds out no images whose first tokens could be given")
+    if request.draw.prompt and not len(control.tokens):
+        raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
     check_ours(out)
     asked = request.to_json(index, codec)
     with run_lock(out):
         before = finished(out)
-        if before and before["request"] == asked and (out / "pictures.json").exists() == (request.images > 0):
+        if before and before["request"] == asked and (out / "pictures.json").exists() == (request.decoded > 0):
             return Generated(out, before, new=False)
         if before and before["request"] != asked:
             print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
@@ -188,9 +172,9 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
         pictures, seeds = decode(decoder, samples, request)
         decoding_seconds = time.monotonic() - started
         if len(pictures):
-            judge(index, control, decoder, request, pictures, measures, rng)
+            judge(index, control, decoder, samples.tokens.shape[1], pictures, measures, rng)
         drawings = illustrate(index, decoder, request, samples, pictures, seeds)
-        known = request.settings if request.whole(index) else None
+        known = request.draw.sampler if request.draw.is_whole(index) else None
         facts = describe_pictures(index, samples.tokens[: len(pictures)], samples, known)
         for fact, row in zip(facts, given, strict=False):
             fact["given"] = control.origins[row].tolist()
@@ -213,21 +197,22 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
 def reconstruct_held_out(index: Index, codec: Codec, control: Control, request: Request, out: Path) -> Generated:
     """Decode held-out images from their own tokens, in random order: the control of every wall of pictures.
 
-    Into `out` what `generate` writes for as many `request.images` as are held out; the sources of all tokens are the
-    held-out image itself. The settings of `request` do not matter.
+    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
+    held-out image itself. The sampler of `request` does not matter.
     """
-    request = request.completed(index, codec)
+    request = request.completed(codec)
     check_ours(out)
-    asked = request.to_json(index, codec) | {"settings": asdict(Settings("held-out"))}
+    asked = request.to_json(index, codec)
+    asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
     with run_lock(out):
         before = finished(out)
         if before and before["request"] == asked:
             return Generated(out, before, new=False)
-        chosen = np.random.default_rng(request.seed).permutation(len(control.tokens))[: request.images]
-        tokens = control.tokens[chosen, : request.length]
+        chosen = np.random.default_rng(request.seed).permutation(len(control.tokens))[: request.decoded]
+        tokens = control.tokens[chosen]
         samples = Samples(tokens, np.full((*tokens.shape, 2), -1))
         pictures, _ = decode(Decoder(codec, request.timesteps, request.guidance_scale), samples, request)
-        positions = np.broadcast_to(np.arange(request.length)[None, :, None], (*tokens.shape, 1))
+        positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
         places = np.broadcast_to(control.origins[chosen][:, None], (*tokens.shape, 2))
         report = {"request": asked, "index": str(index.path), "sources": index.sources}
         write(
@@ -260,16 +245,15 @@ def finished(out: Path) -> dict[str, Any] | None:
     report = read_json(file)
     if not isinstance(report, dict) or "request" not in report:
         return None
-    report["request"]["settings"] = asdict(Settings.from_json(report["request"]["settings"]))
+    if "sampler" not in report["request"]:
+        raise UserError(f"{file} was written by an earlier version: delete {out}, then run the same command again")
     return report
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The entries that changed from one request to the next, as text."""
-    old = before | before["settings"]
-    new = now | now["settings"]
-    changed = (name for name in new if name != "settings" and old.get(name) != new[name])
-    return ", ".join(f"{name}: {old.get(name)} -> {new[name]}" for name in changed)
+    changed = (name for name in now if before.get(name) != now[name])
+    return ", ".join(f"{name}: {before.get(name)} -> {now[name]}" for name in changed)
 
 
 def draw(index: Index, control: Control, request: Request) -> tuple[Samples, NDArray[np.int64]]:
@@ -277,10 +261,11 @@ def draw(index: Index, control: Control, request: Request) -> tuple[Samples, NDA
     rng = np.random.default_rng(request.seed)
     prefix = None
     rows = np.zeros(0, np.int64)
-    if request.given:
+    if request.draw.prompt:
         rows = rng.integers(0, len(control.tokens), request.sequences)
-        prefix = control.tokens[rows, : request.given]
-    return sample(index, request.settings, request.sequences, rng, request.length, prefix), rows
+        prefix = control.tokens[rows, : request.draw.prompt]
+    sampler = request.draw.sampler
+    return sampler.sample(index, request.sequences, rng, length=request.draw.length, prefix=prefix), rows
 
 
 def measure(
@@ -288,14 +273,14 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """The figures of tokens, of the samples and of the control. Exact ones where the sampler draws whole sequences."""
     measures = copying.measure(samples.tokens, index, control.tokens, rng)
-    if request.whole(index):
-        measures["generated"] |= exact_figures(index, request.settings, control.tokens, np.random.default_rng(0))
+    if request.draw.is_whole(index):
+        measures["generated"] |= exact_figures(index, request.draw.sampler, control.tokens, np.random.default_rng(0))
     return measures
 
 
 def decode(decoder: Decoder, samples: Samples, request: Request) -> tuple[Tensor, NDArray[np.int64]]:
     """The first images uint8 [n, 3, S, S], and the seeds of their noise [n]."""
-    shown = samples.tokens[: request.images]
+    shown = samples.tokens[: request.decoded]
     seeds = request.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
     if not len(shown):
         return torch.zeros((0, 3, 1, 1), dtype=torch.uint8), seeds
@@ -306,13 +291,13 @@ def judge(
     index: Index,
     control: Control,
     decoder: Decoder,
-    request: Request,
+    length: int,
     pictures: Tensor,
     measures: dict[str, dict[str, Any]],
     rng: np.random.Generator,
 ) -> None:
-    """Add the figures of decoded images, where enough images are held out."""
-    judges = open_judges(index, control, decoder, request.length)
+    """Add the figures of images decoded from `length` tokens each, where enough images are held out."""
+    judges = open_judges(index, control, decoder, length)
     if judges:
         for who, figures in judges.measure(pictures, rng).items():
             measures[who] |= figures
@@ -325,25 +310,27 @@ def illustrate(
     if not len(pictures):
         return {}
     shown = samples.tokens[: min(len(pictures), GRID)]
+    length = shown.shape[1]
 
     # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
     nearest, distances = copying.nearest(shown, index.tokens)
     neighbours = pictures[: len(shown)].clone()
     others = np.flatnonzero(distances)
     if others.size:
-        neighbours[others] = decoder(index.tokens[nearest[others], : request.length], seeds[others])
+        neighbours[others] = decoder(index.tokens[nearest[others], :length], seeds[others])
     drawings = {"grid": sheets.grid(pictures[: len(shown)], neighbours, distances == 0)}
 
     # Images beside the training images that their tokens came from.
     few = slice(0, min(STITCHED, len(shown)))
     parts = [sheets.shares(row)[:MOST_SOURCES] for row in samples.sources[few, :, 0]]
     rows = np.array([row for part in parts for row, _ in part])
-    originals = decoder(index.tokens[rows, : request.length])
+    originals = decoder(index.tokens[rows, :length])
     drawings["sources"] = sheets.provenance(pictures[few], originals, parts, index.images[:, 1])
 
-    if request.settings.method == "kernel":
-        drawings["listening"] = draw_listening(open_kernel(index, choose_device()).listening().cpu().numpy())
-    for draw_sheet, count in ((sheets.prefixes, request.strips), (sheets.noises, request.noises)):
+    relevance = request.draw.sampler.relevance(index)
+    if relevance is not None:
+        drawings["listening"] = draw_listening(relevance)
+    for draw_sheet, count in ((sheets.prefixes, request.prefixes), (sheets.noises, request.noises)):
         if count:
             drawings |= draw_sheet(decoder, shown[:count], seeds[: min(count, len(shown))], pictures[:count])
     return drawings | sheets.as_pictures(pictures)

@@ -54,8 +54,8 @@ def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -
 
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
-    arguments = ["--index", str(tmp_path / "index"), "--sequences", "8", "--images", "2", "--timesteps", "2"]
-    assert run_generate(*arguments, "--strips", "1", "--out", str(tmp_path / "made")) == 0
+    arguments = ["--index", str(tmp_path / "index"), "--sequences", "8", "--decoded", "2", "--timesteps", "2"]
+    assert run_generate(*arguments, "--prefixes", "1", "--out", str(tmp_path / "made")) == 0
     assert np.load(tmp_path / "made" / "tokens.npy").shape == (8, TOKENS)
     assert Image.open(tmp_path / "made" / "image_0001.png").size == (256, 256)
     assert Image.open(tmp_path / "made" / "prefixes.png").width > 6 * 256  # 1, 2, 4, 8, 16, 32 tokens

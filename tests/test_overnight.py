@@ -19,7 +19,7 @@ from imagegram.data.spec import DatasetSpec
 from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.overnight import night
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Kernel, Ntd
 from tests.support.kills import killed
 from tests.support.overnight import make_nights_quick, run
 
@@ -88,7 +88,7 @@ def test_two_data_sets_share_an_index_and_their_classes_stay_apart(finished: Pat
 def test_every_data_set_has_an_index_of_its_own_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Settings("aligned", context=0)})
+    monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Aligned(context=0)})
     (tmp_path / "empty").mkdir()
     arguments = ["--separate", "--dataset", "digits", str(tmp_path / "empty"), "shapes", "--sequences", "20"]
     assert run(tmp_path / "out", *arguments) == 1
@@ -122,7 +122,7 @@ def test_a_new_sampler_costs_only_itself(
     before = durations(finished)
     assert float(before["tokenizing shapes"]) == pytest.approx(marker["seconds"], abs=0.06)
     assert {"building the index", "training the judges", "held-out", "two"} < set(before)
-    monkeypatch.setitem(overnight_run.SAMPLERS, "three", Settings("ntd", context=1))
+    monkeypatch.setitem(overnight_run.SAMPLERS, "three", Ntd(context=1))
     assert run(finished) == 0
     said = capsys.readouterr().out
     assert said.count("finished before") == 4  # three samplers and the held-out images
@@ -167,7 +167,7 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
 ) -> None:
     def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
-        if request.settings.context == 9:
+        if request.draw.sampler == Ntd(context=9):
             out.mkdir(parents=True)
             (out / ".lock").touch()
             (out / "image_0000.png").touch()
@@ -209,7 +209,7 @@ def test_a_page_that_cannot_be_written_does_not_end_the_night(
 def test_a_sampler_that_is_impossible_is_named_and_the_others_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samplers = {"class-77": Settings("kernel", label=77), "one": Settings("aligned", context=0)}
+    samplers = {"class-77": Kernel(label=77), "one": Aligned(context=0)}
     monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
     assert run(tmp_path) == 1
     said = capsys.readouterr()
@@ -274,8 +274,8 @@ def test_a_finished_run_of_other_settings_is_not_replaced(
 ) -> None:
     right = results(finished)
     assert run(finished, "--decoded", "5") == 1
-    assert "two-seed0 holds a finished run of other settings (images: 6 -> 5): give" in capsys.readouterr().err
-    monkeypatch.setitem(overnight_run.SAMPLERS, "one", Settings("aligned", context=1))
+    assert "two-seed0 holds a finished run of other settings (decoded: 6 -> 5): give" in capsys.readouterr().err
+    monkeypatch.setitem(overnight_run.SAMPLERS, "one", Aligned(context=1))
     assert run(finished) == 1
     assert "one-seed0 holds a finished run of other settings (context: 0 -> 1): give" in capsys.readouterr().err
     assert results(finished) == right
@@ -286,7 +286,7 @@ def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
     def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
-        if request.settings.context == 9:
+        if request.draw.sampler == Ntd(context=9):
             os.kill(os.getpid(), stop)
         return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
 
@@ -306,11 +306,10 @@ def test_everything_is_checked_before_anything_is_made(
 ) -> None:
     out = tmp_path / "out"
     for samplers, arguments, message in (
-        ({"hot": Settings("aligned", temperature=0)}, [], "sampler hot: min_images and temperature"),
-        ({"a/b": Settings("aligned")}, [], "the sampler 'a/b' names a folder"),
+        ({"a/b": Aligned()}, [], "the sampler 'a/b' names a folder"),
         ({}, [], "no sampler"),
-        ({"one": Settings("aligned")}, ["--sequences", "0"], "--sequences must be at least 1"),
-        ({"one": Settings("aligned")}, ["--dataset", "digits", "digits"], "stands twice"),
+        ({"one": Aligned()}, ["--sequences", "0"], "--sequences must be at least 1"),
+        ({"one": Aligned()}, ["--dataset", "digits", "digits"], "stands twice"),
     ):
         monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
         assert run(out, *arguments) == 1

@@ -18,13 +18,12 @@ import numpy as np
 from experiments.scaling.corpora import Data, open_index
 from experiments.scaling.points import Row, row
 from imagegram.index.folder import Index, verify_index
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Kernel, Ntd, Sampler
 
 DRAWN = (
-    ("ntd", 3, Settings("ntd", 3), 10_000),
-    ("aligned", 2, Settings("aligned", 2, 2), 10_000),
-    ("kernel", 0, Settings("kernel"), 64),
+    ("ntd", 3, Ntd(context=3), 10_000),
+    ("aligned", 2, Aligned(context=2, min_images=2), 10_000),
+    ("kernel", 0, Kernel(), 64),
 )
 
 
@@ -38,12 +37,12 @@ def index_cost(data: Data, images: int, corpus: int, place: Path) -> Iterator[Ro
 
 def drawing_cost(index: Index) -> Iterator[Row]:
     """Rows of drawing sequences from an opened index: 10,000 by counts, 64 by the kernel, whose metric is fitted."""
-    for name, context, settings, n in DRAWN:
-        yield from _rows(name, context, *alone(_draw, index.path, settings, n), times=n)
+    for name, context, sampler, n in DRAWN:
+        yield from _rows(name, context, *alone(_draw, index.path, sampler, n), times=n)
 
 
-def _draw(path: Path, settings: Settings, n: int) -> None:
-    sample(Index.open(path), settings, n, np.random.default_rng(0))
+def _draw(path: Path, sampler: Sampler, n: int) -> None:
+    sampler.sample(Index.open(path), n, np.random.default_rng(0))
 
 
 def _rows(step: str, context: int, seconds: float, core_seconds: float, peak: int, times: int = 1) -> Iterator[Row]:

@@ -16,11 +16,9 @@ from imagegram.metrics.counting import copy_figures, gram_entropies, log_probabi
 from imagegram.metrics.exact import exact_figures, extraction
 from imagegram.metrics.extrapolate import TIMES, copy_curves
 from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
 from imagegram.samplers.aligned import backoff
-from imagegram.samplers.likelihood import probabilities
 from imagegram.samplers.ntd import longest_runs
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 
 Tokens = NDArray[np.uint16]
 Row = dict[str, Any]  # sampler, context, quantity, value, low, high
@@ -32,10 +30,10 @@ HELD_OUT = 1000  # images predicted by smoothed counts
 KERNEL_IMAGES = 300  # images predicted by the kernel, held out and training each; the same ones at every size
 DECODED = 128  # images whose coherence is measured
 COHERENT = {
-    **{f"ntd, {c}": Settings("ntd", c) for c in (1, 2, 3, 4, 6)},
-    "aligned, 2 images, 2": Settings("aligned", 2, 2),
-    "smoothed, 2": Settings("smoothed", 2),
-    "kernel, 0": Settings("kernel"),
+    **{f"ntd, {c}": Ntd(context=c) for c in (1, 2, 3, 4, 6)},
+    "aligned, 2 images, 2": Aligned(context=2, min_images=2),
+    "smoothed, 2": Smoothed(context=2),
+    "kernel, 0": Kernel(),
 }
 DUPLICATED = (1, 2, 4, 8, 16)  # times that an image is there
 DUPLICATES = 100  # images for each of these
@@ -82,11 +80,11 @@ def bits_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     """Held-out bits of the position-unigram and of smoothed counts, and how long contexts match, of HELD_OUT images."""
     asked = held_out[:HELD_OUT]
     rng = np.random.default_rng(0)
-    for name, context, settings in (
-        ("unigram", 0, Settings("aligned", context=0)),
-        ("smoothed", 2, Settings("smoothed", context=2)),
+    for name, context, sampler in (
+        ("unigram", 0, Aligned(context=0)),
+        ("smoothed", 2, Smoothed(context=2)),
     ):
-        figures = exact_figures(index, settings, asked, rng)
+        figures = exact_figures(index, sampler, asked, rng)
         yield figure_row(name, context, "copy_probability", figures["exact_copy_probability"])
         yield figure_row(name, context, "held_out_bits", figures["held_out_bits"])
         yield figure_row(name, context, "training_bits", figures["training_bits"])
@@ -108,11 +106,11 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     """Held-out bits, P(copy) and extraction of the kernel, of the first held-out and of random training images."""
     rng = np.random.default_rng(0)
     started = time.perf_counter()
-    p = probabilities(index, Settings("kernel"), held_out[:1])
+    p = Kernel().probabilities(index, held_out[:1])
     yield row("kernel", 0, "seconds_fit", time.perf_counter() - started)
 
     started = time.perf_counter()
-    p = probabilities(index, Settings("kernel"), held_out[:KERNEL_IMAGES])
+    p = Kernel().probabilities(index, held_out[:KERNEL_IMAGES])
     yield row("kernel", 0, "seconds_an_image", (time.perf_counter() - started) / len(p))
     bits = -np.log2(p)
     yield figure_row("kernel", 0, "held_out_bits", mean(bits.mean(1), rng))
@@ -122,7 +120,7 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
         yield figure_row("kernel", 0, f"held_out_extraction_{start}", figure)
 
     rows = rng.permutation(index.num_images)[:KERNEL_IMAGES]
-    p = probabilities(index, Settings("kernel"), np.ascontiguousarray(index.tokens[rows]))
+    p = Kernel().probabilities(index, np.ascontiguousarray(index.tokens[rows]))
     yield figure_row("kernel", 0, "training_bits", mean(-np.log2(p).mean(1), rng))
     copied = scaled(mean(p.prod(1), rng), index.num_images)
     yield figure_row("kernel", 0, "copy_probability", copied)
@@ -132,8 +130,8 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
 
 def coherence_point(index: Index, codec: Codec, judges: Judges) -> Iterator[Row]:
     """Coherence of DECODED images of several samplers, and of the held-out ones."""
-    for name, settings in COHERENT.items():
-        drawn = sample(index, settings, DECODED, np.random.default_rng(0)).tokens
+    for name, coherent in COHERENT.items():
+        drawn = coherent.sample(index, DECODED, np.random.default_rng(0)).tokens
         figures = judges.measure(decode(codec, drawn), np.random.default_rng(0))
         sampler, context = name.rsplit(", ", 1)
         yield figure_row(sampler, int(context), "coherence", figures["generated"]["coherence"])

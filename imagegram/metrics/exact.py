@@ -17,33 +17,28 @@ from scipy.optimize import minimize_scalar
 
 from imagegram.index.folder import Index
 from imagegram.metrics.intervals import Figure, mean, scaled
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Sampler
 
 MOST_TRAINING = 2000  # distinct training images that stand for all of them
 MOST_HELD_OUT = 1000
 MOST_LEFT_OUT = 500  # training images that fit the share of the floor
-PAIRS = 1 << 30  # of an image asked and a digit of a training image, that the kernel sampler compares at most
 Floats = NDArray[np.float64]
 
 
 def exact_figures(
-    index: Index, settings: Settings, held_out: NDArray[np.uint16], rng: np.random.Generator
+    index: Index, sampler: Sampler, held_out: NDArray[np.uint16], rng: np.random.Generator
 ) -> dict[str, Any]:
     """The figures above, of whole sequences; `held_out` [M, L] may be empty.
 
     At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at random; the interval of
     what they say about all of them is then the bootstrap's.
     """
-    share_asked = 1.0
-    if settings.method == "kernel":
-        pairs = (MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT) * index.tokens.size * len(index.levels)
-        share_asked = max(0.025, min(1.0, PAIRS / pairs))
+    share_asked = sampler.affordable_share(index, MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT)
     distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
     chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)
-    training = probabilities(index, settings, distinct[chosen])
+    training = sampler.probabilities(index, distinct[chosen])
     left_out_rows = rows[_some(len(rows), int(share_asked * MOST_LEFT_OUT), rng)]
-    left_out = probabilities(index, settings, index.tokens[left_out_rows], left_out_rows)
+    left_out = sampler.probabilities(index, index.tokens[left_out_rows], leave_out=left_out_rows)
     share = floor_share(left_out, index.vocab_size)
 
     figures: dict[str, Any] = {
@@ -56,7 +51,8 @@ def exact_figures(
         "extraction": {"training": extraction(training, rng)},
     }
     if len(held_out):
-        control = probabilities(index, settings, held_out[_some(len(held_out), int(share_asked * MOST_HELD_OUT), rng)])
+        some = _some(len(held_out), int(share_asked * MOST_HELD_OUT), rng)
+        control = sampler.probabilities(index, held_out[some])
         each = bits(control, share, index.vocab_size)
         figures["held_out_bits"] = mean(each.mean(1), rng)
         figures["held_out_bits_by_position"] = each.mean(0).round(4).tolist()

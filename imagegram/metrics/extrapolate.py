@@ -166,18 +166,18 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
     if has_codes:
         sentences.append(
-            "Take --method kernel: its contexts need only be near. How often it copies, exact_copy_probability in its "
-            "report.json says; a larger --step makes it less."
+            "Take the sampler kernel: its contexts need only be near. How often it copies, exact_copy_probability in "
+            "its report.json says; a larger --step makes it less."
         )
         return sentences
     usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
     if usable:
         sentences.append(
-            f"Take --method aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
+            f"Take aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
             "FSQ codes, which kernel needs.)"
         )
     else:
-        sentences.append("Take --method smoothed: every context that is shared makes copies here.")
+        sentences.append("Take the sampler smoothed: every context that is shared makes copies here.")
     return sentences
 
 

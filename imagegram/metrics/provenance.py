@@ -9,14 +9,12 @@ from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import KINDS, RUN, aligned_runs, classify, nearest
 from imagegram.metrics.nearest import two_nearest
-from imagegram.samplers.likelihood import probabilities
+from imagegram.samplers import Sampler, Samples
 from imagegram.samplers.ntd import longest_runs
-from imagegram.samplers.sampler import Samples
-from imagegram.samplers.settings import Settings
 
 
 def describe_pictures(
-    index: Index, tokens: NDArray[np.uint16], samples: Samples | None = None, settings: Settings | None = None
+    index: Index, tokens: NDArray[np.uint16], samples: Samples | None = None, sampler: Sampler | None = None
 ) -> list[dict[str, Any]]:
     """For each sequence of `tokens` uint16 [n, k], as JSON:
 
@@ -27,7 +25,7 @@ def describe_pictures(
     memorization.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
     code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
     row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
-    With `settings` that draw whole sequences, `log2_probability` of the sequence; None where it has none.
+    With the `sampler` of whole sequences, `log2_probability` of the sequence; None where it has none.
     """
     rows, distances = nearest(tokens, index.tokens)
     lengths = longest_runs(index, tokens)
@@ -61,8 +59,8 @@ def describe_pictures(
             fact["steps"] = steps[i].tolist()
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
-    if settings is not None:
-        p = probabilities(index, settings, tokens).astype(np.float64)
+    if sampler is not None:
+        p = sampler.probabilities(index, tokens).astype(np.float64)
         with np.errstate(divide="ignore"):
             total = np.log2(p).sum(1)
         for fact, value in zip(facts, total, strict=True):

@@ -5,8 +5,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -25,15 +24,14 @@ from imagegram.generating import (
 )
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
-from imagegram.machine import choose_device
 from imagegram.metrics.coherence import open_judges
 from imagegram.metrics.held_out import Control, read_control
 from imagegram.overnight.plan import Plan
 from imagegram.report.page import Sources, write_page, write_stopped_page
-from imagegram.report.record import FILE, HELD_OUT, JUDGES, KERNEL, Night
+from imagegram.report.record import FILE, FITS, HELD_OUT, JUDGES, Night
 from imagegram.report.thumbnails import Originals
-from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Kernel, Sampler
+from imagegram.samplers.draw import Draw
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import TokenFolder
 
@@ -89,16 +87,15 @@ def stop(plan: Plan, night: Night) -> NoReturn:
 
 def refuse_replacing(plan: Plan, night: Night) -> None:
     """UserError where a finished run of other settings has the folder of a sampler."""
-    for name, settings in plan.all_settings().items():
+    for name, draw in plan.draws().items():
         folder = night.folder(plan.out, name)
         before = finished(folder)
         if before is None:
             continue
-        asked = before["request"] | {
-            "settings": asdict(settings),
+        asked = draw.to_json() | {
             "sequences": plan.sequences,
-            "images": min(plan.decoded, plan.sequences),
-            "strips": plan.strips,
+            "decoded": min(plan.decoded, plan.sequences),
+            "prefixes": plan.prefixes,
         }
         if changed := differences(before["request"], asked):
             raise UserError(
@@ -114,7 +111,7 @@ def new_night(plan: Plan, command: str) -> Night:
         sequences=plan.sequences,
         decoded=plan.decoded,
         seed=plan.seed,
-        samplers={name: asdict(settings) for name, settings in plan.all_settings().items()},
+        samplers={name: draw.to_json() for name, draw in plan.draws().items()},
         plan=plan.to_json(),
     )
     if (plan.out / FILE).exists():
@@ -142,18 +139,18 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
 
     # 1) All samplers are checked before the first one is run.
     requests = {
-        name: Request(settings, plan.sequences, plan.decoded, plan.seed, strips=plan.strips)
-        for name, settings in plan.all_settings().items()
+        name: Request(draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes)
+        for name, draw in plan.draws().items()
     }
     for name, request in requests.items():
         try:
-            request.completed(index, codec).check(index)
+            request.completed(codec).check(index)
         except UserError as error:
             fail(night, name, error)
 
     # 2) What all of them are compared with, and what several of them need.
     sources = Sources(plan.out, night, index, control, Originals(folders))
-    real = Request(Settings(), plan.sequences, plan.decoded, plan.seed)
+    real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
     attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, control, real, folder))
     publish(sources)
@@ -167,7 +164,7 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         if time.monotonic() > deadline and not night.is_finished(plan.out, name):
             night.skipped.append(name)
             continue
-        print(f"sampler {number} of {len(requests)}, {name}: {request.settings.describe()}")
+        print(f"sampler {number} of {len(requests)}, {name}: {request.draw.describe()}")
         folder = night.folder(plan.out, name)
         attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
         publish(sources)
@@ -186,8 +183,8 @@ def prepare(plan: Plan, night: Night, index: Index, codec: Codec, control: Contr
     """
     todo = [name for name in night.samplers if name not in night.failed and not night.is_finished(plan.out, name)]
     steps: dict[str, Callable[[], object]] = {}
-    if any(night.settings(name).method == "kernel" for name in todo):
-        steps[KERNEL] = partial(open_kernel, index, choose_device())
+    if todo:
+        steps[FITS] = partial(fit_all, [night.draw(name).sampler for name in todo], index)
     if todo and plan.decoded:
         decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
         steps[JUDGES] = partial(open_judges, index, control, decoder, index.tokens_per_image)
@@ -199,6 +196,13 @@ def prepare(plan: Plan, night: Night, index: Index, codec: Codec, control: Contr
         if kept(plan.out) != before:
             night.seconds[step] = round(time.monotonic() - started, 1)
             print(f"{step} took {night.seconds[step]:.0f} s")
+
+
+def fit_all(samplers: Sequence[Sampler], index: Index) -> None:
+    """What samplers make once for an index and keep beside it."""
+    for sampler in samplers:
+        with contextlib.suppress(UserError):
+            sampler.prepare(index)
 
 
 def kept(out: Path) -> dict[Path, int]:

@@ -3,7 +3,8 @@
 import math
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import nearest_existing, others, require_space, require_writable
 from imagegram.machine import memory_available
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Sampler
+from imagegram.samplers.draw import Draw
 
 if TYPE_CHECKING:
     from imagegram.data.dataset import ImageDataset
@@ -32,19 +34,23 @@ class Plan:
     out: Path
     data: tuple[DatasetSpec, ...]
     codec: str
-    samplers: dict[str, Settings]  # all of them are run
-    sweep: dict[str, Settings]  # as many as `hours` allow
+    samplers: Mapping[str, Sampler | Draw]  # all of them are run
+    sweep: Mapping[str, Draw]  # as many as `hours` allow
     sequences: int  # sampled and measured for each sampler
     decoded: int  # of these
-    strips: int  # of these, decoded from their first tokens as well
+    prefixes: int  # of these, decoded from their first tokens as well
     seed: int
     hours: float = 0.0  # from the start; 0: no sweep
 
-    def all_settings(self) -> dict[str, Settings]:
-        """The samplers, then the sweep in random order, so that any part of it covers all of it evenly."""
-        swept = [name for name in self.sweep if name not in self.samplers] if self.hours else []
-        random.Random(self.seed).shuffle(swept)
-        return self.samplers | {name: self.sweep[name] for name in swept}
+    def draws(self) -> dict[str, Draw]:
+        """The samplers, then the sweep in random order, so that any part of it covers all of it evenly.
+
+        What the sweep has in common with the samplers is left out of it.
+        """
+        draws = {name: one if isinstance(one, Draw) else Draw(one) for name, one in self.samplers.items()}
+        others = [name for name, draw in self.sweep.items() if name not in draws and draw not in draws.values()]
+        random.Random(self.seed).shuffle(others)
+        return draws | {name: self.sweep[name] for name in others if self.hours}
 
     def token_folder(self, data: DatasetSpec) -> Path:
         """Where the tokens of a data set are."""
@@ -54,14 +60,13 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What decides the results."""
-        settings = {name: asdict(settings) for name, settings in self.all_settings().items()}
         return {
             "data": [data.to_json() for data in self.data],
             "codec": self.codec,
-            "samplers": settings,
+            "samplers": {name: draw.to_json() for name, draw in self.draws().items()},
             "sequences": self.sequences,
             "decoded": self.decoded,
-            "strips": self.strips,
+            "prefixes": self.prefixes,
             "seed": self.seed,
             "hours": self.hours,
         }
@@ -79,13 +84,9 @@ class Plan:
             raise UserError("--sequences must be at least 1, --decoded and --seed must not be negative")
         if not 0 <= self.hours < math.inf:
             raise UserError(f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else")
-        for name, settings in self.all_settings().items():
+        for name in self.draws():
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise UserError(f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'")
-            try:
-                settings.check()
-            except UserError as error:
-                raise UserError(f"sampler {name}: {error}") from None
 
     def _check_place(self) -> None:
         """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
@@ -166,20 +167,19 @@ class Needs:
         from imagegram.index.build import disk_to_build
 
         length = self.codec.tokens_per_image
-        pictures = 2 * self.plan.decoded + SOURCES_SHOWN + self.plan.strips * (length - 1).bit_length()
+        pictures = 2 * self.plan.decoded + SOURCES_SHOWN + self.plan.prefixes * (length - 1).bit_length()
         each = pictures * self.codec.image_size**2 * PICTURE_BYTES + self.plan.sequences * length * (2 + SOURCE_BYTES)
         tokens = sum(self.to_tokenize) * (2 * length + 4)
         index = 0 if (self.plan.out / "index" / "index.json").exists() else disk_to_build(self.corpus)
         return tokens + index + len(self.to_generate) * each + KEPT_BYTES
 
     def memory(self) -> float:
-        """Bytes that are taken at a time, about: by the builder of the index, or by the kernel sampler."""
+        """Bytes that are taken at a time, about: by the builder of the index, or by a sampler."""
         from imagegram.index.build import memory_to_build
 
-        kernel = any(settings.method == "kernel" for settings in self.plan.all_settings().values())
-        # A byte and a float for each digit of the codes.
-        digits = 5 * len(self.codec.levels) * self.corpus if kernel else 0
-        return max(memory_to_build(self.corpus), digits) + WORKING_BYTES
+        samplers = [draw.sampler for draw in self.plan.draws().values()]
+        drawing = [sampler.memory(self.corpus, len(self.codec.levels)) for sampler in samplers]
+        return max(memory_to_build(self.corpus), *drawing) + WORKING_BYTES
 
     def check(self) -> None:
         """UserError where the disk or the memory is too small, or a folder cannot be written to."""
@@ -209,7 +209,7 @@ def needs_of(plan: Plan) -> Needs:
         to_tokenize.append(images_left(plan.token_folder(data), len(datasets[-1])))
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     finished = {name for name in night.samplers if night.is_finished(plan.out, name)} if night else set()
-    to_generate = tuple(name for name in plan.all_settings() if name not in finished)
+    to_generate = tuple(name for name in plan.draws() if name not in finished)
     return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), to_generate)
 
 
@@ -233,9 +233,9 @@ def say_plan(plan: Plan) -> None:
         done = "to tokenize" if missing == len(dataset) else f"of which {missing:,} are still to be tokenized"
         split = "" if dataset.split == NO_SPLITS else f", split {dataset.split}"
         print(f"  {dataset.name}{split}: {len(dataset):,} images, {done if missing else 'tokenized'}")
-    for name, settings in plan.all_settings().items():
+    for name, draw in plan.draws().items():
         todo = f"{plan.sequences:,} sequences, {min(plan.decoded, plan.sequences):,} decoded"
-        print(f"  {name}: {settings.describe()}; {todo if name in needs.to_generate else 'finished'}")
+        print(f"  {name}: {draw.describe()}; {todo if name in needs.to_generate else 'finished'}")
     free = shutil.disk_usage(nearest_existing(plan.out)).free
     print(f"  disk: about {needs.disk() / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
     print(f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB are available")

@@ -67,7 +67,7 @@ def _point(run: Run, across: Any, up: Any) -> Point:
     coherence = run.figures["coherence"]
     return Point(
         name=run.name,
-        method=run.sampler.method,
+        method=run.draw.sampler.name,
         x=across(closer["value"]),
         y=up(coherence["value"]),
         low_x=across(closer["low"]),

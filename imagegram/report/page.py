@@ -24,6 +24,7 @@ from imagegram.report.pictures import Wall, read_wall, shares
 from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
 from imagegram.report.verdict import COLUMNS, Run, best_of
+from imagegram.samplers import SAMPLERS
 
 BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
 WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
@@ -143,7 +144,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "stitched": _stitched(walls, gallery) if walls and walls[0].drawn else [],
         "kinds": _kinds(walls, gallery),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
-        "methods": list(dict.fromkeys(run.sampler.method for run in runs)),
+        "methods": list(SAMPLERS),
         "novelty_rows": [(run.name, run.figures) for run in runs],
         "gallery": {
             "url": sheet(gallery.thumbnails, GALLERY_COLUMNS),
@@ -163,7 +164,7 @@ def read_runs(out: Path, night: Night) -> tuple[list[Run], dict[str, Any]]:
     control: dict[str, Any] = {}
     for name in night.finished(out):
         report = read_json(night.folder(out, name) / "report.json")
-        runs.append(Run(name, night.settings(name), night.folder(out, name), report["generated"]))
+        runs.append(Run(name, night.draw(name), night.folder(out, name), report["generated"]))
         control = report.get("held_out", {})
     return runs, control
 

@@ -12,7 +12,7 @@ from typing import Any
 from imagegram.files import read_json, write_json
 from imagegram.machine import cores
 from imagegram.report.verdict import COLUMNS
-from imagegram.samplers.settings import Settings
+from imagegram.samplers.draw import Draw
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = "night.json"
@@ -22,9 +22,9 @@ IN_SHORT = (
     "closer_than_held_out",
     "coherence",
 )  # figures that a night ends with
-KERNEL = "fitting the kernel"
+FITS = "fitting the samplers"
 JUDGES = "training the judges"
-STEPS = (KERNEL, JUDGES)  # what several samplers need, and is done once for an index
+STEPS = (FITS, JUDGES)  # what several samplers need, and is done once for an index
 HELD_OUT = "held-out"  # the folder of held-out images beside those of the samplers
 
 
@@ -36,7 +36,7 @@ class Night:
     sequences: int  # for each sampler
     decoded: int  # of these
     seed: int
-    samplers: dict[str, dict[str, Any]]  # name -> settings, in the order in which they are run
+    samplers: dict[str, dict[str, Any]]  # name -> what is drawn, in the order in which they are run
     plan: dict[str, Any] = field(default_factory=dict)  # all that decides the results
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
     machine: str = field(default_factory=lambda: machine())
@@ -46,8 +46,8 @@ class Night:
     skipped: list[str] = field(default_factory=list)  # samplers that there was no time for
     complete: bool = False  # nothing failed, and nothing is left to do
 
-    def settings(self, name: str) -> Settings:
-        return Settings.from_json(self.samplers[name])
+    def draw(self, name: str) -> Draw:
+        return Draw.from_json(self.samplers[name])
 
     def folder(self, out: Path, name: str) -> Path:
         """Where the images of a sampler, or HELD_OUT, are."""
@@ -63,9 +63,8 @@ class Night:
         if not report.exists():
             return False
         request = read_json(report)["request"]
-        if Settings.from_json(request["settings"]) != self.settings(name):
-            return False
-        return bool(request.get("sequences") == self.sequences and request.get("seed") == self.seed)
+        asked = self.samplers[name] | {"sequences": self.sequences, "seed": self.seed}
+        return bool(request.items() >= asked.items())
 
     def write(self, out: Path) -> None:
         """Record it in its folder."""

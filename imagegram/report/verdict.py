@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagegram.samplers.settings import Settings
+from imagegram.samplers.draw import Draw
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,6 @@ COLUMNS = (  # what the answer speaks of first: later ones may lie beyond the ed
 )
 
 
-HOW = {  # what every method does
-    "kernel": "Every training image votes for the next token, the more the nearer its tokens so far are",
-    "aligned": "The next token is that of a training image which has the same tokens before it, at the same place",
-    "smoothed": "The next token follows the same tokens at the same place, as a mixture of contexts of every length",
-    "ntd": "The next token is one that follows the same tokens anywhere in the training images: infini-gram",
-}
-ALONE = "Every token is drawn by itself, from those at its place"  # aligned and smoothed without context
-
 MOST_COPIES = 0.01  # share of exact copies, the upper end of its interval
 MOST_CLOSER = 0.65  # P(closer): above, images lie nearer to the training set than real ones do
 LEAST_CLOSER = 0.3  # below, they lie much further away: chaos
@@ -141,19 +133,18 @@ class Run:
     """A finished folder of generated images on the page."""
 
     name: str
-    sampler: Settings
+    draw: Draw
     path: Path
     figures: dict[str, Any]
 
     @property
     def settings(self) -> str:
-        return self.sampler.describe()
+        return self.draw.describe()
 
     @property
     def how(self) -> str:
         """What it does, as a sentence without its full stop."""
-        alone = self.sampler.method in ("aligned", "smoothed") and self.sampler.context == 0
-        return ALONE if alone else HOW.get(self.sampler.method, "A method of an earlier version")
+        return self.draw.sampler.how
 
     def copies_no_more_than_control(self) -> bool:
         """Whether it keeps as far from the training images as held-out real images do, and no further."""

@@ -1,4 +1,7 @@
-"""Contexts: where the tokens so far stand in the index, by bisection of many sorted ranges at once."""
+"""Contexts at the same position, found by bisecting many sorted ranges at once.
+
+Image tokens are ordered: the same id at another position means something else.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,12 +13,52 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.samplers.matches import Ints, Matches
-from imagegram.samplers.settings import Settings
+from imagegram.samplers.base import Sampler, Tokens
+from imagegram.samplers.matches import Ints, RangeMatches
+
+ALONE = "Every token is drawn by itself, from those at its position"  # without context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned(Sampler):
+    """The longest context of the same tokens at the same positions that enough images share."""
+
+    name = "aligned"
+
+    context: int = 2  # tokens at most; 0: each position on its own
+    min_images: int = 2  # images that must share a context, else it is shortened; 1 copies
+    anchor: int = 0  # first tokens that must match as well, however short the context
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_images <= 0:
+            raise UserError(f"min_images {self.min_images}: it must be positive")
+        if min(self.context, self.anchor) < 0:
+            raise UserError(f"context {self.context} and anchor {self.anchor} must not be negative")
+
+    @property
+    def how(self) -> str:
+        if self.context == 0:
+            return ALONE
+        return "The next token is that of a training image which has the same tokens before it, at the same position"
+
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[RangeMatches]:
+        """Matches at the same position, of the longest context that enough images share."""
+        rows = np.arange(len(drawn))
+        for contexts in backoff(index.tokens, drawn, self.context, anchor=self.anchor, least=self.min_images):
+            counts = contexts.high - contexts.low
+            depth = (counts[1:] > 0).sum(0)
+            low = contexts.low[depth, rows]
+            yield RangeMatches(index.tokens, contexts.order, contexts.position, low, counts[depth, rows])
 
 
 def search(keys: Ints, wanted: Ints) -> tuple[Ints, Ints]:
-    """Where sorted `keys` [N] hold each of `wanted` [n], as ranges. Asked in order, which spares most cache misses."""
+    """Where sorted `keys` [N] hold each of `wanted` [n], as ranges. Asked in order, which spares most cache misses.
+
+    >>> low, high = search(np.array([1, 1, 4]), np.array([4, 1, 2]))
+    >>> low.tolist(), high.tolist()
+    ([2, 0, 2], [3, 2, 2])
+    """
     order = np.argsort(wanted)
     low, high = np.empty((2, len(wanted)), np.int64)
     low[order], high[order] = (np.searchsorted(keys, wanted[order], side) for side in ("left", "right"))
@@ -39,12 +82,12 @@ class Backoff:
 
     @cached_property
     def by_token(self) -> Ints:
-        """The places of `order`, sorted by the token at `position` and, where that is equal, as they were."""
+        """The ranks in `order`, sorted by the token at `position` and, where that is equal, as they were."""
         return np.argsort(self.following, kind="stable")
 
 
 def backoff(
-    trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, anchor: int = 0, least: int = 1
+    trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, *, anchor: int = 0, least: int = 1
 ) -> Iterator[Backoff]:
     """The contexts at the same position, for every position of `drawn` [n, L].
 
@@ -58,45 +101,50 @@ def backoff(
     n, length = drawn.shape
     order = np.arange(len(trained))
     columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
-    anchors = np.zeros(len(trained), np.int64)  # the number of every image's first `anchor` tokens
-    mine = np.zeros(n, np.int64)  # and of every sequence's
-    levels = None
+    image_anchors = np.zeros(len(trained), np.int64)  # equal where the first `anchor` tokens are
+    anchors = np.zeros(n, np.int64)  # the same of the sequences
+    before = None  # the contexts of the last position
     coming = read_columns(trained, length)
     for position in range(length):
         columns.appendleft(next(coming, np.zeros(0, np.uint16)))  # none after the last: only its contexts are asked for
-        if levels is not None:
+
+        # 1) The images sorted by one more token, the latest, and by the anchor.
+        if before is not None:
+            order = order[before.by_token]
             if position <= anchor:
-                both = np.concatenate([anchors * 65536 + columns[1], mine * 65536 + drawn[:, position - 1]])
+                both = np.concatenate([image_anchors * 65536 + columns[1], anchors * 65536 + drawn[:, position - 1]])
                 numbers = np.unique(both, return_inverse=True)[1]
-                anchors = numbers[: len(trained)]
-                mine = numbers[len(trained) :]
-            order = order[levels.by_token]
-            order = order[np.argsort(anchors[order], kind="stable")] if anchor else order
-        # Contexts as numbers, in the order of the images and therefore sorted; and the same of the sequences.
-        keys = anchors[order]
-        wanted = mine
-        whole = (np.zeros(n, np.int64), np.full(n, len(trained)))
-        ranges = [search(keys, wanted) if anchor else whole]
-        growing = np.arange(n)
+                image_anchors = numbers[: len(trained)]
+                anchors = numbers[len(trained) :]
+            if anchor:
+                order = order[np.argsort(image_anchors[order], kind="stable")]
+
+        # 2) Contexts as numbers, which are sorted in the order of the images; and the same of the sequences.
+        keys = image_anchors[order]
+        wanted = anchors
+        everywhere = (np.zeros(n, np.int64), np.full(n, len(trained)))
+        ranges = [search(keys, wanted) if anchor else everywhere]
+        shared = np.arange(n)  # sequences whose context enough images share so far
         for back in range(1, min(context, position - anchor) + 1):
             if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
                 keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
-                wanted = keys[ranges[-1][0][growing]]
+                wanted = keys[ranges[-1][0][shared]]
             keys = keys * 65536 + columns[back][order]
-            wanted = wanted * 65536 + drawn[growing, position - back]
+            wanted = wanted * 65536 + drawn[shared, position - back]
             low, high = search(keys, wanted)
             enough = high - low >= least
-            growing = growing[enough]
+            shared = shared[enough]
             wanted = wanted[enough]
-            if not growing.size:
+            if not shared.size:
                 break
             ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
-            ranges[-1][0][growing] = low[enough]
-            ranges[-1][1][growing] = high[enough]
+            ranges[-1][0][shared] = low[enough]
+            ranges[-1][1][shared] = high[enough]
+
         low = np.stack([r[0] for r in ranges])
         high = np.stack([r[1] for r in ranges])
-        levels = Backoff(order, position, low, high, tuple(columns))
-        yield levels
+        before = Backoff(order, position, low, high, tuple(columns))
+        yield before
 
 
 def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
@@ -105,40 +153,3 @@ def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np
     together = 32  # tokens of a cache line
     for first in range(0, length, together):
         yield from np.ascontiguousarray(tokens[:, first : min(first + together, length)].T)
-
-
-@dataclass(frozen=True)
-class AlignedMatches:
-    tokens: NDArray[np.uint16]  # of the index
-    order: Ints
-    position: int
-    low: Ints
-    counts: Ints
-
-    @property
-    def identity(self) -> Ints:
-        return np.stack([self.low, self.counts], 1)
-
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[self.order[self.low[rows] + picks], self.position]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        images = self.order[self.low[rows] + picks]
-        return np.stack([images, np.full(len(images), self.position)], 1)
-
-
-def aligned_matches(index: Index, settings: Settings, drawn: NDArray[np.uint16]) -> Iterator[Matches]:
-    """Matches at the same position, of the longest context that enough images share."""
-    rows = np.arange(len(drawn))
-    for levels in backoff(index.tokens, drawn, settings.context, settings.anchor, settings.min_images):
-        counts = levels.high - levels.low
-        depth = (counts[1:] > 0).sum(0)
-        yield AlignedMatches(index.tokens, levels.order, levels.position, levels.low[depth, rows], counts[depth, rows])
-
-
-def matches_of_class(index: Index, label: int, n: int) -> Matches:
-    """The first tokens of the images of a class."""
-    images = np.flatnonzero(index.labels == label)
-    if not len(images):
-        raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
-    return AlignedMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))

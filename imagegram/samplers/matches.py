@@ -1,26 +1,35 @@
-"""What a sampler hands to the loop over positions: its matches, of which one is drawn for every sequence."""
+"""What a sampler hands to the loop over positions: its matches, of which one is drawn for every sequence.
 
+A sampler is a generator of matches, one `Matches` a position. Drawing takes one match of each
+sequence; asking for a probability counts those that go on with the token asked for.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.samplers.settings import Settings
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
 
 Ints = NDArray[np.int64]
+Reweigh = Callable[[NDArray[np.number]], NDArray[np.float64]]  # weights of tokens [V] -> their probabilities
+
+MATCHES_AT_ONCE = 1 << 22  # looked at together: bounds the memory
 
 
 class Matches(Protocol):
     """The matches of n sequences at one position, numbered from 0 for each of them.
 
-    A method is a generator that yields its matches once per position. Before asking for the next, the caller must have
-    written `drawn[:, position]`, the tokens [n] of the position that was yielded.
+    Before asking the generator for the next ones, the caller must have written `drawn[:, position]`,
+    the tokens [n] of the position that was yielded.
     """
 
     @property
     def counts(self) -> Ints:
-        """[n], at least 1."""
+        """[n], at least 1 for what the sampler itself drew."""
         ...
 
     @property
@@ -37,9 +46,62 @@ class Matches(Protocol):
         ...
 
 
-def draw_match(matches: Matches, settings: Settings, rng: np.random.Generator) -> Ints:
-    """One match for each sequence: uniform, or by the reweighted distribution of the tokens that follow."""
-    if not settings.reweighted or (matches.counts == 1).all():
+@dataclass(frozen=True)
+class RangeMatches:
+    """Ranges of `order`, images so sorted that those which share a context are neighbours."""
+
+    tokens: NDArray[np.uint16]  # of the index
+    order: Ints  # images
+    position: int
+    low: Ints  # [n], where each range starts
+    counts: Ints  # [n]
+
+    @property
+    def identity(self) -> Ints:
+        return np.stack([self.low, self.counts], 1)
+
+    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
+        return self.tokens[self.order[self.low[rows] + picks], self.position]
+
+    def sources(self, rows: Ints, picks: Ints) -> Ints:
+        images = self.order[self.low[rows] + picks]
+        return np.stack([images, np.full(len(images), self.position)], 1)
+
+
+@dataclass(frozen=True)
+class OneMatch:
+    """One match a sequence, which the sampler has drawn already: its next token is that of an image."""
+
+    tokens: NDArray[np.uint16]  # of the index
+    images: Ints  # [n]
+    position: int
+
+    @property
+    def counts(self) -> Ints:
+        return np.ones(len(self.images), np.int64)
+
+    @property
+    def identity(self) -> Ints:
+        return self.images[:, None]
+
+    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
+        return self.tokens[self.images[rows], self.position]
+
+    def sources(self, rows: Ints, picks: Ints) -> Ints:
+        return np.stack([self.images[rows], np.full(len(rows), self.position)], 1)
+
+
+def matches_of_class(index: Index, label: int, n: int) -> Matches:
+    """The first tokens of the images of a class."""
+    images = np.flatnonzero(index.labels == label)
+    if not len(images):
+        raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+    return RangeMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))
+
+
+def draw_match(matches: Matches, rng: np.random.Generator, *, reweigh: Reweigh | None = None) -> Ints:
+    """One match for each sequence [n]: uniform, or by the reweighed distribution of the tokens that follow."""
+    if reweigh is None or (matches.counts == 1).all():
         return rng.integers(0, matches.counts)
     # One number for each sequence, however the sequences are grouped.
     wanted = rng.random(len(matches.counts))
@@ -47,13 +109,84 @@ def draw_match(matches: Matches, settings: Settings, rng: np.random.Generator) -
     picks = np.empty(len(matches.counts), np.int64)
     for r, row in enumerate(first):
         members = np.flatnonzero(which.ravel() == r)
-        everyone = np.arange(matches.counts[row])
-        tokens = matches.next_tokens(np.full(len(everyone), row), everyone)
+        every = np.arange(matches.counts[row])
+        tokens = matches.next_tokens(np.full(len(every), row), every)
         _, token, counts = np.unique(tokens, return_inverse=True, return_counts=True)
-        weights = truncated(counts, settings.temperature, settings.top_k, settings.top_p)
-        cumulative = np.cumsum((weights / counts)[token])
+        cumulative = np.cumsum((reweigh(counts) / counts)[token])
         picks[members] = np.searchsorted(cumulative, wanted[members] * cumulative[-1], "right")
     return picks
+
+
+def share_of(
+    matches: Matches, wanted: NDArray[np.uint16], *, reweigh: Reweigh | None = None, leave_out: Ints | None = None
+) -> NDArray[np.float64]:
+    """The probability that a draw from `matches` of n sequences gives the token `wanted` [n]: float64 [n].
+
+    Matches that several sequences share are looked at once; those in the image `leave_out` [n] of a
+    sequence do not count for it.
+    """
+    _, first, groups = np.unique(matches.identity, axis=0, return_index=True, return_inverse=True)
+    groups = groups.ravel()
+    counts = matches.counts[first]
+    ends = np.cumsum(counts)
+    result = np.zeros(len(wanted))
+    start = 0
+    while start < len(first):
+        # As many groups as fit, at least one.
+        before = ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + MATCHES_AT_ONCE, "right")))
+        part = np.arange(start, stop)
+        rows = np.repeat(part, counts[part])  # the group of every match
+        picks = np.arange(ends[stop - 1] - before) - (ends[rows] - counts[rows] - before)
+        tokens = matches.next_tokens(first[rows], picks).astype(np.int64)
+        members = np.flatnonzero((groups >= start) & (groups < stop))
+        left_out = np.zeros((0, 2), np.int64)
+        if leave_out is not None:
+            images = matches.sources(first[rows], picks)[:, 0]
+            left_out = _left_out_tokens(rows, images, tokens, groups[members], leave_out[members])
+        result[members] = _shares(rows, tokens, groups[members], wanted[members], left_out, reweigh)
+        start = stop
+    return result
+
+
+def _left_out_tokens(rows: Ints, images: Ints, tokens: Ints, groups: Ints, leave_out: Ints) -> Ints:
+    """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those that are in the group of a sequence
+    of n and in the image that it leaves out: the number of the sequence and the token, int64 [*, 2]."""
+    order = np.lexsort((leave_out, groups))
+    asked = (groups << 32 | leave_out)[order]
+    found = rows << 32 | images
+    nearest = np.searchsorted(asked, found).clip(max=len(asked) - 1)
+    hit = asked[nearest] == found
+    return np.stack([order[nearest[hit]], tokens[hit]], 1)
+
+
+def _shares(
+    rows: Ints, tokens: Ints, groups: Ints, wanted: NDArray[np.uint16], left_out: Ints, reweigh: Reweigh | None
+) -> NDArray[np.float64]:
+    """Of matches in groups `rows` [m] with next `tokens` [m], the share of each `wanted` [n] in its group [n].
+
+    left_out: [*, 2], the number of a sequence and the token of a match that does not count for it.
+    """
+    n = len(groups)
+    known, counts = np.unique(rows << 16 | tokens, return_counts=True)
+    if reweigh is None:
+        without, fewer = np.unique(left_out[:, 0] << 16 | left_out[:, 1], return_counts=True)
+        hits = look_up(known, counts, groups << 16 | wanted) - look_up(without, fewer, np.arange(n) << 16 | wanted)
+        total = np.bincount(rows)[groups] - np.bincount(left_out[:, 0], minlength=n)
+        return hits / np.maximum(1, total)
+
+    result = np.zeros(n)
+    cases = np.arange(n) if len(left_out) else groups  # sequences of equal distributions
+    for case, one in zip(*np.unique(cases, return_index=True), strict=True):
+        low, high = np.searchsorted(known, [groups[one] << 16, groups[one] + 1 << 16])
+        kinds = known[low:high] & 65535
+        weights = counts[low:high].copy()
+        np.subtract.at(weights, np.searchsorted(kinds, left_out[left_out[:, 0] == one, 1]), 1)
+        if weights.any():
+            p = reweigh(weights)
+            members = np.flatnonzero(cases == case)
+            result[members] = look_up(kinds, p, wanted[members])
+    return result
 
 
 def truncated(
@@ -76,30 +209,12 @@ def truncated(
 
 
 def look_up(known: Ints, values: NDArray[Any], wanted: NDArray[np.integer]) -> NDArray[Any]:
-    """The `values` [m] of `wanted` [n] among ascending `known` [m], 0 for what is not there: [n]."""
+    """The `values` [m] of `wanted` [n] among ascending `known` [m], 0 for what is not there: [n].
+
+    >>> look_up(np.array([3, 7]), np.array([10, 20]), np.array([7, 5])).tolist()
+    [20, 0]
+    """
     if not len(known):
         return np.zeros(len(wanted), values.dtype)
-    places = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    return np.where(known[places] == wanted, values[places], 0)
-
-
-@dataclass(frozen=True)
-class ImageMatches:
-    tokens: NDArray[np.uint16]  # of the index
-    images: Ints  # [n, k]
-    position: int
-    everyone: bool = False  # all images, the same for every sequence
-
-    @property
-    def counts(self) -> Ints:
-        return np.full(len(self.images), self.images.shape[1])
-
-    @property
-    def identity(self) -> Ints:
-        return self.images[:, :1] * 0 if self.everyone else self.images
-
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[self.images[rows, picks], self.position]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        return np.stack([self.images[rows, picks], np.full(len(rows), self.position)], 1)
+    nearest = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    return np.where(known[nearest] == wanted, values[nearest], 0)

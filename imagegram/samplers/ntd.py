@@ -1,10 +1,11 @@
-"""Sampler `ntd`: contexts anywhere in the corpus, the plain infini-gram (Liu et al., 2024, arXiv:2401.17377).
+"""Contexts anywhere in the corpus: the plain infini-gram (Liu et al., 2024, arXiv:2401.17377).
 
-The places of a context come from Fastgram (index/engine.py).
+The offsets of a context in the corpus come from Fastgram (index/engine.py).
 
-A sequence whose context stands in one place copies what follows there, until a context of it stands elsewhere as well.
-While it copies, most tokens cost no search: a context that contains a run of tokens which stands in one place stands in
-that place only. For many sequences, where contexts stand once is worked out for the whole corpus.
+A sequence whose context stands at one offset copies what follows there, until a context of it stands
+elsewhere as well. While it copies, most tokens cost no search: a context that contains a run of
+tokens which stands once stands there only. For many sequences, where contexts stand once is worked
+out for the whole corpus.
 """
 
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.cli import UserError
 from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index, Shard
 from imagegram.index.joined import joined
 from imagegram.index.table import pointers_at
 from imagegram.machine import cores
+from imagegram.samplers.base import Sampler, Tokens
 from imagegram.samplers.matches import Ints
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
@@ -26,8 +29,26 @@ FOLLOW_COPIES = True  # False, of tests: every token is searched for
 PAYS = 30  # tokens of the corpus that `unique_contexts` looks at, in the time in which one token is copied without it
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ntd(Sampler):
+    """The longest context that occurs anywhere in the training images: the plain infini-gram."""
+
+    name = "ntd"
+    how = "The next token is one that follows the same tokens anywhere in the training images: infini-gram"
+
+    context: int = 2  # tokens at most, of which the separator before the first counts as one
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context < 0:
+            raise UserError(f"context {self.context}: it must not be negative")
+
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> "Iterator[MatchesAnywhere]":
+        return matches_anywhere(index, drawn, self.context)
+
+
 def unique_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
-    """Whether the `context` tokens before each place of the corpus stand nowhere else in it: bool [T + context].
+    """Whether the `context` tokens before each offset of the corpus stand nowhere else in it: bool [T + context].
 
     They do where the suffix that starts with them differs that early from both its neighbours in the suffix table.
     """
@@ -40,21 +61,21 @@ def unique_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
     def work(first: int) -> None:
         before = min(1, first)
         after = min(1, max(0, size - first - step))
-        places = pointers_at(shard.table, slice(first - before, first + step + after))
-        same = np.arange(len(places) - 1)  # suffixes that are like the next one so far
+        offsets = pointers_at(shard.table, slice(first - before, first + step + after))
+        same = np.arange(len(offsets) - 1)  # suffixes that are like the next one so far
         for done in range(0, context, 4):
-            four = np.ndarray(size, "<u8", padded, 2 * done, (2,))  # the four tokens from every place on
+            four = np.ndarray(size, "<u8", padded, 2 * done, (2,))  # the four tokens from every offset on
             beyond = np.uint64(16 * max(0, done + 4 - context))  # bits of those past the context
             if done == 0:
-                keys = four[places] << beyond
+                keys = four[offsets] << beyond
                 same = np.flatnonzero(keys[:-1] == keys[1:])
             else:
-                same = same[four[places[same]] << beyond == four[places[same + 1]] << beyond]
-        alone = np.ones(len(places), bool)
+                same = same[four[offsets[same]] << beyond == four[offsets[same + 1]] << beyond]
+        alone = np.ones(len(offsets), bool)
         alone[same] = False
         alone[same + 1] = False
-        mine = slice(before, len(places) - after)
-        unique[places[mine][alone[mine]] + context] = True
+        inner = slice(before, len(offsets) - after)
+        unique[offsets[inner][alone[inner]] + context] = True
 
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(work, range(0, size, step)))
@@ -74,7 +95,7 @@ class MatchesAnywhere:
     low: Ints  # [shards, n]: ranks in each shard's suffix table
     high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
-    copy_from: Ints  # [n]: the place in `corpus` of the one token that follows, where it was known; else 0
+    copy_from: Ints  # [n]: the offset in `corpus` of the one token that follows, where it was known; else 0
 
     @property
     def counts(self) -> Ints:
@@ -84,10 +105,10 @@ class MatchesAnywhere:
     def identity(self) -> Ints:
         return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
-    def places(self, rows: Ints, picks: Ints) -> Ints:
-        """The places in `corpus` of the tokens that follow match `picks` [m] of sequence `rows` [m]."""
-        places = self.copy_from[rows]
-        searched = np.flatnonzero(places == 0)
+    def offsets(self, rows: Ints, picks: Ints) -> Ints:
+        """The offsets in `corpus` of the tokens that follow match `picks` [m] of sequence `rows` [m]."""
+        offsets = self.copy_from[rows]
+        searched = np.flatnonzero(offsets == 0)
         rows = rows[searched]
         low = self.low[:, rows]
         high = self.high[:, rows]
@@ -104,8 +125,8 @@ class MatchesAnywhere:
         shard = (picks >= ends).sum(0)
         each = np.arange(len(rows))
         rank = high[shard, each] - (ends[shard, each] - picks)
-        places[searched] = self._next_places(shard, rank, self.depth[rows])
-        return places
+        offsets[searched] = self._next_offsets(shard, rank, self.depth[rows])
+        return offsets
 
     def _of_one_token(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> tuple[Ints, Ints, Ints]:
         """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its number in these.
@@ -130,31 +151,32 @@ class MatchesAnywhere:
         while (unknown := low < high).any():
             shard, column = np.nonzero(unknown)
             middle = (low[unknown] + high[unknown]) // 2
-            following = self.corpus[self._next_places(shard, middle, depth[column])].byteswap()
+            # Suffixes are sorted by the bytes of their tokens: the low byte decides first.
+            following = self.corpus[self._next_offsets(shard, middle, depth[column])].byteswap()
             reached = following >= token[column]
             high[unknown] = np.where(reached, middle, high[unknown])
             low[unknown] = np.where(reached, low[unknown], middle + 1)
         return low
 
-    def _next_places(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
-        """The places in `corpus`, `depth` tokens behind those that the tables of `shards` have at `ranks`: [m] each."""
-        places = np.empty(len(ranks), np.int64)
+    def _next_offsets(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
+        """The offsets in `corpus`, `depth` tokens behind those that the tables of `shards` have at `ranks`: [m]."""
+        offsets = np.empty(len(ranks), np.int64)
         start = 0
         for number, shard in enumerate(self.index.shards):
             here = shards == number
-            places[here] = start + pointers_at(shard.table, ranks[here])
+            offsets[here] = start + pointers_at(shard.table, ranks[here])
             start += len(shard.tokens)
-        return places + depth
+        return offsets + depth
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.corpus[self.places(rows, picks)]
+        return self.corpus[self.offsets(rows, picks)]
 
     def sources(self, rows: Ints, picks: Ints) -> Ints:
-        places = self.places(rows, picks)
+        offsets = self.offsets(rows, picks)
         stride = self.index.tokens_per_image + 1
         sizes = np.array([len(shard.tokens) for shard in self.index.shards])
-        shard = np.searchsorted(np.cumsum(sizes), places, "right")
-        within = places - (np.cumsum(sizes) - sizes)[shard]
+        shard = np.searchsorted(np.cumsum(sizes), offsets, "right")
+        within = offsets - (np.cumsum(sizes) - sizes)[shard]
         images = (sizes - len(ENDING)) // stride
         first_image = (np.cumsum(images) - images)[shard]
         return np.stack([first_image + within // stride, within % stride - 1], 1)
@@ -180,7 +202,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     nothing = np.zeros((len(index.shards), n), np.int64)
     depth = np.zeros(n, np.int64)
     copy_from = np.zeros(n, np.int64)
-    single_until = np.zeros(n, np.int64)  # contexts that end at or before this place of the corpus have one match
+    single_until = np.zeros(n, np.int64)  # contexts that end at or before this offset of the corpus have one match
     matches = MatchesAnywhere(index, corpus, nothing, nothing, depth, copy_from)
     for position in range(length):
         if position:
@@ -189,7 +211,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
         # 1) Sequences that go on copying from where their one match stood.
         if position and copying:
             found = np.flatnonzero((copy_from == 0) & (matches.counts == 1))
-            copy_from[found] = matches.places(found, np.zeros(len(found), np.int64))
+            copy_from[found] = matches.offsets(found, np.zeros(len(found), np.int64))
             single_until[found] = copy_from[found] - depth[found] + context
             copied = (copy_from > 0) & (corpus[copy_from] == drawn[:, position - 1])
             copy_from += 1
@@ -198,7 +220,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
             if unique is not None:
                 copied[unsure] = unique[copy_from[unsure]]
             else:
-                # Half of the context stands in one place as a rule, and vouches for as many tokens to come.
+                # Half of the context stands once as a rule, and vouches for as many tokens to come.
                 half = context // 2
                 low, high = engine.find(text[unsure, position + 1 - half : position + 1])
                 copied[unsure] = (high - low).sum(0) == 1

@@ -1,24 +1,95 @@
-"""The distribution of the `smoothed` sampler: absolute discounting, interpolated over contexts at the same position.
+"""Absolute discounting, interpolated over contexts at the same position.
 
-Every count c of a token after a context gives up a discount D; what all t different tokens gave up goes to the next
-shorter context, p = (c - D + D * t * p_shorter) / n: interpolated Kneser-Ney (Kneser & Ney, 1995; Chen & Goodman,
-1999) with the plain counts of the shorter contexts. Most contexts of image tokens were seen once or twice, which
-drives D towards 1: a lone continuation is then nearly always left for a shorter context, which is the way out of
-copying.
+Every count c of a token after a context gives up a discount D; what all t different tokens gave up
+goes to the next shorter context, p = (c - D + D * t * p_shorter) / n: interpolated Kneser-Ney
+(Kneser & Ney, 1995; Chen & Goodman, 1999) with the plain counts of the shorter contexts. Most
+contexts of image tokens were seen once or twice, which drives D towards 1: a lone continuation is
+then nearly always left for a shorter context, which is the way out of copying.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.samplers.aligned import Backoff, backoff
-from imagegram.samplers.matches import ImageMatches, Ints, Matches, look_up, truncated
-from imagegram.samplers.settings import Settings
+from imagegram.samplers.aligned import ALONE, Backoff, backoff
+from imagegram.samplers.base import Sampler, Tokens
+from imagegram.samplers.matches import Ints, OneMatch, look_up
 
-MAX_PAIRS = 1 << 26  # of a sequence and an image, looked at together: 256 MB
+MAX_PAIRS = 1 << 26  # of a sequence and a token of the vocabulary, looked at together: 512 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed(Sampler):
+    """Contexts at the same position, a mixture of all lengths: interpolated absolute discounting."""
+
+    name = "smoothed"
+
+    context: int = 2  # tokens at most; 0: each position on its own
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context < 0:
+            raise UserError(f"context {self.context}: it must not be negative")
+
+    @property
+    def how(self) -> str:
+        if self.context == 0:
+            return ALONE
+        return "The next token follows the same tokens at the same position, as a mixture of contexts of every length"
+
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[OneMatch]:
+        """One match each, drawn from the smoothed distribution, reweighed where that is asked for."""
+        for contexts in backoff(index.tokens, drawn, self.context):
+            images = self._draw_reweighed(index, contexts, rng) if self.reweighted else draw(contexts, rng)
+            yield OneMatch(index.tokens, images, contexts.position)
+
+    def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
+        result = np.zeros(tokens.shape)
+        bar = tqdm(
+            backoff(index.tokens, tokens, self.context),
+            total=tokens.shape[1],
+            desc="likelihood",
+            unit="position",
+            delay=3,
+        )
+        for contexts in bar:
+            wanted = tokens[:, contexts.position]
+            if not self.reweighted:
+                result[:, contexts.position] = shares(contexts, wanted, left_out=leave_out is not None)
+                continue
+            left_out = None if leave_out is None else wanted
+            for rows in _few_at_once(len(tokens), index.vocab_size):
+                every = distribution(contexts, rows, index.vocab_size, left_out=left_out)
+                for row, p in zip(rows, every, strict=True):
+                    if p.any():  # else nothing is left where the image itself is left out
+                        result[row, contexts.position] = self.reweigh(p)[wanted[row]]
+        return result
+
+    def _draw_reweighed(self, index: Index, contexts: Backoff, rng: np.random.Generator) -> Ints:
+        """An image for every sequence, whose next token is drawn from the reweighed `distribution`: int64 [n]."""
+        n = contexts.low.shape[1]
+        images = np.empty(n, np.int64)
+        for rows in _few_at_once(n, index.vocab_size):
+            for row, p in zip(rows, distribution(contexts, rows, index.vocab_size), strict=True):
+                token = rng.choice(len(p), p=self.reweigh(p))
+                # An image with that token, of those that share the longest context with the sequence.
+                for low, high in zip(contexts.low[::-1, row], contexts.high[::-1, row], strict=True):
+                    if len(found := np.flatnonzero(contexts.following[low:high] == token)):
+                        images[row] = contexts.order[low + rng.choice(found)]
+                        break
+        return images
+
+
+def _few_at_once(n: int, vocab_size: int) -> Iterator[Ints]:
+    """The numbers of n sequences in parts, whose distributions fit into the memory together."""
+    step = max(1, MAX_PAIRS // vocab_size)
+    for first in range(0, n, step):
+        yield np.arange(first, min(first + step, n))
 
 
 def count_distinct(
@@ -31,8 +102,8 @@ def count_distinct(
     ranges, which = np.unique(np.stack([low, high], 1), axis=0, return_inverse=True)
     sizes = ranges[:, 1] - ranges[:, 0]
     ends = np.cumsum(sizes)
-    places = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - ends + sizes, sizes)
-    pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[places]
+    members = np.arange(ends[-1]) + np.repeat(ranges[:, 0] - ends + sizes, sizes)
+    pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[members]
     known, counts = np.unique(pairs, return_counts=True)
     distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
     if wanted is None:
@@ -40,19 +111,19 @@ def count_distinct(
     return distinct, look_up(known, counts, which.ravel() * 65536 + wanted)
 
 
-def discounts(levels: Backoff) -> list[float]:
+def discounts(contexts: Backoff) -> list[float]:
     """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
     numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
 
     Never below 0.1, so that what was not seen stays possible.
     """
     # Sorted by the token too, images that share a context and the token are neighbours: pairs are counted unsorted.
-    order = levels.order[levels.by_token]
+    order = contexts.order[contexts.by_token]
     starts = np.ones(len(order) + 2, bool)  # of another pair, or of the end
     starts[1:-2] = False
     result = []
-    for depth in range(len(levels.low)):
-        column = levels.columns[depth][order]
+    for depth in range(len(contexts.low)):
+        column = contexts.columns[depth][order]
         starts[1:-2] |= column[1:] != column[:-1]
         lone = starts[:-2] & starts[1:-1]
         once = int(np.count_nonzero(lone))
@@ -61,107 +132,84 @@ def discounts(levels: Backoff) -> list[float]:
     return result
 
 
-def count_following(levels: Backoff, low: Ints, high: Ints, wanted: NDArray[np.uint16]) -> Ints:
-    """How often `wanted` [n] follows in the ranges [low, high) of `levels.order`: int64 [n]."""
-    places = levels.by_token  # of equal tokens in ascending order
-    keys = levels.following[places].astype(np.int64) << 32 | places
+def count_following(contexts: Backoff, low: Ints, high: Ints, wanted: NDArray[np.uint16]) -> Ints:
+    """How often `wanted` [n] follows in the ranges [low, high) of `contexts.order`: int64 [n]."""
+    ranks = contexts.by_token  # of equal tokens in ascending order
+    keys = contexts.following[ranks].astype(np.int64) << 32 | ranks
     asked = wanted.astype(np.int64) << 32
     return np.searchsorted(keys, asked | high) - np.searchsorted(keys, asked | low)
 
 
-def smoothed_probabilities(
-    index: Index, tokens: NDArray[np.uint16], settings: Settings, own: Ints | None = None
-) -> NDArray[np.float64]:
-    """The probability of every token of `tokens` [n, k] under the distribution that the sampler draws from: float64.
+def shares(contexts: Backoff, wanted: NDArray[np.uint16], *, left_out: bool = False) -> NDArray[np.float64]:
+    """The smoothed probability of a token `wanted` [n] of each sequence: float64 [n].
 
-    With `own` [n], the sequences are rows of the index, and each is predicted from all others, before any reweighting.
+    left_out: the sequences are images of the index, and each is predicted from all others.
     """
-    result = np.zeros(tokens.shape)
-    step = max(1, MAX_PAIRS // index.vocab_size)
-    contexts = backoff(index.tokens, tokens, settings.context)
-    for levels in tqdm(contexts, total=tokens.shape[1], desc="likelihood", unit="position", delay=3):
-        if settings.reweighted and own is None:
-            taken = discounts(levels)
-            for first in range(0, len(tokens), step):
-                rows = np.arange(first, min(first + step, len(tokens)))
-                for row, p in zip(rows, distribution(index, levels, taken, rows), strict=True):
-                    sharpened = truncated(p, settings.temperature, settings.top_k, settings.top_p)
-                    result[row, levels.position] = sharpened[tokens[row, levels.position]]
+    p = np.zeros(len(wanted))
+    for depth, discount in enumerate(discounts(contexts)):
+        low = contexts.low[depth]
+        high = contexts.high[depth]
+        distinct, hits = count_distinct(contexts.following, low, high, wanted)
+        sizes = high - low
+        if left_out:
+            distinct = distinct - (hits == 1)
+            hits = np.maximum(hits - 1, 0)
+            sizes = np.maximum(sizes - 1, 0)
+        if depth == 0:  # at the bottom are plain counts: every token has a source
+            p = hits / np.maximum(1, sizes)
             continue
-        column = levels.following
-        p = np.zeros(len(tokens))
-        for depth, discount in enumerate(discounts(levels)):
-            low = levels.low[depth]
-            high = levels.high[depth]
-            distinct, hits = count_distinct(column, low, high, tokens[:, levels.position])
-            sizes = high - low
-            if own is not None:
-                distinct = distinct - (hits == 1)
-                hits = np.maximum(hits - 1, 0)
-                sizes = np.maximum(sizes - 1, 0)
-            if depth == 0:  # at the bottom are plain counts: every token has a source
-                p = hits / np.maximum(1, sizes)
-                continue
-            mixed = (np.maximum(hits - discount, 0) + discount * distinct * p) / np.maximum(1, sizes)
-            p = np.where(sizes > 0, mixed, p)
-        result[:, levels.position] = p
-    return result
-
-
-def distribution(index: Index, levels: Backoff, taken: list[float], rows: Ints) -> NDArray[np.float64]:
-    """The next-token distributions [len(rows), vocabulary] that the sampler draws from; `taken`: `discounts`."""
-    column = levels.following
-    p = np.tile(np.bincount(column, minlength=index.vocab_size) / len(column), (len(rows), 1))
-    for low, high, discount in zip(levels.low[1:, rows], levels.high[1:, rows], taken[1:], strict=True):
-        for row in np.flatnonzero(high > low):
-            counts = np.bincount(column[low[row] : high[row]], minlength=index.vocab_size)
-            left = discount * np.count_nonzero(counts)
-            p[row] = (np.maximum(counts - discount, 0) + left * p[row]) / (high[row] - low[row])
+        mixed = (np.maximum(hits - discount, 0) + discount * distinct * p) / np.maximum(1, sizes)
+        p = np.where(sizes > 0, mixed, p)
     return p
 
 
-def draw(levels: Backoff, rng: np.random.Generator) -> Ints:
+def distribution(
+    contexts: Backoff, rows: Ints, vocab_size: int, *, left_out: NDArray[np.uint16] | None = None
+) -> NDArray[np.float64]:
+    """The smoothed distributions of the sequences `rows`: float64 [len(rows), vocab_size].
+
+    left_out: uint16 [n], where the sequences are images of the index, their tokens: each is
+    predicted from all others.
+    """
+    column = contexts.following
+    whole = np.bincount(column, minlength=vocab_size)
+    taken = discounts(contexts)
+    result = np.empty((len(rows), vocab_size))
+    for p, row in zip(result, rows, strict=True):
+        for depth, discount in enumerate(taken):
+            low = contexts.low[depth, row]
+            high = contexts.high[depth, row]
+            counts = whole.copy() if depth == 0 else np.bincount(column[low:high], minlength=vocab_size)
+            if left_out is not None and high > low:
+                counts[left_out[row]] -= 1
+            total = counts.sum()
+            if depth == 0:
+                p[:] = counts / max(1, total)
+            elif total:
+                spared = discount * np.count_nonzero(counts)
+                p[:] = (np.maximum(counts - discount, 0) + spared * p) / total
+    return result
+
+
+def draw(contexts: Backoff, rng: np.random.Generator) -> Ints:
     """An image for every sequence, whose next token is drawn from `distribution`: int64 [n].
 
-    A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the count of its token;
-    else the same is done with the next shorter context.
+    A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the
+    count of its token; else the same is done with the next shorter context.
     """
-    column = levels.following
-    taken = discounts(levels)
-    places = rng.integers(levels.low[0], levels.high[0])
-    missing = np.ones(len(places), bool)
-    for depth in range(len(levels.low) - 1, 0, -1):
-        low = levels.low[depth]
-        high = levels.high[depth]
+    column = contexts.following
+    taken = discounts(contexts)
+    ranks = rng.integers(contexts.low[0], contexts.high[0])
+    missing = np.ones(len(ranks), bool)
+    for depth in range(len(contexts.low) - 1, 0, -1):
+        low = contexts.low[depth]
+        high = contexts.high[depth]
         asked = np.flatnonzero(missing & (high > low))
         if not len(asked):
             continue
         tried = rng.integers(low[asked], high[asked])
-        counts = count_following(levels, low[asked], high[asked], column[tried])
+        counts = count_following(contexts, low[asked], high[asked], column[tried])
         kept = rng.random(len(asked)) * counts < counts - taken[depth]
-        places[asked[kept]] = tried[kept]
+        ranks[asked[kept]] = tried[kept]
         missing[asked[kept]] = False
-    return levels.order[places]
-
-
-def smoothed_matches(
-    index: Index, settings: Settings, drawn: NDArray[np.uint16], rng: np.random.Generator
-) -> Iterator[Matches]:
-    """One match each, drawn from the smoothed distribution, reweighted where that is asked for."""
-    step = max(1, MAX_PAIRS // index.vocab_size)
-    for levels in backoff(index.tokens, drawn, settings.context):
-        if not settings.reweighted:
-            yield ImageMatches(index.tokens, draw(levels, rng)[:, None], levels.position)
-            continue
-        column = levels.following
-        taken = discounts(levels)
-        images = np.empty((len(drawn), 1), np.int64)
-        for first in range(0, len(drawn), step):
-            rows = np.arange(first, min(first + step, len(drawn)))
-            for row, p in zip(rows, distribution(index, levels, taken, rows), strict=True):
-                token = rng.choice(len(p), p=truncated(p, settings.temperature, settings.top_k, settings.top_p))
-                for low, high in zip(levels.low[::-1, row], levels.high[::-1, row], strict=True):
-                    if len(found := np.flatnonzero(column[low:high] == token)):
-                        images[row] = levels.order[low + rng.choice(found)]
-                        break
-        yield ImageMatches(index.tokens, images, levels.position)
+    return contexts.order[ranks]

@@ -75,7 +75,7 @@ def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path, capsys: pyt
     tokens = ["--dataset", "digits", "--images", "60", "--out", str(tmp_path / "tokens"), "--workers", "0"]
     assert run_tokenize(*tokens, "--codec", str(mine)) == 0
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    made = ["--index", str(tmp_path / "index"), "--sequences", "8", "--images", "2", "--strips", "0", "--method", "ntd"]
+    made = ["ntd", "--index", str(tmp_path / "index"), "--sequences", "8", "--decoded", "2", "--prefixes", "0"]
     assert run_generate(*made, "--out", str(tmp_path / "a")) == 0
 
     mine.rename(tmp_path / "moved")

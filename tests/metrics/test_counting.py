@@ -15,8 +15,7 @@ from imagegram.metrics.counting import (
     gram_entropies,
     multiplicity,
 )
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of
 
 
@@ -35,7 +34,8 @@ def test_figures_are_those_of_the_samplers_likelihood(
     tmp_path: Path, rows: NDArray[np.uint16], method: str, min_images: int, context: int
 ) -> None:
     index = index_of(tmp_path, rows)
-    p = probabilities(index, Settings(method, context, min_images), rows)
+    sampler = Aligned(context=context, min_images=min_images) if method == "aligned" else Ntd(context=context)
+    p = sampler.probabilities(index, rows)
     figures = copy_figures(rows, [context], method == "aligned", min_images)[context]
     distinct = np.unique(rows, axis=0, return_index=True)[1]
     assert np.exp(figures.log_copy) == pytest.approx(p[distinct].prod(1).sum())

@@ -8,33 +8,32 @@ import pytest
 from imagegram.metrics import exact
 from imagegram.metrics.exact import bits, exact_figures, extraction, floor_share
 from imagegram.metrics.intervals import wilson
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd, Sampler, Smoothed
 from tests.support.corpora import index_of
 
 ROWS = np.random.default_rng(4).integers(0, 5, (60, 4)) * 73
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "sampler",
     [
-        Settings("ntd", context=1),
-        Settings("ntd", context=2),
-        Settings("ntd", context=3),
-        Settings("aligned", context=1, min_images=1),
-        Settings("aligned", context=2, min_images=1),
-        Settings("aligned", context=1, min_images=2),
-        Settings("smoothed", context=1),
-        Settings("smoothed", context=2),
+        Ntd(context=1),
+        Ntd(context=2),
+        Ntd(context=3),
+        Aligned(context=1, min_images=1),
+        Aligned(context=2, min_images=1),
+        Aligned(context=1, min_images=2),
+        Smoothed(context=1),
+        Smoothed(context=2),
     ],
-    ids=lambda settings: settings.describe(),
+    ids=lambda sampler: sampler.describe(),
 )
 def test_the_exact_copy_probability_lies_in_the_interval_of_ten_thousand_samples(
-    tmp_path: Path, settings: Settings
+    tmp_path: Path, sampler: Sampler
 ) -> None:
     index = index_of(tmp_path, ROWS)
-    figure = exact_figures(index, settings, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
-    drawn = sample(index, settings, 10_000, np.random.default_rng(1)).tokens
+    figure = exact_figures(index, sampler, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
+    drawn = sampler.sample(index, 10_000, np.random.default_rng(1)).tokens
     known = {tuple(row) for row in ROWS.tolist()}
     measured = wilson(sum(tuple(row) in known for row in drawn.tolist()), len(drawn))
     spread = measured["high"] - measured["low"]
@@ -46,7 +45,7 @@ def test_the_exact_copy_probability_lies_in_the_interval_of_ten_thousand_samples
 def test_an_unbounded_context_copies_and_extracts_with_certainty(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
     held_out = np.random.default_rng(9).integers(0, 512, (20, 4)).astype(np.uint16)
-    figures = exact_figures(index, Settings("ntd", context=99), held_out, np.random.default_rng(0))
+    figures = exact_figures(index, Ntd(context=99), held_out, np.random.default_rng(0))
     assert figures["exact_copy_probability"]["value"] == pytest.approx(1)
     assert figures["extraction"]["held_out"]["1"]["value"] < 1e-3
     assert figures["held_out_bits"]["value"] > figures["training_bits"]["value"]
@@ -55,7 +54,7 @@ def test_an_unbounded_context_copies_and_extracts_with_certainty(tmp_path: Path)
 
 def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
-    figures = exact_figures(index, Settings("aligned", context=0), ROWS.astype(np.uint16), np.random.default_rng(0))
+    figures = exact_figures(index, Aligned(context=0), ROWS.astype(np.uint16), np.random.default_rng(0))
     share = 1 - figures["floor_share"]
     shares = np.array([[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS])
     expected = -np.log2(share * shares + (1 - share) / 512).mean()
@@ -64,11 +63,11 @@ def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
 
 def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of(tmp_path, ROWS)
-    settings = Settings("aligned", context=1, min_images=1)
+    sampler = Aligned(context=1, min_images=1)
     nothing = ROWS[:0].astype(np.uint16)
-    whole = exact_figures(index, settings, nothing, np.random.default_rng(0))["exact_copy_probability"]
+    whole = exact_figures(index, sampler, nothing, np.random.default_rng(0))["exact_copy_probability"]
     monkeypatch.setattr(exact, "MOST_TRAINING", 30)
-    part = exact_figures(index, settings, nothing, np.random.default_rng(0))
+    part = exact_figures(index, sampler, nothing, np.random.default_rng(0))
     assert part["exact_copy_images"] == 30
     low, high = (part["exact_copy_probability"][key] for key in ("low", "high"))
     assert low < high

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
 from imagegram.metrics.extrapolate import copy_curves, predict
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
 
@@ -48,17 +47,18 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     index = index_of(tmp_path / "index", rows)
     distinct = np.unique(rows, axis=0)
     for each in figures["copy_probability"]:
-        p = probabilities(index, Settings(each["sampler"], each["context"], min_images=1), distinct)
+        kind = {"ntd": Ntd(context=each["context"]), "aligned": Aligned(context=each["context"], min_images=1)}
+        p = kind[each["sampler"]].probabilities(index, distinct)
         assert each["now"] == pytest.approx(p.prod(1).sum())
     assert json.loads((tmp_path / "tokens-prediction.json").read_text())["images"] == 400
     assert (tmp_path / "tokens-prediction.png").stat().st_size > 10_000
     assert "400 images of 8 tokens of 512" in said
-    assert "--method kernel" in said
+    assert "Take the sampler kernel" in said
 
 
 def test_a_codec_without_codes_is_given_a_sampler_that_does_not_copy(tmp_path: Path) -> None:
     figures = predict(token_folder(tmp_path / "tokens", images(400, 1), vocab_size=1000), 2)
-    assert "--method aligned" in figures["advice"][1]
+    assert "Take aligned --context" in figures["advice"][1]
 
 
 def test_shards_that_are_missing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagegram.cli import UserError
 from imagegram.report.page import PALETTE, Sources, short_names, write_page
-from tests.support.nights import SAMPLERS, small_night
+from tests.support.nights import DRAWS, small_night
 
 MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
 
@@ -153,7 +154,7 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
         mine = rows[tuple(data["images"][picture["nearest_in_codes"]][:2])][:6]
         assert distances(row.astype(int), mine[None].astype(int))[0] == pytest.approx(near[0])
         assert picture["gap_ratio"] == pytest.approx(near[0] / near[1], abs=1e-3)
-    assert "tokens 6, given 2" in page.text
+    assert "length 6, prompt 2" in page.text
 
 
 def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
@@ -164,17 +165,19 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "completes", "held-out"}
 
 
-def test_a_night_of_a_sampler_that_is_gone_still_opens(tmp_path: Path) -> None:
+def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
     sources = small_night(tmp_path / "night")
-    old = {"method": "soft", "neighbours": 20}
-    name = next(iter(SAMPLERS))
-    report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
-    report = json.loads(report_file.read_text())
-    report["request"]["settings"] |= old
-    report_file.write_text(json.dumps(report))
-    sources.night.samplers[name] |= old
-    write_page(sources)
-    assert name in json.loads(Page(sources.out / "report.html").data)["walls"]
+    name = next(iter(DRAWS))
+    for old, message in (({"sampler": "soft"}, "no sampler 'soft'"), ({"sampler": None}, "an earlier version")):
+        report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
+        report = json.loads(report_file.read_text())
+        for stored in (report["request"], sources.night.samplers[name]):
+            stored |= old
+            if not stored["sampler"]:
+                del stored["sampler"]
+        report_file.write_text(json.dumps(report))
+        with pytest.raises(UserError, match=message):
+            write_page(sources)
 
 
 def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from imagegram.report.answer import answer
 from imagegram.report.verdict import COLUMNS, Run, best_of
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import SAMPLERS
+from imagegram.samplers.draw import Draw
 
 
 def run(name: str, copies: float, closer: float | None, coherence: float | None, method: str = "aligned") -> Run:
@@ -14,7 +15,7 @@ def run(name: str, copies: float, closer: float | None, coherence: float | None,
         figures["closer_than_held_out"] = {"value": closer, "low": closer, "high": closer}
     if coherence is not None:
         figures["coherence"] = {"value": coherence, "low": coherence, "high": coherence}
-    return Run(name, Settings(method), Path(name), figures)
+    return Run(name, Draw(SAMPLERS[method]()), Path(name), figures)
 
 
 def best(*runs: Run) -> str:

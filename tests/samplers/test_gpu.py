@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Kernel
 from tests.conftest import GPUS
 from tests.support.corpora import index_of
 
@@ -18,12 +16,9 @@ ASK = """
 import sys, numpy, torch
 from pathlib import Path
 from imagegram.index.folder import Index
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 index = Index.open(Path(sys.argv[1]))
-numpy.save(sys.argv[2], probabilities(index, Settings("kernel"), numpy.array(index.tokens[:20])))
-numpy.save(sys.argv[3], sample(index, Settings("kernel"), 1000, numpy.random.default_rng(0)).tokens)
+numpy.save(sys.argv[2], probabilities(index, Sampler("kernel"), numpy.array(index.tokens[:20])))
+numpy.save(sys.argv[3], sample(index, Sampler("kernel"), 1000, numpy.random.default_rng(0)).tokens)
 print(torch.cuda.is_available())
 """
 
@@ -32,7 +27,7 @@ print(torch.cuda.is_available())
 def test_a_gpu_predicts_and_draws_what_the_cpu_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (60, 6)))
-    expected = probabilities(index, Settings("kernel"), np.array(index.tokens[:20]))  # and the fit is kept
+    expected = Kernel().probabilities(index, np.array(index.tokens[:20]))  # and the fit is kept
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     if GPUS != "all":
         environment["CUDA_VISIBLE_DEVICES"] = GPUS
@@ -44,5 +39,5 @@ def test_a_gpu_predicts_and_draws_what_the_cpu_does(tmp_path: Path, monkeypatch:
         pytest.skip("this PyTorch cannot use the GPU")
     assert np.allclose(np.load(files[0]), expected, rtol=1e-3)
     # The same numbers are drawn from probabilities that are rounded otherwise.
-    drawn = sample(index, Settings("kernel"), 1000, np.random.default_rng(0)).tokens
+    drawn = Kernel().sample(index, 1000, np.random.default_rng(0)).tokens
     assert (np.load(files[1]) == drawn).all(1).mean() > 0.99

@@ -11,15 +11,14 @@ from scipy.stats import chisquare
 from imagegram.cli import UserError
 from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
+from imagegram.samplers import Kernel
+from imagegram.samplers.kernel import drawing
 from imagegram.samplers.kernel import fit as module
-from imagegram.samplers.kernel import sampler as kernel
 from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.fit import fit, fit_file, open_kernel
-from imagegram.samplers.kernel.model import EPS, OWN_TOKENS, Kernel, digits_of, earlier_places
-from imagegram.samplers.kernel.sampler import kernel_probabilities
+from imagegram.samplers.kernel.model import EPS, OWN_TOKENS, digits_of, earlier_places
+from imagegram.samplers.kernel.model import Kernel as KernelModel
 from imagegram.samplers.kernel.votes import Library
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 from tests.support.corpora import index_of
 
 CPU = torch.device("cpu")
@@ -43,7 +42,7 @@ def index(tmp_path: Path) -> Index:
     return index_of(tmp_path, related(120))
 
 
-def by_hand(model: Kernel, training: NDArray[np.integer], image: NDArray[np.integer], step: float) -> list[float]:
+def by_hand(model: KernelModel, training: NDArray[np.integer], image: NDArray[np.integer], step: float) -> list[float]:
     """The formula of the docstring in loops: the probability of every token of one sequence."""
     y = fsq_digits(training, LEVELS).reshape(len(training), -1)
     x = fsq_digits(image, LEVELS).ravel()
@@ -77,9 +76,7 @@ def test_probabilities_are_the_formula(index: Index, step: float) -> None:
     model = open_kernel(index, CPU)
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
     expected = [by_hand(model, index.tokens, row, step) for row in rows]
-    assert kernel_probabilities(index, rows, Settings("kernel", step=step)) == pytest.approx(
-        np.array(expected), rel=2e-4
-    )
+    assert Kernel(step=step).probabilities(index, rows) == pytest.approx(np.array(expected), rel=2e-4)
 
 
 def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,19 +88,19 @@ def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypa
     assert model.rows == (OWN_TOKENS + 1) * 3 < model.places
     rows = np.vstack([related(1, OWN_TOKENS + 4, seed=1), index.tokens[:1]]).astype(np.uint16)
     expected = [by_hand(model, index.tokens, row, 1) for row in rows]
-    assert kernel_probabilities(index, rows, Settings("kernel")) == pytest.approx(np.array(expected), rel=1e-3)
+    assert Kernel().probabilities(index, rows) == pytest.approx(np.array(expected), rel=1e-3)
     # Left out, an image is foretold by the others alone.
     others = [by_hand(model, np.delete(index.tokens, 20, axis=0), index.tokens[20], 1)]
-    left_out = kernel_probabilities(index, index.tokens[20:21], Settings("kernel"), np.array([20]))
+    left_out = Kernel().probabilities(index, index.tokens[20:21], leave_out=np.array([20]))
     assert left_out == pytest.approx(np.array(others), rel=1e-3)
 
 
 def test_the_distribution_of_every_token_sums_to_one(index: Index) -> None:
     rows = np.full((512, 2), index.tokens[0, 0], np.uint16)
     rows[:, 1] = np.arange(512)
-    assert kernel_probabilities(index, rows, Settings("kernel"))[:, 1].sum() == pytest.approx(1, abs=1e-5)
+    assert Kernel().probabilities(index, rows)[:, 1].sum() == pytest.approx(1, abs=1e-5)
     rows = np.arange(512, dtype=np.uint16)[:, None]
-    assert kernel_probabilities(index, rows, Settings("kernel")).sum() == pytest.approx(1, abs=1e-5)
+    assert Kernel().probabilities(index, rows).sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("step", [1.0, 0.6, 0.0])
@@ -111,9 +108,9 @@ def test_the_sampler_draws_from_these_probabilities(index: Index, step: float, m
     monkeypatch.setattr(kernel_votes, "MAX_PAIRS", 1000 * index.num_images)  # so that 1,000 are drawn at a time
     n = 6000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
-    drawn = sample(index, Settings("kernel", step=step), n, np.random.default_rng(3), 3, prefix).tokens[:, 2]
+    drawn = Kernel(step=step).sample(index, n, np.random.default_rng(3), length=3, prefix=prefix).tokens[:, 2]
     rows = np.concatenate([np.tile(prefix[0], (512, 1)), np.arange(512)[:, None]], 1).astype(np.uint16)
-    expected = kernel_probabilities(index, rows, Settings("kernel", step=step))[:, 2] * n
+    expected = Kernel(step=step).probabilities(index, rows)[:, 2] * n
     counts = np.bincount(drawn, minlength=512)
     assert counts[expected < 1e-6].sum() == 0
     common = expected >= 5
@@ -123,7 +120,7 @@ def test_the_sampler_draws_from_these_probabilities(index: Index, step: float, m
 
 
 def test_sources_are_near_what_was_drawn(index: Index) -> None:
-    samples = sample(index, Settings("kernel", step=0), 200, np.random.default_rng(0))
+    samples = Kernel(step=0).sample(index, 200, np.random.default_rng(0))
     sources = index.tokens[samples.sources[..., 0], samples.sources[..., 1]]
     assert (samples.sources[..., 1] == np.arange(4)).all()
     # Without a step, the last digit of a token is that of its source.
@@ -145,7 +142,7 @@ def test_a_source_is_drawn_by_its_vote_and_the_chance_of_its_step(reachable: boo
         torch.from_numpy(np.array(sums)).float()[:, None].expand(-1, n, -1),
         7,
     )
-    drawn = kernel._draw_source(
+    drawn = drawing._draw_source(
         votes, torch.from_numpy(steps).float().expand(n, -1), torch.from_numpy(digits.astype(np.uint8)), rng
     )
     expected = each * steps[digits] if reachable else each
@@ -204,7 +201,7 @@ def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) ->
     assert bits[0] < min(9, bits[1] - 0.1)
 
 
-def left_out_bits(model: Kernel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
+def left_out_bits(model: KernelModel, tokens: NDArray[np.integer], leave_out: bool = True) -> float:
     digits = torch.from_numpy(fsq_digits(tokens, LEVELS).reshape(len(tokens), -1).astype(np.uint8))
     own = torch.arange(len(tokens)) if leave_out else None
     logs = model.log2_probabilities(digits, digits, range(model.places), own)
@@ -233,7 +230,7 @@ def test_a_place_listens_to_the_first_and_the_latest_tokens() -> None:
 def test_listening_is_the_share_of_the_mean_distance_between_images() -> None:
     """Against all pairs of images, whose digits at different places need not be independent."""
     tokens = related(40, length=3)
-    model = Kernel(LEVELS, 3)
+    model = KernelModel(LEVELS, 3)
     digits = fsq_digits(tokens, LEVELS).reshape(40, -1)
     with torch.no_grad():
         model.codes.add_(torch.randn(model.codes.shape, generator=torch.Generator().manual_seed(0)) / 3)
@@ -269,12 +266,12 @@ def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> N
 def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> None:
     few = index_of(tmp_path / "few", related(15))
     with pytest.raises(UserError, match="at least 20 indexed images, there are 15"):
-        sample(few, Settings("kernel"), 5, np.random.default_rng(0))
+        Kernel().sample(few, 5, np.random.default_rng(0))
     no_codes = index_of(tmp_path / "no_codes", np.arange(240).reshape(60, 4), vocab_size=1000)
     with pytest.raises(UserError, match="no FSQ levels"):
-        sample(no_codes, Settings("kernel"), 5, np.random.default_rng(0))
+        Kernel().sample(no_codes, 5, np.random.default_rng(0))
     with pytest.raises(UserError, match="step lies between"):
-        sample(few, Settings("kernel", step=-1), 5, np.random.default_rng(0))
+        Kernel(step=-1).sample(few, 5, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("images", "size"), [(203, 20), (7, 1), (7, 7)])

@@ -6,22 +6,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imagegram.samplers import likelihood
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed, matches
 from tests.support.corpora import index_of
 
 WAYS = {
-    "ntd": Settings("ntd", context=2),
-    "ntd, any context": Settings("ntd", context=99),
-    "ntd, sharpened": Settings("ntd", context=1, temperature=0.5),
-    "aligned": Settings("aligned", context=2, min_images=2),
-    "aligned, anchored": Settings("aligned", context=1, min_images=1, anchor=1),
-    "smoothed": Settings("smoothed", context=2),
-    "smoothed, sharpened": Settings("smoothed", context=2, temperature=0.5),
-    "kernel": Settings("kernel"),
-    "kernel, half a step, sharpened": Settings("kernel", step=0.5, temperature=0.7),
+    "ntd": Ntd(context=2),
+    "ntd, any context": Ntd(context=99),
+    "ntd, sharpened": Ntd(context=1, temperature=0.5),
+    "aligned": Aligned(context=2, min_images=2),
+    "aligned, anchored": Aligned(context=1, min_images=1, anchor=1),
+    "smoothed": Smoothed(context=2),
+    "smoothed, sharpened": Smoothed(context=2, temperature=0.5),
+    "kernel": Kernel(),
+    "kernel, half a step, sharpened": Kernel(step=0.5, temperature=0.7),
 }
 
 
@@ -44,11 +41,11 @@ def test_sequences_come_out_as_often_as_their_likelihood_says(
 ) -> None:
     index = index_of(tmp_path, rows)
     n = 20_000
-    drawn = sample(index, WAYS[name], n, np.random.default_rng(1)).tokens
+    drawn = WAYS[name].sample(index, n, np.random.default_rng(1)).tokens
     distinct = np.unique(rows, axis=0).astype(np.uint16)
     for length in (1, 2, 4):
         starts = np.unique(distinct[:, :length], axis=0)
-        expected = probabilities(index, WAYS[name], starts).prod(1)
+        expected = WAYS[name].probabilities(index, starts).prod(1)
         counts = (drawn[:, None, :length] == starts).all(2).sum(0)
         deviation = np.sqrt(expected * (1 - expected) / n) + 1 / n
         assert (np.abs(counts / n - expected) < 4.5 * deviation).all()
@@ -59,7 +56,7 @@ def test_the_next_token_is_one_of_the_vocabulary(tmp_path: Path, rows: NDArray[n
     index = index_of(tmp_path, rows)
     contexts = np.tile(rows[3], (512, 1)).astype(np.uint16)
     contexts[:, 2] = np.arange(512)
-    assert probabilities(index, WAYS[name], contexts[:, :3])[:, 2].sum() == pytest.approx(1, abs=1e-5)
+    assert WAYS[name].probabilities(index, contexts[:, :3])[:, 2].sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [1, 50, 1 << 22])
@@ -67,14 +64,14 @@ def test_many_matches_are_looked_at_in_parts(
     tmp_path: Path, rows: NDArray[np.int64], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = index_of(tmp_path, rows)
-    settings = Settings("aligned", context=1, min_images=1)
+    sampler = Aligned(context=1, min_images=1)
     expected = np.empty((len(rows), 4))
     for r, row in enumerate(rows):
         for i in range(4):
             pool = rows if i == 0 else rows[rows[:, i - 1] == row[i - 1]]
             expected[r, i] = (pool[:, i] == row[i]).mean()
-    monkeypatch.setattr(likelihood, "MATCHES_AT_ONCE", at_once)
-    assert np.allclose(probabilities(index, settings, rows.astype(np.uint16)), expected)
+    monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
+    assert np.allclose(sampler.probabilities(index, rows.astype(np.uint16)), expected)
 
 
 def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates(
@@ -83,17 +80,18 @@ def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates(
     """The product telescopes to the empirical distribution: what is there m times comes out m times as often."""
     index = index_of(tmp_path, rows)
     distinct, times = np.unique(rows, axis=0, return_counts=True)
-    p = probabilities(index, Settings("ntd", context=99), distinct.astype(np.uint16)).prod(1)
+    p = Ntd(context=99).probabilities(index, distinct.astype(np.uint16)).prod(1)
     assert np.allclose(p, times / len(rows))
     assert p.sum() == pytest.approx(1)
 
 
 LEFT_OUT = {
-    "ntd": Settings("ntd", context=1),
-    "ntd, sharpened": Settings("ntd", context=1, temperature=0.5, top_k=3),
-    "aligned": Settings("aligned", context=1, min_images=1),
-    "aligned, sharpened": Settings("aligned", context=1, min_images=1, top_p=0.8),
-    "smoothed": Settings("smoothed", context=1),
+    "ntd": Ntd(context=1),
+    "ntd, sharpened": Ntd(context=1, temperature=0.5, top_k=3),
+    "aligned": Aligned(context=1, min_images=1),
+    "aligned, sharpened": Aligned(context=1, min_images=1, top_p=0.8),
+    "smoothed": Smoothed(context=1),
+    "smoothed, sharpened": Smoothed(context=1, temperature=0.5, top_k=3),
 }
 
 
@@ -104,10 +102,10 @@ def test_left_out_images_are_predicted_as_from_an_index_without_them(
 ) -> None:
     """Where others share its context; where nobody does, a sampler of the smaller index would shorten it."""
     monkeypatch.setattr("imagegram.samplers.smoothed.discounts", lambda levels: [0.5] * len(levels.low))
-    monkeypatch.setattr(likelihood, "MATCHES_AT_ONCE", at_once)
+    monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
     index = index_of(tmp_path, rows)
     asked = np.array([30, 0, 17])
-    left_out = probabilities(index, LEFT_OUT[name], rows[asked].astype(np.uint16), asked)
+    left_out = LEFT_OUT[name].probabilities(index, rows[asked].astype(np.uint16), leave_out=asked)
     for row, p in zip(asked, left_out, strict=True):
         smaller = index_of(tmp_path / f"without-{row}", np.delete(rows, row, axis=0))
-        assert np.allclose(p, probabilities(smaller, LEFT_OUT[name], rows[row : row + 1].astype(np.uint16)))
+        assert np.allclose(p, LEFT_OUT[name].probabilities(smaller, rows[row : row + 1].astype(np.uint16)))

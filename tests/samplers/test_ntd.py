@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imagegram.samplers import Ntd
 from imagegram.samplers.ntd import longest_runs, unique_contexts
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
 from tests.support.corpora import corpora, index_of
 
 
@@ -71,10 +70,10 @@ def test_copying_without_a_search_draws_the_same_matches(
         answers = []
         for pays in (0, 10**9):
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
-            answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
+            answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
         # The third way searches for every token: no sequence is ever known to copy.
         monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)
-        answers.append(sample(index, Settings("ntd", context), 300, np.random.default_rng(3), prefix=prefix))
+        answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
         monkeypatch.undo()
         for answer in answers[1:]:
             assert np.array_equal(answers[0].tokens, answer.tokens)

@@ -9,21 +9,19 @@ import pytest
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.index.joined import Joined
-from imagegram.samplers.likelihood import probabilities
-from imagegram.samplers.sampler import sample
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
 from tests.support.corpora import index_of
 
 SAMPLERS = {
-    "ntd": Settings("ntd", 3),
-    "ntd, reweighted": Settings("ntd", 3, temperature=0.7, top_k=5),
-    "ntd, every position on its own": Settings("ntd", 0),
-    "aligned": Settings("aligned", 2, 2),
-    "aligned, reweighted": Settings("aligned", 2, 2, top_p=0.8),
-    "aligned, anchored, of a class": Settings("aligned", 2, 2, anchor=1, label=1),
-    "smoothed": Settings("smoothed", 2),
-    "smoothed, reweighted": Settings("smoothed", 2, temperature=0.7),
-    "kernel": Settings("kernel"),
+    "ntd": Ntd(context=3),
+    "ntd, reweighted": Ntd(context=3, temperature=0.7, top_k=5),
+    "ntd, every position on its own": Ntd(context=0),
+    "aligned": Aligned(context=2, min_images=2),
+    "aligned, reweighted": Aligned(context=2, min_images=2, top_p=0.8),
+    "aligned, anchored, of a class": Aligned(context=2, min_images=2, anchor=1, label=1),
+    "smoothed": Smoothed(context=2),
+    "smoothed, reweighted": Smoothed(context=2, temperature=0.7),
+    "kernel": Kernel(),
 }
 
 
@@ -45,7 +43,7 @@ def test_the_same_seed_draws_the_same_tokens(
     indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-    one, seven = (sample(index, SAMPLERS[name], 300, np.random.default_rng(1)) for index in indexes)
+    one, seven = (SAMPLERS[name].sample(index, 300, np.random.default_rng(1)) for index in indexes)
     assert np.array_equal(one.tokens, seven.tokens)
     if name.startswith("ntd"):
         # Where several images go on alike, another of them may be named; it holds the token all the same.
@@ -58,17 +56,17 @@ def test_the_same_seed_draws_the_same_tokens(
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "kernel"])
 def test_the_same_probabilities(indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-    one, seven = (probabilities(index, SAMPLERS[name], np.array(indexes[0].tokens[:9])) for index in indexes)
+    one, seven = (SAMPLERS[name].probabilities(index, np.array(indexes[0].tokens[:9])) for index in indexes)
     assert np.allclose(one, seven)
 
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed"])
 def test_the_corpus_is_not_copied_into_memory(tmp_path: Path, name: str) -> None:
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (700, 1500)), shard_images=100)
-    sample(index, SAMPLERS[name], 2, np.random.default_rng(0), length=1)  # imports and tables of the codes
+    SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=1)  # imports and tables of the codes
     index = Index.open(index.path)
     tracemalloc.start()
-    sample(index, SAMPLERS[name], 2, np.random.default_rng(0), length=200)
+    SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=200)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.7 * index.tokens.size * 2  # bytes

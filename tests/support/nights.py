@@ -1,7 +1,6 @@
 """A small finished night, made with a codec that costs nothing."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,16 @@ from imagegram.metrics.held_out import read_control
 from imagegram.report.page import Sources, write_page
 from imagegram.report.record import HELD_OUT, Night
 from imagegram.report.thumbnails import Originals
-from imagegram.samplers.settings import Settings
+from imagegram.samplers import Aligned, Ntd
+from imagegram.samplers.draw import Draw
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
 
-SAMPLERS = {
-    "copies": Settings("ntd", context=4),
-    "two words": Settings("aligned", context=1),  # names may hold what HTML and CSS do not like
-    "unigram": Settings("aligned", context=0),
-    "completes": Settings("aligned", context=1, tokens=6, given=2),
+DRAWS = {
+    "copies": Draw(Ntd(context=4)),
+    "two words": Draw(Aligned(context=1)),  # names may hold what HTML and CSS do not like
+    "unigram": Draw(Aligned(context=0)),
+    "completes": Draw(Aligned(context=1), length=6, prompt=2),
 }
 
 
@@ -57,13 +57,13 @@ def small_night(out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500
         folders = [tokenize(name, out / f"tokens-{name}", images=images, workers=0) for name, images in datasets]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
         control = read_control(index)
-        night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: asdict(s) for n, s in SAMPLERS.items()})
-        for name, settings in SAMPLERS.items():
+        night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: draw.to_json() for n, draw in DRAWS.items()})
+        for name, draw in DRAWS.items():
             if name != failed:
-                generate(index, codec, control, Request(settings, 40, 20, 3, strips=2), night.folder(out, name))
+                generate(index, codec, control, Request(draw, 40, 20, 3, prefixes=2), night.folder(out, name))
         if failed:
             night.failed[failed] = "a reason with <angles>"
-        reconstruct_held_out(index, codec, control, Request(Settings(), 20, 20, 3), night.folder(out, HELD_OUT))
+        reconstruct_held_out(index, codec, control, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT))
         night.write(out)
         sources = Sources(out, night, index, control, Originals(folders))
         write_page(sources)

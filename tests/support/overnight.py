@@ -9,7 +9,8 @@ from imagegram import generating, tokenizing
 from imagegram.cli import run_script
 from imagegram.metrics import coherence
 from imagegram.overnight import night
-from imagegram.samplers.settings import Settings, sweep
+from imagegram.samplers import Aligned, Ntd
+from imagegram.samplers.draw import sweep
 from tests.support.nights import ColourCodec
 
 BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")
@@ -29,7 +30,7 @@ def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
     monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
-    samplers = {"two": Settings("aligned"), "copies": Settings("ntd", context=9), "one": Settings("aligned", context=0)}
+    samplers = {"two": Aligned(), "copies": Ntd(context=9), "one": Aligned(context=0)}
     monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
-    monkeypatch.setattr(overnight_run, "SWEEP", sweep("ntd", context=(1, 2), temperature=(0.5, 1.0)))
-    monkeypatch.setattr(overnight_run, "STRIPS", 1)
+    monkeypatch.setattr(overnight_run, "SWEEP", sweep(Ntd, context=(1, 2), temperature=(0.5, 1.0)))
+    monkeypatch.setattr(overnight_run, "PREFIXES", 1)

@@ -1,0 +1,157 @@
+"""What a sampler is: fields of its own, the matches of every position, the probability of a sequence."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
+from imagegram.samplers.matches import Ints, Matches, draw_match, matches_of_class, share_of, truncated
+
+Tokens = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """tokens: uint16 [n, k]; sources: int64 [n, k, 2], the row of `Index.tokens` and the position copied from."""
+
+    tokens: Tokens
+    sources: Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(ABC):
+    """A sampler of token sequences; a subclass adds the fields that it needs, and yields matches.
+
+    Temperature, top-k and top-p act on the final distribution, after any smoothing.
+    """
+
+    name: ClassVar[str]  # on the command line, and of folders
+
+    temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
+    top_k: int = 0  # most likely tokens kept; 0: all
+    top_p: float = 1.0  # the fewest tokens kept that have this probability together
+    label: int = -1  # class of the image that gives the first token; -1: any
+
+    def __post_init__(self) -> None:
+        """UserError where a value makes no sense."""
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature}: it must be positive")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"top_k {self.top_k} must not be negative, and top_p {self.top_p} lies between 0 and 1")
+
+    @property
+    @abstractmethod
+    def how(self) -> str:
+        """What it does, as a sentence without its full stop."""
+
+    @abstractmethod
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
+        """The matches of every position of `drawn` [n, L], by the protocol of matches.py."""
+
+    def prepare(self, index: Index) -> None:  # noqa: B027
+        """Make what is made once for an index and kept beside it, such as a fit; most samplers need nothing."""
+
+    def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
+        """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k]: float64 [n, k], 0 where it cannot be drawn.
+
+        leave_out: int64 [n], where the sequences are different rows of the index: each is then
+        predicted from all the others (leave-one-out; where nothing else has its context, 0).
+        """
+        result = np.empty(tokens.shape)
+        every = self.matches(index, tokens, np.random.default_rng(0))
+        bar = tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3)
+        reweigh = self.reweigh if self.reweighted else None
+        for position, matches in enumerate(bar):
+            result[:, position] = share_of(matches, tokens[:, position], reweigh=reweigh, leave_out=leave_out)
+        return result
+
+    def sample(
+        self, index: Index, n: int, rng: np.random.Generator, *, length: int = 0, prefix: Tokens | None = None
+    ) -> Samples:
+        """Draw `n` sequences of `length` tokens (0: `index.tokens_per_image`).
+
+        `prefix` [n, p] gives their first tokens; the source of these is (-1, -1).
+        """
+        length = length or index.tokens_per_image
+        prompt = 0 if prefix is None else prefix.shape[1]
+        if not prompt <= length <= index.tokens_per_image:
+            raise UserError(f"{length} tokens after {prompt}: an image of {index.path} has {index.tokens_per_image}")
+        tokens = np.zeros((n, length), np.uint16)
+        sources = np.full((n, length, 2), -1, np.int64)
+        if prefix is not None:
+            tokens[:, :prompt] = prefix
+
+        rows = np.arange(n)
+        reweigh = self.reweigh if self.reweighted else None
+        progress = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
+        for position, matches in enumerate(self.matches(index, tokens, rng)):
+            progress.update(n)
+            if position < prompt:
+                continue
+            if position == 0 and self.label >= 0:
+                matches = matches_of_class(index, self.label, n)
+            if not matches.counts.all():
+                raise UserError(f"{self.describe()}: no training image has the anchor of some prompts: set it to 0")
+            picks = draw_match(matches, rng, reweigh=reweigh)
+            sources[:, position] = matches.sources(rows, picks)
+            tokens[:, position] = matches.next_tokens(rows, picks)
+        progress.close()
+        return Samples(tokens, sources)
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether the distribution is not to be drawn from as it is."""
+        return self.temperature != 1 or self.top_k > 0 or self.top_p < 1
+
+    def reweigh(self, weights: NDArray[np.number]) -> NDArray[np.float64]:
+        """Weights of tokens [V] -> the probabilities that they are drawn with."""
+        return truncated(weights, self.temperature, self.top_k, self.top_p)
+
+    # What a sampler may cost or show beyond its tokens. Most cost little and show nothing.
+
+    def affordable_share(self, index: Index, sequences: int) -> float:
+        """The share of so many sequences whose probabilities can be asked in a few minutes."""
+        return 1.0
+
+    def memory(self, corpus: int, digits: int) -> int:
+        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have so many digits."""
+        return 0
+
+    def relevance(self, index: Index) -> NDArray[np.float32] | None:
+        """How much each position looks at each earlier one, [L, L] with rows that sum to 1; None where not fitted."""
+        return None
+
+    # Its fields, as text and on disk.
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, its own first.
+
+        >>> from imagegram.samplers import Aligned
+        >>> Aligned(temperature=0.5, context=3).changes()
+        {'context': 3, 'temperature': 0.5}
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in self._values().items() if value != defaults[name]}
+
+    def describe(self) -> str:
+        """The values that matter, as text: its own, and the shared ones that differ from their defaults."""
+        changed = self.changes()
+        shared = [field.name for field in fields(Sampler)]
+        shown = {name: value for name, value in self._values().items() if name in changed or name not in shared}
+        return f"{self.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sampler_from` reads."""
+        return {"sampler": self.name} | self._values()
+
+    def _values(self) -> dict[str, Any]:
+        """All fields, its own first."""
+        shared = [field.name for field in fields(Sampler)]
+        own = [field.name for field in fields(self) if field.name not in shared]
+        return {name: getattr(self, name) for name in [*own, *shared]}

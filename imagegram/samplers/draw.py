@@ -1,0 +1,75 @@
+"""What is drawn with a sampler: whole sequences, their first tokens, or the rest after a prompt."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imagegram.cli import UserError
+from imagegram.index.folder import Index
+from imagegram.samplers import Sampler, sampler_from
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sampler, and how much of every sequence it draws."""
+
+    sampler: Sampler
+    length: int = 0  # first tokens of a sequence, the decoder fills in the rest; 0: all
+    prompt: int = 0  # of these, first tokens taken from held-out images and completed
+
+    def __post_init__(self) -> None:
+        """UserError where a number makes no sense."""
+        if min(self.length, self.prompt) < 0 or 0 < self.length <= self.prompt:
+            raise UserError(f"a prompt of {self.prompt} tokens and a length of {self.length}: one must be left to draw")
+
+    def check(self, index: Index) -> None:
+        """UserError where it cannot be drawn from `index`."""
+        whole = index.tokens_per_image
+        if self.length > whole or self.prompt >= whole:
+            raise UserError(
+                f"a prompt of {self.prompt} tokens and a length of {self.length}: an image of {index.path} has {whole}"
+            )
+        label = self.sampler.label
+        if label >= 0 and not (index.labels == label).any():
+            raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+
+    def is_whole(self, index: Index) -> bool:
+        """Whether whole sequences are drawn by the sampler alone, so that their probabilities are known."""
+        return self.length in (0, index.tokens_per_image) and not self.prompt and self.sampler.label < 0
+
+    def describe(self) -> str:
+        """The values that matter, as text.
+
+        >>> from imagegram.samplers import Kernel
+        >>> Draw(Kernel(), prompt=4).describe()
+        'kernel: step 1.0, prompt 4'
+        """
+        parts = {"length": self.length, "prompt": self.prompt}
+        return ", ".join([self.sampler.describe(), *(f"{name} {value}" for name, value in parts.items() if value)])
+
+    def to_json(self) -> dict[str, Any]:
+        return self.sampler.to_json() | {"length": self.length, "prompt": self.prompt}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Draw":
+        """What `to_json` wrote, among whatever else stands there."""
+        return cls(sampler_from(stored), stored["length"], stored["prompt"])
+
+
+def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
+    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says which.
+
+    >>> from imagegram.samplers import Ntd
+    >>> list(sweep(Ntd, context=(1, 3), length=(8,)))
+    ['ntd-context1-length8', 'ntd-context3-length8']
+    """
+    draws = {}
+    for combination in itertools.product(*values.values()):
+        changed: dict[str, Any] = dict(zip(values, combination, strict=True))
+        name = "-".join([kind.name, *(f"{field}{value}" for field, value in changed.items())])
+        parts = {field: changed.pop(field) for field in ("length", "prompt") if field in changed}
+        draws[name] = Draw(kind(**changed), **parts)
+    return draws
