@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,10 +16,8 @@ from imagegram import files, tokenizing
 from imagegram.cli import UserError
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
-from tests.support.fake_codec import JOB, FakeCodec
-from tests.support.together import MOUNTING, SCENARIOS
-from tests.support.tokenize import tokenize
-from tests.test_tokenizing import contents
+from tests.support.fake_codec import SMALL_JOB, FakeCodec
+from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parent.parent
 LARGE = [str(ROOT / "tokenize_imagenet_large.py"), "--dataset", "shapes", "--images", "600", "--codec", "tiny"]
@@ -35,9 +32,9 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
 
 
 @pytest.fixture
-def whole(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
+def undisturbed(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
     """What the job leaves when nothing goes wrong."""
-    tokenize(out=tmp_path / "whole", **JOB)
+    tokenize(out=tmp_path / "whole", **SMALL_JOB)
     return contents(tmp_path / "whole")
 
 
@@ -57,25 +54,6 @@ def wait_for_shards(out: Path, count: int) -> None:
     deadline = time.monotonic() + 90
     while len(list(out.glob("shard-*.json"))) < count and time.monotonic() < deadline:
         time.sleep(0.005)
-
-
-def test_whatever_goes_wrong_under_torchrun_ends_in_a_line_or_the_same_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.support.together", str(tmp_path)]
-    mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
-    if mounts:
-        command = ["unshare", "-rm", *command, "mounts"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    ended = re.findall(r"[01] (\w+) \d+\.\d s", done.stdout)  # two processes may share a line
-    expected = [*SCENARIOS, *(MOUNTING if mounts else ())]
-    assert sorted(ended) == sorted(2 * [scenario.__name__ for scenario in expected])
-    assert "warning: a.tar: " in done.stdout
-    if not mounts:
-        pytest.skip(
-            "all passed but those of a full disk: this machine does not allow mounts of one's own (unshare -rm)"
-        )
 
 
 def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
@@ -112,25 +90,25 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
 
 
 def test_a_damaged_shard_is_named_and_redone_alone(
-    tmp_path: Path, codec: FakeCodec, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, codec: FakeCodec, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    tokenize(out=out, **JOB)
+    tokenize(out=out, **SMALL_JOB)
     times = {file.name: file.stat().st_mtime_ns for file in out.glob("*.npy")}
-    (out / "shard-00007.npy").write_bytes(whole["shard-00007.npy"][:-1])
+    (out / "shard-00007.npy").write_bytes(undisturbed["shard-00007.npy"][:-1])
     (out / "labels-00009.npy").unlink()
     (out / "bad.jsonl").unlink()
     capsys.readouterr()
-    tokenize(out=out, **JOB)
+    tokenize(out=out, **SMALL_JOB)
     said = capsys.readouterr().out
     assert "shard 7: shard-00007.npy is cut short or too long; tokenized again" in said
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
-    assert contents(out) == whole
+    assert contents(out) == undisturbed
     redone = {n for n, t in times.items() if (out / n).stat().st_mtime_ns != t}
     assert redone == {"shard-00007.npy", "labels-00007.npy", "shard-00009.npy", "labels-00009.npy"}
     (out / "bad.jsonl").unlink()  # killed before it was written
-    tokenize(out=out, **JOB)
-    assert contents(out) == whole
+    tokenize(out=out, **SMALL_JOB)
+    assert contents(out) == undisturbed
 
 
 def test_the_space_of_all_processes_is_asked_for(
@@ -139,27 +117,27 @@ def test_the_space_of_all_processes_is_asked_for(
     usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space first"):
-        tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
+        tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
     usage.free = 22 * 10 * 12
-    tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
+    tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
     assert len(list(tmp_path.glob("shard-*.npy"))) == 10
 
 
 def test_the_first_process_speaks_for_all(tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
-    tokenize(out=tmp_path, rank=1, world_size=2, **JOB)
+    tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "")
-    tokenize(out=tmp_path, rank=0, world_size=3, **JOB)  # another number: 4 shards of process 1 or 2 remain
+    tokenize(out=tmp_path, rank=0, world_size=3, **SMALL_JOB)  # another number: 4 shards of process 1 or 2 remain
     said = capsys.readouterr()
     assert "10 of 20 shards to tokenize with fake in 3 processes" in said.out
     assert "6 of 20 shards are missing: other processes may still be at work" in said.out
     assert "\nimages: 140\n" in said.out
-    tokenize(out=tmp_path, **JOB)
+    tokenize(out=tmp_path, **SMALL_JOB)
     assert "\nimages: 200\n" in capsys.readouterr().out
 
 
 def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec: FakeCodec) -> None:
-    folder = tokenize(out=tmp_path, **JOB)
+    folder = tokenize(out=tmp_path, **SMALL_JOB)
     (tmp_path / "shard-00003.json").unlink()
     progress = tokenizing._Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
     with progress.bar as bar:
@@ -190,7 +168,13 @@ def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
 def test_loaders_end_with_the_run_and_let_go_of_its_pipe(tmp_path: Path, stop: signal.Signals) -> None:
     """Whatever ends a run, a pipe behind it (`| tee log`) ends as well, and no process stays."""
     command = [sys.executable, "tokenize_fast.py", "--dataset", "shapes", "--images", "50000", "--workers", "2"]
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "t")], cwd=ROOT, stdout=-1, stderr=-2)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "t")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup has ignored
+    )
     assert process.stdout
     os.set_blocking(process.stdout.fileno(), False)
     said = b""

@@ -17,7 +17,7 @@ from imagegram.cli import UserError
 from imagegram.data.loading import Item, load_batches
 from imagegram.index.build import build_index
 from tests.support.fake_codec import FakeCodec
-from tests.support.tokenize import tokenize
+from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,15 +27,6 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
     fake = FakeCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: fake)
     return fake
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The arrays and the bad images of a token folder, byte for byte.
-
-    A process killed while it wrote bad.jsonl leaves its unfinished copy, which may as well be that of a live one.
-    """
-    files = (f for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl"))
-    return {f.name: f.read_bytes() for f in files if not f.name.endswith("-bad.jsonl")}
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, codec: FakeCodec) -> None:

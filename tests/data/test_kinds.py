@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import ChangedError, contents_of, open_picture
@@ -32,6 +33,14 @@ def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path
     put(tmp_path / "w" / "docs" / "logo.png", picture(0))
     with pytest.raises(UserError, match=r"named like splits \(test, train\) beside others \(docs\)"):
         open_dataset(str(tmp_path / "w"))
+
+
+def test_splits_have_the_names_that_datasets_knows(tmp_path: Path) -> None:
+    for split, words in SPLIT_KEYWORDS.items():
+        for word in words:
+            for i, name in enumerate({"train", "test", word}):
+                put(tmp_path / word / name / "a" / "0.png", picture(i))
+            assert len(open_dataset(str(tmp_path / word), split=str(split))) == 1
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from imagegram.cli import UserError
 from imagegram.files import sha256
 from imagegram.index import build as indexing
 from imagegram.index import shards
-from imagegram.index.build import build_index
+from imagegram.index.build import build_index, memory_to_build
 from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
@@ -220,6 +220,12 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
         build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
     usage.free = 7000
     build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
+
+
+def test_divsufsort_takes_18_bytes_a_token_where_bytes_are_numbered_beyond_32_bits() -> None:
+    assert memory_to_build(2**30 - 1, "divsufsort") == 10 * (2**30 - 1)  # 2^31 bytes, each with an int32; the corpus
+    assert memory_to_build(2**30, "divsufsort") == pytest.approx(18 * 2**30)
+    assert memory_to_build(2**30, "tg_build_index") == 32 * 2**30
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
-from imagegram.index.builders import build_with_divsufsort
+from imagegram.index.builders import build_with_divsufsort, suits_fastgram
 from imagegram.index.table import open_table, pointer_width, pointers_at, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import naive_suffixes, token_arrays
@@ -72,6 +72,15 @@ def test_no_wrong_entry_passes_the_proof(
         write(wrong)
         with pytest.raises(UserError, match="build the index again"):
             verify_table(tokens, table)
+
+
+def test_fastgram_is_spared_the_corpora_whose_last_suffix_needs_fewer_bytes() -> None:
+    """tg_build_index takes the width of its pointers from the last suffix in order, the third last of a corpus."""
+    for n in range(1, 9):
+        assert naive_suffixes(flat(np.full((1, n), 7)))[-1] == n + 1 == len(flat(np.full((1, n), 7))) - 3
+    wrong = [n for n in range(4, 70_000) if len(f"{2 * (n - 3):x}") + 1 >> 1 != len(f"{2 * (n - 1):x}") + 1 >> 1]
+    assert wrong == [129, 130, 32769, 32770]
+    assert [n for n in range(4, 70_000) if not suits_fastgram(n)] == wrong
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])

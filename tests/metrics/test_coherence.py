@@ -69,6 +69,14 @@ def test_the_control_is_what_a_judge_was_not_trained_on(judges: Judges) -> None:
         assert np.array_equal(view.scores, expected.scores)
 
 
+def test_more_images_do_not_cover_more(judges: Judges) -> None:
+    fresh = pictures(tuple(scene(6, i)[0] for i in range(60)))
+    few, many = (judges.measure(images, np.random.default_rng(0)) for images in (fresh[:30], fresh))
+    assert len(judges.real[0].scores) == 60  # a judge's control has half of them
+    assert few["generated"]["coverage"]["value"] == many["generated"]["coverage"]["value"]
+    assert few["generated"]["density"]["value"] != many["generated"]["density"]["value"]
+
+
 def test_balls_agree_with_brute_force() -> None:
     rng = np.random.default_rng(1)
     reference, candidates = rng.normal(size=(30, 3)), rng.normal(size=(20, 3))

@@ -73,6 +73,34 @@ def test_planted_cases_are_told_apart(planted: NDArray[np.uint16], index: Index)
     assert [figures[name]["value"] for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("runs", "shift", "kind", "share"),
+    [
+        ([3, 3, 3], 0, "novel", 0),  # tokens that are shared by chance
+        ([4], 0, "novel", 4 / 16),
+        ([4, 4], 0, "mosaics", 8 / 16),  # exactly half
+        ([5, 3], 0, "novel", 5 / 16),
+        ([5, 4], 0, "mosaics", 9 / 16),
+        ([8], 1, "shifted_copies", 8 / 16),
+        ([7], 1, "novel", 7 / 16),
+        ([7, 4], 1, "mosaics", 11 / 16),
+        ([15], 0, "mosaics", 15 / 16),
+        ([16], 0, "exact_copies", 1),
+    ],
+)
+def test_runs_of_four_are_copied_and_half_an_image_is_much(
+    index: Index, runs: list[int], shift: int, kind: str, share: float
+) -> None:
+    sequence = np.arange(400, 416)  # tokens of no training image
+    place = 0
+    for row, length in enumerate(runs):
+        sequence[place : place + length] = TRAINING[row, place + shift : place + shift + length]
+        place += length + 1
+    figures, _ = m.describe(sequence[None].astype(np.uint16), index, RNG)
+    assert {name: figures[name]["value"] for name in m.KINDS} == {name: name == kind for name in m.KINDS}
+    assert figures["copied_share"]["value"] == share
+
+
 def fewest_pieces(sequence: list[int], training: list[list[int]]) -> int:
     """Shortest way through all splits."""
     known = {tuple(row[i:j]) for row in training for i in range(len(row)) for j in range(i + 1, len(row) + 1)}

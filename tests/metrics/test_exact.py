@@ -72,6 +72,36 @@ def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytes
     low, high = (part["exact_copy_probability"][key] for key in ("low", "high"))
     assert low < high
     assert low / 1.5 < whole["value"] < high * 1.5
+    assert low < part["exact_copy_probability"]["value"] < high
+
+
+def test_a_large_kernel_is_asked_for_a_fortieth_of_the_images_at_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_of(tmp_path, np.random.default_rng(5).integers(0, 512, (80, 2)))
+    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
+    asked = []
+    for pairs in (1, 1 << 40):
+        monkeypatch.setattr(exact, "PAIRS", pairs)
+        figures = exact_figures(index, Settings("kernel"), index.tokens[:0], np.random.default_rng(0))
+        asked.append(figures["exact_copy_images"])
+    assert asked == [2000 // 40, 80]
+
+
+def test_the_floor_is_fitted_to_images_that_the_others_predict(tmp_path: Path) -> None:
+    index = index_of(tmp_path, ROWS)
+    settings = Settings("aligned", context=1, min_images=1)
+    figures = exact_figures(index, settings, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
+    p = np.zeros(ROWS.shape)
+    for image, position in np.ndindex(*ROWS.shape):
+        others = np.delete(ROWS, image, 0)
+        alike = others if position == 0 else others[others[:, position - 1] == ROWS[image, position - 1]]
+        p[image, position] = np.mean(alike[:, position] == ROWS[image, position])
+    p = p[np.unique(ROWS, axis=0, return_index=True)[1]]
+    shares = np.linspace(0.001, 0.999, 999)
+    losses = [-np.log2(share * p + (1 - share) / 512).mean() for share in shares]
+    assert 1 - figures["floor_share"] == pytest.approx(shares[int(np.argmin(losses))], abs=2e-3)
+    assert figures["left_out_bits"]["value"] == pytest.approx(min(losses), abs=1e-3)
 
 
 def test_the_floor_is_fitted_and_bits_and_extraction_are_what_they_say() -> None:

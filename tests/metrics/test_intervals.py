@@ -16,13 +16,12 @@ def test_wilson_is_the_score_interval() -> None:
     assert (wilson(0, 9)["low"], wilson(9, 9)["high"]) == (0, 1)
 
 
-def test_the_bootstrap_covers_the_mean() -> None:
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(60):
-        figure = mean(rng.exponential(1.0, 200), rng)
-        hits += figure["low"] <= 1.0 <= figure["high"]
-    assert 50 <= hits <= 60
+def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None:
+    values = np.random.default_rng(1).exponential(1.0, 2000)
+    figure = mean(values, np.random.default_rng(2))
+    error = values.std() / np.sqrt(2000)
+    assert (figure["low"] - values.mean()) / error == pytest.approx(-1.96, abs=0.15)  # -1.64 of 90 %
+    assert (figure["high"] - values.mean()) / error == pytest.approx(1.96, abs=0.15)
 
 
 def test_closer_is_the_probability_that_a_generated_image_is_nearer() -> None:

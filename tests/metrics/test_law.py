@@ -30,6 +30,22 @@ def test_the_law_is_the_formula_of_the_documentation() -> None:
     assert law(30, 0.1, 0.2).log_copy(10 * SIZES[-1]) == pytest.approx(u / (1 + u / 0.1) ** 0.8)
 
 
+def test_the_interval_holds_what_was_measured_with_an_error_of_three_percent() -> None:
+    true = law(2, 0.5, 0.4)
+    rng = np.random.default_rng(0)
+    truth = np.exp(-true.log_copy(SIZES[-1]))
+    inside, widths = 0, []
+    for _ in range(60):
+        measured = [true.log_copy(n) * np.exp(0.03 * rng.normal()) for n in SIZES]
+        found = fit_law(SIZES, measured, [4] * len(SIZES), 2 * np.exp(true.parameters[0]))
+        assert found is not None
+        figure = found.copy_probability(SIZES[-1])
+        inside += figure["low"] <= truth <= figure["high"]
+        widths.append(found.log_copy(SIZES[-1], 2) / found.log_copy(SIZES[-1]))
+    assert inside >= 52
+    assert max(widths) < np.exp(2 * 0.03)  # several sizes say more than one of them
+
+
 def test_images_for_is_the_inverse() -> None:
     true = law(0.5, 1, 0.3)
     for probability in (0.9, 0.5, 0.1):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from imagegram.report.answer import answer
 from imagegram.report.verdict import COLUMNS, Run, best_of
 from imagegram.samplers import SAMPLERS
@@ -37,6 +39,22 @@ def test_of_equally_coherent_runs_the_one_as_far_from_training_images_as_real_on
 def test_independent_tokens_are_never_the_best_where_something_is_coherent() -> None:
     assert best(run("unigram", 0, 0.19, -0.07), run("aligned", 0, 0.8, 0.6)) == "aligned"
     assert best(run("unigram", 0, 0.45, -0.07), run("single", 0.7, 0.98, 0.9)) == "single"
+    assert best(run("half coherent", 0, 0.5, 0.49), run("copier", 0.7, 0.98, 0.5)) == "copier"
+
+
+@pytest.mark.parametrize(
+    ("copies", "closer", "fulfilled"),
+    [
+        (0.01, 0.5, True),
+        (0.011, 0.5, False),
+        (0, 0.65, True),
+        (0, 0.66, False),
+        (0, 0.3, True),
+        (0, 0.29, False),
+    ],
+)
+def test_copies_and_closeness_have_limits(copies: float, closer: float, fulfilled: bool) -> None:
+    assert (best(run("asked", copies, closer, 0.9), run("plain", 0, 0.5, 0.6)) == "asked") == fulfilled
 
 
 def test_where_all_copy_the_best_copies_least() -> None:

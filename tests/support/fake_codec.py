@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-JOB: dict[str, Any] = {"dataset": "shapes", "images": 200, "shard_size": 10, "batch_size": 5, "workers": 0}
+SMALL_JOB: dict[str, Any] = {"dataset": "shapes", "images": 200, "shard_size": 10, "batch_size": 5, "workers": 0}
 
 
 class FakeCodec:

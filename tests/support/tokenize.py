@@ -12,3 +12,12 @@ def tokenize(dataset: str, out: Path, rank: int = 0, world_size: int = 1, **opti
     """`tokenize_dataset`, its options given one by one."""
     given = {name: options.pop(name) for name in ("split", "images", "image_column", "label_column") if name in options}
     return tokenize_dataset(DatasetSpec(dataset, **given), out, Options(**options), rank, world_size)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The arrays and the bad images of a token folder, byte for byte.
+
+    A process killed while it wrote bad.jsonl leaves its unfinished copy, which may as well be that of a live one.
+    """
+    files = (f for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl"))
+    return {f.name: f.read_bytes() for f in files if not f.name.endswith("-bad.jsonl")}

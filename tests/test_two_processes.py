@@ -1,0 +1,266 @@
+"""What can go wrong while two processes tokenize together ends in a line, or in the bytes of a run without trouble."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagegram import tokens as shards
+from imagegram.codec.flextok import oom_as_user_error
+from imagegram.data.scenes import scene
+from imagegram.files import run_lock
+from imagegram.tokens import TokenFolder
+from tests.conftest import truncated_tar
+from tests.support.fake_codec import FakeCodec
+from tests.support.tokenize import contents
+from tests.support.two_processes import Process, fork, in_two_processes
+
+
+def killed_between_data_and_marker(process: Process) -> None:
+    shard = f"shard-0000{4 + process.rank}"
+
+    def dies(path: Path, data: object) -> None:
+        if path.name == f"{shard}.json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, data)
+
+    write, shards.write_json = shards.write_json, dies
+    _, status = os.waitpid(fork(process.run, process.folder / "error"), 0)
+    shards.write_json = write
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert (process.out / f"{shard}.npy").exists()
+    assert not (process.out / f"{shard}.json").exists()
+    process.barrier("killed")
+    process.finish()
+
+
+def killed_at_random_times(process: Process) -> None:
+    rng, longest, kills = random.Random(process.rank), 0.02, 0
+    while True:
+        copy = fork(process.run, process.folder / "error")
+        time.sleep(rng.uniform(0, longest))
+        os.kill(copy, signal.SIGKILL)
+        if os.waitpid(copy, 0)[1] == 0:
+            break
+        longest, kills = 1.3 * longest, kills + 1
+    assert kills > 2
+    process.barrier("ended")
+    process.finish()
+
+
+def with_unusual_and_bad_pictures(process: Process) -> None:
+    """The fifth to eighth, a shard of the second process, are bad."""
+    data = process.folder / "pictures"
+    if process.rank == 0:
+        data.mkdir()
+        for i in range(16):
+            image = Image.fromarray(scene(2, i)[0])
+            modes = (image, image.convert("CMYK"), image.convert("LA"), image.convert("P"), image.convert("I;16"))
+            exif = Image.Exif()
+            exif[0x0112] = 6  # turned
+            kind = "jpg" if i % 5 == 1 else "png"
+            modes[i % 5].save(data / f"{i:02d}.{kind}", exif=exif if i % 5 < 2 else None)
+        (data / "04.png").write_bytes(b"")
+        (data / "05.png").write_text("<html></html>")
+        (data / "06.jpg").write_bytes((data / "01.jpg").read_bytes()[:300])
+        Image.new("1", (20_000, 20_000)).save(data / "07.png")
+    process.barrier("pictures")
+    job: dict[str, Any] = {"dataset": str(data), "images": 0, "shard_size": 4, "batch_size": 2}
+    process.run(**job)
+    process.barrier("once")
+    bad = TokenFolder.open(process.out).bad()
+    assert sorted(bad) == [4, 5, 6, 7]
+    reasons = [bad[i].split(":")[0] for i in range(4, 8)]
+    assert reasons == ["UnidentifiedImageError", "UnidentifiedImageError", "OSError", "DecompressionBombError"]
+    process.finish(**job)  # the first process had no reason to wait for the second one's bad images
+
+
+def with_too_many_bad_pictures(process: Process) -> None:
+    data = process.folder / "pictures"
+    if process.rank == 0:
+        data.mkdir()
+        for i in range(400):
+            Image.new("L", (32, 32), i).save(data / f"{i:03d}.png") if i < 40 else (data / f"{i:03d}.png").touch()
+    process.barrier("pictures")
+    error = process.error(dataset=str(data), images=0)
+    assert "images cannot be read: " in error
+    assert "bad.jsonl" in error
+
+
+def without_an_image(process: Process) -> None:
+    place = process.folder / "empty"
+    if process.rank == 0:
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a"])})
+        datasets.Dataset.from_dict({"img": [], "label": []}, features=features).save_to_disk(place)
+    process.barrier("saved")
+    assert "has no images" in process.error(dataset=str(place), images=0)
+
+
+class Wrong(FakeCodec):
+    """Returns one impossible token."""
+
+    def __init__(self, token: int):
+        super().__init__()
+        self.token = token
+
+    def encode(self, images: torch.Tensor) -> Any:
+        tokens = super().encode(images).astype(np.int64)
+        tokens[-1, 2] = self.token
+        return tokens
+
+
+def with_impossible_tokens(process: Process) -> None:
+    for i, token in enumerate((-1, 500, 65535, 65536 + 3)):
+        assert "outside [0, 500)" in process.error(out=f"out{i}", codec=Wrong(token))
+        assert not list((process.folder / f"out{i}").glob("shard-*"))
+
+
+def in_a_folder_in_use(process: Process) -> None:
+    for holder in (0, 1):
+        pid = process.folder / f"pid-{holder}"
+        if holder == process.rank:
+            with run_lock(process.out, f".lock-{1 - holder}"):
+                pid.write_text(str(os.getpid()))
+                process.barrier(f"held by {holder}")
+                process.barrier(f"tried against {holder}")
+        else:
+            process.barrier(f"held by {holder}")
+            assert f"is in use by process {pid.read_text()}: wait for it" in process.error()
+            process.barrier(f"tried against {holder}")
+        process.barrier(f"released by {holder}")
+    process.finish()  # what the locks of ended runs left is no hindrance
+
+
+def into_a_folder_of_something_else(process: Process) -> None:
+    process.run()
+    process.barrier("done")
+    before = contents(process.out)
+    other, revised, larger = FakeCodec(), FakeCodec(), FakeCodec()
+    # The revision says what a codec is: under another name alone it is the same.
+    other.name, other.revision = "other", "of the other"
+    revised.revision = "2"
+    larger.image_size = 64
+    jobs: list[tuple[dict[str, Any], str]] = [
+        ({"codec": other}, "codec: 'fake' -> 'other'"),
+        ({"codec": revised}, "revision: '1' -> '2'"),
+        ({"codec": larger}, "image_size: 32 -> 64"),
+        ({"images": 30}, "images: 200 -> 30"),
+        ({"dataset": "digits"}, "dataset: 'shapes' -> 'digits'"),
+    ]
+    for changes, message in jobs:
+        assert message in process.error(**changes)
+    assert contents(process.out) == before
+
+
+class Kills(FakeCodec):
+    """Kills the processes that load images."""
+
+    def encode(self, images: torch.Tensor) -> Any:
+        for loader in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            os.kill(int(loader), signal.SIGKILL)
+        return super().encode(images)
+
+
+def with_a_killed_loader(process: Process) -> None:
+    started = time.monotonic()
+    error = process.error(codec=Kills(), workers=1)
+    assert "a process that loads images died" in error
+    assert "the same command goes on" in error
+    assert time.monotonic() - started < 60
+    process.barrier("died")
+    process.finish()
+
+
+class Large(FakeCodec):
+    """Needs more memory than there is for more than two images."""
+
+    def encode(self, images: torch.Tensor) -> Any:
+        with oom_as_user_error(len(images), "try --batch-size {}"):
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().encode(images)
+
+
+def out_of_memory(process: Process) -> None:
+    assert process.error(codec=Large()) == "out of memory with a batch of 5: try --batch-size 2"
+    assert not list(process.out.glob("shard-*"))
+    process.barrier("stopped")
+    process.finish(codec=Large(), batch_size=2)
+
+
+def with_a_truncated_tar(process: Process) -> None:
+    tar = process.folder / "a.tar"
+    if process.rank == 0:
+        truncated_tar(tar)
+    process.barrier("written")
+    process.finish(dataset=str(tar), images=0, shard_size=2)
+    assert TokenFolder.open(process.out).images() == 7
+
+
+SCENARIOS = (
+    killed_between_data_and_marker,
+    killed_at_random_times,
+    with_unusual_and_bad_pictures,
+    with_too_many_bad_pictures,
+    without_an_image,
+    with_impossible_tokens,
+    in_a_folder_in_use,
+    into_a_folder_of_something_else,
+    with_a_killed_loader,
+    out_of_memory,
+    with_a_truncated_tar,
+)
+
+
+def mount(process: Process, options: str, place: Path) -> None:
+    """A file system of few bytes in memory, made by the first process."""
+    if process.rank == 0:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=True)
+    process.barrier(options)
+
+
+def on_a_full_disk(process: Process) -> None:
+    process.out.mkdir(exist_ok=True)
+    mount(process, "size=100k", process.out)
+    error = process.error()
+    assert "cannot write" in error
+    assert "free some space, then run the same command again" in error
+    process.barrier("full")
+    assert not list(process.out.glob(".tmp-*-shard-*"))
+    assert 0 < len(TokenFolder.open(process.out).pending()) < 20
+    process.barrier("seen")
+    mount(process, "remount,size=2m", process.out)
+    process.finish()
+
+
+def with_full_shared_memory(process: Process) -> None:
+    mount(process, "size=4k", Path("/dev/shm"))
+    started = time.monotonic()
+    assert process.error(workers=2).startswith("shared memory (/dev/shm) is full")
+    assert time.monotonic() - started < 60
+    process.barrier("full")
+    mount(process, "size=512k", Path("/dev/shm"))  # images do not travel through it: little is enough
+    process.finish(workers=2)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_tokenizing(scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the other process may be about to begin
+    in_two_processes(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("scenario", [on_a_full_disk, with_full_shared_memory], ids=lambda scenario: scenario.__name__)
+def test_tokenizing_with_mounts(scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not allow mounts of one's own (unshare -rm)")
+    monkeypatch.undo()
+    in_two_processes(scenario, tmp_path, own_mounts=True)
