@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def in_two_processes(scenario: Callable[[Process], None], folder: Path, own_moun
             assert ctypes.CDLL(None).unshare(NEW_NAMESPACES) == 0
             for name, text in maps.items():
                 Path(f"/proc/self/{name}").write_text(text)
-        processes = [fork(lambda rank=rank: scenario(Process(folder, rank)), reports[1 + rank]) for rank in (0, 1)]
+        processes = [fork(partial(scenario, Process(folder, rank)), reports[1 + rank]) for rank in (0, 1)]
         assert [os.waitpid(process, 0)[1] for process in processes] == [0, 0]
 
     ended = os.waitpid(fork(both, reports[0]), 0)[1]
