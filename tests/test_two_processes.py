@@ -154,7 +154,7 @@ def into_a_folder_of_something_else(process: Process) -> None:
         ({"codec": revised}, "revision: '1' -> '2'"),
         ({"codec": larger}, "image_size: 32 -> 64"),
         ({"images": 30}, "images: 200 -> 30"),
-        ({"dataset": "digits"}, "dataset: 'shapes' -> 'digits'"),
+        ({"dataset": "digits"}, "fingerprint: "),
     ]
     for changes, message in jobs:
         assert message in process.error(**changes)

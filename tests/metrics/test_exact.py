@@ -8,7 +8,7 @@ import pytest
 from imagegram.metrics import exact
 from imagegram.metrics.exact import bits, exact_figures, extraction, floor_share
 from imagegram.metrics.intervals import wilson
-from imagegram.samplers import Aligned, Ntd, Sampler, Smoothed
+from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
 from tests.support.corpora import index_of
 
 ROWS = np.random.default_rng(4).integers(0, 5, (60, 4)) * 73
@@ -82,16 +82,16 @@ def test_a_large_kernel_is_asked_for_a_fortieth_of_the_images_at_least(
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
     asked = []
     for pairs in (1, 1 << 40):
-        monkeypatch.setattr(exact, "PAIRS", pairs)
-        figures = exact_figures(index, Settings("kernel"), index.tokens[:0], np.random.default_rng(0))
+        monkeypatch.setattr("imagegram.samplers.kernel.sampler.PAIRS", pairs)
+        figures = exact_figures(index, Kernel(), index.tokens[:0], np.random.default_rng(0))
         asked.append(figures["exact_copy_images"])
     assert asked == [2000 // 40, 80]
 
 
 def test_the_floor_is_fitted_to_images_that_the_others_predict(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
-    settings = Settings("aligned", context=1, min_images=1)
-    figures = exact_figures(index, settings, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
+    sampler = Aligned(context=1, min_images=1)
+    figures = exact_figures(index, sampler, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
     p = np.zeros(ROWS.shape)
     for image, position in np.ndindex(*ROWS.shape):
         others = np.delete(ROWS, image, 0)
