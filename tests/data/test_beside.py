@@ -12,7 +12,7 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data.dataset import REASONS
 from imagegram.data.preprocess import to_rgb
-from tests.support.datasets import labels, open_dataset, picture, put, said, save, write_tar
+from tests.support.datasets import description, labels, open_dataset, picture, put, save, write_tar
 
 # Tables of labels.
 
@@ -48,8 +48,8 @@ def test_rows_and_pictures_that_do_not_meet_are_counted(tmp_path: Path) -> None:
     put(tmp_path / "metadata.csv", b"file_name,label\ntrain/0.png,5\ntrain/2.png,2\ntest/0.png,1\ntrain/9.png,1\n")
     source = open_dataset(str(tmp_path))
     assert labels(source) == [5, -1, 2]
-    assert "1 of 3 images without a label: -1" in said(source)
-    assert "name no picture of the folder: 1, e.g. train/9.png" in said(source)
+    assert "1 of 3 images without a label: -1" in description(source)
+    assert "name no picture of the folder: 1, e.g. train/9.png" in description(source)
     assert labels(open_dataset(str(tmp_path), split="test")) == [1, -1, -1]
 
 
@@ -72,13 +72,15 @@ def test_a_table_that_gives_no_labels_says_so(tmp_path: Path, text: bytes, colum
     else:
         source = open_dataset(str(tmp_path))
         assert source.class_names == ("cats",)
-        assert expected in said(source)
+        assert expected in description(source)
 
 
 def test_a_table_of_another_name_says_whose_is_read(tmp_path: Path) -> None:
     put(tmp_path / "0.png", picture(0))
     put(tmp_path / "labels.csv", b"id,label\n0,cat\n")
-    assert "labels come from a metadata.csv with the columns file_name, label" in said(open_dataset(str(tmp_path)))
+    assert "labels come from a metadata.csv with the columns file_name, label" in description(
+        open_dataset(str(tmp_path))
+    )
 
 
 # Masks, copies, folders.
@@ -113,13 +115,13 @@ def test_copies_deep_folders_empty_folders_and_look_alikes_are_said(tmp_path: Pa
         put(tmp_path / name, picture(int(name[-5]) % 3))
     (tmp_path / "empty").mkdir()
     put(tmp_path / "notes" / "x.pdf")
-    text = said(open_dataset(str(tmp_path)))
+    text = description(open_dataset(str(tmp_path)))
     assert "1 image is a copy of another, e.g. a/0.png of B/3.png" in text
     assert "1 images in folders below their class, e.g. b/below/2.png" in text
     assert "2 folders without a picture are no classes: empty, notes" in text
     assert "in capitals, spaces or the form of accents alone: 'B' and 'b'" in text
     tar = write_tar(tmp_path / "x.tar", ("cats/0.png", picture(0)), ("dogs/1.png", picture(0)))
-    text = said(open_dataset(str(tar)))
+    text = description(open_dataset(str(tar)))
     assert "1 image is a copy of another, e.g. x.tar:dogs/1.png of x.tar:cats/0.png" in text
     assert "the folders in the tars are no labels" in text
 
@@ -128,7 +130,7 @@ def test_endings_that_are_numbers_make_no_line_each(tmp_path: Path) -> None:
     put(tmp_path / "0.png", picture(0))
     for i in range(3 * REASONS):
         put(tmp_path / f"frame.{i:04d}")
-    text = said(open_dataset(str(tmp_path)))
+    text = description(open_dataset(str(tmp_path)))
     assert text.count("left out") == REASONS + 1
     assert f"{2 * REASONS} more for {2 * REASONS} other reasons" in text
 
@@ -151,7 +153,7 @@ def test_of_several_frames_the_first_is_taken_and_said(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), (80 * i, 0, 0)) for i in range(3)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     source = open_dataset(str(tmp_path))
-    assert "several frames or pages the first is taken, e.g. a.png" in said(source)
+    assert "several frames or pages the first is taken, e.g. a.png" in description(source)
     assert source.read(0)[0].convert("RGB").getpixel((0, 0)) == (0, 0, 0)
 
 
@@ -180,8 +182,8 @@ def test_arrays_of_any_numbers(tmp_path: Path, values: Any, expected: list[int],
     np.savez(tmp_path / "x.npz", images=np.broadcast_to(values, (3, 2, 2)))
     source = open_dataset(str(tmp_path / "x.npz"))
     assert np.asarray(source.read(1)[0])[0].tolist() == expected
-    assert ("values from" in said(source)) == bool(note)
-    assert note in said(source)
+    assert ("values from" in description(source)) == bool(note)
+    assert note in description(source)
 
 
 def test_arrays_with_channels_first_and_labels_with_gaps(tmp_path: Path) -> None:
@@ -190,11 +192,11 @@ def test_arrays_with_channels_first_and_labels_with_gaps(tmp_path: Path) -> None
     source = open_dataset(str(tmp_path / "x.npz"))
     assert all(np.array_equal(np.asarray(source.read(i)[0]), colour[i]) for i in range(3))
     assert labels(source) == [1, -1, 0]
-    assert "not used: names [3, 2] of floats" in said(source)
+    assert "not used: names [3, 2] of floats" in description(source)
     np.savez(tmp_path / "x.npz", images=colour, labels=[0.5, 1, 2])
     source = open_dataset(str(tmp_path / "x.npz"))
     assert labels(source) == [-1, -1, -1]
-    assert "the labels hold 0.5, no classes" in said(source)
+    assert "the labels hold 0.5, no classes" in description(source)
     for values, match in ((np.array([b"a", None]), "of objects"), (np.full((2, 4, 4), np.nan), "NaN")):
         np.savez(tmp_path / "x.npz", images=values)
         with pytest.raises(UserError, match=match):
@@ -219,7 +221,7 @@ def test_labels_as_floats_rows_without_a_picture_and_files_that_are_gone(tmp_pat
     source = open_dataset(place)
     assert source.read(1)[1] == -1
     assert source.class_names == ("0", "1")
-    assert "1 rows without a label: -1" in said(source)
+    assert "1 rows without a label: -1" in description(source)
     with pytest.raises(ValueError, match="the row has no picture"):
         source.read(0)
     with pytest.raises(FileNotFoundError):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.scenes import scene
-from tests.support.datasets import labels, open_dataset, picture, put, said, save, write_tar
+from tests.support.datasets import description, labels, open_dataset, picture, put, save, write_tar
 
 
 def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
     source = open_dataset(str(write_tar(tmp_path / "x.tar", *members)))
     assert labels(source) == [0, 1, 2]
     assert sum(left.count for left in source.left_out) == 4
-    assert "a dot before its ending" in said(source)
+    assert "a dot before its ending" in description(source)
 
 
 def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
     source = open_dataset(tar, image_column="png")
     assert len(source) == 3
     assert source.read(0)[0].format == "PNG"
-    assert "3 pictures of another column (jpg)" in said(source)
+    assert "3 pictures of another column (jpg)" in description(source)
     with pytest.raises(UserError, match="no column 'webp'"):
         open_dataset(tar, image_column="webp")
 
@@ -63,11 +63,11 @@ def test_labels_of_every_form(
     source = open_dataset(str(write_tar(tmp_path / "x.tar", *parts)))
     assert (labels(source), source.class_names) == (expected, classes)
     if not classes:
-        assert "--label-column txt" in said(source)
+        assert "--label-column txt" in description(source)
         named = open_dataset(str(tmp_path / "x.tar"), label_column="txt")
         assert labels(named) == [0, 1, 2]
     elif expected[1] == -1:
-        assert "1 label cannot be read, e.g. x.tar:1.png" in said(source)
+        assert "1 label cannot be read, e.g. x.tar:1.png" in description(source)
 
 
 def test_links_and_corrections_inside_a_tar(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_choice_between_columns_is_named(tmp_path: Path) -> None:
     place = save(tmp_path / "mask", {"mask": pictures[::-1], "image": pictures}, {"mask": IMAGE, "image": IMAGE})
     source = open_dataset(place)
     assert source.image_column == "image"
-    assert "not used: mask" in said(source)
+    assert "not used: mask" in description(source)
     place = save(tmp_path / "two", {"left": pictures, "right": pictures}, {"left": IMAGE, "right": IMAGE})
     with pytest.raises(UserError, match="several columns that may be meant, left, right: name one with --image-column"):
         open_dataset(place)
@@ -272,4 +272,4 @@ def test_bad_pictures_are_named_wherever_they_lie(tmp_path: Path) -> None:
     source = open_dataset(str(tmp_path / "d"))
     assert source.name_of(0) == "a/caf\\xe9.jpg"
     assert json.loads(json.dumps(source.name_of(0))) == source.name_of(0)
-    assert said(source).encode("utf-8")  # a line of text
+    assert description(source).encode("utf-8")  # a line of text

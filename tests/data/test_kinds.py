@@ -13,7 +13,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import ChangedError, contents_of, open_picture
-from tests.support.datasets import labels, open_dataset, picture, put, said, write_tar
+from tests.support.datasets import description, labels, open_dataset, picture, put, write_tar
 
 # Folders.
 
@@ -24,7 +24,7 @@ def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path
     for name in (tmp_path / "w", tmp_path):
         train = open_dataset(str(name))
         assert (len(train), train.split, train.class_names) == (8, "train", ("cats", "dogs"))
-        assert "4 images of the split test" in said(train)
+        assert "4 images of the split test" in description(train)
         assert len(open_dataset(str(name), split="test")) == 4
         with pytest.raises(UserError, match="no split 'val'; it has test, train"):
             open_dataset(str(name), split="val")
@@ -69,8 +69,8 @@ def test_more_than_one_kind_is_refused_with_what_was_found(tmp_path: Path) -> No
     put(tmp_path / "photos.tar.gz")  # what the folder was unpacked from
     source = open_dataset(str(tmp_path))
     assert len(source) == 1
-    assert "without pictures, e.g. statistics.npz" in said(source)
-    assert "photos.tar.gz" in said(source)
+    assert "without pictures, e.g. statistics.npz" in description(source)
+    assert "photos.tar.gz" in description(source)
 
 
 def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_results_of_every_script_are_no_images_of_the_next_run(tmp_path: Path, f
         put(tmp_path / file, content.encode())
     source = open_dataset(str(tmp_path))
     assert (len(source), source.class_names) == (1, ("cats",))
-    assert "Imagegram's own results" in said(source)
+    assert "Imagegram's own results" in description(source)
 
 
 def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1.png")
     source = open_dataset(str(tmp_path))
     assert len(source) == 1
-    assert "pipes, sockets or devices" in said(source)
+    assert "pipes, sockets or devices" in description(source)
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM"])

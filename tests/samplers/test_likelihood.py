@@ -23,7 +23,7 @@ WAYS = {
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
 
 

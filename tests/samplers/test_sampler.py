@@ -23,7 +23,7 @@ Distribution = dict[int, float]
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels hardly fitted."""
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
 

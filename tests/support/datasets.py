@@ -60,5 +60,5 @@ def labels(source: ImageDataset) -> list[int]:
     return [source.read(i)[1] for i in range(len(source))]
 
 
-def said(source: ImageDataset) -> str:
+def description(source: ImageDataset) -> str:
     return "\n".join(source.describe())
