@@ -5,7 +5,7 @@
     .venv/bin/python generate_images.py aligned --min-images 1 --seed 1
     .venv/bin/python generate_images.py aligned --help   # its options
 
-Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out control. Writes
+Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out images. Writes
 data/generated/kernel-seed0/: tokens.npy, sources.npy (image and position that every token was drawn from),
 image_0000.png ..., grid.png (each image above its nearest training image, exact copies framed), sources.png (images
 beside the training images they were stitched from), prefixes.png (the first sequences decoded from their first 1, 2,
@@ -74,8 +74,9 @@ def main(config: Config) -> None:
     from imagegram.codec import familiarity
     from imagegram.generating import Request, generate, open_codec
     from imagegram.index.folder import Index
-    from imagegram.metrics.held_out import read_control
-    from imagegram.report.verdict import COLUMNS
+    from imagegram.metrics.held_out import read_held_out
+    from imagegram.metrics.intervals import from_json
+    from imagegram.metrics.registry import COLUMNS
     from imagegram.samplers.draw import Draw
 
     index = Index.open(config.index)
@@ -93,12 +94,11 @@ def main(config: Config) -> None:
         guidance_scale=config.guidance_scale,
     )
     out = config.out or default_out(config)
-    result = generate(index, open_codec(index, config.codec), read_control(index), request, out)
+    result = generate(index, open_codec(index, config.codec), read_held_out(index), request, out)
     if not result.new:
         print(f"{result.path} is finished with these settings, nothing to do")
-    cells = {column.key: column.cell(result.report["generated"]) for column in COLUMNS}
-    figures = {key: f"{value} ({interval})" if interval else value for key, (value, interval) in cells.items()}
-    summary(out=result.path, **figures)
+    figures = from_json(result.report["generated"])
+    summary(out=result.path, **{metric.key: metric.text(figures) for metric in COLUMNS})
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ DATASETS: tuple[DatasetSpec, ...] = (
 )  # all of them go into one index, or with --separate into one each
 
 with constants(__file__):
-    # What each of them teaches, from copying to chaos.
+    # What each of them teaches, from new images to copies, and to independent tokens.
     SAMPLERS: dict[str, Sampler | Draw] = {
         "kernel": Kernel(),  # the default: near contexts vote, in a metric fitted to the training images
         "kernel-near": Kernel(step=0.7),  # smaller steps: more coherent, nearer to the training images
@@ -46,7 +46,7 @@ with constants(__file__):
         "smoothed": Smoothed(context=2),  # the same, smoothed: all that two tokens of context can tell
         "ntd": Ntd(context=2),  # plain infini-gram with a short context: stitches
         "ntd-long": Ntd(context=10),  # the longest context of the first experiments: copies
-        "unigram": Aligned(context=0),  # every position on its own: chaos
+        "unigram": Aligned(context=0),  # every position on its own
     }
 
     # What --hours adds, in random order until the hours are over; what equals one of SAMPLERS is left out.

@@ -31,7 +31,7 @@ class Config:
     out: Path = Path("data/tokens")
     batch_size: int = 256  # images; halve it when a GPU runs out of memory
     workers: int = -1  # loader processes; -1: one for each core
-    held_out_share: float = 0.1  # tokenized but never indexed: the control of every measurement
+    held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
     shard_size: int = 10_000  # images a shard, the most that a crash can cost
 
 

@@ -40,7 +40,7 @@ class Config:
     out: Path = Path("data/imagenet_tokens")
     batch_size: int = 64  # images a process; halve it when a GPU runs out of memory
     workers: int = -1  # loader processes for each process; -1: the cores of the machine, shared by its processes
-    held_out_share: float = 0.1  # tokenized but never indexed: the control of every measurement
+    held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
     shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
 
 

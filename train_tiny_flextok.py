@@ -12,7 +12,7 @@ encoder. Prints one line per 100 steps or 10 seconds:
 
     decoder step  10100/18000  flow 0.0616  alignment 0.1840  lr 1.5e-03  415 img/s  ETA 15 min
 
-Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a judge on held-out
+Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a classifier on held-out
 images rebuilt from 1 to 16 tokens, errors, codes in use), reconstructions.png, training.png, and training/ with the
 checkpoints, which may be deleted at the end. The images that are held out are those that tokenize_fast.py holds out.
 

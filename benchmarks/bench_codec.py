@@ -140,7 +140,7 @@ def variants() -> None:
         reference = reference or (pictures, rate)
         difference = (pictures.int() - reference[0].int()).abs().double().mean()
         told = wilson(right(pictures), len(labels))
-        relative = [bound * len(labels) / real for bound in (told["value"], told["low"], told["high"])]
+        relative = [bound * len(labels) / real for bound in (told.value, told.low, told.high)]
         precision = "bfloat16" if half else "float32"
         print(
             f"| {steps} | {precision} | {rate:.1f} | {rate / reference[1]:.2f} | {difference:.2f} "

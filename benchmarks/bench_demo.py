@@ -26,7 +26,7 @@ STAGES = (  # the first words of a stage, and what it is called
     (r"3\. Generate", "reconstruct held-out images"),
     (r"sampler \d+ of \d+, ([^:]+):", "{}"),
     (r".*/held-out-seed0: generated", "fit the kernel"),
-    (r"training the judges of", "train the judges of coherence"),
+    (r"training the classifiers of", "train the classifiers of coherence"),
 )
 
 

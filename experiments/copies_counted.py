@@ -48,9 +48,9 @@ def main(config: Config) -> None:
         drawn = sampler.sample(index, config.samples, np.random.default_rng(config.seed)).tokens
         copies = sum(row.tobytes() in known for row in drawn)
         share = wilson(copies, config.samples)
-        agrees = share["low"] <= exact <= share["high"]
+        agrees = share.includes(exact)
         inside += agrees
-        counted = f"{share['value']:.2%} [{share['low']:.2%}, {share['high']:.2%}]"
+        counted = f"{share.value:.2%} [{share.low:.2%}, {share.high:.2%}]"
         print(f"| {sampler.describe()} | {exact:.2%} | {counted} | {'inside' if agrees else 'outside'} |", flush=True)
     summary(points=len(POINTS), inside=inside)
 

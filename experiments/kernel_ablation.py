@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device
-from imagegram.metrics.held_out import read_control
+from imagegram.metrics.held_out import read_held_out
 from imagegram.metrics.intervals import mean
 from imagegram.samplers import Aligned, Kernel, Smoothed
 from imagegram.samplers.kernel.fit import LIBRARY, fit
@@ -172,7 +172,7 @@ def mixture_bits(index: Index, held_out: NDArray[np.uint16]) -> tuple[Floats, Fl
 
 def main(config: Config) -> None:
     index = Index.open(config.index)
-    held_out = read_control(index).tokens
+    held_out = read_held_out(index).tokens
     if not len(held_out):
         raise UserError(f"{index.path} holds out no images: nothing to predict")
     if index.num_images > 2 * LIBRARY:
@@ -186,7 +186,7 @@ def main(config: Config) -> None:
     def show(name: str, bits: Floats) -> None:
         measured[name] = bits
         more = mean(bits - measured["the default"], rng)
-        difference = f"{more['value']:+.3f} [{more['low']:+.3f}, {more['high']:+.3f}]"
+        difference = f"{more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
         print(f"| {name} | {bits.mean():.3f} | {difference if len(measured) > 1 else ''} |", flush=True)
 
     print("| variant | held-out bits | more than the default |\n| --- | --- | --- |")

@@ -19,13 +19,15 @@ from tqdm import tqdm
 from benchmarks.tables import read_rows, write_rows
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
 from imagegram.files import atomic
-from imagegram.generating import Decoder, open_codec
+from imagegram.generating import open_codec
 from imagegram.index.folder import Index
-from imagegram.metrics.coherence import open_judges
+from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.copying import measure
-from imagegram.metrics.held_out import Control, read_control
-from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.metrics.held_out import HeldOut, read_held_out
+from imagegram.metrics.intervals import Figure, mean
+from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES, COHERENCE, EXACT_COPY_PROBABILITY
 from imagegram.samplers import Kernel
 
 GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.5, 1.35, 1.2, 1.0, 0.85, 0.7, 0.5)]
@@ -34,7 +36,8 @@ MOST_TRAINING = 1000  # distinct training images that stand for all of them
 GOAL = (0.45, 0.55)  # of P(closer)
 MOST_COPIES = 1e-6  # of P(exact copy)
 COHERENT = 0.95
-FIGURES = {"exact_copy_probability": ".1e", "closer_than_held_out": ".2f", "closer_in_codes": ".2f", "coherence": ".2f"}
+COPIES = EXACT_COPY_PROBABILITY.key
+FIGURES = {COPIES: ".1e", CLOSER.key: ".2f", CLOSER_IN_CODES.key: ".2f", COHERENCE.key: ".2f"}
 
 
 @dataclass
@@ -72,22 +75,22 @@ def copy_probability(index: Index, sampler: Kernel) -> Figure:
     distinct = np.unique(index.tokens, axis=0)
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(distinct))[:MOST_TRAINING]
-    return scaled(mean(sampler.probabilities(index, distinct[chosen]).prod(1), rng), len(distinct))
+    return mean(sampler.probabilities(index, distinct[chosen]).prod(1), rng).scaled(len(distinct))
 
 
-def measure_point(config: Config, index: Index, codec: Codec, control: Control, sampler: Kernel) -> list[Row]:
+def measure_point(config: Config, index: Index, codec: Codec, held_out: HeldOut, sampler: Kernel) -> list[Row]:
     """Measure a step and a temperature."""
     rng = np.random.default_rng(config.seed)
     tokens = sampler.sample(index, config.sequences, rng).tokens
-    figures = measure(tokens, index, control.tokens, rng)["generated"]
-    decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
-    judges = open_judges(index, control, decoder, index.tokens_per_image)
-    if judges is None:
-        raise UserError(f"{index.path} holds out too few images to judge coherence")
-    figures |= judges.measure(decoder(tokens[: config.images]), rng)["generated"]
-    figures["exact_copy_probability"] = copy_probability(index, sampler)
+    figures = measure(tokens, index, held_out.tokens, rng)["generated"]
+    decoder = Decoder(codec)
+    classifiers = open_classifiers(index, held_out, codec, index.tokens_per_image)
+    if classifiers is None:
+        raise UserError(f"{index.path} holds out too few images to measure coherence")
+    figures |= classifiers.measure(decoder(tokens[: config.images]), rng)["generated"]
+    figures[COPIES] = copy_probability(index, sampler)
     place = config.name, sampler.step, sampler.temperature
-    return [Row(*place, key, *(float(figures[key][bound]) for bound in ("value", "low", "high"))) for key in FIGURES]
+    return [Row(*place, key, f.value, f.low, f.high) for key in FIGURES for f in [figures[key]]]
 
 
 def by_point(rows: list[Row]) -> Points:
@@ -100,9 +103,9 @@ def by_point(rows: list[Row]) -> Points:
 
 def reaches(figures: dict[str, Row]) -> bool:
     """Whether a point meets all three goals, by the values, not the intervals."""
-    closer = (figures[key].value for key in ("closer_than_held_out", "closer_in_codes"))
+    closer = (figures[key].value for key in (CLOSER.key, CLOSER_IN_CODES.key))
     within = all(GOAL[0] <= value <= GOAL[1] for value in closer)
-    return within and figures["exact_copy_probability"].value < MOST_COPIES and figures["coherence"].value >= COHERENT
+    return within and figures[COPIES].value < MOST_COPIES and figures[COHERENCE.key].value >= COHERENT
 
 
 def plot(path: Path, points: Points) -> None:
@@ -122,15 +125,15 @@ def plot(path: Path, points: Points) -> None:
             some = [(key[1], each) for key, each in sorted(points.items()) if (key[0], key[2]) == (name, temperature)]
             if not some:
                 continue
-            x = [each["closer_than_held_out"].value for _, each in some]
-            y = [each["closer_in_codes"].value for _, each in some]
+            x = [each[CLOSER.key].value for _, each in some]
+            y = [each[CLOSER_IN_CODES.key].value for _, each in some]
             axes.plot(x, y, color="0.6", lw=0.8, zorder=1)
-            shades = [each["coherence"].value for _, each in some]
+            shades = [each[COHERENCE.key].value for _, each in some]
             dots = axes.scatter(x, y, c=shades, marker=marker, s=55, vmin=0.85, vmax=1.1, edgecolor="black", lw=0.6)
             dots.set_label(f"temperature {temperature:g}")
             for (step, each), place in zip(some, zip(x, y, strict=True), strict=True):
                 if reaches(each):
-                    text = f"{step:g}, P(copy) {each['exact_copy_probability'].value:.0e}"
+                    text = f"{step:g}, P(copy) {each[COPIES].value:.0e}"
                     look = {"xytext": (-8, -3), "ha": "right", "weight": "bold"}
                 else:
                     text = f"{step:g}"
@@ -147,15 +150,15 @@ def plot(path: Path, points: Points) -> None:
 
 def main(config: Config) -> None:
     index = Index.open(config.index)
-    control = read_control(index)
-    if not len(control.tokens):
+    held_out = read_held_out(index)
+    if not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images: there is nothing to compare with")
     codec = open_codec(index)
     rows = read_rows(config.out, Row)
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
         if (config.name, step, temperature) not in {row.point for row in rows}:
             sampler = Kernel(step=step, temperature=temperature)
-            rows += measure_point(config, index, codec, control, sampler)
+            rows += measure_point(config, index, codec, held_out, sampler)
             write_rows(config.out, rows)
     points = by_point(rows)
     plot(config.out.with_suffix(".png"), points)

@@ -20,29 +20,36 @@ from tqdm import tqdm
 from benchmarks.tables import read_rows, write_rows
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec import Codec
-from imagegram.generating import Decoder, open_codec
+from imagegram.codec.decoding import Decoder
+from imagegram.generating import open_codec
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
-from imagegram.metrics.coherence import open_judges
+from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.held_out import Control, read_control
+from imagegram.metrics.held_out import HeldOut, read_held_out
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.nearest import memorization_figures
+from imagegram.metrics.registry import BY_KEY, CLOSER
 from imagegram.samplers import Aligned, Ntd
 
 CONTEXTS = {"ntd": (1, 2, 3, 4, 5, 6), "aligned": (0, 1, 2, 3, 4, 5, 6)}
-MEASURES = {  # key of report.json -> title
-    "exact_copies": "exact copies, counted",
-    "near_copies": "near-copies",
-    "f_mem": "f_mem (gap ratio < 1/3)",
-    "authentic": "AuthPct",
-    "closer_than_held_out": "P(closer), tokens",
-    "closer_in_codes": "P(closer), codes",
-    "c_t": "C_T, in classes",
-    "mosaics": "mosaics",
-    "density": "density",
-    "coverage": "coverage",
-    "coherence": "coherence",
-}
-NO_CONTROL = 0.5  # of P(closer), which compares with the held-out images itself
+MEASURES = tuple(
+    BY_KEY[key]
+    for key in (
+        "exact_copies",
+        "near_copies",
+        "f_mem",
+        "authentic",
+        CLOSER.key,
+        "closer_in_codes",
+        "c_t",
+        "mosaics",
+        "density",
+        "coverage",
+        "coherence",
+    )
+)
+LIKE_REAL = Figure.exactly(0.5)  # of P(closer), which compares with the held-out images itself
 EDGE = 1e-4  # probabilities nearer to 0 or 1 are drawn there
 
 
@@ -78,26 +85,26 @@ class Row:
 
 
 def measure(
-    config: Config, index: Index, codec: Codec, control: Control, sampler: Ntd | Aligned, truth: float
+    config: Config, index: Index, codec: Codec, held_out: HeldOut, sampler: Ntd | Aligned, truth: float
 ) -> list[Row]:
     """The rows of one sampler."""
     rng = np.random.default_rng(config.seed)
     tokens = sampler.sample(index, config.sequences, rng).tokens
-    measures = copying.measure(tokens, index, control.tokens, rng)
-    decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
-    judges = open_judges(index, control, decoder, index.tokens_per_image) if config.images else None
-    if judges:
-        for who, figures in judges.measure(decoder(tokens[: config.images]), rng).items():
+    measures = copying.measure(tokens, index, held_out.tokens, rng)
+    for who, figures in memorization_figures(tokens, index, held_out.tokens, rng).items():
+        measures[who] |= figures
+    decoder = Decoder(codec)
+    classifiers = open_classifiers(index, held_out, codec, index.tokens_per_image) if config.images else None
+    if classifiers:
+        for who, figures in classifiers.measure(decoder(tokens[: config.images]), rng).items():
             measures[who] |= figures
 
     rows = []
-    for key in MEASURES:
-        if key not in measures["generated"]:
-            continue
-        mine = measures["generated"][key]
-        real = measures["held_out"].get(key, dict.fromkeys(("value", "low", "high"), NO_CONTROL))
-        numbers = [mine["value"], mine["low"], mine["high"], real["value"], real["low"], real["high"]]
-        rows.append(Row(config.name, sampler.name, sampler.context, truth, key, *numbers))
+    for metric in MEASURES:
+        if mine := metric.of(measures["generated"]):
+            real = metric.of(measures["held_out"]) or LIKE_REAL
+            numbers = [mine.value, mine.low, mine.high, real.value, real.low, real.high]
+            rows.append(Row(config.name, sampler.name, sampler.context, truth, metric.key, *numbers))
     return rows
 
 
@@ -108,24 +115,24 @@ def plot(path: Path, rows: list[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = [key for key in MEASURES if any(row.measure == key for row in rows)]
+    shown = [metric for metric in MEASURES if any(row.measure == metric.key for row in rows)]
     figure, panels = plt.subplots(-(-len(shown) // 3), 3, figsize=(11, 12), layout="constrained", squeeze=False)
     colors = dict(zip(sorted({row.data for row in rows}), ("tab:blue", "tab:orange", "tab:green"), strict=False))
-    for key, axes in zip(shown, panels.flat, strict=False):
+    for metric, axes in zip(shown, panels.flat, strict=False):
         for data, color in colors.items():
             for sampler, marker in (("ntd", "o"), ("aligned", "s")):
-                some = [r for r in rows if (r.measure, r.data, r.sampler) == (key, data, sampler)]
+                some = [r for r in rows if (r.measure, r.data, r.sampler) == (metric.key, data, sampler)]
                 some.sort(key=lambda row: row.context)
                 x = [min(max(EDGE, row.exact_copy_probability), 1 - EDGE) for row in some]
                 axes.plot(x, [row.value for row in some], color=color, lw=0.7, alpha=0.6)
                 for place, row in zip(x, some, strict=True):
                     axes.plot([place, place], [row.low, row.high], color=color, lw=1)
                     axes.plot(place, row.value, marker, color=color, ms=5, mfc=color if sampler == "ntd" else "white")
-            real = next((r for r in rows if (r.measure, r.data) == (key, data)), None)
+            real = next((r for r in rows if (r.measure, r.data) == (metric.key, data)), None)
             if real:
                 axes.axhspan(real.held_out_low, real.held_out_high, color=color, alpha=0.15, lw=0)
                 axes.axhline(real.held_out, color=color, lw=1, ls=":")
-        axes.set(title=MEASURES[key], xscale="logit", xlim=(EDGE / 2, 1 - EDGE / 2))
+        axes.set(title=metric.title, xscale="logit", xlim=(EDGE / 2, 1 - EDGE / 2))
         ticks = {
             EDGE: "0",
             0.001: "0.001",
@@ -155,17 +162,19 @@ def plot(path: Path, rows: list[Row]) -> None:
 def correlations(rows: list[Row], data: str) -> dict[str, float]:
     """Spearman's rank correlation of each measure with the exact copy probability, over all samplers."""
     result = {}
-    for key in MEASURES:
-        some = [row for row in rows if row.measure == key and row.data == data]
+    for metric in MEASURES:
+        some = [row for row in rows if row.measure == metric.key and row.data == data]
         if len(some) > 2:
-            result[key] = float(spearmanr([row.exact_copy_probability for row in some], [row.value for row in some])[0])
+            result[metric.key] = float(
+                spearmanr([row.exact_copy_probability for row in some], [row.value for row in some])[0]
+            )
     return result
 
 
 def main(config: Config) -> None:
     index = Index.open(config.index)
-    control = read_control(index)
-    if not len(control.tokens):
+    held_out = read_held_out(index)
+    if not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images: there is nothing to compare with")
     codec = open_codec(index)
     rows = read_rows(config.out, Row)
@@ -176,7 +185,7 @@ def main(config: Config) -> None:
             continue
         exact = copy_figures(index.tokens, [sampler.context], isinstance(sampler, Aligned))
         truth = float(np.exp(exact[sampler.context].log_copy))
-        rows += measure(config, index, codec, control, sampler, truth)
+        rows += measure(config, index, codec, held_out, sampler, truth)
         write_rows(config.out, rows)
     plot(config.out.with_suffix(".png"), rows)
     summary(table=config.out, plot=config.out.with_suffix(".png"), **correlations(rows, config.name))

@@ -37,8 +37,8 @@ from imagegram.cli import UserError, run_script, summary
 from imagegram.codec.fsq import fsq_digits
 from imagegram.files import atomic, read_json, write_json
 from imagegram.index.folder import Index
-from imagegram.metrics.copying import mean
-from imagegram.metrics.held_out import read_control
+from imagegram.metrics.held_out import read_held_out
+from imagegram.metrics.intervals import mean, to_json
 from imagegram.samplers import Kernel
 
 MODELS = ("ids", "digits", "kernel")
@@ -273,14 +273,14 @@ def figures(
     """The figures of a model whose log2 probabilities [n, L] of tokens [n, L] are given by `ask`."""
     rng = np.random.default_rng(0)
     training = ask(np.unique(index.tokens, axis=0))
-    control = ask(held_out)
+    real = ask(held_out)
     return {
-        "held_out_bits": mean(-control.mean(1), rng),
+        "held_out_bits": mean(-real.mean(1), rng),
         "training_bits": mean(-training.mean(1), rng),
         "exact_copy_probability": float(np.exp2(training.sum(1)).sum()),
         "extraction_8": {
             "training": float(np.exp2(training[:, 8:].sum(1)).mean()),
-            "held_out": float(np.exp2(control[:, 8:].sum(1)).mean()),
+            "held_out": float(np.exp2(real[:, 8:].sum(1)).mean()),
         },
     }
 
@@ -310,7 +310,7 @@ def main(config: Config) -> None:
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: there are no digits to predict")
     source = Index.open(config.held_out_from) if config.held_out_from else index
-    held_out = read_control(source).tokens
+    held_out = read_held_out(source).tokens
     if not len(held_out):
         raise UserError(f"{source.path} holds out no images: nothing to predict")
 
@@ -328,13 +328,13 @@ def main(config: Config) -> None:
             "index": index.identity,
             "training_images": index.num_images,
             "held_out_images": len(held_out),
-            **measured,
+            **to_json(measured),
         }
         write_json(config.out, results)
         summary(
             entry=entry,
-            held_out_bits=measured["held_out_bits"]["value"],
-            training_bits=measured["training_bits"]["value"],
+            held_out_bits=measured["held_out_bits"].value,
+            training_bits=measured["training_bits"].value,
             exact_copy_probability=measured["exact_copy_probability"],
         )
 

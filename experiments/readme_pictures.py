@@ -3,9 +3,9 @@
     .venv/bin/python overnight_run.py --decoded 256 --out data/digits256
     .venv/bin/python -m experiments.readme_pictures data/digits256 --name digits
 
-Writes docs/samplers_NAME.png: what a copier, the best sampler and chaos make, in the order in which it was drawn, each
-above the training images that are nearest in tokens; docs/frontier_NAME.png: coherence against P(closer); and, with
-Chromium and requirements-page.txt, docs/page_NAME.png: what the page opens with. Prints the table in Markdown.
+Writes docs/samplers_NAME.png: what a copier, the best sampler and independent tokens make, in the order in which it was
+drawn, each above the training images that are nearest in tokens; docs/frontier_NAME.png: coherence against P(closer);
+and, with Chromium, docs/page_NAME.png: what the page opens with. Prints the table in Markdown.
 """
 
 import importlib.util
@@ -13,7 +13,6 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from tyro.conf import Positional
 
 from imagegram.cli import run_script, summary
 from imagegram.files import atomic, read_json
-from imagegram.index.folder import Index
+from imagegram.metrics.intervals import from_json
+from imagegram.metrics.registry import BY_KEY, CLOSER, COHERENCE, EXACT_COPY_PROBABILITY
+from imagegram.report.pictures import colour_of
 from imagegram.report.record import Night
 from imagegram.report.sheets import rows_of_images
-from imagegram.report.thumbnails import Originals
 
 ROWS = {
     "kernel": "kernel n-gram",
@@ -33,14 +33,10 @@ ROWS = {
     "unigram": "independent tokens",
 }
 COLUMNS = 10
-COLUMNS_OF_TABLE = {
-    "exact_copy_probability": "P(exact copy)",
-    "held_out_bits": "held-out bits",
-    "closer_than_held_out": "P(closer), tokens",
-    "closer_in_codes": "P(closer), codes",
-    "mosaics": "mosaics",
-    "coherence": "coherence",
-}
+COLUMNS_OF_TABLE = tuple(
+    BY_KEY[key]
+    for key in (EXACT_COPY_PROBABILITY.key, "held_out_bits", CLOSER.key, "closer_in_codes", "mosaics", COHERENCE.key)
+)
 POINTED_AT = 3  # token of the first picture, in the screenshot of the page
 MARKERS = "osD^vP*X"
 
@@ -59,15 +55,14 @@ def as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
 
 def samplers(config: Config, night: Night) -> Image.Image:
     """Rows of generated images, each above a row of their nearest training images."""
-    originals = Originals(Index.open(config.night / "index").token_folders())
     rows = []
     for name, label in ROWS.items():
         folder = night.folder(config.night, name)
         facts = read_json(folder / "pictures.json")[:COLUMNS]
         generated = [Image.open(folder / f"image_{i:04d}.png").convert("RGB") for i in range(len(facts))]
-        nearest = [originals.picture((fact["nearest"][0], fact["nearest"][1])) for fact in facts]
+        nearest = [Image.open(folder / f"nearest_{i:04d}.png").convert("RGB") for i in range(len(facts))]
         rows.append((label, as_tensor(generated)))
-        rows.append(("its nearest training images", as_tensor([picture for picture in nearest if picture])))
+        rows.append(("its nearest training images, rebuilt", as_tensor(nearest)))
     return rows_of_images(rows)
 
 
@@ -82,19 +77,19 @@ def frontier(config: Config, night: Night, path: Path) -> None:
     axes.axhline(1, color="0.8", zorder=0)
     axes.axvline(0.5, color="0.8", zorder=0)
     for number, name in enumerate(night.finished(config.night)):
-        figures = read_json(night.folder(config.night, name) / "report.json")["generated"]
-        closer = figures["closer_than_held_out"]
-        coherence = figures["coherence"]
-        error = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (closer, coherence)]
-        chance = figures["exact_copy_probability"]["value"]
+        figures = from_json(read_json(night.folder(config.night, name) / "report.json")["generated"])
+        closer = figures[CLOSER.key]
+        coherence = figures[COHERENCE.key]
+        error = [[[f.value - f.low], [f.high - f.value]] for f in (closer, coherence)]
+        chance = figures[EXACT_COPY_PROBABILITY.key].value_text("p")
         marker = MARKERS[number % len(MARKERS)]
-        label = f"{name}, P(copy) {chance:.1g}"
-        colour = f"C{number}"
-        axes.errorbar(closer["value"], coherence["value"], error[1], error[0], marker, c=colour, lw=1, label=label)
+        label = f"{name}, P(copy) {chance}"
+        colour = colour_of(name)
+        axes.errorbar(closer.value, coherence.value, error[1], error[0], marker, c=colour, lw=1, label=label)
     axes.legend(loc="lower right", fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("P(closer to the training images than a held-out real image): 0.5 like real images, 1 a copier")
-    axes.set_ylabel("coherence: 1 real images, 0 chaos")
+    axes.set_ylabel("coherence: 1 real images, 0 independent tokens")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     plt.close(figure)
@@ -120,27 +115,15 @@ def screenshot(page: Path, picture: Path) -> bool:
 
 def table(config: Config, night: Night) -> str:
     """The figures of every sampler and of the held-out images, in Markdown."""
-    lines = [f"| sampler | {' | '.join(COLUMNS_OF_TABLE.values())} |", "| --- " * (len(COLUMNS_OF_TABLE) + 1) + "|"]
-    for name in night.finished(config.night):
-        report = read_json(night.folder(config.night, name) / "report.json")
-        lines.append(f"| `{name}` | {' | '.join(cell(report['generated'], key) for key in COLUMNS_OF_TABLE)} |")
-    lines.append(
-        f"| *held-out real images* | {' | '.join(cell(report['held_out'], key) for key in COLUMNS_OF_TABLE)} |"
-    )
+    titles = " | ".join(metric.title for metric in COLUMNS_OF_TABLE)
+    lines = [f"| sampler | {titles} |", "| --- " * (len(COLUMNS_OF_TABLE) + 1) + "|"]
+    reports = [
+        from_json(read_json(night.folder(config.night, n) / "report.json")) for n in night.finished(config.night)
+    ]
+    rows = {f"`{name}`": r["generated"] for name, r in zip(night.finished(config.night), reports, strict=True)}
+    for name, figures in (rows | {"*held-out real images*": reports[-1]["held_out"]}).items():
+        lines.append(f"| {name} | {' | '.join(metric.text(figures) for metric in COLUMNS_OF_TABLE)} |")
     return "\n".join(lines)
-
-
-def cell(figures: dict[str, Any], key: str) -> str:
-    """A figure with its interval; one that is exact without."""
-    figure = figures.get(key)
-    if figure is None:
-        return ""
-    value, low, high = (figure[name] for name in ("value", "low", "high"))
-    if key == "exact_copy_probability":
-        return f"{value:.2g}" if low == high else f"{value:.1g} [{low:.1g}, {high:.1g}]"
-    if key == "mosaics":
-        return f"{value:.1%} [{low:.1%}, {high:.1%}]"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main(config: Config) -> None:

@@ -4,7 +4,6 @@ Nothing in the folder is touched before all of it is made; report.json is writte
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,27 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
+from imagegram.codec.decoding import Decoder
 from imagegram.files import atomic, others, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
-from imagegram.metrics.coherence import open_judges
+from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.exact import exact_figures
-from imagegram.metrics.held_out import Control
+from imagegram.metrics.held_out import HeldOut
+from imagegram.metrics.intervals import to_json
 from imagegram.metrics.provenance import describe_pictures
 from imagegram.report import sheets
-from imagegram.report.listening import draw_listening
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
 
-DECODE_BATCH = 64
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
-OURS = r"(image|prefix)_[\d_]+\.png|(grid|sources|prefixes|seeds|listening)\.png|(tokens|sources)\.npy|pictures\.json"
 SHEETS = ("grid", "sources", "prefixes", "seeds", "listening")
+OURS = rf"(image|nearest|prefix)_[\d_]+\.png|({'|'.join(SHEETS)})\.png|(tokens|sources)\.npy|pictures\.json"
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 
 
@@ -89,30 +87,6 @@ class Generated:
     new: bool  # False where it was finished before
 
 
-Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]  # [n, k], or n prefixes of different lengths
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """The codec with the flow steps and the guidance of a run."""
-
-    codec: Codec
-    timesteps: int
-    guidance_scale: float
-
-    def __call__(self, tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones; `seeds` of noise."""
-        seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
-        images = []
-        with tqdm(total=len(tokens), unit="img", desc="decoding", delay=3) as progress:
-            for first in range(0, len(tokens), DECODE_BATCH):
-                rows = tokens[first : first + DECODE_BATCH]
-                noise = seeds[first : first + DECODE_BATCH].tolist()
-                images.append(self.codec.decode(list(rows), noise, self.timesteps, self.guidance_scale))
-                progress.update(len(rows))
-        return torch.cat(images)
-
-
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another.
 
@@ -132,7 +106,7 @@ def open_codec(index: Index, name: str = "") -> Codec:
     return codec
 
 
-def generate(index: Index, codec: Codec, control: Control, request: Request, out: Path) -> Generated:
+def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Generated:
     """Make the images of `request`; into `out`:
 
     tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
@@ -148,7 +122,7 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
     """
     request = request.completed(codec)
     request.check(index)
-    if request.draw.prompt and not len(control.tokens):
+    if request.draw.prompt and not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
     check_ours(out)
     asked = request.to_json(index, codec)
@@ -158,44 +132,44 @@ def generate(index: Index, codec: Codec, control: Control, request: Request, out
             return Generated(out, before, new=False)
         if before and before["request"] != asked:
             print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
-        if not len(control.tokens):
-            print(f"no control: {index.path} holds out no images, so that there are no real ones to compare with")
+        if not len(held_out.tokens):
+            print(f"no held-out images: {index.path} holds out none, so that there are no real ones to compare with")
 
         started = time.monotonic()
-        samples, given = draw(index, control, request)
+        samples, given = draw(index, held_out, request)
         sampling_seconds = time.monotonic() - started
         rng = np.random.default_rng(request.seed)
-        measures = measure(index, control, request, samples, rng)
+        measures = measure(index, held_out, request, samples, rng)
 
         started = time.monotonic()
         decoder = Decoder(codec, request.timesteps, request.guidance_scale)
         pictures, seeds = decode(decoder, samples, request)
         decoding_seconds = time.monotonic() - started
         if len(pictures):
-            judge(index, control, decoder, samples.tokens.shape[1], pictures, measures, rng)
+            measure_pictures(index, held_out, codec, pictures, measures, length=samples.tokens.shape[1], rng=rng)
         drawings = illustrate(index, decoder, request, samples, pictures, seeds)
         known = request.draw.sampler if request.draw.is_whole(index) else None
         facts = describe_pictures(index, samples.tokens[: len(pictures)], samples, known)
         for fact, row in zip(facts, given, strict=False):
-            fact["given"] = control.origins[row].tolist()
+            fact["given"] = held_out.origins[row].tolist()
 
         report = {
             "request": asked,
             "index": str(index.path),
             "sources": index.sources,
             "training_images": index.num_images,
-            "held_out_images": len(control.tokens),
+            "held_out_images": len(held_out.tokens),
             "sequences_per_second": round(request.sequences / sampling_seconds, 1),
             "decoded_images_per_second": round(len(pictures) / decoding_seconds, 1),
-            **measures,
+            **to_json(measures),
         }
         write(out, tokens=samples.tokens, sources=origins(index, samples.sources), facts=facts, drawings=drawings)
         write_json(out / "report.json", report)
     return Generated(out, report, new=True)
 
 
-def reconstruct_held_out(index: Index, codec: Codec, control: Control, request: Request, out: Path) -> Generated:
-    """Decode held-out images from their own tokens, in random order: the control of every wall of pictures.
+def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Generated:
+    """Decode held-out images from their own tokens, in random order: what every wall of pictures is compared with.
 
     Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
     held-out image itself. The sampler of `request` does not matter.
@@ -208,12 +182,12 @@ def reconstruct_held_out(index: Index, codec: Codec, control: Control, request: 
         before = finished(out)
         if before and before["request"] == asked:
             return Generated(out, before, new=False)
-        chosen = np.random.default_rng(request.seed).permutation(len(control.tokens))[: request.decoded]
-        tokens = control.tokens[chosen]
+        chosen = np.random.default_rng(request.seed).permutation(len(held_out.tokens))[: request.decoded]
+        tokens = held_out.tokens[chosen]
         samples = Samples(tokens, np.full((*tokens.shape, 2), -1))
         pictures, _ = decode(Decoder(codec, request.timesteps, request.guidance_scale), samples, request)
         positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
-        places = np.broadcast_to(control.origins[chosen][:, None], (*tokens.shape, 2))
+        places = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
         report = {"request": asked, "index": str(index.path), "sources": index.sources}
         write(
             out,
@@ -256,25 +230,25 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {before.get(name)} -> {now[name]}" for name in changed)
 
 
-def draw(index: Index, control: Control, request: Request) -> tuple[Samples, NDArray[np.int64]]:
+def draw(index: Index, held_out: HeldOut, request: Request) -> tuple[Samples, NDArray[np.int64]]:
     """Sample the token sequences; with given tokens also the held-out image that gave them to each, else nothing."""
     rng = np.random.default_rng(request.seed)
     prefix = None
     rows = np.zeros(0, np.int64)
     if request.draw.prompt:
-        rows = rng.integers(0, len(control.tokens), request.sequences)
-        prefix = control.tokens[rows, : request.draw.prompt]
+        rows = rng.integers(0, len(held_out.tokens), request.sequences)
+        prefix = held_out.tokens[rows, : request.draw.prompt]
     sampler = request.draw.sampler
     return sampler.sample(index, request.sequences, rng, length=request.draw.length, prefix=prefix), rows
 
 
 def measure(
-    index: Index, control: Control, request: Request, samples: Samples, rng: np.random.Generator
+    index: Index, held_out: HeldOut, request: Request, samples: Samples, rng: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """The figures of tokens, of the samples and of the control. Exact ones where the sampler draws whole sequences."""
-    measures = copying.measure(samples.tokens, index, control.tokens, rng)
+    """The figures of tokens, of the samples and of held-out images; exact where whole sequences are drawn."""
+    measures = copying.measure(samples.tokens, index, held_out.tokens, rng)
     if request.draw.is_whole(index):
-        measures["generated"] |= exact_figures(index, request.draw.sampler, control.tokens, np.random.default_rng(0))
+        measures["generated"] |= exact_figures(index, request.draw.sampler, held_out.tokens, np.random.default_rng(0))
     return measures
 
 
@@ -287,19 +261,19 @@ def decode(decoder: Decoder, samples: Samples, request: Request) -> tuple[Tensor
     return decoder(shown, seeds), seeds
 
 
-def judge(
+def measure_pictures(
     index: Index,
-    control: Control,
-    decoder: Decoder,
-    length: int,
+    held_out: HeldOut,
+    codec: Codec,
     pictures: Tensor,
     measures: dict[str, dict[str, Any]],
+    *,
+    length: int,
     rng: np.random.Generator,
 ) -> None:
-    """Add the figures of images decoded from `length` tokens each, where enough images are held out."""
-    judges = open_judges(index, control, decoder, length)
-    if judges:
-        for who, figures in judges.measure(pictures, rng).items():
+    """Add the figures of decoded images, where enough images are held out."""
+    if classifiers := open_classifiers(index, held_out, codec, length):
+        for who, figures in classifiers.measure(pictures, rng).items():
             measures[who] |= figures
 
 
@@ -319,17 +293,19 @@ def illustrate(
     if others.size:
         neighbours[others] = decoder(index.tokens[nearest[others], :length], seeds[others])
     drawings = {"grid": sheets.grid(pictures[: len(shown)], neighbours, distances == 0)}
+    drawings |= sheets.as_pictures(neighbours, "nearest")
 
     # Images beside the training images that their tokens came from.
     few = slice(0, min(STITCHED, len(shown)))
-    parts = [sheets.shares(row)[:MOST_SOURCES] for row in samples.sources[few, :, 0]]
-    rows = np.array([row for part in parts for row, _ in part])
+    parts = [sheets.shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
+    rows = np.array([row for part in parts for (row,), _ in part])
     originals = decoder(index.tokens[rows, :length])
-    drawings["sources"] = sheets.provenance(pictures[few], originals, parts, index.images[:, 1])
+    named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
+    drawings["sources"] = sheets.provenance(pictures[few], originals, named)
 
     relevance = request.draw.sampler.relevance(index)
     if relevance is not None:
-        drawings["listening"] = draw_listening(relevance)
+        drawings["listening"] = sheets.position_relevance(relevance)
     for draw_sheet, count in ((sheets.prefixes, request.prefixes), (sheets.noises, request.noises)):
         if count:
             drawings |= draw_sheet(decoder, shown[:count], seeds[: min(count, len(shown))], pictures[:count])
@@ -353,7 +329,10 @@ def write(
     """Put the files of a run in place of what `out` held, but for report.json, which is to be written last."""
     (out / "report.json").unlink(missing_ok=True)
     (out / "pictures.json").unlink(missing_ok=True)
-    ours = [*out.glob("image_*.png"), *out.glob("prefix_*.png"), *(out / f"{name}.png" for name in SHEETS)]
+    ours = [
+        *(file for kind in ("image", "nearest", "prefix") for file in out.glob(f"{kind}_*.png")),
+        *(out / f"{name}.png" for name in SHEETS),
+    ]
     for picture in ours:
         if picture.stem not in drawings:
             picture.unlink(missing_ok=True)

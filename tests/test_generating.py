@@ -31,6 +31,6 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     asked = ["--sequences", "8", "--decoded", "0"]
     assert run_generate("--index", str(tmp_path / "index"), *asked, "--out", str(tmp_path / "made")) == 0
     printed = capsys.readouterr().out
-    assert printed.count("no control:") == 1
+    assert printed.count("no held-out images:") == 1
     assert "closer_than_held_out: -\n" in printed
     assert "training_bits: -" not in printed

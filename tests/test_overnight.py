@@ -121,7 +121,7 @@ def test_a_new_sampler_costs_only_itself(
     marker = json.loads((finished / "tokens-1-shapes" / "shard-00000.json").read_text())
     before = durations(finished)
     assert float(before["tokenizing shapes"]) == pytest.approx(marker["seconds"], abs=0.06)
-    assert {"building the index", "training the judges", "held-out", "two"} < set(before)
+    assert {"building the index", "training the classifiers", "held-out", "two"} < set(before)
     monkeypatch.setitem(overnight_run.SAMPLERS, "three", Ntd(context=1))
     assert run(finished) == 0
     said = capsys.readouterr().out
@@ -166,13 +166,13 @@ def test_bytes_of_the_index_that_flipped_are_found_and_made_again(
 def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
 ) -> None:
-    def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
+    def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
         if request.draw.sampler == Ntd(context=9):
             out.mkdir(parents=True)
             (out / ".lock").touch()
             (out / "image_0000.png").touch()
             raise fault
-        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+        return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(night, "generate", make)
@@ -285,10 +285,10 @@ def test_a_finished_run_of_other_settings_is_not_replaced(
 def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
-    def make(index: object, codec: object, control: object, request: Request, out: Path) -> object:
+    def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
         if request.draw.sampler == Ntd(context=9):
             os.kill(os.getpid(), stop)
-        return generating.generate(index, codec, control, request, out)  # type: ignore[arg-type]
+        return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
 
     monkeypatch.setattr(night, "generate", make)
     before = signal.signal(stop, signal.SIG_DFL)  # SIGHUP is ignored under nohup, by the night as well

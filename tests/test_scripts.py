@@ -48,7 +48,7 @@ def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_steps() -> Iterator[None]:
-    """Judges hardly trained, and only some of the samplers."""
+    """Classifiers hardly trained, and only some of the samplers."""
     some = {name: overnight_run.SAMPLERS[name] for name in ("kernel", "aligned", "ntd-long")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coherence, "STEPS", 40)

@@ -6,17 +6,11 @@ from typing import Any
 import numpy as np
 
 from imagegram.files import atomic, read_json
+from imagegram.report.pictures import colour_of
 
 Table = list[dict[str, Any]]
 TITLES = {"shapes": "procedural scenes", "digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 SHOWN_CONTEXTS = (1, 2, 3, 4, 5, 6, 10)
-COLORS = {
-    "ntd": "tab:red",
-    "aligned": "tab:blue",
-    "smoothed": "tab:green",
-    "kernel": "tab:orange",
-    "unigram": "0.5",
-}
 MARKERS = {1_000: "o", 16_000: "s", 256_000: "D", 1_000_000: "^"}
 
 
@@ -65,7 +59,7 @@ def draw_copies(path: Path, table: Table, datasets: list[str]) -> None:
             rows = select(table, dataset, "copy_probability", sampler="ntd", context=context)
             plot_curve(axes, rows, color=colors[context], label=f"{context}")
         kernel = select(table, dataset, "copy_probability", sampler="kernel")
-        plot_curve(axes, kernel, color=COLORS["kernel"], ls="--", label="kernel")
+        plot_curve(axes, kernel, color=colour_of("kernel"), ls="--", label="kernel")
         axes.set(title=TITLES.get(dataset, dataset), ylim=(-0.03, 1.03))
     all_axes[-1].legend(title="ntd, tokens\nof context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _save(figure, path)
@@ -78,7 +72,7 @@ def draw_bits(path: Path, table: Table, datasets: list[str], neural: dict[str, A
     for axes, dataset in zip(all_axes, datasets, strict=True):
         for sampler in ("unigram", "smoothed", "kernel"):
             rows = select(table, dataset, "held_out_bits", sampler=sampler)
-            plot_curve(axes, rows, color=COLORS[sampler], label=sampler)
+            plot_curve(axes, rows, color=colour_of(sampler), label=sampler)
         for model, marker in (("ids", "^"), ("digits", "v")):
             entries = [
                 entry
@@ -100,7 +94,7 @@ def draw_matches(path: Path, table: Table, datasets: list[str]) -> None:
     for axes, dataset in zip(all_axes, datasets, strict=True):
         for sampler, label in (("ntd", "anywhere"), ("aligned", "at the same position")):
             rows = select(table, dataset, "match_length", sampler=sampler)
-            plot_curve(axes, rows, color=COLORS[sampler], label=label)
+            plot_curve(axes, rows, color=colour_of(sampler), label=label)
         axes.set(title=TITLES.get(dataset, dataset))
     _legend(all_axes)
     _save(figure, path)
@@ -155,13 +149,13 @@ def draw_coherence(path: Path, table: Table) -> None:
             continue
         method = row["sampler"].split(",")[0]
         x = max(1e-12, copies[0]["value"])
-        axes.plot([x, x], [row["low"], row["high"]], color=COLORS[method], lw=1)
-        axes.plot(x, row["value"], MARKERS.get(row["images"], "o"), color=COLORS[method], ms=6)
+        axes.plot([x, x], [row["low"], row["high"]], color=colour_of(method), lw=1)
+        axes.plot(x, row["value"], MARKERS.get(row["images"], "o"), color=colour_of(method), ms=6)
         if row["context"] and not row["corpus"]:
             axes.annotate(str(row["context"]), (x, row["value"]), (5, 3), textcoords="offset points", fontsize=8)
     shown = sorted({row["images"] for row in select(table, "shapes", "coherence")})
     methods = ("ntd", "aligned", "smoothed", "kernel")
-    handles = [axes.plot([], [], "o", color=COLORS[method], label=method)[0] for method in methods]
+    handles = [axes.plot([], [], "o", color=colour_of(method), label=method)[0] for method in methods]
     handles += [axes.plot([], [], MARKERS.get(size, "o"), color="0.5", label=f"{size:,} images")[0] for size in shown]
     axes.axhline(1, color="0.6", lw=1, ls=":")
     axes.set(xscale="log", xlabel="P(exact copy); numbers: tokens of context", ylabel="coherence (1: held-out images)")

@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
 from imagegram.index.folder import Index
-from imagegram.metrics.coherence import Judges
+from imagegram.metrics.coherence import Classifiers
 from imagegram.metrics.counting import copy_figures, gram_entropies, log_probabilities
 from imagegram.metrics.exact import exact_figures, extraction
 from imagegram.metrics.extrapolate import TIMES, copy_curves
-from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.metrics.intervals import Figure, mean
 from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
 from imagegram.samplers.aligned import backoff
 from imagegram.samplers.ntd import longest_runs
@@ -47,7 +46,7 @@ def row(sampler: str, context: int, quantity: str, value: float, low: float = np
 
 def figure_row(sampler: str, context: int, quantity: str, figure: Figure) -> Row:
     """A row of a figure with its interval."""
-    return row(sampler, context, quantity, figure["value"], figure["low"], figure["high"])
+    return row(sampler, context, quantity, figure.value, figure.low, figure.high)
 
 
 def counts_point(tokens: Tokens) -> Iterator[Row]:
@@ -122,32 +121,22 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     rows = rng.permutation(index.num_images)[:KERNEL_IMAGES]
     p = Kernel().probabilities(index, np.ascontiguousarray(index.tokens[rows]))
     yield figure_row("kernel", 0, "training_bits", mean(-np.log2(p).mean(1), rng))
-    copied = scaled(mean(p.prod(1), rng), index.num_images)
+    copied = mean(p.prod(1), rng).scaled(index.num_images)
     yield figure_row("kernel", 0, "copy_probability", copied)
     for start, figure in extraction(p, rng).items():
         yield figure_row("kernel", 0, f"extraction_{start}", figure)
 
 
-def coherence_point(index: Index, codec: Codec, judges: Judges) -> Iterator[Row]:
+def coherence_point(index: Index, codec: Codec, classifiers: Classifiers) -> Iterator[Row]:
     """Coherence of DECODED images of several samplers, and of the held-out ones."""
     for name, coherent in COHERENT.items():
         drawn = coherent.sample(index, DECODED, np.random.default_rng(0)).tokens
-        figures = judges.measure(decode(codec, drawn), np.random.default_rng(0))
+        figures = classifiers.measure(Decoder(codec)(drawn), np.random.default_rng(0))
         sampler, context = name.rsplit(", ", 1)
         yield figure_row(sampler, int(context), "coherence", figures["generated"]["coherence"])
         yield figure_row(sampler, int(context), "density", figures["generated"]["density"])
         yield figure_row(sampler, int(context), "coverage", figures["generated"]["coverage"])
     yield figure_row("held out", 0, "coherence", figures["held_out"]["coherence"])
-
-
-def decode(codec: Codec, tokens: Tokens) -> Tensor:
-    """Tokens [n, L] -> images uint8 [n, 3, S, S], 64 at a time; the noise of image i has the seed i."""
-    images = []
-    for first in range(0, len(tokens), 64):
-        rows = list(tokens[first : first + 64])
-        seeds = list(range(first, first + len(rows)))
-        images.append(codec.decode(rows, seeds, codec.timesteps, codec.guidance_scale))
-    return torch.cat(images)
 
 
 def duplicates_point(tokens: Tokens) -> Iterator[Row]:

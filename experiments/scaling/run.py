@@ -17,10 +17,11 @@ from experiments.scaling.corpora import Data, open_index
 from experiments.scaling.cost import drawing_cost, index_cost
 from experiments.scaling.points import Row
 from imagegram.codec import Codec, load_codec
+from imagegram.codec.decoding import Decoder
 from imagegram.files import atomic, read_json, run_lock, write_json
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device
-from imagegram.metrics.coherence import MOST, Judges
+from imagegram.metrics.coherence import MOST, Classifiers
 from imagegram.samplers.kernel.fit import open_kernel
 
 FORMAT = 2  # of a point's file: another one is measured again
@@ -63,7 +64,7 @@ class Runner:
 
     out: Path
     data: dict[str, Data]
-    judges: dict[str, tuple[Codec, Judges]] = field(default_factory=dict)
+    classifiers: dict[str, tuple[Codec, Classifiers]] = field(default_factory=dict)
 
     def run(self, tasks: list[Task]) -> None:
         """Measure every point that is not finished, with a bar over the work that is left."""
@@ -101,7 +102,7 @@ class Runner:
             return points.kernel_point(self.index(task), data.held_out)
         if task.kind == "cost":
             return self.cost(task)
-        return points.coherence_point(self.index(task), *self.judge(data))
+        return points.coherence_point(self.index(task), *self.classifiers_of(data))
 
     def cost(self, task: Task) -> Iterator[Row]:
         """The rows of what a corpus costs."""
@@ -115,22 +116,22 @@ class Runner:
         place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
         return open_index(self.data[task.dataset], task.images, task.corpus, place)
 
-    def judge(self, data: Data) -> tuple[Codec, Judges]:
-        """The codec and the judges of a data set's images, the same for all its corpora."""
-        if data.name not in self.judges:
+    def classifiers_of(self, data: Data) -> tuple[Codec, Classifiers]:
+        """The codec and the classifiers of a data set's images, the same for all its corpora."""
+        if data.name not in self.classifiers:
             codec = load_codec(data.codec)
             rng = np.random.default_rng(0)
             real = data.held_out[:MOST]
-            chaos = data.training[rng.integers(0, len(data.training), real.shape), np.arange(real.shape[1])]
+            baseline = data.training[rng.integers(0, len(data.training), real.shape), np.arange(real.shape[1])]
             labels = data.held_out_labels[:MOST].astype(np.int64)
-            judges = Judges.train(self._decoded(codec, real), labels, self._decoded(codec, chaos))
-            self.judges[data.name] = codec, judges
-        return self.judges[data.name]
+            classifiers = Classifiers.train(self._decoded(codec, real), labels, self._decoded(codec, baseline))
+            self.classifiers[data.name] = codec, classifiers
+        return self.classifiers[data.name]
 
     @staticmethod
     def _decoded(codec: Codec, tokens: points.Tokens) -> Tensor:
         with torch.inference_mode():
-            return points.decode(codec, tokens)
+            return Decoder(codec)(tokens)
 
 
 def point_file(out: Path, task: Task) -> Path:

@@ -1,74 +1,140 @@
-"""How much generated images look like real ones, by judges trained on images that the index never saw.
+"""How much generated images look like real ones, by classifiers trained on images that the index never saw.
 
-All pictures are decoded from tokens, the real ones too, so that a judge sees what was sampled and not what the codec
-does. A judge is a small classifier of the labels (of one class where there are none) and of one class more, *chaos*:
+All pictures are decoded from tokens, the real ones too, so that a classifier sees what was sampled and not what the
+codec does. It tells the labels (one class where there are none) and one class more, the *independent-token baseline*:
 images whose tokens are drawn independently of each other, each from those at its position. Its score of an image is the
-largest probability of a real class. Coherence is the mean score on a scale where held-out real images have 1 and chaos
-has 0. A classifier of labels alone would be sure of many a chaotic image, because the decoder repairs much.
+largest probability of a real class. Coherence is the mean score on a scale where held-out real images have 1 and the
+baseline has 0. A classifier of labels alone would be sure of many an image of the baseline, because the decoder repairs
+much.
 
-There are two judges, each trained on one half of the held-out images and of the chaos. The control never meets a judge
-that was trained on it. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a judge's feature space
-compare with a quarter of the held-out images, and the control with that quarter is another quarter.
+There are two classifiers, each trained on one half of the held-out images and of the baseline, and asked about the
+other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a classifier's feature space compare with a
+quarter of the held-out images, as another quarter of them is compared with that one.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import trange
 
+from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
 from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
 from imagegram.index.folder import Index
-from imagegram.metrics.classifier import Classifier, shrunk, train_classifier
-from imagegram.metrics.held_out import Control
-from imagegram.metrics.intervals import Figure, bootstrap, mean
+from imagegram.metrics.held_out import HeldOut
+from imagegram.metrics.intervals import bootstrap, mean
 
 LEAST = 40
 MOST = 400  # held-out images: fewer say nothing, more are not decoded
 STEPS = 150  # of its training
+BATCH = 64
+SEED = 0
 K = 5  # neighbours, of density and coverage
+SIDE = 32  # pixels that classifiers and teachers see
+WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
+CLASSIFIER_VERSION = 1  # one more with every change of the code that changes a trained classifier
 Floats = NDArray[np.float64]
 
 
-def _seen(images: Tensor) -> Tensor:
-    """uint8 [n, 3, S, S] -> what a judge sees: float [n, 3, 32, 32] in [-1, 1]."""
+def shrunk(images: Tensor) -> Tensor:
+    """Images float [B, 3, S, S] -> [B, 3, SIDE, SIDE], means over areas."""
+    return images if images.shape[2] == SIDE else F.interpolate(images, SIDE, mode="area")
+
+
+def seen(images: Tensor) -> Tensor:
+    """uint8 [n, 3, S, S] -> what a classifier sees: float [n, 3, SIDE, SIDE] in [-1, 1]."""
     return shrunk(to_signed(images))
+
+
+class Classifier(nn.Module):
+    """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear layer."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in ((3, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(256, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> features [B, 256]."""
+        x = self.body(images)
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> logits [B, classes]."""
+        return self.head(self.features(images))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, batch: int = 256) -> Tensor:
+        """Class probabilities [N, classes] of images [N, 3, S, S] in [-1, 1]."""
+        return torch.cat([self(chunk.clamp(-1, 1)).softmax(1) for chunk in images.split(batch)])
+
+
+def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
+    """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(int(labels.max()) + 1).to(images.device)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    for _ in trange(steps, desc="training a classifier", unit="step", delay=3):
+        rows = torch.randint(len(images), (batch,), generator=rng)
+        dy, dx = torch.randint(5, (2,), generator=rng).tolist()
+        padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
+        shifted = padded[:, :, dy : dy + images.shape[2], dx : dx + images.shape[3]]
+        loss = F.cross_entropy(classifier(shifted), labels[rows], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return classifier.eval()
 
 
 @dataclass(frozen=True)
 class View:
-    """What one judge makes of images: scores [n] and features [n, 256]."""
+    """What one classifier makes of images: scores [n] and features [n, 256]."""
 
     scores: Floats
     features: Floats
 
 
-class Judges:
-    """Two judges and what they make of the real images and of the chaos that they were not trained on."""
+class Classifiers:
+    """Two classifiers, and what they make of the real images and of the baseline that they were not trained on."""
 
-    def __init__(self, nets: list[Classifier], real: Tensor, chaos: Tensor):
+    def __init__(self, nets: list[Classifier], real: Tensor, baseline: Tensor, key: str = ""):
         self.nets = nets
-        self.real, self.chaos = ([self._view(net, x[1 - i :: 2]) for i, net in enumerate(nets)] for x in (real, chaos))
+        self.real_images = real
+        self.key = key
+        self.real, self.baseline = (
+            [self._view(net, x[1 - i :: 2]) for i, net in enumerate(nets)] for x in (real, baseline)
+        )
 
     @classmethod
-    def train(cls, real: Tensor, labels: NDArray[np.int64], chaos: Tensor, seed: int = 0) -> "Judges":
-        """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are none) and chaos."""
+    def train(cls, real: Tensor, labels: NDArray[np.int64], baseline: Tensor) -> "Classifiers":
+        """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are none), and a baseline."""
         classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
         nets = []
         for half in (0, 1):
-            known = torch.cat([classes[half::2], torch.full((len(chaos[half::2]),), int(classes.max()) + 1)])
-            images = _seen(torch.cat([real[half::2], chaos[half::2]]))
-            nets.append(train_classifier(images, known, STEPS, batch=64, seed=seed + half))
-        return cls(nets, real, chaos)
+            known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
+            images = seen(torch.cat([real[half::2], baseline[half::2]]))
+            nets.append(train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half))
+        return cls(nets, real, baseline)
 
     @classmethod
-    def load(cls, path: Path, key: str) -> "Judges | None":
+    def load(cls, path: Path, key: str) -> "Classifiers | None":
         """Read what `save` wrote for the same `key`; None where there is none."""
         state: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
         if state.get("key") != key:
@@ -78,44 +144,48 @@ class Judges:
             net = Classifier(len(weights["head.weight"]))
             net.load_state_dict(weights)
             nets.append(net.eval())
-        return cls(nets, state["real"], state["chaos"])
+        return cls(nets, state["real"], state["baseline"], key)
 
-    def save(self, path: Path, key: str, real: Tensor, chaos: Tensor) -> None:
-        """Write the judges and the images, for `load`."""
+    def save(self, path: Path, key: str, real: Tensor, baseline: Tensor) -> None:
+        """Write the classifiers and the images, for `load`."""
+        self.key = key
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             nets = [net.state_dict() for net in self.nets]
-            torch.save({"key": key, "nets": nets, "real": real, "chaos": chaos}, temporary)
+            torch.save({"key": key, "nets": nets, "real": real, "baseline": baseline}, temporary)
 
     @staticmethod
     @torch.inference_mode()
     def _view(net: Classifier, images: Tensor) -> View:
-        features = torch.cat([net.features(chunk) for chunk in _seen(images).split(256)])
+        features = torch.cat([net.features(chunk) for chunk in seen(images).split(256)])
         scores = net.head(features).softmax(1)[:, :-1].amax(1)
         return View(scores.double().numpy(), features.double().numpy())
 
-    def measure(self, images: Tensor, rng: np.random.Generator) -> dict[str, dict[str, Figure]]:
-        """Figures of generated images uint8 [n, 3, S, S] and of the control: coherence, density, coverage."""
+    def measure(self, images: Tensor, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+        """Figures of generated images uint8 [n, 3, S, S] and of the held-out ones: coherence, density, coverage.
+
+        A coherence that `cannot_be_told` is left out, and the number of images said there instead.
+        """
         views = [self._view(net, images) for net in self.nets]
-        generated = np.mean([view.scores for view in views], 0)
-        real, chaos = (np.concatenate([view.scores for view in both]) for both in (self.real, self.chaos))
-        figures = {"coherence": _scaled(generated, real, chaos, rng)}
-        control = {"coherence": _scaled(real, real, chaos, rng)}
-        # Every judge, with every quarter of what it was not trained on as the reference and the other as the control.
+        scores = np.mean([view.scores for view in views], 0)
+        real, baseline = (np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline))
+        generated: dict[str, Any] = _coherence(scores, real, baseline, rng)
+        held_out: dict[str, Any] = _coherence(real, real, baseline, rng)
+        # Every classifier, with every quarter of what it was not trained on as the reference, beside the other quarter.
         inside: dict[str, list[NDArray[np.bool_]]] = {"generated": [], "held_out": []}
-        for view, held_out in zip(views, self.real, strict=True):
+        for view, unseen in zip(views, self.real, strict=True):
             for swap in (0, 1):
-                reference = held_out.features[swap::2]
-                other = held_out.features[1 - swap :: 2]
+                reference = unseen.features[swap::2]
+                other = unseen.features[1 - swap :: 2]
                 inside["generated"].append(_inside(view.features, reference))
                 inside["held_out"].append(_inside(other, reference))
         fewest = min(len(candidates) for both in inside.values() for candidates in both)
-        for who, into in (("generated", figures), ("held_out", control)):
+        for who, into in (("generated", generated), ("held_out", held_out)):
             dense = [candidates.mean(1) * candidates.shape[1] / K for candidates in inside[who]]
             into["density"] = mean(np.mean(dense, 0) if who == "generated" else np.concatenate(dense), rng)
             # As many candidates each: more of them would cover more.
             into["coverage"] = mean(np.concatenate([candidates[:fewest].any(0) for candidates in inside[who]]), rng)
-        return {"generated": figures, "held_out": control}
+        return {"generated": generated, "held_out": held_out}
 
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
@@ -125,32 +195,67 @@ def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
     return cdist(candidates, reference) <= radii
 
 
-def _scaled(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator) -> Figure:
+def _coherence(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator) -> dict[str, Any]:
     """The mean of `values` where the mean of `one` is 1 and that of `zero` is 0; bootstrap over all three."""
 
     def ratio(a: Floats, b: Floats, c: Floats) -> float:
         return float((a.mean() - c.mean()) / max(1e-9, b.mean() - c.mean()))
 
-    return bootstrap(ratio, (values, one, zero), rng)
+    figure = bootstrap(ratio, (values, one, zero), rng)
+    if figure.high - figure.low > WIDEST:
+        return {"cannot_be_told": {"coherence": len(values)}}
+    return {"coherence": figure}
 
 
-def open_judges(
-    index: Index, control: Control, decode: Callable[[NDArray[np.uint16]], Tensor], length: int
-) -> Judges | None:
-    """The judges for images of `length` tokens, trained on what `decode` makes of the control's tokens, and kept
-    beside the index, keyed by its hash; None where too few images are held out."""
-    if len(control.tokens) < LEAST:
+def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -> str:
+    """Everything that the classifiers for images of `length` tokens depend on, as JSON.
+
+    Not the versions of torch and of the processor's arithmetic, which change the last digits of any figure.
+    """
+    content = hashlib.sha256(held_out.tokens.tobytes() + held_out.labels.astype(np.int64).tobytes())
+    inputs = {
+        "version": CLASSIFIER_VERSION,
+        "steps": STEPS,
+        "batch": BATCH,
+        "most": MOST,
+        "side": SIDE,
+        "seed": SEED,
+        "codec": codec.name,
+        "revision": codec.revision,
+        "precision": codec.precision,
+        "timesteps": codec.timesteps,
+        "guidance_scale": codec.guidance_scale,
+        "index": index.identity,
+        "held_out": content.hexdigest()[:16],
+        "length": length,
+    }
+    return json.dumps(inputs)
+
+
+def chosen_rows(held_out: HeldOut, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The held-out images that the classifiers are trained on, at most MOST at random, in order."""
+    return np.sort(rng.permutation(len(held_out.tokens))[:MOST])
+
+
+def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int) -> Classifiers | None:
+    """The classifiers for images of `length` tokens, kept beside the index; None where too few images are held out.
+
+    They are trained on held-out images as the codec decodes them by default, whatever the steps and the guidance of the
+    images that they are asked about: so all figures of an index are on one scale, and none depends on what ran first.
+    """
+    if len(held_out.tokens) < LEAST:
         return None
-    path = index.path.parent / f"{index.path.name}-judges-{length}.pt"
-    key = f"{index.identity} {length}"
-    if judges := Judges.load(path, key):
-        return judges
-    rng = np.random.default_rng(0)
-    chosen = np.sort(rng.permutation(len(control.tokens))[:MOST])
+    path = index.path.parent / f"{index.path.name}-classifiers-{length}.pt"
+    key = classifier_key(codec, index, held_out, length)
+    if classifiers := Classifiers.load(path, key):
+        return classifiers
+    rng = np.random.default_rng(SEED)
+    chosen = chosen_rows(held_out, rng)
     rows = rng.integers(0, index.num_images, (len(chosen), length))
-    print(f"training the judges of coherence on {len(chosen)} held-out images (once for this index)")
-    real = decode(control.tokens[chosen, :length])
-    chaos = decode(index.tokens[rows, np.arange(length)])
-    judges = Judges.train(real, control.labels[chosen], chaos)
-    judges.save(path, key, real, chaos)
-    return judges
+    print(f"training the classifiers of coherence on {len(chosen)} held-out images (once for this index)")
+    decode = Decoder(codec)
+    real = decode(held_out.tokens[chosen, :length])
+    baseline = decode(index.tokens[rows, np.arange(length)])
+    classifiers = Classifiers.train(real, held_out.labels[chosen], baseline)
+    classifiers.save(path, key, real, baseline)
+    return classifiers

@@ -6,7 +6,7 @@ A sampler is a product of next-token distributions, so that the probability of a
 - held_out_bits, training_bits: -log2 p of a token of images, the cross-entropy. A sampler that gives some tokens no
   chance has infinite bits; here a p + (1 - a) / V is taken for it, with a fitted to the training images, each left out;
 - extraction: the chance that the rest of a training image follows after its first 1, 2, 4, ... tokens (Carlini et al.,
-  2021, arXiv:2012.07805), and of held-out images as the control.
+  2021, arXiv:2012.07805), and of held-out images for comparison.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from imagegram.index.folder import Index
-from imagegram.metrics.intervals import Figure, mean, scaled
+from imagegram.metrics.intervals import Figure, mean
 from imagegram.samplers import Sampler
 
 MOST_TRAINING = 2000  # distinct training images that stand for all of them
@@ -52,11 +52,11 @@ def exact_figures(
     }
     if len(held_out):
         some = _some(len(held_out), int(share_asked * MOST_HELD_OUT), rng)
-        control = sampler.probabilities(index, held_out[some])
-        each = bits(control, share, index.vocab_size)
+        real = sampler.probabilities(index, held_out[some])
+        each = bits(real, share, index.vocab_size)
         figures["held_out_bits"] = mean(each.mean(1), rng)
         figures["held_out_bits_by_position"] = each.mean(0).round(4).tolist()
-        figures["extraction"]["held_out"] = extraction(control, rng)
+        figures["extraction"]["held_out"] = extraction(real, rng)
     return figures
 
 
@@ -68,9 +68,8 @@ def _some(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
 def _total(values: Floats, n: int, rng: np.random.Generator) -> Figure:
     """The sum over n of which `values` are known: exact where all are."""
     if len(values) == n:
-        total = float(values.sum())
-        return {"value": total, "low": total, "high": total}
-    return scaled(mean(values, rng), n)
+        return Figure.exactly(float(values.sum()))
+    return mean(values, rng).scaled(n)
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:

@@ -17,7 +17,7 @@ from imagegram.cli import UserError, summary
 from imagegram.files import atomic, write_json
 from imagegram.machine import memory_available
 from imagegram.metrics.counting import collision_entropy, copy_figures, entropy, gram_entropies, number
-from imagegram.metrics.intervals import Figure
+from imagegram.metrics.intervals import Figure, number_text, to_json
 from imagegram.metrics.law import Law, fit_law
 from imagegram.tokens import TokenFolder
 
@@ -27,7 +27,9 @@ SUBSETS = 7  # sizes of subsets, each half of the one before
 CORPORA = 4  # disjoint subsets of a size, at most
 WANTED = 0.1  # the P(copy) that the images needed are told for
 TIMES = (10, 100)  # the images at hand
+WIDEST = 0.95  # an interval of P(copy): a wider one says nothing
 GRAMS = 6  # tokens: collision entropies of n-grams up to this length
+_UNKNOWN = "cannot be told"
 Tokens = NDArray[np.uint16]
 
 
@@ -41,10 +43,13 @@ class Curve:
     law: Law | None
 
     def at(self, images: float) -> Figure:
-        """P(copy) at so many images, with its interval."""
-        if self.law is None:
-            return {"value": 1.0, "low": 0.0, "high": 1.0}
-        return self.law.copy_probability(images)
+        """P(copy) at so many images, with its interval: all of 0 to 1 where there is no law."""
+        return Figure(1.0, 0.0, 1.0) if self.law is None else self.law.copy_probability(images)
+
+    def told(self, images: float) -> Figure | None:
+        """P(copy) at so many images; None where the interval leaves nearly everything open."""
+        figure = self.at(images)
+        return figure if figure.high - figure.low < WIDEST else None
 
     def images_for(self, probability: float) -> float:
         """The images at which P(copy) is `probability`."""
@@ -86,7 +91,7 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     figures["advice"] = advice(figures, bool(folder.manifest.levels))
     print_figures(figures)
     result = path.with_name(f"{path.name}-prediction.json")
-    write_json(result, figures)
+    write_json(result, to_json(figures))
     draw(result.with_suffix(".png"), curves, len(tokens))
     summary(prediction=result, plot=result.with_suffix(".png"), seconds=round(time.monotonic() - started, 1))
     return figures
@@ -147,13 +152,13 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
 
 
 def describe(curve: Curve, images: int) -> dict[str, Any]:
-    """A curve as it is written: P(copy) now and with more images, and the images for WANTED."""
+    """A curve: P(copy) now and with more images, None where it cannot be told, and the images for WANTED."""
     needed = curve.images_for(WANTED)
     return {
         "sampler": curve.sampler,
         "context": curve.context,
         "now": curve.now,
-        **{f"at_{times}_times": curve.at(times * images) for times in TIMES},
+        **{f"at_{times}_times": curve.told(times * images) for times in TIMES},
         "images_for_10_percent": needed if np.isfinite(needed) else None,
     }
 
@@ -161,9 +166,16 @@ def describe(curve: Curve, images: int) -> dict[str, Any]:
 def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     """Sentences: what more images would do, and which sampler to take."""
     curves = [each for each in figures["copy_probability"] if each["sampler"] == "ntd"]
-    cured = [each["context"] for each in curves if each["at_100_times"]["value"] < WANTED]
+    known = [(each["context"], figure) for each in curves if (figure := each["at_100_times"])]
+    cured = [context for context, figure in known if figure.value < WANTED]
     said = "no context of these" if not cured else f"contexts of at most {max(cured)} token{'s' * (max(cured) > 1)}"
     sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
+    if len(known) < len(curves):
+        longest = max((context for context, _ in known), default=0)
+        sentences.append(
+            f"For contexts above {longest} token{'s' * (longest != 1)} it cannot be told from {figures['images']:,} "
+            "images: hardly any two of them share one."
+        )
     if has_codes:
         sentences.append(
             "Take the sampler kernel: its contexts need only be near. How often it copies, exact_copy_probability in "
@@ -201,24 +213,22 @@ def print_figures(figures: dict[str, Any]) -> None:
         print(f"  {length:>5}   no two are equal" if bits is None else f"  {length:>5}   {bits:5.2f}")
 
     print("\nP(exact copy) in %: now exactly, with ten and a hundred times the images by the law (95 % of the fit)")
-    print(f"  {'sampler':<8} context    now   x 10                  x 100                 images for 10 %")
+    print(f"  {'sampler':<8} context    now   {'x 10':<28}{'x 100':<28}images for 10 %")
     for each in figures["copy_probability"]:
         needed = each["images_for_10_percent"]
-        said = "never" if needed is None else f"{needed:,.2g}"
+        known = [each[f"at_{times}_times"] for times in TIMES]
+        said = f"{needed:,.2g}" if needed else "never" if all(known) else _UNKNOWN
         if each["now"] < WANTED:
             said = "fewer than these"
-        cells = [_percent(each[f"at_{times}_times"]) for times in TIMES]
-        print(f"  {each['sampler']:<8} {each['context']:>7} {100 * each['now']:6.1f}   {cells[0]}{cells[1]}{said}")
+        cells = [f"{f'{figure:%}' if figure else _UNKNOWN:<28}" for figure in known]
+        print(
+            f"  {each['sampler']:<8} {each['context']:>7} {number_text(each['now'], '%'):>6}   {''.join(cells)}{said}"
+        )
 
-    rates = ", ".join(f"{context}: {100 * p:.2g}" for context, p in figures["aligned_two_images"].items())
+    rates = ", ".join(f"{context}: {number_text(p, '%')}" for context, p in figures["aligned_two_images"].items())
     print(f"\nP(exact copy) in % of aligned when two images must share a context, now: {rates}\n")
     for sentence in figures["advice"]:
         print(sentence)
-
-
-def _percent(figure: Figure) -> str:
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{f'{value:.1f} [{low:.1f}, {high:.1f}]':<22}"
 
 
 def draw(path: Path, curves: list[Curve], images: int) -> None:
@@ -228,16 +238,18 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    plot, both = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
     colors = matplotlib.colormaps["viridis"]
     longest = max(curve.context for curve in curves)
     sizes = np.geomspace(images / 100, images * max(TIMES), 60)
     for axes, sampler in zip(both, ("ntd", "aligned"), strict=True):
         for curve in (curve for curve in curves if curve.sampler == sampler):
             color = colors(0.95 * (curve.context - 1) / max(1, longest - 1))
-            said = [curve.at(size) for size in sizes]
-            axes.plot(sizes, [each["value"] for each in said], color=color, lw=1.5, label=str(curve.context))
-            axes.fill_between(sizes, [x["low"] for x in said], [x["high"] for x in said], color=color, alpha=0.12, lw=0)
+            told = [(size, figure) for size in sizes if (figure := curve.told(size))]
+            x = [size for size, _ in told]
+            axes.plot(x, [figure.value for _, figure in told], color=color, lw=1.5, label=str(curve.context))
+            bounds = [figure.low for _, figure in told], [figure.high for _, figure in told]
+            axes.fill_between(x, *bounds, color=color, alpha=0.12, lw=0)
             axes.plot(images, curve.now, "o", color=color, ms=5)
         axes.axvline(images, color="0.6", lw=1, ls=":")
         axes.set(xscale="log", xlabel="training images", title=sampler, ylim=(-0.03, 1.03))
@@ -245,5 +257,5 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
     both[0].set_ylabel("P(exact copy)")
     both[1].legend(title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+        plot.savefig(temporary, dpi=110, format="png")
+    plt.close(plot)

@@ -1,4 +1,4 @@
-"""The control of every measurement: real images that the index never saw, read once a run."""
+"""The held-out set: real images that the index never saw, which every figure is compared with; read once a run."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ APART = 1_000_000  # between the labels of two data sets: their classes are diff
 
 
 @dataclass(frozen=True)
-class Control:
+class HeldOut:
     """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M], those of two data sets
     APART; origins int64 [M, 2], the number of the data set and the ordinal in it."""
 
@@ -20,11 +20,11 @@ class Control:
     origins: NDArray[np.int64]
 
 
-def read_control(index: Index) -> Control:
+def read_held_out(index: Index) -> HeldOut:
     """Read the held-out images; UserError where the token folders are gone or hold something else."""
     corpora = [folder.load() for folder in index.token_folders()]
     ordinals = [corpus.ordinals[corpus.held_out] for corpus in corpora]
-    return Control(
+    return HeldOut(
         tokens=np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]),
         labels=np.concatenate(
             [number * APART + corpus.labels[corpus.held_out].astype(np.int64) for number, corpus in enumerate(corpora)]

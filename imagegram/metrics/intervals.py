@@ -1,29 +1,121 @@
 """Figures with their intervals: rates, means, and the chance that one set of images lies nearer than another."""
 
 from collections.abc import Callable
-from typing import Any, NotRequired, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, mannwhitneyu
 
 RESAMPLES = 1000
+NEARLY = 5e-4  # from 0 or 1: what is as near, and not there, is not rounded to it
 Numbers = NDArray[Any]  # of any dtype
 
 
-class Figure(TypedDict):
-    """A value with its 95 % interval, as it stands in report.json."""
+def number_text(value: float, unit: str = "") -> str:
+    """A number in a few digits, by its unit: "" two decimals, "%" of a share, "p" of a probability however small.
+
+    >>> [number_text(value, "%") for value in (0, 1e-12, 0.395, 0.99996, 1)]
+    ['0', '< 0.1', '39.5', '> 99.9', '100']
+    >>> [number_text(value, "p") for value in (0, 1e-12, 0.018, 0.395, 0.99996, 1)]
+    ['0', '1.0e-12', '0.018', '0.395', '> 0.999', '1']
+    >>> [number_text(value) for value in (0, 1e-12, -0.001, 0.395, 13.02)]
+    ['0.00', '0.00', '0.00', '0.40', '13.02']
+    """
+    if unit == "":
+        return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
+    # Sums of many probabilities are off by the rounding of float64.
+    if value == 0 or abs(value - 1) < 1e-9:
+        return f"{round(100 * value if unit == '%' else value)}"
+    if 1 - NEARLY < value < 1:
+        return "> 99.9" if unit == "%" else "> 0.999"
+    if unit == "%":
+        return f"{100 * value:.1f}" if value >= NEARLY else "< 0.1"
+    return f"{value:.3f}" if value >= 0.1 else f"{value:#.2g}" if value >= 1e-3 else f"{value:.1e}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval.
+
+    exact: computed and not estimated, so that the interval is the value itself. p_value: of a test, where there is one.
+    """
 
     value: float
     low: float
     high: float
-    p_value: NotRequired[float]
+    exact: bool = False
+    p_value: float | None = None
+
+    @classmethod
+    def exactly(cls, value: float) -> "Figure":
+        """A figure that is known without error."""
+        return cls(value, value, value, exact=True)
+
+    def __format__(self, unit: str) -> str:
+        """The value with its interval, numbers as in `number_text`.
+
+        >>> f"{Figure(0.95, 0.826, 1.08)}, {Figure(0, 0, 0.004):%}, {Figure.exactly(7.2e-10):p}"
+        '0.95 (0.83 to 1.08), 0 % (0 to 0.4), 7.2e-10 (exact)'
+        """
+        return f"{self.value_text(unit)} ({self.interval_text(unit)})"
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def value_text(self, unit: str = "") -> str:
+        """The value alone, with its unit."""
+        return number_text(self.value, unit) + " %" * (unit == "%")
+
+    def interval_text(self, unit: str = "") -> str:
+        """The interval alone; "exact" where there is none."""
+        return "exact" if self.exact else f"{number_text(self.low, unit)} to {number_text(self.high, unit)}"
+
+    def includes(self, value: float) -> bool:
+        """Whether a value lies in the interval."""
+        return self.low <= value <= self.high
+
+    def scaled(self, factor: float) -> "Figure":
+        """The figure times a number."""
+        return Figure(self.value * factor, self.low * factor, self.high * factor, self.exact)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in report.json: exact and p_value only where they say something."""
+        told: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}
+        if self.exact:
+            told["exact"] = True
+        if self.p_value is not None:
+            told["p_value"] = self.p_value
+        return told
+
+
+def to_json(figures: Any) -> Any:
+    """Figures inside dictionaries and lists, as JSON; everything else as it is."""
+    if isinstance(figures, Figure):
+        return figures.to_json()
+    if isinstance(figures, list):
+        return [to_json(value) for value in figures]
+    return {key: to_json(value) for key, value in figures.items()} if isinstance(figures, dict) else figures
+
+
+def from_json(data: Any) -> Any:
+    """What `to_json` wrote, read back: every dictionary with value, low and high is a Figure again.
+
+    >>> from_json({"generated": {"novel": {"value": 1.0, "low": 0.9, "high": 1.0}, "images": 3}})
+    {'generated': {'novel': Figure(value=1.0, low=0.9, high=1.0, exact=False, p_value=None), 'images': 3}}
+    """
+    if not isinstance(data, dict):
+        return data
+    if {"value", "low", "high"} <= set(data):
+        return Figure(**data)
+    return {key: from_json(value) for key, value in data.items()}
 
 
 def wilson(hits: int, n: int) -> Figure:
     """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2 sigma is not."""
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return {"value": hits / n, "low": float(interval.low), "high": float(interval.high)}
+    return Figure(hits / n, float(interval.low), float(interval.high))
 
 
 def bootstrap(
@@ -38,17 +130,12 @@ def bootstrap(
         again = [values[rng.integers(0, len(values), len(values))] for values in samples]
         draws.append(statistic(*again))
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return {"value": float(statistic(*samples)), "low": float(low), "high": float(high)}
+    return Figure(float(statistic(*samples)), float(low), float(high))
 
 
 def mean(values: Numbers, rng: np.random.Generator) -> Figure:
     """A mean with its percentile bootstrap interval."""
     return bootstrap(np.mean, (values,), rng)
-
-
-def scaled(figure: Figure, factor: float) -> Figure:
-    """A figure times a number."""
-    return {"value": figure["value"] * factor, "low": figure["low"] * factor, "high": figure["high"] * factor}
 
 
 def probability_closer(generated: Numbers, held_out: Numbers, rng: np.random.Generator) -> Figure:
@@ -66,5 +153,4 @@ def probability_closer(generated: Numbers, held_out: Numbers, rng: np.random.Gen
         return float((above + len(b) - below).mean() / (2 * len(b)))
 
     figure = bootstrap(estimate, (generated, held_out), rng)
-    figure["p_value"] = float(mannwhitneyu(generated, held_out).pvalue)
-    return figure
+    return replace(figure, p_value=float(mannwhitneyu(generated, held_out).pvalue))

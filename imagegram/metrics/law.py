@@ -50,8 +50,8 @@ class Law:
 
     def copy_probability(self, images: float) -> Figure:
         """P(copy) at so many images, and the 95 % interval of the fit."""
-        values = [float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2)]
-        return {"value": values[0], "low": values[1], "high": values[2]}
+        value, low, high = (float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2))
+        return Figure(value, low, high)
 
     def images_for(self, probability: float) -> float:
         """The number of images at which P(copy) is `probability`; infinite beyond MOST_TIMES as many as at hand."""

@@ -24,9 +24,12 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from imagegram.codec.fsq import fsq_codes, fsq_digits
+from imagegram.index.folder import Index
+from imagegram.metrics.intervals import Figure, bootstrap, wilson
 
 GAP = 1 / 3  # of the distances to the nearest and the second nearest training image
 PAIRS = 1 << 27  # of a sequence and a training image whose runs are counted at a time, 256 MB
+FEW_RESAMPLES = 200  # of C_T, each of which takes milliseconds
 LEAST_IN_CELL = 5  # of each kind: the statistic of fewer is not normal
 Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
@@ -143,3 +146,46 @@ def _near_digits(column: Tokens, levels: tuple[int, ...]) -> list[NDArray[np.boo
     """For every digit and each of its values v, which tokens of `column` [N] have v or a neighbour of v: [level, N]."""
     digits = fsq_digits(column, levels)
     return [np.abs(digits[:, d] - np.arange(level)[:, None]) <= 1 for d, level in enumerate(levels)]
+
+
+def memorization_figures(
+    generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator
+) -> dict[str, dict[str, Figure]]:
+    """AuthPct, near-copies and C_T of `generated` [n, k] and of the first k tokens of `held_out` [M, L].
+
+    C_T is in cells of the classes of the nearest training images; that of the held-out images compares one half of them
+    with the other. Left out where no cell has enough of both. For codecs with codes.
+    """
+    training, first = np.unique(index.tokens[:, : generated.shape[1]], axis=0, return_index=True)
+    result: dict[str, dict[str, Figure]] = {}
+    places = {}
+    for who, sequences in (("generated", generated), ("held_out", held_out[:, : generated.shape[1]])):
+        n, k = sequences.shape
+        codes = two_nearest(sequences, training, index.levels)
+        near = near_runs(sequences, training, index.levels)[:, 0] == k
+        result[who] = {
+            "authentic": wilson(int(authentic(codes, training, index.levels).sum()), n),
+            "near_copies": wilson(int(near.sum()), n),
+        }
+        places[who] = (codes.first, index.labels[first[codes.rows]])
+    half = rng.permutation(len(held_out)) % 2 == 0
+    distances, cells = places["held_out"]
+    one, other = ((distances[part], cells[part]) for part in (half, ~half))
+    compared = {"generated": (places["generated"], places["held_out"]), "held_out": (one, other)}
+    for who, (mine, real) in compared.items():
+        if figure := c_t(mine, real, rng):
+            result[who]["c_t"] = figure
+    return result
+
+
+def c_t(mine: tuple[Floats, Ints], real: tuple[Floats, Ints], rng: np.random.Generator) -> Figure | None:
+    """C_T of two sets of images, each given by its distances and cells [n]; bootstrap over both. None where no cell
+    has enough of both."""
+
+    def statistic(a: Ints, b: Ints) -> float:
+        return data_copying(mine[0][a], real[0][b], (mine[1][a], real[1][b]))
+
+    rows = (np.arange(len(mine[0])), np.arange(len(real[0])))
+    if np.isnan(statistic(*rows)):
+        return None
+    return bootstrap(statistic, rows, rng, FEW_RESAMPLES)

@@ -13,7 +13,6 @@ from typing import NoReturn
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.generating import (
-    Decoder,
     Generated,
     Request,
     differences,
@@ -24,12 +23,13 @@ from imagegram.generating import (
 )
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
-from imagegram.metrics.coherence import open_judges
-from imagegram.metrics.held_out import Control, read_control
+from imagegram.metrics.coherence import open_classifiers
+from imagegram.metrics.fidelity import open_fidelity
+from imagegram.metrics.held_out import read_held_out
 from imagegram.overnight.plan import Plan
 from imagegram.report.page import Sources, write_page, write_stopped_page
-from imagegram.report.record import FILE, FITS, HELD_OUT, JUDGES, Night
-from imagegram.report.thumbnails import Originals
+from imagegram.report.pictures import Originals
+from imagegram.report.record import CLASSIFIERS, FIDELITY, FILE, FITS, HELD_OUT, Night
 from imagegram.samplers import Kernel, Sampler
 from imagegram.samplers.draw import Draw
 from imagegram.tokenizing import Options, tokenize_dataset
@@ -132,7 +132,7 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     """
     try:
         codec = open_codec(index)
-        control = read_control(index)
+        held_out = read_held_out(index)
     except UserError as error:
         fail(night, "opening the index", error)
         stop(plan, night)
@@ -149,13 +149,13 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
             fail(night, name, error)
 
     # 2) What all of them are compared with, and what several of them need.
-    sources = Sources(plan.out, night, index, control, Originals(folders))
+    sources = Sources(plan.out, night, index, held_out, Originals(folders))
     real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
-    attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, control, real, folder))
+    attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder))
     publish(sources)
     if time.monotonic() < deadline:
-        prepare(plan, night, index, codec, control)
+        prepare(plan, night, sources, codec)
 
     # 3) The samplers.
     for number, (name, request) in enumerate(requests.items(), 1):
@@ -166,7 +166,7 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
             continue
         print(f"sampler {number} of {len(requests)}, {name}: {request.draw.describe()}")
         folder = night.folder(plan.out, name)
-        attempt(night, name, folder, partial(generate, index, codec, control, request, folder))
+        attempt(night, name, folder, partial(generate, index, codec, held_out, request, folder))
         publish(sources)
     if night.skipped:
         print(f"left out after {plan.hours:g} hours: {', '.join(night.skipped)}; the same command goes on from there")
@@ -176,18 +176,19 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     publish(sources)
 
 
-def prepare(plan: Plan, night: Night, index: Index, codec: Codec, control: Control) -> None:
+def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
     """Make what several samplers need and is kept beside the index, so that none of them is longer for it.
 
     What fails here fails in the samplers that need it, and is named there.
     """
+    index = sources.index
     todo = [name for name in night.samplers if name not in night.failed and not night.is_finished(plan.out, name)]
     steps: dict[str, Callable[[], object]] = {}
     if todo:
         steps[FITS] = partial(fit_all, [night.draw(name).sampler for name in todo], index)
     if todo and plan.decoded:
-        decoder = Decoder(codec, codec.timesteps, codec.guidance_scale)
-        steps[JUDGES] = partial(open_judges, index, control, decoder, index.tokens_per_image)
+        steps[CLASSIFIERS] = partial(open_classifiers, index, sources.held_out, codec, index.tokens_per_image)
+        steps[FIDELITY] = partial(measure_tokenizer, sources, codec)
     for step, make in steps.items():
         before = kept(plan.out)
         started = time.monotonic()
@@ -203,6 +204,13 @@ def fit_all(samplers: Sequence[Sampler], index: Index) -> None:
     for sampler in samplers:
         with contextlib.suppress(UserError):
             sampler.prepare(index)
+
+
+def measure_tokenizer(sources: Sources, codec: Codec) -> None:
+    """What the tokenizer keeps of held-out images, for the first lines of the page."""
+    index = sources.index
+    if classifiers := open_classifiers(index, sources.held_out, codec, index.tokens_per_image):
+        open_fidelity(index, sources.held_out, classifiers, sources.originals.picture)
 
 
 def kept(out: Path) -> dict[Path, int]:

@@ -20,16 +20,16 @@ class Config:
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.index.folder import Index
-    from imagegram.metrics.held_out import read_control
+    from imagegram.metrics.held_out import read_held_out
     from imagegram.report.page import Sources, write_page
+    from imagegram.report.pictures import Originals
     from imagegram.report.record import Night
-    from imagegram.report.thumbnails import Originals
 
     # All of them are opened before any page is replaced.
     nights = [(out, Night.read(out), Index.open(out / "index")) for out in config.nights]
     for out, night, index in nights:
         originals = Originals(index.token_folders())
-        summary(page=write_page(Sources(out, night, index, read_control(index), originals)))
+        summary(page=write_page(Sources(out, night, index, read_held_out(index), originals)))
 
 
 if __name__ == "__main__":

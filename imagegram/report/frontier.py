@@ -1,11 +1,16 @@
 """The plot of the page, coherence against copying: places in percent, so that its type has the size of the page's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from imagegram.report.verdict import LEAST_CLOSER, MOST_CLOSER, MOST_COPIES, Run
+from imagegram.metrics import rule
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.registry import CLOSER, COHERENCE
+from imagegram.report.pictures import colour_of
+from imagegram.report.verdict import Run
 
 LABEL = 6.5  # percent of the height that a name takes
+Scale = Callable[[float], float]  # a figure -> percent of the plot
 
 
 @dataclass
@@ -13,7 +18,7 @@ class Point:
     """A run in the plot: x and y with their intervals in percent of its width and height, from the lower left."""
 
     name: str
-    method: str
+    colour: str
     x: float
     y: float
     low_x: float
@@ -27,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Coherence against P(closer): copiers are to the right, chaos is at the bottom."""
+    """Coherence against P(closer): copiers are to the right, independent tokens are at the bottom."""
 
     points: list[Point]
     ticks_y: list[tuple[float, str]]
@@ -38,11 +43,12 @@ class Frontier:
 
 def frontier(runs: list[Run]) -> Frontier | None:
     """The plot of the runs whose figures are known; None where there are none."""
-    known = [run for run in runs if {"coherence", "closer_than_held_out"} <= set(run.figures)]
+    known = [run for run in runs if COHERENCE.of(run.figures) and CLOSER.of(run.figures)]
     if not known:
         return None
-    low = min(-0.1, *(run.figures["coherence"]["low"] for run in known)) - 0.05
-    high = max(1.1, *(run.figures["coherence"]["high"] for run in known)) + 0.05
+    coherence = [run.figures[COHERENCE.key] for run in known]
+    low = min(-0.1, *(figure.low for figure in coherence)) - 0.05
+    high = max(1.1, *(figure.high for figure in coherence)) + 0.05
 
     def across(value: float) -> float:
         return 100 * (value + 0.02) / 1.04
@@ -58,25 +64,25 @@ def frontier(runs: list[Run]) -> Frontier | None:
         ticks_y=[(up(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
         ticks_x=[(across(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
         real=(across(0.5), up(1)),
-        band=(across(LEAST_CLOSER), across(MOST_CLOSER) - across(LEAST_CLOSER)),
+        band=(across(rule.LEAST_CLOSER), across(rule.MOST_CLOSER) - across(rule.LEAST_CLOSER)),
     )
 
 
-def _point(run: Run, across: Any, up: Any) -> Point:
-    closer = run.figures["closer_than_held_out"]
-    coherence = run.figures["coherence"]
+def _point(run: Run, across: Scale, up: Scale) -> Point:
+    closer: Figure = run.figures[CLOSER.key]
+    coherence: Figure = run.figures[COHERENCE.key]
     return Point(
         name=run.name,
-        method=run.draw.sampler.name,
-        x=across(closer["value"]),
-        y=up(coherence["value"]),
-        low_x=across(closer["low"]),
-        high_x=across(closer["high"]),
-        low_y=up(coherence["low"]),
-        high_y=up(coherence["high"]),
-        copies=run.copies_at_most() > MOST_COPIES,
-        label_y=up(coherence["value"]),
-        left=closer["value"] > 0.6,
+        colour=colour_of(run.name),
+        x=across(closer.value),
+        y=up(coherence.value),
+        low_x=across(closer.low),
+        high_x=across(closer.high),
+        low_y=up(coherence.low),
+        high_y=up(coherence.high),
+        copies=rule.copies(run.figures),
+        label_y=up(coherence.value),
+        left=closer.value > 0.6,
     )
 
 

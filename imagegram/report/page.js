@@ -112,6 +112,9 @@ function runs(picture) {
 
 function slider(wall, i) {
   const row = wall.prefixed.indexOf(i);
+  if (row < 0 && wall.prefixed.length) {
+    return [make("p", { className: "note" }, `The first ${wall.prefixed.length} pictures are decoded from fewer tokens as well.`)];
+  }
   if (row < 0) return [];
   const last = wall.lengths.length - 1;
   const said = make("output", {}, "all tokens");
@@ -127,6 +130,15 @@ function slider(wall, i) {
     said.textContent = length === wall.lengths[last] ? "all tokens" : `${length} token${length > 1 ? "s" : ""}`;
   };
   return [make("div", { className: "slider" }, "decoded from", input, said)];
+}
+
+// The nearest training image as the codec rebuilds it: a copy looks like it, and need not like its original.
+function rebuilt(name, i) {
+  const wall = data.walls[name];
+  if (!wall.rebuilt) return [];
+  const words = "nearest in tokens, rebuilt by the same codec";
+  const rows = Math.ceil(wall.pictures.length / 8);
+  return [caption(sprite(`n${names.indexOf(name)}`, i, 8, rows, words), words)];
 }
 
 // The real images that a picture is compared with, each once.
@@ -168,6 +180,7 @@ function showPicture(name, i, token = -1) {
     make("div", { className: "pair" },
       caption(wallPicture(name, i, what), wall.drawn ? "generated" : "decoded from its tokens"),
       ...(wall.drawn ? [] : [caption(original(picture.sources[0], "the original"), "the original")]),
+      ...rebuilt(name, i),
       ...realImages(picture)),
     ...slider(wall, i),
     tokenButtons(picture),
@@ -176,7 +189,7 @@ function showPicture(name, i, token = -1) {
       `that stands in one training image has ${picture.longest_run}.`, ...gap, ...chance),
     ...runs(picture),
     make("p", { className: "note" }, make("a", { href: link.closest("[data-folder]").dataset.folder +
-      `/image_${String(i).padStart(4, "0")}.png` }, "the picture at full size")));
+      `/image_${String(i).padStart(4, "0")}.png` }, "the picture at full size"), " (in the folder beside this page)"));
   panel.hidden = false;
   showToken(token);
 }

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,16 @@ from tqdm import tqdm
 from imagegram.codec.familiarity import warning_of
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
-from imagegram.metrics.coherence import LEAST
-from imagegram.metrics.held_out import Control
-from imagegram.report.answer import answer, remarks
+from imagegram.metrics import rule
+from imagegram.metrics.fidelity import read_fidelity
+from imagegram.metrics.held_out import HeldOut
+from imagegram.metrics.intervals import Figure, from_json
+from imagegram.metrics.registry import COLUMNS, Figures
 from imagegram.report.frontier import frontier
-from imagegram.report.pictures import Wall, read_wall, shares
+from imagegram.report.pictures import PALETTE, Gallery, Labels, Originals, Place, Wall, bars, read_wall, sheet, small
 from imagegram.report.record import HELD_OUT, STEPS, Night
-from imagegram.report.thumbnails import Gallery, Labels, Originals, Place, bars, sheet, small
-from imagegram.report.verdict import COLUMNS, Run, best_of
-from imagegram.samplers import SAMPLERS
+from imagegram.report.sheets import shares
+from imagegram.report.verdict import Run, answer, best_of, remarks
 
 BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
 WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
@@ -33,22 +35,6 @@ STITCHED = 3  # pictures whose sources are shown without pointing at them
 MOST_SOURCES = 6  # of each
 RECONSTRUCTED = 12  # real images beside what the codec keeps of them
 NOVELTY_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)  # of n-grams in the table
-
-# A token whose source gave no other, eight sources that gave several, the rest of these, given tokens. Each can be told
-# from a light and from a dark page: a contrast of 3 to both.
-PALETTE = (
-    "#80858d",
-    "#d64545",
-    "#2f7fd6",
-    "#b8690b",
-    "#2a8f4f",
-    "#9a5fd0",
-    "#0f8a94",
-    "#c74a9b",
-    "#7a7f1e",
-    "#6b7280",
-    "#78716c",
-)
 
 REAL = ("nearest", "nearest_in_codes", "given")  # what pictures.json says of real images, by their places
 
@@ -67,7 +53,7 @@ class Sources:
     out: Path
     night: Night
     index: Index
-    control: Control
+    held_out: HeldOut
     originals: Originals
 
 
@@ -96,6 +82,7 @@ def render(template: str, path: Path, **content: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["without_folders"] = without_folders
     with atomic(path) as temporary:
         temporary.write_text(environment.get_template(template).render(palette=PALETTE, **content))
     return path
@@ -105,7 +92,7 @@ def _content(sources: Sources) -> dict[str, Any]:
     """Everything that the template names."""
     night = sources.night
     out = sources.out
-    runs, control = read_runs(out, night)
+    runs, real = read_runs(out, night)
     best = best_of(runs)
 
     # 1) The walls, the best one first, the held-out images last.
@@ -118,7 +105,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         walls.append(read_wall(HELD_OUT, held_out, drawn=False))
 
     # 2) The real images that they refer to.
-    gallery = Gallery(_uses(walls), sources.originals, Labels(sources.index, sources.control))
+    gallery = Gallery(_uses(walls), sources.originals, Labels(sources.index, sources.held_out))
     manifests = [folder.manifest for folder in sources.originals.folders]
 
     return {
@@ -127,15 +114,18 @@ def _content(sources: Sources) -> dict[str, Any]:
         "manifests": manifests,
         "names": short_names([manifest.dataset.name for manifest in manifests]),
         "index": sources.index,
-        "num_held_out": len(sources.control.tokens),
-        "answer": answer(runs, control, night.sequences),
+        "num_held_out": len(sources.held_out.tokens),
+        "answer": answer(runs, night.sequences),
+        "fidelity": read_fidelity(sources.index),
         "warnings": [line for folder in sources.originals.folders if (line := warning_of(folder.path))],
-        "remarks": remarks(runs, len(sources.control.tokens), LEAST),
+        "remarks": remarks(runs, len(sources.held_out.tokens)),
         "unfinished": [n for n in night.samplers if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}],
         "runs": runs,
-        "best": best,
-        "control": control,
-        "columns": [c for c in COLUMNS if any(c.key in figures for figures in (control, *(r.figures for r in runs)))],
+        "best": best.name if best and rule.is_like_real_images(best.figures) else "",
+        "real": real,
+        "columns": [
+            c for c in COLUMNS if any(c.cell(figures)[0] != "-" for figures in (real, *(r.figures for r in runs)))
+        ],
         "walls": [_wall(wall, out, night) for wall in tqdm(walls, desc="writing the page", unit="sampler", delay=3)],
         "by_name": {run.name: run for run in runs},
         "frontier": frontier(runs),
@@ -144,7 +134,6 @@ def _content(sources: Sources) -> dict[str, Any]:
         "stitched": _stitched(walls, gallery) if walls and walls[0].drawn else [],
         "kinds": _kinds(walls, gallery),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
-        "methods": list(SAMPLERS),
         "novelty_rows": [(run.name, run.figures) for run in runs],
         "gallery": {
             "url": sheet(gallery.thumbnails, GALLERY_COLUMNS),
@@ -153,20 +142,20 @@ def _content(sources: Sources) -> dict[str, Any]:
             "count": len(gallery.thumbnails),
         },
         "data": _data(walls, gallery, manifests),
-        "csv": _csv(runs, control),
+        "csv": _csv(runs, real),
         "seconds": _seconds(sources),
     }
 
 
-def read_runs(out: Path, night: Night) -> tuple[list[Run], dict[str, Any]]:
+def read_runs(out: Path, night: Night) -> tuple[list[Run], Figures]:
     """The finished samplers of a night, and the figures of its held-out images."""
     runs = []
-    control: dict[str, Any] = {}
+    real: Figures = {}
     for name in night.finished(out):
-        report = read_json(night.folder(out, name) / "report.json")
+        report = from_json(read_json(night.folder(out, name) / "report.json"))
         runs.append(Run(name, night.draw(name), night.folder(out, name), report["generated"]))
-        control = report.get("held_out", {})
-    return runs, control
+        real = report.get("held_out", {})
+    return runs, real
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -181,9 +170,14 @@ def _uses(walls: list[Wall]) -> Counter[Place]:
             for key in REAL:
                 if key in fact:
                     uses[tuple(fact[key])] += len(row)
-            for place, count in shares(row):
+            for place, count in shares(row[:, :2]):
                 uses[place] += count
     return uses
+
+
+def _is_rebuilt(wall: Wall) -> bool:
+    """Whether the nearest training image of every picture is there as the codec rebuilds it."""
+    return bool(wall.nearest) and len(wall.nearest) == len(wall.pictures)
 
 
 def _wall(wall: Wall, out: Path, night: Night) -> dict[str, Any]:
@@ -196,6 +190,7 @@ def _wall(wall: Wall, out: Path, night: Night) -> dict[str, Any]:
         "name": wall.name,
         "drawn": wall.drawn,
         "url": sheet(pictures, WALL_COLUMNS),
+        "nearest": sheet([small(picture) for picture in wall.nearest], WALL_COLUMNS) if _is_rebuilt(wall) else "",
         "bars": bars(wall.colours, wall.copied, PALETTE),
         "columns": WALL_COLUMNS,
         "rows": -(-len(pictures) // WALL_COLUMNS),
@@ -227,7 +222,7 @@ def _reconstructions(walls: list[Wall], originals: Originals) -> dict[str, Any]:
         "url": sheet([small(picture) for pair in zip(*few, strict=True) for picture in pair], len(few)),
         "count": len(few),
         "of": len(pairs),
-        "root_mean_square": float(np.sqrt(np.mean(errors)) / 255),
+        "error": float(np.mean(np.sqrt(errors))),
     }
 
 
@@ -235,7 +230,7 @@ def _stitched(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
     """The sources of the first pictures of the first wall, most tokens first."""
     rows = []
     for i, sources in enumerate(walls[0].sources[:STITCHED]):
-        parts = shares(sources)
+        parts = shares(sources[:, :2])
         rows.append(
             {
                 "picture": i,
@@ -261,9 +256,26 @@ def _kinds(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
 
 
 def short_names(datasets: list[str]) -> list[str]:
-    """Names of data sets for captions: of paths the last part, where that tells them apart."""
-    last = [Path(name).name or name for name in datasets]
-    return last if len(set(last)) == len(set(datasets)) else datasets
+    """Names of data sets for captions: of paths as many of the last parts as tell them apart.
+
+    >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"])
+    ['cats/train', 'dogs/train']
+    """
+    parts = [Path(name).parts for name in datasets]
+    for length in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(each[-length:]) or name for each, name in zip(parts, datasets, strict=True)]
+        if len(set(names)) == len(set(datasets)):
+            break
+    return names
+
+
+def without_folders(text: str) -> str:
+    """Text whose absolute paths are cut to their last part: a page that is shared names no user and no machine.
+
+    >>> without_folders("overnight_run.py --dataset /home/me/cats --out=/tmp/a/b and/or https://x.org/y/z")
+    'overnight_run.py --dataset .../cats --out=.../b and/or https://x.org/y/z'
+    """
+    return re.sub(r"(?<![\w./:~])/(?:[^\s/'\"<>;,]+/)+([^\s/'\"<>;,]*)", r".../\1", text)
 
 
 def _data(walls: list[Wall], gallery: Gallery, manifests: list[Any]) -> str:
@@ -290,6 +302,7 @@ def _wall_data(wall: Wall, gallery: Gallery) -> dict[str, Any]:
         pictures.append(picture)
     return {
         "drawn": wall.drawn,
+        "rebuilt": _is_rebuilt(wall),
         "pictures": pictures,
         "prefixed": sorted(i for i in wall.prefixes if i < len(pictures)),
         "lengths": sorted({length for prefixes in wall.prefixes.values() for length in prefixes}),
@@ -308,13 +321,13 @@ def _seconds(sources: Sources) -> dict[str, float]:
     return found
 
 
-def _csv(runs: list[Run], control: dict[str, Any]) -> str:
+def _csv(runs: list[Run], real: Figures) -> str:
     """Every figure with its interval, as a table of values separated by commas."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
-    for name, settings, figures in [("held-out", "", control), *((r.name, r.settings, r.figures) for r in runs)]:
+    for name, settings, figures in [("held-out", "", real), *((r.name, r.settings, r.figures) for r in runs)]:
         for key, figure in figures.items():
-            if isinstance(figure, dict) and {"value", "low", "high"} <= set(figure):
-                writer.writerow([name, settings, key, figure["value"], figure["low"], figure["high"]])
+            if isinstance(figure, Figure):
+                writer.writerow([name, settings, key, figure.value, figure.low, figure.high])
     return table.getvalue()

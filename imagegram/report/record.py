@@ -11,20 +11,16 @@ from typing import Any
 
 from imagegram.files import read_json, write_json
 from imagegram.machine import cores
-from imagegram.report.verdict import COLUMNS
+from imagegram.metrics.intervals import from_json
+from imagegram.metrics.registry import IN_SHORT
 from imagegram.samplers.draw import Draw
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = "night.json"
-IN_SHORT = (
-    "exact_copy_probability",
-    "exact_copies",
-    "closer_than_held_out",
-    "coherence",
-)  # figures that a night ends with
 FITS = "fitting the samplers"
-JUDGES = "training the judges"
-STEPS = (FITS, JUDGES)  # what several samplers need, and is done once for an index
+CLASSIFIERS = "training the classifiers"
+FIDELITY = "measuring the tokenizer"
+STEPS = (FITS, CLASSIFIERS, FIDELITY)  # what several samplers need, and is done once for an index
 HELD_OUT = "held-out"  # the folder of held-out images beside those of the samplers
 
 
@@ -78,13 +74,10 @@ class Night:
 
 def figure_lines(out: Path, night: Night) -> list[str]:
     """The figures of every finished sampler, a line each."""
-    columns = {column.key: column for column in COLUMNS}
-    shown = [columns[key] for key in IN_SHORT]
-    lines = [f"{'':<24}" + "".join(f"  {column.title:>24}" for column in shown)]
+    lines = [f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT)]
     for name in night.finished(out):
-        figures = read_json(night.folder(out, name) / "report.json")["generated"]
-        cells = ("{} ({})".format(*column.cell(figures)) if column.key in figures else "-" for column in shown)
-        lines.append(f"{name:<24}" + "".join(f"  {cell:>24}" for cell in cells))
+        figures = from_json(read_json(night.folder(out, name) / "report.json")["generated"])
+        lines.append(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
     return lines
 
 

@@ -12,29 +12,32 @@ PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this
 GAP = 4  # pixels
 SEEDS = 6  # noises that a sequence is decoded from
+MOST_RELEVANCE = 40.0  # percent, the end of the colours of position_relevance
 APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
 
 # Prefixes and a seed for each -> images uint8 [n, 3, S, S].
 Decode = Callable[[Sequence[NDArray[np.uint16]], NDArray[np.int64]], Tensor]
 
 
-def _pictures(images: Tensor) -> list[Image.Image]:
+def as_picture(image: Tensor) -> Image.Image:
+    """uint8 [3, S, S] -> a picture of its own size."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def _enlarged(images: Tensor) -> list[Image.Image]:
     """uint8 [n, 3, S, S] -> pictures, small ones enlarged by a whole factor without smoothing."""
-    factor = max(1, CELL // images.shape[-1])
-    side = images.shape[-1] * factor
-    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return [Image.fromarray(a).resize((side, side), Image.Resampling.NEAREST) for a in arrays]
+    side = images.shape[-1] * max(1, CELL // images.shape[-1])
+    return [as_picture(image).resize((side, side), Image.Resampling.NEAREST) for image in images]
 
 
-def as_pictures(images: Tensor) -> dict[str, Image.Image]:
-    """uint8 [n, 3, S, S] -> image_0000 ... at their own size."""
-    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return {f"image_{i:04d}": Image.fromarray(array) for i, array in enumerate(arrays)}
+def as_pictures(images: Tensor, kind: str = "image") -> dict[str, Image.Image]:
+    """uint8 [n, 3, S, S] -> image_0000 ... (or KIND_0000 ...) at their own size."""
+    return {f"{kind}_{i:04d}": as_picture(image) for i, image in enumerate(images)}
 
 
 def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -> Image.Image:
     """One labelled row of images for each (label, uint8 [n, 3, S, S]), under the titles of the columns."""
-    pictures = [(label, _pictures(images)) for label, images in rows]
+    pictures = [(label, _enlarged(images)) for label, images in rows]
     side, font = pictures[0][1][0].width, ImageFont.load_default(14)
     margin = 12 + max(int(font.getlength(label)) for label, _ in pictures)
     columns = max(len(p) for _, p in pictures)
@@ -53,7 +56,7 @@ def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -
 
 def grid(generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns: int = 16) -> Image.Image:
     """Generated images uint8 [n, 3, S, S], each above its nearest training image; exact copies are framed in red."""
-    above, below = _pictures(generated), _pictures(nearest)
+    above, below = _enlarged(generated), _enlarged(nearest)
     side = above[0].width
     columns = min(columns, len(above))
     rows = -(-len(above) // columns)
@@ -69,22 +72,25 @@ def grid(generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns:
     return sheet
 
 
-def shares(sources: NDArray[np.int64]) -> list[tuple[int, float]]:
-    """Training rows [k] that one image's tokens came from (-1: given), with their share of it, largest first."""
-    rows, counts = np.unique(sources[sources >= 0], return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [(int(rows[i]), float(counts[i]) / len(sources)) for i in order]
+def shares(places: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
+    """The images that one picture's tokens came from, `places` [k, m], and how many tokens each gave, most first.
+
+    Negative places are those of given tokens, and left out.
+
+    >>> shares(np.array([[0, 7], [0, 2], [-1, -1], [0, 7]]))
+    [((0, 7), 2), ((0, 2), 1)]
+    """
+    found, counts = np.unique(places[(places >= 0).all(1)], axis=0, return_counts=True)
+    return [(tuple(found[i].tolist()), int(counts[i])) for i in np.argsort(-counts, kind="stable")]
 
 
-def provenance(
-    generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]], ordinals: NDArray[np.int64]
-) -> Image.Image:
+def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]) -> Image.Image:
     """Each generated image beside the training images it was stitched from, with the share and the ordinal of each.
 
-    generated: uint8 [n, 3, S, S]; parts: for each its (training row, share); originals: uint8, one for each of these;
-    ordinals: of the training rows in their data sets.
+    generated: uint8 [n, 3, S, S]; parts: for each the (ordinal, share) of its training images; originals: uint8, one
+    for each of these.
     """
-    font, left, right = ImageFont.load_default(13), _pictures(generated), iter(_pictures(originals))
+    font, left, right = ImageFont.load_default(13), _enlarged(generated), iter(_enlarged(originals))
     side, columns = left[0].width, max(map(len, parts))
     row, x0 = side + 40, side + 30
     sheet = Image.new("RGB", (x0 + columns * (side + GAP), row * len(left) + 22), PAPER)
@@ -94,10 +100,10 @@ def provenance(
     for r, (picture, part) in enumerate(zip(left, parts, strict=True)):
         y = 22 + r * row
         sheet.paste(picture, (GAP, y))
-        for c, (training_row, share) in enumerate(part):
+        for c, (ordinal, share) in enumerate(part):
             x = x0 + c * (side + GAP)
             sheet.paste(next(right), (x, y))
-            caption = f"{share:.0%}\n#{ordinals[training_row]}"
+            caption = f"{share:.0%}\n#{ordinal}"
             draw.multiline_text((x + side // 2, y + side + 3), caption, INK, font, anchor="ma", align="center")
     return sheet
 
@@ -140,3 +146,28 @@ def noises(
     decoded = decode(list(np.repeat(tokens, SEEDS - 1, 0)), np.array(again)).split(SEEDS - 1)
     rows = [(f"{i}", torch.cat([images[i : i + 1], line])) for i, line in enumerate(decoded)]
     return {"seeds": rows_of_images(rows, [f"noise {i}" for i in range(SEEDS)])}
+
+
+def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
+    """The relevance [L, L] of every position of the context to every predicted one, shares of the distance in a fitted
+    kernel (`Kernel.listening`), as a heat map: a row for each token predicted."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    length = len(relevance)
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    later = np.arange(length)[None] > np.arange(length)[:, None]
+    shown = np.ma.masked_array(100 * relevance, later)  # what comes later is no context: blank
+    edges = (0.5, length + 0.5, length + 0.5, 0.5)  # positions from 1
+    # The first rows have few positions: what is above MOST_RELEVANCE is black.
+    drawn = axes.imshow(shown, cmap="magma_r", vmin=0, vmax=MOST_RELEVANCE, interpolation="nearest", extent=edges)
+    axes.set(xlabel="token of the context", ylabel="predicting token")
+    axes.set_title("Relevance of positions: which token tells images apart when the next is predicted", fontsize=10)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.colorbar(drawn, label="% of the distance (a row: 100 %)", extend="max")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -1,131 +1,12 @@
-"""The runs on the page: their columns, and the rule that picks the best."""
+"""The runs on the page, and its first lines: yes or no, what was copied, how far from real images the best ones are."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from imagegram.metrics import rule
+from imagegram.metrics.coherence import LEAST
+from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY, Figures
 from imagegram.samplers.draw import Draw
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of report.json in the table of the page."""
-
-    key: str
-    title: str
-    help: str
-    percent: bool = False
-    small: bool = False  # may be many orders of magnitude below 1
-
-    def cell(self, figures: dict[str, dict[str, Any]]) -> tuple[str, str]:
-        """The value and its interval, as text; dashes where the figure does not apply."""
-        if self.key not in figures:
-            return "-", ""
-        if self.key == "extraction":
-            return _extraction(figures[self.key])
-        value, low, high = (figures[self.key][k] * (100 if self.percent else 1) for k in ("value", "low", "high"))
-        if self.small:
-            return f"{value:.2g}", "exact" if low == high else f"{low:.1g} to {high:.1g}"
-        return (
-            (f"{value:.1f} %", f"{low:.1f} to {high:.1f}")
-            if self.percent
-            else (f"{value:.2f}", f"{low:.2f} to {high:.2f}")
-        )
-
-
-def _extraction(figure: dict[str, Any]) -> tuple[str, str]:
-    """The chance that the rest of an image follows its first half, of training images and, below, of held-out ones."""
-    rest = {who: list(chances.values())[-1]["value"] for who, chances in figure.items()}  # after 1, 2, 4, ... tokens
-    return f"{rest['training']:.2g}", f"held out: {rest['held_out']:.1g}" if "held_out" in rest else ""
-
-
-COLUMNS = (  # what the answer speaks of first: later ones may lie beyond the edge of a screen
-    Column(
-        "exact_copy_probability",
-        "P(exact copy)",
-        "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
-        small=True,
-    ),
-    Column(
-        "closer_than_held_out",
-        "P(closer)",
-        "probability of lying closer to the training set than a held-out real image does; 0.5 is ideal, 1 a copier",
-    ),
-    Column(
-        "coherence",
-        "coherence",
-        "judges' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
-        "independently drawn tokens 0; above 1 the judges are surer than of real images: typical rather than diverse",
-    ),
-    Column(
-        "held_out_bits",
-        "held-out bits",
-        "bits that the sampler needs for a token of held-out real images: lower is a better model of them",
-    ),
-    Column(
-        "training_bits",
-        "training bits",
-        "the same of training images: the less than the held-out bits, the more the sampler knows them by heart",
-    ),
-    Column(
-        "extraction",
-        "extraction",
-        "the chance that the rest of a training image follows after its first half (8 tokens of 16), exactly; "
-        "below, the same of held-out images (Carlini et al., 2021)",
-    ),
-    Column("exact_copies", "exact copies", "share of sequences equal to a training sequence", percent=True),
-    Column("shifted_copies", "shifted", "half the tokens or more copied in one run to another position", percent=True),
-    Column(
-        "mosaics",
-        "mosaics",
-        "half the tokens or more in copied runs of at least four: patches of several training images, joined",
-        percent=True,
-    ),
-    Column("novel", "novel", "none of these", percent=True),
-    Column(
-        "longest_run", "longest run", "mean longest run of tokens that stands in one training image, at any position"
-    ),
-    Column("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
-    Column(
-        "closer_in_codes",
-        "P(closer), codes",
-        "the same by the distance of the codes, for which a token can be nearly another",
-    ),
-    Column(
-        "c_t",
-        "C_T",
-        "the Mann-Whitney statistic of P(closer) in codes as a z-score, the mean over classes (Meehan et al., 2020): "
-        "far below 0 copies, far above lies further away than real images",
-    ),
-    Column(
-        "f_mem",
-        "f_mem",
-        "share of sequences less than a third as far from the nearest training image as from the second nearest, in "
-        "codes (Yoon et al., 2023)",
-        percent=True,
-    ),
-    Column(
-        "authentic",
-        "AuthPct",
-        "share of sequences further from the nearest training image, in codes, than that is from its own nearest one "
-        "(Alaa et al., 2022)",
-        percent=True,
-    ),
-    Column(
-        "near_copies",
-        "near-copies",
-        "share of sequences whose every token is within one level of every digit of one training image's",
-        percent=True,
-    ),
-    Column("density", "density", "how crowded with held-out real images the places of the generated ones are"),
-    Column("coverage", "coverage", "share of held-out real images with a generated one near them"),
-)
-
-
-MOST_COPIES = 0.01  # share of exact copies, the upper end of its interval
-MOST_CLOSER = 0.65  # P(closer): above, images lie nearer to the training set than real ones do
-LEAST_CLOSER = 0.3  # below, they lie much further away: chaos
-LEAST_COHERENCE = 0.5  # halfway from independent tokens to real images
 
 
 @dataclass
@@ -135,7 +16,7 @@ class Run:
     name: str
     draw: Draw
     path: Path
-    figures: dict[str, Any]
+    figures: Figures
 
     @property
     def settings(self) -> str:
@@ -146,36 +27,106 @@ class Run:
         """What it does, as a sentence without its full stop."""
         return self.draw.sampler.how
 
-    def copies_no_more_than_control(self) -> bool:
-        """Whether it keeps as far from the training images as held-out real images do, and no further."""
-        if "closer_than_held_out" not in self.figures:
-            return False
-        closer = self.figures["closer_than_held_out"]["value"]
-        return self.copies_at_most() <= MOST_COPIES and LEAST_CLOSER <= closer <= MOST_CLOSER
-
-    def copies_at_most(self) -> float:
-        """The share of exact copies that it may make at most (95 %): by their probability where that is known, since
-        few sequences say little."""
-        return float(self.figures.get("exact_copy_probability", self.figures["exact_copies"])["high"])
-
-    def coherence(self) -> float:
-        """The coherence of its images; 0, that of independent tokens, where it was not measured."""
-        return float(self.figures.get("coherence", {"value": 0.0})["value"])
-
 
 def best_of(runs: list[Run]) -> Run | None:
-    """The run most like real images: of those that do not copy and are about as coherent as any of them (within the
-    95 % interval of the most coherent one), the one whose P(closer) is nearest to 0.5.
+    """The run most like real images (metrics/rule.py); None where the coherence of none is known."""
+    best = rule.best_of({run.name: run.figures for run in runs})
+    return next((run for run in runs if run.name == best), None)
 
-    Where none is both, the one that copies least of those that are coherent; where none is coherent, the most coherent.
-    None where there are no runs.
-    """
-    coherent = [run for run in runs if run.coherence() >= LEAST_COHERENCE]
-    honest = [run for run in coherent if run.copies_no_more_than_control()]
-    if honest:
-        top = max(honest, key=Run.coherence).figures["coherence"]["low"]
-        alike = [run for run in honest if run.coherence() >= top]
-        return min(alike, key=lambda run: abs(run.figures["closer_than_held_out"]["value"] - 0.5))
-    if coherent:
-        return min(coherent, key=lambda run: run.figures["exact_copies"]["value"])
-    return max(runs, key=Run.coherence, default=None)
+
+def answer(runs: list[Run], sequences: int) -> list[str]:
+    """Can n-grams generate these images? Three sentences or fewer, made from the figures of finished runs."""
+    if not runs:
+        return ["No sampler is finished."]
+    best = best_of(runs)
+    if best is None:
+        return [f"It cannot be told whether n-grams can generate these images: {_why_unknown(runs)}."]
+    sentences = [_yes_or_no(best, runs), _copies(best.figures, sequences)]
+    if CLOSER.of(best.figures):
+        sentences.append(_distance(best.figures))
+    return sentences
+
+
+def _why_unknown(runs: list[Run]) -> str:
+    """Why no coherence is known."""
+    for run in runs:
+        if images := run.figures.get("cannot_be_told", {}).get(COHERENCE.key):
+            return f"coherence cannot be told from {images} decoded image{'s' * (images > 1)}"
+    return "the coherence of their images was not measured"
+
+
+def _yes_or_no(best: Run, runs: list[Run]) -> str:
+    """The first line, with the best sampler and its coherence."""
+    coherence = COHERENCE.of(best.figures)
+    assert coherence is not None
+    clearly_less = coherence.high < 1
+    if not rule.is_coherent(best.figures):
+        said = "No: no sampler makes coherent images"
+        role = "the most coherent ones are those of"
+    elif not rule.is_like_real_images(best.figures):
+        said = "No: no sampler makes coherent images that are as new as real ones"
+        role = f"the best are {_fault(best.figures)}, those of"
+    elif clearly_less:
+        said = "Not quite: n-grams make new images of this kind that are clearly less coherent than real ones"
+        role = "the best are those of"
+    else:
+        said = "Yes: n-grams can generate new images of this kind"
+        role = "the best are those of"
+    number = f", one of {len(runs)} samplers" if len(runs) > 1 else ""
+    return f"{said}; {role} {best.name}{number}. Coherence {coherence}, where real images have 1, independent tokens 0."
+
+
+def _fault(figures: Figures) -> str:
+    """Why coherent images are not like real ones all the same."""
+    closer = CLOSER.of(figures)
+    if closer is None:
+        return "not compared with held-out images"
+    if closer.value > rule.MOST_CLOSER:
+        return "nearer to the training images than real ones"
+    if closer.value < rule.LEAST_CLOSER:
+        return "further from the training images than real ones"
+    return f"perhaps copies more often than one in {1 / rule.MOST_COPIES:.0f}"
+
+
+def _copies(figures: Figures, sequences: int) -> str:
+    counted = EXACT_COPIES.of(figures)
+    assert counted is not None
+    count = round(counted.value * sequences)
+    words = "None" if count == 0 else f"{count:,}"
+    copy = "is an exact copy" if count < 2 else "are exact copies"
+    said = f"{words} of its {sequences:,} sequences {copy} of a training image"
+    if chance := EXACT_COPY_PROBABILITY.of(figures):
+        return f"{said}; the exact probability of one is {chance.value_text('p')}."
+    return f"{said} (at most {counted.high:.1%}, 95 %)."
+
+
+def _distance(figures: Figures) -> str:
+    closer = CLOSER.of(figures)
+    assert closer is not None
+    if closer.includes(0.5):
+        said = "as far from the training images as real images that were held out"
+    elif closer.value > 0.5:
+        said = "nearer to the training images than real images that were held out"
+    else:
+        said = "further from the training images than real images that were held out"
+    return f"Its images lie {said}: P(closer) is {closer}, where real images have 0.5 and copies 1."
+
+
+def remarks(runs: list[Run], held_out: int) -> list[str]:
+    """Why figures are not on the page, and why some are above 1; empty where all are as expected."""
+    reasons = []
+    if not held_out:
+        reasons.append("No image is held out, so that nothing can be compared with real images.")
+    elif held_out < LEAST:
+        reasons.append(
+            f"Coherence, density and coverage are missing: {held_out} images are held out, {LEAST} are needed."
+        )
+    elif any("density" not in run.figures for run in runs):
+        reasons.append("Coherence, density and coverage are missing where no image was decoded.")
+    above = [run.name for run in runs if (figure := COHERENCE.of(run.figures)) and figure.value > 1]
+    if above:
+        reasons.append(
+            f"Coherence above 1 ({', '.join(above)}): the classifiers are surer of these images than of real ones, "
+            "which is typical images rather than diverse ones, or chance where the interval includes 1."
+        )
+    return reasons

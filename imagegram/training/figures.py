@@ -11,37 +11,36 @@ from tqdm import tqdm
 
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
-from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
-from imagegram.metrics.classifier import Classifier, shrunk, train_classifier
+from imagegram.metrics.coherence import Classifier, seen, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 
-JUDGED_ON = 40_000  # at most so many training images train a judge
-JUDGE_STEPS = (400, 1000)  # of a judge of few images, and of many
+TRAINED_ON = 40_000  # at most so many training images train a classifier
+CLASSIFIER_STEPS = (400, 1000)  # of a classifier of few images, and of many
 MANY = 20_000  # training images
-JUDGED = 400  # held-out images
+MEASURED = 400  # held-out images
 ENCODED = 5_000  # training images whose codes are counted
 AT_ONCE = 256  # images
 
 
-def load_judge(images: Images, path: Path) -> Classifier:
+def load_classifier(images: Images, path: Path) -> Classifier:
     """A classifier of the training part of a labelled data set, at 32 x 32 pixels.
 
     It is read from `path` where it is there, else kept there.
     """
     labels = images.labels[~images.held_out]
-    judge = Classifier(int(images.labels.max()) + 1)
+    classifier = Classifier(int(images.labels.max()) + 1)
     if not path.exists():
-        print(f"training the judge of {images.name}", flush=True)
-        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:JUDGED_ON]
-        steps = JUDGE_STEPS[len(labels) >= MANY]
-        seen = torch.cat([shrunk(to_signed(part)) for part in images.training[rows].split(1000)])
-        trained = train_classifier(seen, labels[rows], steps)
+        print(f"training the classifier of {images.name}", flush=True)
+        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:TRAINED_ON]
+        steps = CLASSIFIER_STEPS[len(labels) >= MANY]
+        pixels = torch.cat([seen(part) for part in images.training[rows].split(1000)])
+        trained = train_classifier(pixels, labels[rows], steps)
         with atomic(path) as temporary:
             torch.save(trained.state_dict(), temporary)
-    judge.load_state_dict(torch.load(path, weights_only=True))
-    return judge.eval()
+    classifier.load_state_dict(torch.load(path, weights_only=True))
+    return classifier.eval()
 
 
 def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
@@ -49,14 +48,14 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
     return np.concatenate([codec.encode(part) for part in images.split(AT_ONCE)])
 
 
-def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str, float]:
-    """Figures of one data set, on JUDGED held-out images:
+def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, float]:
+    """Figures of one data set, on MEASURED held-out images:
 
     error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
-    real: accuracy of the judge on the real images; relative_K: on reconstructions from K tokens, relative to it;
+    real: accuracy of the classifier on the real images; relative_K: on reconstructions from K tokens, relative to it;
     codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and median.
     """
-    shown, labels = images.some_unseen(JUDGED)
+    shown, labels = images.some_unseen(MEASURED)
     tokens = encode(codec, shown)
     errors = reconstruction_errors(codec, shown, tokens)
     figures = {
@@ -66,28 +65,28 @@ def evaluate(codec: Codec, images: Images, judge: Classifier | None) -> dict[str
         "error_95": round(float(np.quantile(errors, 0.95)), 2),
     }
 
-    if judge:
-        figures["real"] = _accuracy(judge, shown, labels)
+    if classifier:
+        figures["real"] = _accuracy(classifier, shown, labels)
         for k in tqdm(KEEPS, desc=f"judging {images.name}", unit="prefix"):
-            seeds = range(k * JUDGED, k * JUDGED + len(shown))
+            seeds = range(k * MEASURED, k * MEASURED + len(shown))
             rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
-            figures[f"relative_{k}"] = _accuracy(judge, rebuilt, labels) / figures["real"]
+            figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels) / figures["real"]
 
-    seen = encode(codec, images.some_training(ENCODED))
-    used = [len(np.unique(seen[:, position])) for position in range(codec.tokens_per_image)]
-    figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(seen))}
+    tokens = encode(codec, images.some_training(ENCODED))
+    used = [len(np.unique(tokens[:, position])) for position in range(codec.tokens_per_image)]
+    figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(tokens))}
     return figures
 
 
-def _accuracy(judge: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images uint8 [n, 3, S, S] whose label [n] the judge tells."""
-    return (judge.probabilities(shrunk(to_signed(images))).argmax(1) == labels).double().mean().item()
+def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Share of images uint8 [n, 3, S, S] whose label [n] the classifier tells."""
+    return (classifier.probabilities(seen(images)).argmax(1) == labels).double().mean().item()
 
 
 def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, float]]:
-    """The figures of every data set by name; judges are kept in `folder`."""
+    """The figures of every data set by name; classifiers are kept in `folder`."""
     report = {}
     for number, images in enumerate(data):
-        judge = load_judge(images, folder / f"judge_{number}.pt") if images.labelled else None
-        report[images.name] = evaluate(codec, images, judge)
+        classifier = load_classifier(images, folder / f"classifier_{number}.pt") if images.labelled else None
+        report[images.name] = evaluate(codec, images, classifier)
     return report

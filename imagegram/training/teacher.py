@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
-from imagegram.metrics.classifier import Classifier, shrunk, train_classifier
+from imagegram.metrics.coherence import Classifier, seen, shrunk, train_classifier
 from imagegram.training.images import Images
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
@@ -20,7 +19,7 @@ MOST_STEPS = 1000
 
 
 class Teacher(nn.Module):
-    """Standardised features of a classifier of the training images; it is not the judge.
+    """Standardised features of a classifier of the training images; another one than measures it.
 
     Images [B, 3, S, S] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256]. It sees them at
     32 x 32 pixels.
@@ -68,7 +67,7 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, devi
         return teacher.to(device).eval()
 
     print("training the teacher", flush=True)
-    pixels = torch.cat([shrunk(to_signed(part)) for images, _ in targets for part in images.split(1000)]).to(device)
+    pixels = torch.cat([seen(part) for images, _ in targets for part in images.split(1000)]).to(device)
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
     teacher.to(device)
     teacher.net = train_classifier(pixels, labels.to(device), min(steps, MOST_STEPS), seed=seed)

@@ -16,7 +16,7 @@ from experiments.scaling.corpora import load
 from imagegram.cli import UserError
 from imagegram.data.dataset import DatasetOptions, permutation, sample
 from imagegram.data.spec import DatasetSpec
-from imagegram.report.thumbnails import Originals
+from imagegram.report.pictures import Originals
 from imagegram.tokens import TokenFolder
 from tests.support.datasets import picture, put
 from tests.support.tokenize import tokenize

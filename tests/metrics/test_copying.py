@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 from imagegram.metrics import copying as m
+from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
 from imagegram.samplers.ntd import longest_runs
 from tests.support.corpora import index_of
 
@@ -38,8 +39,8 @@ def test_planted_cases(planted: NDArray[np.uint16], index: Index) -> None:
     assert distances[1] >= 13  # shifted: hardly a token stands where it stood
     assert longest_runs(index, planted).max(1).tolist() == [16, 13, 10, 8, 0]
     figures, _ = m.describe(planted, index, RNG)
-    assert figures["exact_copies"]["value"] == pytest.approx(1 / 5)
-    assert figures["novel"]["value"] == pytest.approx(1 / 5)  # the noise
+    assert figures["exact_copies"].value == pytest.approx(1 / 5)
+    assert figures["novel"].value == pytest.approx(1 / 5)  # the noise
     # Of five sequences the copy, and the longer part of the splice, have a run of 10; so does the shifted copy.
     assert figures["novelty"][15] == pytest.approx(4 / 5)
     assert figures["novelty"][0] == pytest.approx((3 + 0 + 0 + 1 + 16) / 80)
@@ -70,7 +71,7 @@ def test_planted_cases_are_told_apart(planted: NDArray[np.uint16], index: Index)
     assert m.pieces(everywhere)[4] == 16
     assert m.copied(everywhere).tolist() == [1, 13 / 16, 1, 15 / 16, 0]
     figures, _ = m.describe(planted, index, RNG)
-    assert [figures[name]["value"] for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
+    assert [figures[name].value for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -130,12 +131,12 @@ def test_matches_in_place_and_pieces_agree_with_brute_force(tmp_path: Path) -> N
 def test_held_out_images_are_measured_as_the_generated_are(index: Index) -> None:
     held_out = RNG.integers(0, 512, (40, 16)).astype(np.uint16)
     result = m.measure(TRAINING[:40], index, held_out, RNG)
-    assert result["generated"]["exact_copies"]["value"] == 1
-    assert result["generated"]["closer_than_held_out"]["value"] == 1
-    assert result["held_out"]["exact_copies"]["value"] == 0
+    assert result["generated"]["exact_copies"].value == 1
+    assert result["generated"][CLOSER.key].value == 1
+    assert result["held_out"]["exact_copies"].value == 0
     again = m.measure(held_out, index, held_out, RNG)
-    assert again["generated"]["nearest_distance"]["value"] == again["held_out"]["nearest_distance"]["value"]
-    for name in ("closer_than_held_out", "closer_in_codes"):
-        assert again["generated"][name]["value"] == pytest.approx(0.5)
-        assert again["generated"][name]["p_value"] > 0.9
-        assert result["generated"][name]["p_value"] < 1e-6
+    assert again["generated"]["nearest_distance"].value == again["held_out"]["nearest_distance"].value
+    for name in (CLOSER.key, CLOSER_IN_CODES.key):
+        assert again["generated"][name].value == pytest.approx(0.5)
+        assert again["generated"][name].p_value > 0.9
+        assert result["generated"][name].p_value < 1e-6

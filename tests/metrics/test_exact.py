@@ -36,9 +36,9 @@ def test_the_exact_copy_probability_lies_in_the_interval_of_ten_thousand_samples
     drawn = sampler.sample(index, 10_000, np.random.default_rng(1)).tokens
     known = {tuple(row) for row in ROWS.tolist()}
     measured = wilson(sum(tuple(row) in known for row in drawn.tolist()), len(drawn))
-    spread = measured["high"] - measured["low"]
-    exact = figure["exact_copy_probability"]["value"]
-    assert measured["low"] - spread / 2 <= exact <= measured["high"] + spread / 2  # about four deviations
+    spread = measured.high - measured.low
+    exact = figure["exact_copy_probability"].value
+    assert measured.low - spread / 2 <= exact <= measured.high + spread / 2  # about four deviations
     assert "held_out_bits" not in figure
 
 
@@ -46,9 +46,9 @@ def test_an_unbounded_context_copies_and_extracts_with_certainty(tmp_path: Path)
     index = index_of(tmp_path, ROWS)
     held_out = np.random.default_rng(9).integers(0, 512, (20, 4)).astype(np.uint16)
     figures = exact_figures(index, Ntd(context=99), held_out, np.random.default_rng(0))
-    assert figures["exact_copy_probability"]["value"] == pytest.approx(1)
-    assert figures["extraction"]["held_out"]["1"]["value"] < 1e-3
-    assert figures["held_out_bits"]["value"] > figures["training_bits"]["value"]
+    assert figures["exact_copy_probability"].value == pytest.approx(1)
+    assert figures["extraction"]["held_out"]["1"].value < 1e-3
+    assert figures["held_out_bits"].value > figures["training_bits"].value
     assert len(figures["held_out_bits_by_position"]) == 4
 
 
@@ -58,7 +58,7 @@ def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
     share = 1 - figures["floor_share"]
     shares = np.array([[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS])
     expected = -np.log2(share * shares + (1 - share) / 512).mean()
-    assert figures["held_out_bits"]["value"] == pytest.approx(expected)
+    assert figures["held_out_bits"].value == pytest.approx(expected)
 
 
 def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,10 +69,12 @@ def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(exact, "MOST_TRAINING", 30)
     part = exact_figures(index, sampler, nothing, np.random.default_rng(0))
     assert part["exact_copy_images"] == 30
-    low, high = (part["exact_copy_probability"][key] for key in ("low", "high"))
-    assert low < high
-    assert low / 1.5 < whole["value"] < high * 1.5
-    assert low < part["exact_copy_probability"]["value"] < high
+    figure = part["exact_copy_probability"]
+    assert whole.exact
+    assert not figure.exact
+    assert figure.low < figure.high
+    assert figure.low / 1.5 < whole.value < figure.high * 1.5
+    assert figure.low < figure.value < figure.high
 
 
 def test_a_large_kernel_is_asked_for_a_fortieth_of_the_images_at_least(
@@ -101,7 +103,7 @@ def test_the_floor_is_fitted_to_images_that_the_others_predict(tmp_path: Path) -
     shares = np.linspace(0.001, 0.999, 999)
     losses = [-np.log2(share * p + (1 - share) / 512).mean() for share in shares]
     assert 1 - figures["floor_share"] == pytest.approx(shares[int(np.argmin(losses))], abs=2e-3)
-    assert figures["left_out_bits"]["value"] == pytest.approx(min(losses), abs=1e-3)
+    assert figures["left_out_bits"].value == pytest.approx(min(losses), abs=1e-3)
 
 
 def test_the_floor_is_fitted_and_bits_and_extraction_are_what_they_say() -> None:
@@ -112,4 +114,4 @@ def test_the_floor_is_fitted_and_bits_and_extraction_are_what_they_say() -> None
     assert share == pytest.approx(shares[int(np.argmin(losses))], abs=2e-3)
     rng = np.random.default_rng(0)
     table = extraction(np.array([[0.1, 0.5, 0.5, 1.0], [0.2, 1.0, 1.0, 0.5]]), rng)
-    assert {key: figure["value"] for key, figure in table.items()} == {"1": 0.375, "2": 0.5}
+    assert {key: figure.value for key, figure in table.items()} == {"1": 0.375, "2": 0.5}

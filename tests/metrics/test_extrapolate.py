@@ -34,7 +34,7 @@ def test_ten_times_the_images_do_what_was_predicted() -> None:
         counted = copy_figures(more[:800], [curve.context], curve.sampler == "aligned")[curve.context].competitors
         assert curve.law.parameters[0] == pytest.approx(np.log(counted / 2), abs=0.5)
         truth = np.exp(copy_figures(more, [curve.context], curve.sampler == "aligned")[curve.context].log_copy)
-        errors.append(abs(curve.at(8000)["value"] - truth))
+        errors.append(abs(curve.at(8000).value - truth))
     assert len(errors) == 8
     assert max(errors) < 0.1
 

@@ -20,8 +20,8 @@ def test_the_law_is_recovered_and_predicts_a_hundred_times_the_images(true: Law)
     for times in (10, 100):
         truth = np.exp(-true.log_copy(times * SIZES[-1]))
         figure = found.copy_probability(times * SIZES[-1])
-        assert figure["value"] == pytest.approx(truth, abs=0.1)
-        assert figure["low"] - 0.02 <= truth <= figure["high"] + 0.02
+        assert figure.value == pytest.approx(truth, abs=0.1)
+        assert figure.low - 0.02 <= truth <= figure.high + 0.02
 
 
 def test_the_law_is_the_formula_of_the_documentation() -> None:
@@ -40,7 +40,7 @@ def test_the_interval_holds_what_was_measured_with_an_error_of_three_percent() -
         found = fit_law(SIZES, measured, [4] * len(SIZES), 2 * np.exp(true.parameters[0]))
         assert found is not None
         figure = found.copy_probability(SIZES[-1])
-        inside += figure["low"] <= truth <= figure["high"]
+        inside += figure.low <= truth <= figure.high
         widths.append(found.log_copy(SIZES[-1], 2) / found.log_copy(SIZES[-1]))
     assert inside >= 52
     assert max(widths) < np.exp(2 * 0.03)  # several sizes say more than one of them

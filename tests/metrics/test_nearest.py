@@ -78,7 +78,7 @@ def test_p_closer_is_the_mann_whitney_statistic() -> None:
     rng = np.random.default_rng(3)
     a = rng.integers(0, 30, 50).astype(np.float64)
     b = rng.integers(5, 40, 80).astype(np.float64)
-    value = probability_closer(a, b, rng)["value"]
+    value = probability_closer(a, b, rng).value
     assert mannwhitneyu(a, b).statistic == pytest.approx(50 * 80 * (1 - value))
 
 
@@ -103,7 +103,7 @@ def test_opposite_cells_do_not_hide_each_other() -> None:
     real = np.linspace(1, 2, 40)
     generated = np.concatenate([np.full(20, 0.1), np.full(20, 9.0)])
     cells = np.repeat([0, 1], 20), np.tile([0, 1], 20)
-    assert probability_closer(generated, real, np.random.default_rng(0))["value"] == pytest.approx(0.5)
+    assert probability_closer(generated, real, np.random.default_rng(0)).value == pytest.approx(0.5)
     scores = m.cell_scores(generated, real, cells)
     assert scores[0] < -4
     assert scores[1] > 4
@@ -133,12 +133,12 @@ def test_a_copy_moved_by_one_level_is_near_and_not_exact(tmp_path: Path) -> None
     tokens = digits @ radix
     moved = (digits + rng.choice([-1, 1], digits.shape)) @ radix
     index = index_of(tmp_path, tokens)
-    measured = copying.measure(moved.astype(np.uint16), index, rng.integers(0, 512, (50, 8)).astype(np.uint16), rng)
+    drawn, real = moved.astype(np.uint16), rng.integers(0, 512, (50, 8)).astype(np.uint16)
+    assert copying.measure(drawn, index, real, rng)["generated"]["exact_copies"].value == 0
+    measured = m.memorization_figures(drawn, index, real, rng)
     generated, held_out = measured["generated"], measured["held_out"]
-    assert generated["exact_copies"]["value"] == 0
-    assert generated["near_copies"]["value"] == 1
-    assert generated["near_copied_share"]["value"] == 1
-    assert held_out["near_copies"]["value"] == 0
-    assert generated["c_t"]["high"] < -2
-    assert held_out["c_t"]["low"] < 0 < held_out["c_t"]["high"]
-    assert generated["authentic"]["value"] < 0.1
+    assert generated["near_copies"].value == 1
+    assert held_out["near_copies"].value == 0
+    assert generated["c_t"].high < -2
+    assert held_out["c_t"].low < 0 < held_out["c_t"].high
+    assert generated["authentic"].value < 0.1

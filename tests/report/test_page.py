@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.report.page import PALETTE, Sources, short_names, write_page
+from imagegram.index.folder import Index
+from imagegram.report.page import Sources, short_names, without_folders, write_page
+from imagegram.report.pictures import COLOURS, PALETTE, SPARE
 from tests.support.nights import DRAWS, small_night
 
 MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
@@ -105,7 +108,7 @@ def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
                 assert contrast(colours[text], colours[surface]) >= 4.5, (text, surface, colours)
             for shape in ("edge", "focus"):
                 assert contrast(colours[shape], colours[surface]) >= 3, (shape, surface, colours)
-        for shape in PALETTE:  # cells of tokens and points of the plot
+        for shape in (*PALETTE, *COLOURS.values(), *SPARE):  # cells of tokens and points of the plot
             assert contrast(shape, colours["paper"]) >= 3, (shape, colours["paper"])
             assert contrast(shape, colours["card"]) >= 3, (shape, colours["card"])
 
@@ -121,7 +124,7 @@ def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -
             assert places == [tuple(place) for place in row[:, :2].tolist()]
             assert picture.get("positions", list(range(8))) == row[:, 2].tolist()
     labels = {tuple(place): label for *place, label in night.index.images.tolist()}
-    held_out = {tuple(place) for place in night.control.origins.tolist()}
+    held_out = {tuple(place) for place in night.held_out.origins.tolist()}
     for *place, label in data["images"]:
         assert labels.get(tuple(place), label) == label
         assert (tuple(place) in labels) != (tuple(place) in held_out)
@@ -136,7 +139,7 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
     data = json.loads(page.data)
     tokens = np.load(night.night.folder(night.out, "completes") / "tokens.npy")
     held_out = {
-        tuple(place): row for place, row in zip(night.control.origins.tolist(), night.control.tokens, strict=True)
+        tuple(place): row for place, row in zip(night.held_out.origins.tolist(), night.held_out.tokens, strict=True)
     }
     training = np.unique(night.index.tokens[:, :6], axis=0)
     rows = {tuple(place[:2]): row for place, row in zip(night.index.images.tolist(), night.index.tokens, strict=True)}
@@ -184,12 +187,13 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     sources = small_night(tmp_path, datasets=(("shapes", 100),))
     page = Page(tmp_path / "report.html")
     assert re.search(r"Coherence, density and coverage are missing: \d+ images are held out, 40 are needed", page.text)
-    assert "no sampler can be called the best" in page.text
+    assert "It cannot be told whether n-grams can generate these images" in page.text
+    assert ": most like real images" not in page.text
     assert "No sampler can be better than this" in page.text
     manifest = sources.originals.folders[0].path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"shapes"', '"gone/for/good"'))
     folders = sources.index.token_folders()
-    write_page(Sources(tmp_path, sources.night, sources.index, sources.control, type(sources.originals)(folders)))
+    write_page(Sources(tmp_path, sources.night, sources.index, sources.held_out, type(sources.originals)(folders)))
     page = Page(tmp_path / "report.html")
     assert "without a picture" in page.source or "s-gallery" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
@@ -199,3 +203,35 @@ def test_a_caption_names_the_last_folder_of_a_data_set_where_that_tells_them_apa
     assert short_names(["/data/of/mine/cats", "uoft-cs/cifar10", "."]) == ["cats", "cifar10", "."]
     assert short_names(["a/train", "b/train"]) == ["a/train", "b/train"]
     assert short_names(["a/train", "a/train"]) == ["train", "train"]
+    assert short_names(["/home/me/a/train", "/home/me/b/train"]) == ["a/train", "b/train"]
+
+
+def test_no_page_names_the_folders_of_whoever_made_it(night: Sources, page: Page, tmp_path: Path) -> None:
+    assert without_folders("codec /home/me/my_codec, --out=/home/me/x") == "codec .../my_codec, --out=.../x"
+    assert without_folders("EPFL-VILAB/x at https://a.b/c and/or ./a/b") == "EPFL-VILAB/x at https://a.b/c and/or ./a/b"
+    index = replace_path(night.index, codec="/home/me/my_codec")
+    left = replace(night.night, command="overnight_run.py --out /home/me/night", failed={"x": "/home/me/night is full"})
+    write_page(replace(night, out=tmp_path, night=left, index=index))
+    assert "/home/me" not in (tmp_path / "report.html").read_text()
+    assert ".../my_codec" in (tmp_path / "report.html").read_text()
+    assert str(night.out) not in page.source
+
+
+def replace_path(index: Index, codec: str) -> Index:
+    """The index as if its codec lay in a folder."""
+    again = Index.open(index.path)
+    again.info["codec"] = codec
+    return again
+
+
+def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sources, page: Page) -> None:
+    data = json.loads(page.data)
+    assert data["walls"]["copies"]["rebuilt"]
+    assert not data["walls"]["held-out"]["rebuilt"]
+    folder = night.night.folder(night.out, "copies")
+    facts = json.loads((folder / "pictures.json").read_text())
+    exact = [i for i, fact in enumerate(facts) if fact["differs"] == 0]
+    assert exact
+    for i in exact:
+        assert (folder / f"nearest_{i:04d}.png").read_bytes() == (folder / f"image_{i:04d}.png").read_bytes()
+    assert "the nearest training image, rebuilt by the same codec" in page.text

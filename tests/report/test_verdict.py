@@ -1,22 +1,20 @@
-"""The rule that picks the best run: neither a copier nor chaos."""
+"""The rule that picks the best run: neither a copier nor incoherent."""
 
 from pathlib import Path
 
 import pytest
 
-from imagegram.report.answer import answer
-from imagegram.report.verdict import COLUMNS, Run, best_of
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY
+from imagegram.report.verdict import Run, answer, best_of
 from imagegram.samplers import SAMPLERS
 from imagegram.samplers.draw import Draw
 
 
 def run(name: str, copies: float, closer: float | None, coherence: float | None, method: str = "aligned") -> Run:
     """A run of which these figures are known."""
-    figures = {"exact_copies": {"value": copies, "low": copies, "high": copies}}
-    if closer is not None:
-        figures["closer_than_held_out"] = {"value": closer, "low": closer, "high": closer}
-    if coherence is not None:
-        figures["coherence"] = {"value": coherence, "low": coherence, "high": coherence}
+    known = {EXACT_COPIES.key: copies, CLOSER.key: closer, COHERENCE.key: coherence}
+    figures = {key: Figure(value, value, value) for key, value in known.items() if value is not None}
     return Run(name, Draw(SAMPLERS[method]()), Path(name), figures)
 
 
@@ -32,7 +30,7 @@ def test_the_most_coherent_run_that_does_not_copy_is_the_best() -> None:
 
 def test_of_equally_coherent_runs_the_one_as_far_from_training_images_as_real_ones_is_the_best() -> None:
     surest = run("near", 0, 0.6, 1.0)
-    surest.figures["coherence"]["low"] = 0.93
+    surest.figures[COHERENCE.key] = Figure(1.0, 0.93, 1.07)
     assert best(surest, run("like real", 0, 0.49, 0.97), run("less coherent", 0, 0.5, 0.92)) == "like real"
 
 
@@ -61,31 +59,45 @@ def test_where_all_copy_the_best_copies_least() -> None:
     assert best(run("two", 0.4, 0.8, 0.9), run("ten", 1.0, 1.0, 1.0)) == "two"
 
 
+def first_line(*runs: Run) -> str:
+    return answer(list(runs), 64)[0]
+
+
+def test_the_first_line_says_yes_or_no() -> None:
+    assert first_line(run("a", 0, 0.5, 1.0)).startswith("Yes: n-grams can generate")
+    assert first_line(run("a", 0, 0.5, 0.3)).startswith("No: no sampler makes coherent images;")
+    assert first_line() == "No sampler is finished."
+    clearly = run("a", 0, 0.5, None)
+    clearly.figures[COHERENCE.key] = Figure(0.7, 0.43, 0.98)
+    assert "clearly less coherent than real ones" in first_line(clearly)
+    clearly.figures[COHERENCE.key] = Figure(0.7, 0.43, 1.0)
+    assert first_line(clearly).startswith("Yes:")
+
+
+def test_without_coherence_nothing_is_the_best() -> None:
+    few = run("a", 0, 0.5, None)
+    assert best_of([few]) is None
+    assert first_line(few) == (
+        "It cannot be told whether n-grams can generate these images: the coherence of their images was not measured."
+    )
+    few.figures["cannot_be_told"] = {COHERENCE.key: 5}
+    assert "coherence cannot be told from 5 decoded images" in first_line(few)
+    assert COHERENCE.text(few.figures) == "cannot be told (from 5 images)"
+
+
 def test_the_answer_says_what_keeps_the_best_from_being_like_real_images() -> None:
     few = run("few", 0, 0.46, 0.99)
-    few.figures["exact_copies"]["high"] = 0.057  # of 64 sequences
-    for closer, said in ((0.46, "may copy more than one image in 100:"), (0.8, "nearer to"), (0.2, "further from")):
-        few.figures["closer_than_held_out"] = {"value": closer, "low": closer, "high": closer}
-        assert said in answer([few], {}, 64)[0]
-    few.figures["closer_than_held_out"]["value"] = 0.46
-    few.figures["exact_copy_probability"] = {"value": 5e-8, "low": 1e-8, "high": 1e-7}
-    assert "is most like real images" in answer([few], {}, 64)[0]
+    few.figures[EXACT_COPIES.key] = Figure(0, 0, 0.057)  # of 64 sequences
+    for closer, said in ((0.46, "copies more often than one in 100,"), (0.8, "nearer to"), (0.2, "further from")):
+        few.figures[CLOSER.key] = Figure(closer, closer, closer)
+        assert said in first_line(few)
+        assert first_line(few).startswith("No:")
+    few.figures[CLOSER.key] = Figure(0.46, 0.2, 0.7)
+    few.figures[EXACT_COPY_PROBABILITY.key] = Figure(5e-8, 1e-8, 1e-7)
+    few.figures[COHERENCE.key] = Figure(0.99, 0.9, 1.1)
+    assert first_line(few).startswith("Yes:")
 
 
 def test_missing_figures_do_no_harm() -> None:
     assert best(run("a", 0, None, None), run("c", 0, 0.5, 0.9, "kernel")) == "c"
     assert best_of([]) is None
-
-
-def test_cells_show_small_probabilities_and_dashes() -> None:
-    column = next(column for column in COLUMNS if column.small)
-    assert column.cell({column.key: {"value": 7.2e-10, "low": 7e-10, "high": 8e-10}}) == ("7.2e-10", "7e-10 to 8e-10")
-    assert column.cell({}) == ("-", "")
-
-
-def test_extraction_is_shown_after_the_first_half_beside_that_of_held_out_images() -> None:
-    column = next(column for column in COLUMNS if column.key == "extraction")
-    chances = {"1": {"value": 1e-9}, "8": {"value": 7.8e-5}}
-    figure = {"training": chances, "held_out": {"1": {"value": 1e-12}, "8": {"value": 8.8e-10}}}
-    assert column.cell({"extraction": figure}) == ("7.8e-05", "held out: 9e-10")
-    assert column.cell({"extraction": {"training": chances}}) == ("7.8e-05", "")

@@ -13,10 +13,10 @@ from imagegram import tokenizing
 from imagegram.generating import Request, generate, reconstruct_held_out
 from imagegram.index.build import build_index
 from imagegram.metrics import coherence
-from imagegram.metrics.held_out import read_control
+from imagegram.metrics.held_out import read_held_out
 from imagegram.report.page import Sources, write_page
+from imagegram.report.pictures import Originals
 from imagegram.report.record import HELD_OUT, Night
-from imagegram.report.thumbnails import Originals
 from imagegram.samplers import Aligned, Ntd
 from imagegram.samplers.draw import Draw
 from tests.support.fake_codec import FakeCodec
@@ -56,15 +56,15 @@ def small_night(out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500
         patch.setattr(coherence, "STEPS", 2)
         folders = [tokenize(name, out / f"tokens-{name}", images=images, workers=0) for name, images in datasets]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
-        control = read_control(index)
+        held_out = read_held_out(index)
         night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: draw.to_json() for n, draw in DRAWS.items()})
         for name, draw in DRAWS.items():
             if name != failed:
-                generate(index, codec, control, Request(draw, 40, 20, 3, prefixes=2), night.folder(out, name))
+                generate(index, codec, held_out, Request(draw, 40, 20, 3, prefixes=2), night.folder(out, name))
         if failed:
             night.failed[failed] = "a reason with <angles>"
-        reconstruct_held_out(index, codec, control, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT))
+        reconstruct_held_out(index, codec, held_out, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT))
         night.write(out)
-        sources = Sources(out, night, index, control, Originals(folders))
+        sources = Sources(out, night, index, held_out, Originals(folders))
         write_page(sources)
     return sources

@@ -24,7 +24,7 @@ def run(out: Path, *arguments: str) -> int:
 
 
 def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that costs nothing, three samplers, a sweep of four, and judges hardly trained."""
+    """A codec that costs nothing, three samplers, a sweep of four, and classifiers hardly trained."""
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)

@@ -14,7 +14,7 @@ from imagegram.cli import run_script
 from imagegram.codec import load_codec
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.scenes import scene
-from imagegram.metrics.classifier import Classifier, train_classifier
+from imagegram.metrics.coherence import Classifier, train_classifier
 from imagegram.training import card, figures, loop, teacher, tokenizer
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")
@@ -26,15 +26,15 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script on small batches, with judges hardly trained."""
+    """The script on small batches, with classifiers hardly trained."""
 
-    def judge(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Classifier:
+    def hasty(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Classifier:
         return train_classifier(images, labels, 2, batch=8, seed=seed)
 
-    monkeypatch.setattr(figures, "train_classifier", judge)
+    monkeypatch.setattr(figures, "train_classifier", hasty)
     monkeypatch.setattr(figures, "KEEPS", (1, 16))
     monkeypatch.setattr(figures, "ENCODED", 40)
-    monkeypatch.setattr(teacher, "train_classifier", judge)
+    monkeypatch.setattr(teacher, "train_classifier", hasty)
     monkeypatch.setattr(teacher, "SHOWN", 60)
     monkeypatch.setattr(tokenizer, "BATCH", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)

@@ -1,0 +1,145 @@
+"""What the tokenizer keeps of real images: how far the rebuilt ones are off, and whether their classes are still told.
+
+"Real" means "as the tokenizer rebuilds them" in all other figures: no sampler can be better than its tokenizer, and a
+tokenizer that keeps little makes that a low bar. The classifier is a linear discriminant on edges and colours, trained
+on originals of the index in a second; it is there to compare two kinds of images and not to be good at either.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from imagegram.files import read_json, write_json
+from imagegram.index.folder import Index
+from imagegram.metrics.coherence import SEED, Classifiers, chosen_rows
+from imagegram.metrics.held_out import HeldOut
+from imagegram.metrics.intervals import Figure, from_json, mean, to_json, wilson
+
+FIDELITY_VERSION = 1  # one more with every change of the code that changes the figures
+MOST_TRAINING = 2000  # originals that train the classifier
+CELLS = 4  # on a side of an image, each with its histogram of edges and its mean colour
+ANGLES = 8  # of edges
+MOST_ERROR = 0.5  # of the error of a flat picture in the image's mean colour: above, little is kept
+LEAST_TOLD = 0.85  # of what is told of the originals, the upper end of its interval: below, little is kept
+Place = tuple[int, int]  # number of the data set, ordinal
+Read = Callable[[Place], Image.Image | None]  # an original, None where it is gone
+Pixels = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Figures of rebuilt held-out images. error: root mean square, in grey levels of 255; flat_error: that of pictures
+    of one colour; told, told_of_originals: the share whose class a classifier tells, None where there are no classes.
+    """
+
+    error: Figure
+    flat_error: Figure
+    told: Figure | None
+    told_of_originals: Figure | None
+
+    @property
+    def is_little(self) -> bool:
+        """Whether the tokenizer keeps so little that figures of generated images mean little."""
+        if self.error.low > MOST_ERROR * self.flat_error.value:
+            return True
+        if self.told is None or self.told_of_originals is None:
+            return False
+        return self.told.high < LEAST_TOLD * self.told_of_originals.value
+
+    def __str__(self) -> str:
+        error = (
+            f"off by {self.error.value:.1f} of 255 grey levels, where pictures of one colour would be off by "
+            f"{self.flat_error.value:.1f}"
+        )
+        if self.told is None or self.told_of_originals is None:
+            return f"rebuilt held-out images are {error}"
+        return (
+            f"a classifier tells the class of {self.told:%} of the rebuilt held-out images, and of "
+            f"{self.told_of_originals:%} of the originals; they are {error}"
+        )
+
+
+def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, original: Read) -> Fidelity | None:
+    """Measure what the tokenizer keeps, once for an index; None where the originals are gone."""
+    path = _file(index)
+    key = {"version": FIDELITY_VERSION, "classifiers": json.loads(classifiers.key), "most": MOST_TRAINING}
+    if path.exists() and read_json(path)["key"] == key:
+        return read_fidelity(index)
+    chosen = chosen_rows(held_out, np.random.default_rng(SEED))
+    places = [tuple(place) for place in held_out.origins[chosen].tolist()]
+    there = {i: picture for i, place in enumerate(places) if (picture := original(place)) is not None}
+    if not there:
+        return None
+    found = _measure(index, held_out.labels[chosen], there, classifiers.real_images, original)
+    write_json(path, {"key": key, "figures": to_json(vars(found))})
+    return found
+
+
+def read_fidelity(index: Index) -> Fidelity | None:
+    """What `open_fidelity` kept; None where it did not."""
+    path = _file(index)
+    kept = read_json(path) if path.exists() else {}
+    if kept.get("key", {}).get("classifiers", {}).get("index") != index.identity:
+        return None
+    return Fidelity(**from_json(kept["figures"]))
+
+
+def _file(index: Index) -> Path:
+    return index.path.parent / f"{index.path.name}-fidelity.json"
+
+
+def _measure(
+    index: Index, labels: NDArray[np.int64], there: dict[int, Image.Image], rebuilt: Tensor, original: Read
+) -> Fidelity:
+    """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are `there` by row."""
+    rng = np.random.default_rng(SEED)
+    rows = list(there)
+    real = np.stack([_pixels(picture) for picture in there.values()])
+    again = rebuilt[rows].permute(0, 2, 3, 1).numpy().astype(np.float64)
+    error = np.sqrt(np.square(again - real).mean((1, 2, 3)))
+    flat = np.sqrt(np.square(real - real.mean((1, 2), keepdims=True)).mean((1, 2, 3)))
+    figures: dict[str, Any] = {"error": mean(error, rng), "flat_error": mean(flat, rng)}
+    told = told_of_originals = None
+    classes = labels[rows]
+    if len(np.unique(classes)) > 1:
+        chosen = np.sort(rng.permutation(index.num_images)[:MOST_TRAINING])
+        bar = tqdm(chosen, desc="reading originals", unit="img", delay=3)
+        known = {row: picture for row in bar if (picture := original(tuple(index.images[row, :2].tolist())))}
+        if known:
+            training = np.stack([_pixels(picture) for picture in known.values()])
+            answers = tell(training, index.labels[list(known)], np.concatenate([real, again])) == np.tile(classes, 2)
+            told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in np.split(answers, 2))
+    return Fidelity(**figures, told=told, told_of_originals=told_of_originals)
+
+
+def _pixels(picture: Image.Image) -> Pixels:
+    return np.asarray(picture.convert("RGB"), np.float64)
+
+
+def tell(training: Pixels, labels: NDArray[np.int64], images: Pixels) -> NDArray[np.int64]:
+    """The classes [m] of `images` [m, S, S, 3] by a linear discriminant of `training` images [n, S, S, 3]."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(edges_and_colours(training), labels)
+    return classifier.predict(edges_and_colours(images))
+
+
+def edges_and_colours(images: Pixels) -> Pixels:
+    """Images [n, S, S, 3] in 0 ... 255 -> features [n, CELLS ** 2 * (ANGLES + 3)]: in each cell a histogram of the
+    directions of edges, weighted by their strength (Dalal & Triggs, 2005), and the mean colour."""
+    n, side = images.shape[:2]
+    down, right = np.gradient(images.mean(3) / 255, axis=(1, 2))
+    strength = np.hypot(down, right)
+    angle = np.floor((np.arctan2(down, right) / (2 * np.pi) + 0.5) * ANGLES).astype(int) % ANGLES
+    edges = np.where(angle[..., None] == np.arange(ANGLES), strength[..., None], 0.0)
+    cells = np.array_split(np.arange(side), CELLS)
+    maps = np.concatenate([edges, images / 255], 3)
+    return np.stack([maps[:, a][:, :, b].mean((1, 2)) for a in cells for b in cells], 1).reshape(n, -1)

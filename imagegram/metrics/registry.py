@@ -1,0 +1,265 @@
+"""Every metric of a night, in one table: where it is computed, its title, what it means, its unit, what is better.
+
+The columns of the page, the lines of the terminal and the words of the README come from here. A metric is computed for
+generated and for held-out real images alike; the latter have what a perfect sampler would.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from imagegram.metrics.intervals import Figure, number_text
+
+Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a figure in report.json besides its value."""
+
+    key: str
+    title: str
+    help: str
+    better: str  # what a good sampler has
+    where: str  # MODULE.FUNCTION of imagegram.metrics that computes it
+    unit: str = ""  # of `number_text`: "%" of a share, "p" of a probability however small
+    cite: str = ""
+    shown: bool = True  # as a column of the page; else in report.json and the CSV alone
+
+    @property
+    def meaning(self) -> str:
+        """The help with what is better and the source, for a reader of the page."""
+        return f"{self.help} ({'; '.join(filter(None, [f'better: {self.better}', self.cite]))})"
+
+    def of(self, figures: Figures) -> Figure | None:
+        """This figure among others; None where it was not measured, or cannot be told."""
+        return figures.get(self.key)
+
+    def cell(self, figures: Figures) -> tuple[str, str]:
+        """The value and its interval, as text; a dash where the figure does not apply."""
+        if images := figures.get("cannot_be_told", {}).get(self.key):
+            return "cannot be told", f"from {images} image{'s' * (images > 1)}"
+        figure = self.of(figures)
+        return (figure.value_text(self.unit), figure.interval_text(self.unit)) if figure else ("-", "")
+
+    def text(self, figures: Figures) -> str:
+        """The same in one line."""
+        value, interval = self.cell(figures)
+        return f"{value} ({interval})" if interval else value
+
+
+class Extraction(Metric):
+    """A chance for every length of a beginning: shown is that after half an image, which is the longest."""
+
+    def of(self, figures: Figures) -> Figure | None:
+        if self.key not in figures:
+            return None
+        chances: list[Figure] = list(figures[self.key]["training"].values())
+        return chances[-1]
+
+    def cell(self, figures: Figures) -> tuple[str, str]:
+        figure = self.of(figures)
+        if figure is None:
+            return "-", ""
+        real: list[Figure] = list(figures[self.key].get("held_out", {}).values())
+        below = f"held out: {number_text(real[-1].value, self.unit)}" if real else ""
+        return figure.value_text(self.unit), below
+
+
+EXACT_COPY_PROBABILITY = Metric(
+    "exact_copy_probability",
+    "P(exact copy)",
+    "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
+    "lower, as for real images",
+    "exact.exact_figures",
+    unit="p",
+)
+CLOSER = Metric(
+    "closer_than_held_out",
+    "P(closer)",
+    "probability of lying closer to the training set than a held-out real image does; 1 for a copier",
+    "0.5",
+    "intervals.probability_closer",
+    cite="Mann & Whitney, 1947; Meehan et al., 2020",
+)
+COHERENCE = Metric(
+    "coherence",
+    "coherence",
+    "classifiers' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
+    "independently drawn tokens 0; above 1 the classifiers are surer than of real images: typical rather than diverse",
+    "1",
+    "coherence.Classifiers",
+)
+EXACT_COPIES = Metric(
+    "exact_copies",
+    "exact copies",
+    "share of sequences equal to a training sequence",
+    "lower, as for real images",
+    "copying.describe",
+    unit="%",
+)
+HELD_OUT_BITS = Metric(
+    "held_out_bits",
+    "held-out bits",
+    "bits that the sampler needs for a token of held-out real images",
+    "lower",
+    "exact.exact_figures",
+)
+CLOSER_IN_CODES = Metric(
+    "closer_in_codes",
+    "P(closer), codes",
+    "P(closer) by the distance of the codes, for which a token can be nearly another",
+    "0.5",
+    "intervals.probability_closer",
+    cite="Mann & Whitney, 1947; Meehan et al., 2020",
+)
+
+METRICS = (  # what the answer speaks of first: later ones may lie beyond the edge of a screen
+    EXACT_COPY_PROBABILITY,
+    CLOSER,
+    COHERENCE,
+    HELD_OUT_BITS,
+    Metric(
+        "training_bits",
+        "training bits",
+        "the same of training images: the less than the held-out bits, the more the sampler knows them by heart",
+        "as the held-out bits",
+        "exact.exact_figures",
+    ),
+    Metric(
+        "left_out_bits",
+        "left-out bits",
+        "the same of training images, each left out of the index while it is asked about",
+        "lower",
+        "exact.exact_figures",
+        shown=False,
+    ),
+    Extraction(
+        "extraction",
+        "extraction",
+        "the chance that the rest of a training image follows after its first half (8 tokens of 16), exactly; below, "
+        "the same of held-out images",
+        "as of held-out images",
+        "exact.extraction",
+        unit="p",
+        cite="Carlini et al., 2021",
+    ),
+    EXACT_COPIES,
+    Metric(
+        "shifted_copies",
+        "shifted",
+        "half the tokens or more copied in one run to another position",
+        "lower, as for real images",
+        "copying.describe",
+        unit="%",
+    ),
+    Metric(
+        "mosaics",
+        "mosaics",
+        "half the tokens or more in copied runs of at least four: patches of several training images, joined",
+        "lower, as for real images",
+        "copying.describe",
+        unit="%",
+        cite="Kamb & Ganguli, 2024",
+    ),
+    Metric("novel", "novel", "none of these", "higher, as for real images", "copying.describe", unit="%"),
+    Metric(
+        "longest_run",
+        "longest run",
+        "mean longest run of tokens that stands in one training image, at any position",
+        "as for real images",
+        "copying.describe",
+    ),
+    Metric(
+        "pieces",
+        "pieces",
+        "mean number of runs of training images that a sequence can be put together from, at least",
+        "as for real images",
+        "copying.pieces",
+        shown=False,
+    ),
+    Metric(
+        "copied_share",
+        "copied share",
+        "mean share of the tokens that lie in copied runs of at least four",
+        "as for real images",
+        "copying.copied",
+        unit="%",
+        shown=False,
+    ),
+    Metric(
+        "nearest_distance",
+        "nearest",
+        "mean number of tokens that differ from the nearest training sequence",
+        "as for real images",
+        "copying.nearest",
+    ),
+    CLOSER_IN_CODES,
+    Metric(
+        "nearest_in_codes",
+        "nearest, codes",
+        "mean squared distance of the codes to the nearest training image",
+        "as for real images",
+        "nearest.two_nearest",
+        shown=False,
+    ),
+    Metric(
+        "f_mem",
+        "f_mem",
+        "share of sequences less than a third as far from the nearest training image as from the second nearest, in "
+        "codes",
+        "lower, as for real images",
+        "nearest.Nearest",
+        unit="%",
+        cite="Yoon et al., 2023",
+    ),
+    Metric(
+        "density",
+        "density",
+        "how crowded with held-out real images the places of the generated ones are",
+        "1",
+        "coherence.Classifiers",
+        cite="Naeem et al., 2020",
+    ),
+    Metric(
+        "coverage",
+        "coverage",
+        "share of held-out real images with a generated one near them",
+        "as for real images",
+        "coherence.Classifiers",
+        unit="%",
+        cite="Naeem et al., 2020",
+    ),
+)
+# Measured beside a night, by nearest.memorization_figures: a copier of a fifth passes all but the last of them.
+OTHERS = (
+    Metric(
+        "c_t",
+        "C_T",
+        "the Mann-Whitney statistic of P(closer) in codes as a z-score, the mean over classes: far below 0 copies, far "
+        "above lies further away than real images",
+        "0",
+        "nearest.data_copying",
+        cite="Meehan et al., 2020",
+    ),
+    Metric(
+        "authentic",
+        "AuthPct",
+        "share of sequences further from the nearest training image, in codes, than that is from its own nearest one",
+        "as for real images",
+        "nearest.authentic",
+        unit="%",
+        cite="Alaa et al., 2022",
+    ),
+    Metric(
+        "near_copies",
+        "near-copies",
+        "share of sequences whose every token is within one level of every digit of one training image's",
+        "lower, as for real images",
+        "nearest.near_runs",
+        unit="%",
+        cite="Ippolito et al., 2023",
+    ),
+)
+BY_KEY = {metric.key: metric for metric in (*METRICS, *OTHERS)}
+COLUMNS = tuple(metric for metric in METRICS if metric.shown)
+IN_SHORT = (EXACT_COPY_PROBABILITY, EXACT_COPIES, CLOSER, COHERENCE)  # what a night ends with

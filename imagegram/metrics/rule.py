@@ -1,0 +1,58 @@
+"""The rule that says which sampler is most like real images: neither a copier nor incoherent."""
+
+from collections.abc import Mapping
+
+from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY, Figures
+
+MOST_COPIES = 0.01  # share of exact copies, the upper end of its interval
+MOST_CLOSER = 0.65  # P(closer): above, images lie nearer to the training set than real ones do
+LEAST_CLOSER = 0.3  # below, they lie much further away: incoherent
+LEAST_COHERENCE = 0.5  # halfway from independent tokens to real images
+
+
+def copies_at_most(figures: Figures) -> float:
+    """The share of exact copies that a sampler may make at most (95 %): by their probability where that is known,
+    since few sequences say little."""
+    figure = EXACT_COPY_PROBABILITY.of(figures) or EXACT_COPIES.of(figures)
+    return figure.high if figure else 1.0
+
+
+def copies(figures: Figures) -> bool:
+    """Whether a sampler may copy more than real images do."""
+    return copies_at_most(figures) > MOST_COPIES
+
+
+def keeps_distance(figures: Figures) -> bool:
+    """Whether images lie about as far from the training images as held-out real ones; False where it is not known."""
+    closer = CLOSER.of(figures)
+    return closer is not None and LEAST_CLOSER <= closer.value <= MOST_CLOSER
+
+
+def is_coherent(figures: Figures) -> bool:
+    """Whether images are nearer to real ones than to independent tokens; False where it is not known."""
+    coherence = COHERENCE.of(figures)
+    return coherence is not None and coherence.value >= LEAST_COHERENCE
+
+
+def is_like_real_images(figures: Figures) -> bool:
+    """Whether a sampler neither copies, nor lies nearer or further than real images, nor is incoherent."""
+    return is_coherent(figures) and keeps_distance(figures) and not copies(figures)
+
+
+def best_of(samplers: Mapping[str, Figures]) -> str | None:
+    """The name of the sampler most like real images: of those that are, and are about as coherent as any of them
+    (within the 95 % interval of the most coherent one), the one whose P(closer) is nearest to 0.5.
+
+    Where none is, the one that copies least of those that are coherent; where none is coherent, the most coherent. None
+    where the coherence of none is known: without it nothing can be called the best.
+    """
+    coherence = {name: figure for name, figures in samplers.items() if (figure := COHERENCE.of(figures))}
+    honest = [name for name in coherence if is_like_real_images(samplers[name])]
+    if honest:
+        top = max((coherence[name] for name in honest), key=lambda figure: figure.value)
+        alike = [name for name in honest if coherence[name].value >= top.low]
+        return min(alike, key=lambda name: abs(samplers[name][CLOSER.key].value - 0.5))
+    coherent = [name for name in coherence if is_coherent(samplers[name])]
+    if coherent:
+        return min(coherent, key=lambda name: samplers[name][EXACT_COPIES.key].value)
+    return max(coherence, key=lambda name: coherence[name].value, default=None)

@@ -1,0 +1,31 @@
+"""Every metric has its words in one place, and a cell for whatever was measured."""
+
+import importlib
+
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.registry import BY_KEY, COLUMNS, EXACT_COPY_PROBABILITY, METRICS, OTHERS
+
+
+def test_every_metric_is_computed_where_the_table_says() -> None:
+    assert len(BY_KEY) == len(METRICS) + len(OTHERS)
+    for metric in BY_KEY.values():
+        module, name = metric.where.split(".")
+        assert hasattr(importlib.import_module(f"imagegram.metrics.{module}"), name), metric.where
+
+
+def test_cells_show_small_probabilities_and_dashes() -> None:
+    key = EXACT_COPY_PROBABILITY.key
+    assert EXACT_COPY_PROBABILITY.cell({key: Figure(7.2e-10, 7e-10, 8e-10)}) == ("7.2e-10", "7.0e-10 to 8.0e-10")
+    assert EXACT_COPY_PROBABILITY.text({key: Figure.exactly(0.395)}) == "0.395 (exact)"
+    assert all(metric.text({}) == "-" for metric in COLUMNS)
+
+
+def test_extraction_is_shown_after_the_first_half_beside_that_of_held_out_images() -> None:
+    chances = {"1": Figure(1e-9, 0, 1), "8": Figure(7.8e-5, 0, 1)}
+    real = {"1": Figure(1e-12, 0, 1), "8": Figure(8.8e-10, 0, 1)}
+    extraction = BY_KEY["extraction"]
+    assert extraction.cell({"extraction": {"training": chances, "held_out": real}}) == (
+        "7.8e-05",
+        "held out: 8.8e-10",
+    )
+    assert extraction.cell({"extraction": {"training": chances}}) == ("7.8e-05", "")
