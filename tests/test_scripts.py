@@ -103,16 +103,7 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     assert run_tokenize("--images", "500", "--out", str(tmp_path / "tokens")) == 0
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
-    arguments = [
-        "--index",
-        str(tmp_path / "index"),
-        "--sequences",
-        "30",
-        "--decoded",
-        "4",
-        "--out",
-        str(tmp_path / "g"),
-    ]
+    arguments = ["--index", str(tmp_path / "index"), *SMALL[2:], "--out", str(tmp_path / "g")]
     assert run_generate(*arguments) == 0
     assert "exact_copies: " in capsys.readouterr().out
     name = next(n for n, s in overnight_run.SAMPLERS.items() if s == generate_images.SAMPLER)
@@ -127,17 +118,11 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
 
 
 def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(overnight: Path, tmp_path: Path) -> None:
-    arguments = [
-        "--index",
-        str(overnight / "index"),
-        "--out",
-        str(tmp_path / "g"),
-        "--sequences",
-        "20",
-        "--decoded",
-        "2",
-    ]
-    assert run_generate("aligned", *arguments, "--length", "6", "--prompt", "2") == 0
+    places = ["--index", str(overnight / "index"), "--out", str(tmp_path / "g")]
+    assert (
+        run_generate("aligned", *places, *["--sequences", "20", "--decoded", "2", "--length", "6", "--prompt", "2"])
+        == 0
+    )
     tokens, sources = np.load(tmp_path / "g" / "tokens.npy"), np.load(tmp_path / "g" / "sources.npy")
     assert tokens.shape == (20, 6)
     assert (sources[:, :2] == -1).all()
@@ -197,15 +182,7 @@ def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     arguments = [
-        "--dataset",
-        "digits",
-        "--codec",
-        "tiny",
-        "--images",
-        "50",
-        "--shard-size",
-        "20",
-        "--out",
+        *["--dataset", "digits", "--codec", "tiny", "--images", "50", "--shard-size", "20", "--out"],
         str(tmp_path),
     ]
     large = tokenize_imagenet_large
@@ -284,10 +261,3 @@ def test_an_index_of_other_weights_is_refused(
     (index / "index.json").write_text(json.dumps(info | {"revision": "of last year"}))
     assert run_generate("--index", str(index), "--out", str(tmp_path / "out")) == 1
     assert "revision of last year" in one_line(capsys)
-
-
-def test_the_program_itself_exits_with_the_error(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tokenize_fast.py"), "--dataset", str(tmp_path), "--out", str(tmp_path / "o")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith("error: ")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from imagegram import files, tokenizing, tokens
+from imagegram import tokenizing, tokens
 from imagegram.cli import UserError
 from imagegram.data.loading import Item, load_batches
 from imagegram.index.build import build_index
@@ -143,26 +143,6 @@ def test_too_many_bad_images_stop_the_run(
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
         build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index")
     assert not (tmp_path / "index").exists()
-
-
-def test_a_folder_in_use_and_a_full_disk_are_refused(
-    tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hold = "import sys; from pathlib import Path; from imagegram.files import run_lock\n"
-    hold += "with run_lock(Path(sys.argv[1]), '.lock-0'): print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
-            tokenize("shapes", tmp_path, images=5, workers=0)
-        holder.kill()  # leaves no stale lock: the next step gets past it
-    usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="free some space first"):
-        tokenize("shapes", tmp_path, images=5, workers=0)
-    assert not list(tmp_path.glob("shard-*"))
 
 
 def test_killed_at_any_time_the_rerun_gives_the_same_bytes(tmp_path: Path) -> None:

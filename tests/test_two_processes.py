@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -82,27 +81,6 @@ def with_unusual_and_bad_pictures(process: Process) -> None:
     reasons = [bad[i].split(":")[0] for i in range(4, 8)]
     assert reasons == ["UnidentifiedImageError", "UnidentifiedImageError", "OSError", "DecompressionBombError"]
     process.finish(**job)  # the first process had no reason to wait for the second one's bad images
-
-
-def with_too_many_bad_pictures(process: Process) -> None:
-    data = process.folder / "pictures"
-    if process.rank == 0:
-        data.mkdir()
-        for i in range(400):
-            Image.new("L", (32, 32), i).save(data / f"{i:03d}.png") if i < 40 else (data / f"{i:03d}.png").touch()
-    process.barrier("pictures")
-    error = process.error(dataset=str(data), images=0)
-    assert "images cannot be read: " in error
-    assert "bad.jsonl" in error
-
-
-def without_an_image(process: Process) -> None:
-    place = process.folder / "empty"
-    if process.rank == 0:
-        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a"])})
-        datasets.Dataset.from_dict({"img": [], "label": []}, features=features).save_to_disk(place)
-    process.barrier("saved")
-    assert "has no images" in process.error(dataset=str(place), images=0)
 
 
 class Wrong(FakeCodec):
@@ -210,8 +188,6 @@ SCENARIOS = (
     killed_between_data_and_marker,
     killed_at_random_times,
     with_unusual_and_bad_pictures,
-    with_too_many_bad_pictures,
-    without_an_image,
     with_impossible_tokens,
     in_a_folder_in_use,
     into_a_folder_of_something_else,
