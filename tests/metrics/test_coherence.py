@@ -81,8 +81,8 @@ def test_more_images_do_not_cover_more(classifiers: Classifiers) -> None:
     fresh = pictures(tuple(scene(6, i)[0] for i in range(60)))
     few, many = (classifiers.measure(images, np.random.default_rng(0)) for images in (fresh[:30], fresh))
     assert len(classifiers.real[0].scores) == 60  # half of them are unknown to a classifier
-    assert few["generated"]["coverage"]["value"] == many["generated"]["coverage"]["value"]
-    assert few["generated"]["density"]["value"] != many["generated"]["density"]["value"]
+    assert few["generated"]["coverage"].value == many["generated"]["coverage"].value
+    assert few["generated"]["density"].value != many["generated"]["density"].value
 
 
 def test_balls_agree_with_brute_force() -> None:

@@ -98,8 +98,8 @@ def test_runs_of_four_are_copied_and_half_an_image_is_much(
         sequence[place : place + length] = TRAINING[row, place + shift : place + shift + length]
         place += length + 1
     figures, _ = m.describe(sequence[None].astype(np.uint16), index, RNG)
-    assert {name: figures[name]["value"] for name in m.KINDS} == {name: name == kind for name in m.KINDS}
-    assert figures["copied_share"]["value"] == share
+    assert {name: figures[name].value for name in m.KINDS} == {name: name == kind for name in m.KINDS}
+    assert figures["copied_share"].value == share
 
 
 def fewest_pieces(sequence: list[int], training: list[list[int]]) -> int:
