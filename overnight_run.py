@@ -143,11 +143,14 @@ def run_night(plan: Plan) -> None:
     # Imported here, so that --help and a finished night need not wait for torch.
     print(f"{plan.out}: looking at the data sets and the machine", flush=True)
     needs_of(plan).check()
-    from imagegram.files import remove_leftovers, run_lock
+    from imagegram.artifact import Artifact
+    from imagegram.files import remove_leftovers
     from imagegram.overnight.log import logged
     from imagegram.overnight.night import generate_all, index_all, new_night, refuse_replacing, tokenize_all
 
-    with run_lock(plan.out, ".lock-night"), logged(plan.out / "night.log"):
+    place = Artifact(plan.out, "run")
+    place.claim()
+    with place.lock(), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
         remove_leftovers(plan.out)

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -25,11 +24,15 @@ HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds gi
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed.
 
+    The file has the permissions that the umask gives, whatever wrote it (safetensors makes files of mode 0600).
     UserError where it cannot be written, as on a full disk (NumPy's error for that has no number).
     """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
@@ -66,14 +69,6 @@ def require_writable(folder: Path) -> None:
         raise UserError(
             f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
         ) from None
-
-
-def others(folder: Path, ours: str = "") -> list[str]:
-    """Names in a folder that are not `ours` (a regular expression), nor locks nor what is left of `atomic`; sorted."""
-    if not folder.is_dir():
-        return []
-    known = re.compile(rf"\.lock.*|\.tmp-.*|\.nfs.*|{ours}" if ours else r"\.lock.*|\.tmp-.*|\.nfs.*")
-    return sorted(entry.name for entry in folder.iterdir() if not known.fullmatch(entry.name))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,6 +1,18 @@
 """Sample token sequences from an index, decode them, measure what came out: one finished folder of images.
 
-Nothing in the folder is touched before all of it is made; report.json is written last.
+    tokens.npy      uint16 [n, k]
+    sources.npy     int64 [n, k, 3]: for every token the data set (its number in report.json's "sources"), the ordinal
+                    of the image and the position it was drawn from; -1 for those of a prompt
+    image_0000.png  ... the decoded images; pictures.json: what is known of each of them (metrics/provenance.py)
+    grid.png        the first 64 images, each above its nearest training image
+    sources.png     images beside the training images of their tokens
+    prefixes.png    the first `prefixes` sequences, decoded from their first 1, 2, 4, ... tokens; one by one as
+                    prefix_IMAGE_TOKENS.png
+    seeds.png       the first sequences from several noises
+    listening.png   which position looks at which in a sampler that was fitted
+    report.json     what was asked for, and the figures; written last
+
+Nothing in the folder but its marker is touched before all of it is made.
 """
 
 import time
@@ -14,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.codec.decoding import Decoder
-from imagegram.files import atomic, others, read_json, run_lock, write_json
+from imagegram.files import atomic, write_json
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_classifiers
@@ -107,15 +120,7 @@ def open_codec(index: Index, name: str = "") -> Codec:
 
 
 def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Generated:
-    """Make the images of `request`; into `out`:
-
-    tokens.npy uint16 [n, k]; sources.npy int64 [n, k, 3], for every token the data set (its number in report.json's
-    "sources"), the ordinal of the image and the position it was drawn from, -1 for those of a prompt;
-    image_0000.png ... and pictures.json, what is known of each of them (metrics/provenance.py); grid.png, the first 64
-    images, each above its nearest training image; sources.png, images beside the training images of their tokens;
-    prefixes.png, the first `prefixes` sequences decoded from their first 1, 2, 4, ... tokens, and one by one as
-    prefix_IMAGE_TOKENS.png; seeds.png, the first sequences from several noises; listening.png, which position looks
-    at which in a sampler that was fitted; report.json, written last.
+    """Make the images of `request`, into `out`.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
@@ -124,14 +129,16 @@ def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, ou
     request.check(index)
     if request.draw.prompt and not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
-    check_ours(out)
+    place = Artifact(out, "images")
+    place.claim()
     asked = request.to_json(index, codec)
-    with run_lock(out):
+    with place.lock():
         before = finished(out)
-        if before and before["request"] == asked and (out / "pictures.json").exists() == (request.decoded > 0):
+        changed = changes(before["request"], asked) if before else {}
+        if before and not changed and (out / "pictures.json").exists() == (request.decoded > 0):
             return Generated(out, before, new=False)
-        if before and before["request"] != asked:
-            print(f"{out}: replaces a finished run of other settings ({differences(before['request'], asked)})")
+        if changed:
+            print(f"{out}: replaces a finished run of other settings ({', '.join(changed.values())})")
         if not len(held_out.tokens):
             print(f"no held-out images: {index.path} holds out none, so that there are no real ones to compare with")
 
@@ -164,7 +171,7 @@ def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, ou
             **to_json(measures),
         }
         write(out, tokens=samples.tokens, sources=origins(index, samples.sources), facts=facts, drawings=drawings)
-        write_json(out / "report.json", report)
+        place.finish(report)
     return Generated(out, report, new=True)
 
 
@@ -175,10 +182,11 @@ def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request:
     held-out image itself. The sampler of `request` does not matter.
     """
     request = request.completed(codec)
-    check_ours(out)
+    place = Artifact(out, "images")
+    place.claim()
     asked = request.to_json(index, codec)
     asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
-    with run_lock(out):
+    with place.lock():
         before = finished(out)
         if before and before["request"] == asked:
             return Generated(out, before, new=False)
@@ -196,38 +204,16 @@ def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request:
             facts=describe_pictures(index, tokens) if len(tokens) else [],
             drawings=sheets.as_pictures(pictures),
         )
-        write_json(out / "report.json", report)
+        place.finish(report)
     return Generated(out, report, new=True)
-
-
-def check_ours(out: Path) -> None:
-    """UserError where `out` holds files that were not generated: they would be mixed with ours, or overwritten."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose a folder for the images")
-    begun = (out / ".lock").exists() and not others(out, OURS)  # one that was killed while it wrote
-    if finished(out) is None and not begun and (found := others(out)):
-        raise UserError(
-            f"{out} holds files that were not generated here, e.g. {found[0]!r}: choose another folder for the images"
-        )
 
 
 def finished(out: Path) -> dict[str, Any] | None:
     """The report of the finished run in `out`; None where there is none."""
-    file = out / "report.json"
-    if not file.exists():
-        return None
-    report = read_json(file)
-    if not isinstance(report, dict) or "request" not in report:
-        return None
-    if "sampler" not in report["request"]:
-        raise UserError(f"{file} was written by an earlier version: delete {out}, then run the same command again")
+    report = Artifact(out, "images").record()
+    if report and "sampler" not in report["request"]:
+        raise UserError(f"{out} was written by an earlier version: delete it, then run the same command again")
     return report
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The entries that changed from one request to the next, as text."""
-    changed = (name for name in now if before.get(name) != now[name])
-    return ", ".join(f"{name}: {before.get(name)} -> {now[name]}" for name in changed)
 
 
 def draw(index: Index, held_out: HeldOut, request: Request) -> tuple[Samples, NDArray[np.int64]]:

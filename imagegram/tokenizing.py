@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.data.dataset import ChangedError, ImageDataset
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.preprocess import PREPROCESSING
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import others_at_work, require_space, run_lock
-from imagegram.tokens import Manifest, TokenFolder, check_place, too_many_bad
+from imagegram.files import others_at_work, require_space
+from imagegram.tokens import Manifest, TokenFolder, too_many_bad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,15 @@ def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int =
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
     options.check()
-    check_place(out)
+    place = Artifact(out, "tokens")
+    place.check()
     model = load_codec(options.codec)
     dataset = spec.open(model.image_size)
     manifest = manifest_of(spec, dataset, model, options.held_out_share, options.shard_size)
     first = rank == 0  # speaks for all
     if first:
         print("\n".join(dataset.describe()))
-    with run_lock(out, f".lock-{rank}"):
+    with place.lock(rank):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
         if first:
@@ -91,7 +93,7 @@ def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int =
         progress = _Progress(folder, pending, mine, shown=first)
         with progress.bar, worker_errors_as_user_errors():
             _tokenize_shards(folder, dataset, model, mine, options, progress)
-            others = [out / f".lock-{r}" for r in range(1, world_size)]
+            others = [place.lock_file(r) for r in range(1, world_size)]
             while first and others and folder.pending() and others_at_work(others, started):
                 time.sleep(0.5)
                 progress.look()

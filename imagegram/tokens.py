@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.data.dataset import SAMPLE_SEED, mixed, sample
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import atomic, others, read_json, sha256, write_json
+from imagegram.files import atomic, read_json, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
@@ -93,29 +94,13 @@ class Manifest:
         return cls(**values)
 
 
-def check_place(path: Path) -> None:
-    """UserError where tokens would be mixed with, or written over, files that are not tokens."""
-    file = path / "manifest.json"
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"{path} is a link whose target is gone: mend the link, or choose another folder with --out")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: choose a folder with --out")
-    found = others(path)
-    if file.name in found:
-        manifest = read_json(file)
-        if not isinstance(manifest, dict) or "tokens_per_image" not in manifest:
-            raise UserError(f"{path} holds a manifest.json that is not of tokens: choose another folder with --out")
-    elif found:
-        raise UserError(f"{path} holds files that are not tokens, e.g. {found[0]!r}: choose another folder with --out")
-
-
-def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """What differs between two manifests, a line each; nothing where only the place of the data set or of the codec
+def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, str]:
+    """What differs between two manifests, see `changes`; nothing where only the place of the data set or of the codec
     does: fingerprint and revision say what they are."""
-    changed = [key for key in now if before.get(key) != now[key]]
-    if set(changed) <= {"dataset", "codec"}:
-        return []
-    return [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in changed]
+    changed = changes(before, now)
+    if all(before.get(key) == now[key] for key in now.keys() - {"dataset", "codec"}):
+        return {}
+    return changed
 
 
 @dataclass(frozen=True)
@@ -160,21 +145,21 @@ class TokenFolder:
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset.name!r} has no images")
-        check_place(path)
+        artifact = Artifact(path, "tokens")
+        artifact.claim()
         file = path / "manifest.json"
         if file.exists():
             before = Manifest.from_json(read_json(file), file)
             if changed := manifest_changes(before.to_json(), manifest.to_json()):
-                keys = {line.partition(":")[0] for line in changed}
-                same = keys <= (OF_THE_DATA | {"images"} if "fingerprint" in keys else OF_THE_DATA)
+                same = set(changed) <= (OF_THE_DATA | {"images"} if "fingerprint" in changed else OF_THE_DATA)
+                said = "; ".join(changed.values())
                 what = "tokens of this data set as it was before, or as an earlier version read it" if same else ""
                 raise UserError(
-                    f"{path} holds {what or 'other tokens'} ({'; '.join(changed)}): what is finished stays and can be "
+                    f"{path} holds {what or 'other tokens'} ({said}): what is finished stays and can be "
                     "indexed; choose another folder with --out for the new ones"
                 )
             return cls.open(path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(file, manifest.to_json())
+        artifact.finish(manifest.to_json())
         return cls(path, manifest)
 
     @classmethod

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from imagegram import files, tokenizing
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
@@ -58,14 +59,15 @@ def wait_for_shards(out: Path, count: int) -> None:
 
 def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
     out = tmp_path / "torchrun"
+    locks = [Artifact(out, "tokens").lock_file(rank) for rank in (0, 1)]
     killed = torchrun(2, out)
-    while not all((out / f".lock-{rank}").exists() for rank in (0, 1)):
+    while not all(lock.exists() for lock in locks):
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.05)
     wait_for_shards(out, 3)
     killed.kill()
-    for rank in (0, 1):  # torchrun's processes outlive it
-        os.kill(int((out / f".lock-{rank}").read_text()), signal.SIGKILL)
+    for lock in locks:  # torchrun's processes outlive it
+        os.kill(int(lock.read_text()), signal.SIGKILL)
     killed.communicate(timeout=30)
     after_kill = len(list(out.glob("shard-*.json")))
     assert 3 <= after_kill < 60, "the kill came too late or too early to test anything"
@@ -145,7 +147,7 @@ def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec
         progress.look()
         progress.look()
         assert (bar.total, bar.n) == (200, 10 + 90)  # nine of the other process's ten
-    assert not is_held(tmp_path / ".lock-0")
+    assert not is_held(tmp_path / ".lock")
     assert not is_held(tmp_path / ".lock-5")
 
 

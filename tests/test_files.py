@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from imagegram.cli import UserError, expand_home
-from imagegram.files import is_held, run_lock
+from imagegram.files import atomic, is_held, run_lock
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +44,19 @@ def test_a_held_lock_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="in use by process unknown"), run_lock(tmp_path):
         pass
     assert is_held(tmp_path / ".lock")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic(tmp_path / "text") as temporary:
+            temporary.write_text("x")
+        with atomic(tmp_path / "weights") as temporary:
+            save_file({"x": torch.zeros(1)}, temporary)  # gives its files mode 0600
+    finally:
+        os.umask(before)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("text", "weights")} == {mode}
 
 
 @dataclass

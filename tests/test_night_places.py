@@ -18,8 +18,8 @@ def test_what_is_not_of_a_night_is_refused_before_anything_is_made(
 ) -> None:
     out = tmp_path / "out"
     for file, message in (
-        ("report.html", "report.html was not made by a night here"),
-        ("notes.txt", "holds files that are not of a night, e.g. 'notes.txt'"),
+        ("report.html", "holds files that are not results of a night, e.g. 'report.html'"),
+        ("notes.txt", "holds files that are not results of a night, e.g. 'notes.txt'"),
         ("index/notes.txt", "holds files that are not an index, e.g. 'notes.txt'"),
     ):
         (out / file).parent.mkdir(parents=True)

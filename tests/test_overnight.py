@@ -14,9 +14,9 @@ import pytest
 
 import overnight_run
 from imagegram import generating, tokenizing
+from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import run_lock
 from imagegram.generating import Request
 from imagegram.overnight import night
 from imagegram.samplers import Aligned, Kernel, Ntd
@@ -73,6 +73,14 @@ def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_p
     assert run(out) == 0
     assert results(out) == right
     assert not list(out.rglob(".tmp-*"))
+
+
+def test_every_folder_of_a_night_has_its_marker(finished: Path) -> None:
+    made = {
+        folder.name for folder in (finished, *finished.rglob("*")) if folder.is_dir() and folder.name != "generated"
+    }
+    marked = {file.parent.name for file in finished.rglob(MARKER)}
+    assert marked == made
 
 
 def test_two_data_sets_share_an_index_and_their_classes_stay_apart(finished: Path) -> None:
@@ -168,8 +176,7 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
 ) -> None:
     def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
         if request.draw.sampler == Ntd(context=9):
-            out.mkdir(parents=True)
-            (out / ".lock").touch()
+            Artifact(out, "images").claim()
             (out / "image_0000.png").touch()
             raise fault
         return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
@@ -322,7 +329,7 @@ def test_a_second_night_in_the_same_folder_is_refused(finished: Path, capsys: py
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with run_lock(finished, ".lock-night"):
+        with Artifact(finished, "run").lock():
             os.write(writer, b".")
             time.sleep(60)
         os._exit(0)

@@ -157,7 +157,7 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
         (["--decoded", "-5"], "must not be negative"),
         (["--seed", "-1"], "a seed lies between"),
         (["--timesteps", "-3"], "timesteps must be positive"),
-        (["--out", str(foreign)], "holds files that were not generated here"),
+        (["--out", str(foreign)], "holds files that are not generated images"),
         (["--out", str(foreign / "image_0001.png")], "is a file"),
     ):
         assert run_generate("aligned", *arguments, "--out", str(finished), *wrong) == 1, wrong

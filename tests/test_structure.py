@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 STATIONS = [
     "cli",
     "files",
+    "artifact",
     "machine",
     "data",
     "tokens",

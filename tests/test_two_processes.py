@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from imagegram import tokens as shards
+from imagegram.artifact import Artifact
 from imagegram.codec.flextok import oom_as_user_error
 from imagegram.data.scenes import scene
-from imagegram.files import run_lock
 from imagegram.tokens import TokenFolder
 from tests.conftest import truncated_tar
 from tests.support.fake_codec import FakeCodec
@@ -106,7 +106,7 @@ def in_a_folder_in_use(process: Process) -> None:
     for holder in (0, 1):
         pid = process.folder / f"pid-{holder}"
         if holder == process.rank:
-            with run_lock(process.out, f".lock-{1 - holder}"):
+            with Artifact(process.out, "tokens").lock(1 - holder):
                 pid.write_text(str(os.getpid()))
                 process.barrier(f"held by {holder}")
                 process.barrier(f"tried against {holder}")

@@ -1,7 +1,6 @@
 """What lies below a folder: pictures, tars, tables, arrays, and what is none of them, counted with the reason."""
 
 import errno
-import json
 import os
 import re
 import stat
@@ -12,6 +11,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
+from imagegram.artifact import MARKER
 from imagegram.cli import UserError
 from imagegram.data.dataset import LeftOut, printable
 from imagegram.data.metadata import NAMES as METADATA
@@ -49,20 +49,6 @@ KINDS = {
     "npz": "NumPy archives (.npz)",
     "saved": "data sets saved by `datasets`",
 }
-# What the product's own folders hold: a JSON file with a key of its own ...
-MARKERS = (
-    ("manifest.json", "tokens_per_image"),
-    ("report.json", "generated"),
-    ("report.json", "request"),
-    ("index.json", "builder"),
-    ("card.json", "data_sets"),
-    ("night.json", "samplers"),
-)
-MARKERS_BELOW = (("tokens/manifest.json", "tokens_per_image"), ("training/recipe.json", "encoder_steps"))
-# ... or, where the marker is written last or has no key, names that stand together: images that are being generated,
-# and a scaling study.
-GROUPS = ({"tokens.npy", "sources.npy"}, {"results.csv", "points"})
-PLOT = "-prediction.png"  # lies beside the folder of tokens that it is about, with a .json of the same name
 
 
 def endings() -> set[str]:
@@ -116,7 +102,7 @@ def survey(root: Path) -> Tree:
         if prefix and ("state.json" in names or "dataset_dict.json" in names):
             tree.files["saved"].append(prefix.rstrip("/"))
             continue
-        if prefix and _is_product(root / prefix, names):
+        if prefix and MARKER in names:
             tree.leave_out(OWN, prefix, sum(1 for _ in _below(root / prefix)))
             continue
         for entry in entries:
@@ -124,9 +110,6 @@ def survey(root: Path) -> Tree:
             if entry.name.startswith(".") or entry.name in SYSTEM:
                 count = sum(1 for _ in _below(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else 1
                 tree.leave_out("hidden or system files", path, count)
-                continue
-            if entry.name.endswith(PLOT) and _has(Path(entry.path).with_suffix(".json"), "copy_probability"):
-                tree.leave_out(OWN, path)
                 continue
             place = _visit(tree, entry, path, known, above)
             if place:
@@ -220,21 +203,3 @@ def _below(folder: Path) -> Iterator[str]:
             yield os.path.join(place, file)  # noqa: PTH118
     if not seen:
         yield str(folder)
-
-
-def _is_product(folder: Path, names: set[str]) -> bool:
-    """Whether a folder was written by this product, finished or not: by one of its files, or by a folder in it."""
-    if any(file in names and _has(folder / file, key) for file, key in MARKERS):
-        return True
-    if any(file.partition("/")[0] in names and _has(folder / file, key) for file, key in MARKERS_BELOW):
-        return True
-    return any(group <= names for group in GROUPS)
-
-
-def _has(file: Path, key: str) -> bool:
-    """Whether a JSON file holds an object with this key."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and key in found

@@ -5,7 +5,6 @@ folder, each shard leaves a marker, and an interrupted build goes on from the fi
 beside and is renamed when all of it is there. Files: top of folder.py.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError, summary
-from imagegram.files import atomic, others, others_at_work, read_json, require_space, run_lock, write_json
+from imagegram.files import atomic, others_at_work, read_json, require_space
 from imagegram.index.builders import BUILDERS, find_tg_build_index
 from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, file_record
 from imagegram.index.shards import Job, run_jobs, shard_of
@@ -27,8 +27,6 @@ from imagegram.machine import Processes, memory_available
 from imagegram.tokens import IndexedImages, TokenFolder
 
 DIGITS = 16  # of the hash of a request
-
-INDEX_FILES = r"(tokenized|offset|table)\.\d+|images\.npy|index\.json(\.wrong)?|shard-\d+\.json"
 
 
 def chosen(builder: str) -> str:
@@ -81,7 +79,7 @@ def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Jo
 
     Returns the shards of the share that are still to be built.
     """
-    building.mkdir(parents=True, exist_ok=True)
+    Artifact(building, "index").mark()
     mine = {job.number for job in jobs if job.number % processes.world_size == processes.rank}
     done = [job for job in jobs if job.done()]
     keep = {name for job in done for name in (job.marker.name, *read_json(job.marker)["files"])}
@@ -89,7 +87,7 @@ def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Jo
         number = shard_of(left.name)
         # What belongs to no shard is written by the first process.
         ours = number in mine if number is not None else processes.rank == 0
-        if ours and left.name not in keep:
+        if ours and left.name not in keep and not left.name.endswith(MARKER):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     if done and processes.rank == 0:
         print(f"{len(done)} of {len(jobs)} shards are finished")
@@ -159,7 +157,7 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
         "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
         | {"images.npy": file_record(building / "images.npy")},
     }
-    write_json(building / "index.json", info)
+    Artifact(building, "index").finish(info)
 
 
 def _jobs(
@@ -193,43 +191,15 @@ def _build_share(
     run_jobs(todo, workers)
 
 
-def _holds_index(folder: Path) -> bool:
-    """Whether a folder has the index.json of an index, or of one that was found to be wrong."""
-    for name in ("index.json", "index.json.wrong"):
-        if (folder / name).exists():
-            with contextlib.suppress(UserError):
-                found = read_json(folder / name)
-                return isinstance(found, dict) and "builder" in found
-    return False
-
-
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
     """UserError where the build would replace or bury files that are not an index."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose a folder for the index")
-    # An empty folder, or one that only carries the lock of an earlier attempt, is nobody's.
-    found = others(out, INDEX_FILES if _holds_index(out) else "")
-    if found:
-        raise UserError(
-            f"{out} holds files that are not an index, e.g. {found[0]!r}: choose another folder for the index, or move "
-            "them elsewhere"
-        )
-    found = others(index_input)
-    if found and not any(index_input.glob(".lock*")):
-        raise UserError(
-            f"{index_input} holds files that are not the input of an index, e.g. {found[0]!r}: choose another folder "
-            "with --index-input"
-        )
+    Artifact(out, "index").check()
+    Artifact(index_input, "index_input").check()
     target = out.resolve()
     for kept in (*token_folders, index_input):
         other = kept.resolve()
         if target == other or target in other.parents or other in target.parents:
             raise UserError(f"the index {out} and {kept} lie in each other: choose another folder for the index")
-
-
-def lock_name(out: Path, rank: int) -> str:
-    """The lock of a process that builds `out`, in the folder above."""
-    return f".lock-{out.name}-{rank}" if rank else f".lock-{out.name}"
 
 
 def _growing(out: Path, digest: str, clear_others: bool) -> Path:
@@ -254,7 +224,7 @@ def _growing(out: Path, digest: str, clear_others: bool) -> Path:
 def _put_in_place(building: Path, out: Path) -> None:
     """Replace `out` by the finished index in `building`."""
     old = out.parent / f".old-{out.name}"
-    keep = {"index.json", *read_json(building / "index.json")["files"]}
+    keep = {MARKER, "index.json", *read_json(building / "index.json")["files"]}
     for file in building.iterdir():
         if file.name not in keep:
             file.unlink()
@@ -313,8 +283,10 @@ def build_share(
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
 
     first = processes.rank == 0
-    input_lock = ".lock" if first else f".lock-{processes.rank}"
-    with run_lock(out.parent, lock_name(out, processes.rank)), run_lock(index_input, input_lock):
+    place = Artifact(out, "index")
+    corpus = Artifact(index_input, "index_input")
+    corpus.claim()
+    with place.lock(processes.rank), corpus.lock(processes.rank):
         building = _growing(out, digest, clear_others=first)
         if index := _finished(out, digest):
             if first:
@@ -326,7 +298,7 @@ def build_share(
             step = _plan(images, shard_images, workers, builder, processes)
             jobs = _jobs(building, images, index_input, builder, step, progress=first and workers == 1)
             _build_share(building, jobs, images, workers, processes)
-            locks = [out.parent / lock_name(out, rank) for rank in range(1, processes.world_size)]
+            locks = [place.lock_file(rank) for rank in range(1, processes.world_size)]
             if not first or _missing(jobs, locks, started):
                 return None
             _finish(building, digest, jobs, images)

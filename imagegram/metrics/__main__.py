@@ -16,7 +16,7 @@ from imagegram.cli import run_script
 class Predict:
     """Entropies of the tokens, the exact chance of a copy for each context, and what it will be with more images.
 
-    Any codec's tokens; shards that are still missing are left out. Writes TOKENS-prediction.json and .png beside it.
+    Any codec's tokens; shards that are still missing are left out. Writes TOKENS/prediction.json and .png.
     """
 
     tokens: tyro.conf.Positional[Path] = Path("data/tokens")

@@ -59,7 +59,7 @@ class Curve:
 def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     """Print and write what is said at the top for the images of a token folder that are not held out.
 
-    longest: tokens of context at most; images: so many, at random (0: all). Writes PATH-prediction.json and .png,
+    longest: tokens of context at most; images: so many, at random (0: all). Writes PATH/prediction.json and .png,
     beside the folder. UserError where there are too few images or too little memory.
     """
     started = time.monotonic()
@@ -90,7 +90,7 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     }
     figures["advice"] = advice(figures, bool(folder.manifest.levels))
     print_figures(figures)
-    result = path.with_name(f"{path.name}-prediction.json")
+    result = path / "prediction.json"
     write_json(result, to_json(figures))
     draw(result.with_suffix(".png"), curves, len(tokens))
     summary(prediction=result, plot=result.with_suffix(".png"), seconds=round(time.monotonic() - started, 1))

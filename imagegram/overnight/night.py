@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.generating import (
     Generated,
     Request,
-    differences,
     finished,
     generate,
     open_codec,
@@ -97,10 +97,10 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
             "decoded": min(plan.decoded, plan.sequences),
             "prefixes": plan.prefixes,
         }
-        if changed := differences(before["request"], asked):
+        if changed := changes(before["request"], asked):
             raise UserError(
-                f"{folder} holds a finished run of other settings ({changed}): give the sampler another name, choose "
-                "another --out, or delete that folder"
+                f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "
+                "another name, choose another --out, or delete that folder"
             )
 
 
@@ -236,8 +236,9 @@ def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]
     except Exception as error:
         say_where(error)
         fail(night, name, error)
-        if (folder / ".lock").exists() and not (folder / "report.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # ours, and of no use: on a full disk the page needs the room
+        place = Artifact(folder, "images")
+        if place.is_ours() and not place.record():
+            shutil.rmtree(folder, ignore_errors=True)  # of no use: on a full disk the page needs the room
         return
     seconds = time.monotonic() - started
     if result.new:

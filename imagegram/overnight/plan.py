@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import nearest_existing, others, require_space, require_writable
+from imagegram.files import nearest_existing, require_space, require_writable
 from imagegram.machine import memory_available
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
@@ -79,7 +80,7 @@ class Plan:
             raise UserError("a data set stands twice in DATASETS: its images would all be copies of each other")
         if not self.samplers:
             raise UserError("no sampler: SAMPLERS is empty")
-        self._check_place()
+        self._check_places()
         if self.sequences < 1 or self.decoded < 0 or self.seed < 0:
             raise UserError("--sequences must be at least 1, --decoded and --seed must not be negative")
         if not 0 <= self.hours < math.inf:
@@ -88,29 +89,18 @@ class Plan:
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise UserError(f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'")
 
-    def _check_place(self) -> None:
+    def _check_places(self) -> None:
         """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
-        if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"{self.out} is a file: choose a folder with --out")
-        if self.out.is_symlink() and not self.out.exists():
-            raise UserError(f"{self.out} is a link whose target is gone: mend it, or choose another folder with --out")
         for data in self.data:
             if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
                 raise UserError(
                     f"--out {self.out} is the folder of the data set, and results would lie among its images: choose "
                     f"another one, {self.out / 'results'} for example"
                 )
-        if (self.out / ".lock-night").exists():
-            return
-        for name in ("night.json", "night.log", "report.html", "generated"):
-            if (self.out / name).exists():
-                raise UserError(f"{self.out / name} was not made by a night here: choose another folder with --out")
-        found = others(self.out, "tokens.*|index.*")
-        if found:
-            raise UserError(f"{self.out} holds files that are not of a night, e.g. {found[0]!r}: choose another --out")
-        index = self.out / "index"
-        if index.is_dir() and (found := others(index)) and "index.json" not in found:
-            raise UserError(f"{index} holds files that are not an index, e.g. {found[0]!r}: choose another --out")
+        places = [Artifact(self.out, "run"), Artifact(self.out / "index", "index")]
+        places += [Artifact(self.token_folder(data), "tokens") for data in self.data]
+        for place in places:
+            place.check()
 
 
 def finished_before(plan: Plan) -> "Night | None":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from datasets.data_files import SPLIT_KEYWORDS
 
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.data.dataset import ChangedError, contents_of, open_picture
 from tests.support.datasets import description, labels, open_dataset, picture, put, write_tar
@@ -77,9 +78,9 @@ def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) 
     put(tmp_path / "cats" / "0.png", picture(0))
     for junk in (".ipynb_checkpoints/0.png", "__MACOSX/cats/._0.png", "cats/@eaDir/0.png/T.jpg", "cats/._0.png"):
         put(tmp_path / junk, picture(1))
-    put(tmp_path / "results" / "tokens" / "manifest.json", b'{"tokens_per_image": 16}')
+    Artifact(tmp_path / "results", "run").claim()
     put(tmp_path / "results" / "generated" / "image_0000.png", picture(2))
-    put(tmp_path / "made" / "report.json", b'{"generated": {}}')
+    Artifact(tmp_path / "made", "images").claim()
     put(tmp_path / "made" / "image_0000.png", picture(2))
     source = open_dataset(str(tmp_path))
     assert (len(source), source.class_names) == (1, ("cats",))
@@ -87,31 +88,9 @@ def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) 
         "hidden or system files": 4,
         "files of Imagegram's own results": 4,
     }
+    (tmp_path / "made" / ".imagegram").unlink()
     put(tmp_path / "made" / "report.json", b'{"accuracy": 1}')  # somebody else's
     assert open_dataset(str(tmp_path)).class_names == ("cats", "made")
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"o/report.json": '{"request": {}}'},  # held-out images
-        {"o/tokens.npy": "", "o/sources.npy": ""},  # images that are being generated
-        {"o/night.json": '{"samplers": {}}'},
-        {"o/card.json": '{"data_sets": {}}'},  # a codec
-        {"o/training/recipe.json": '{"encoder_steps": 1}'},  # one that is being trained
-        {"o/results.csv": "", "o/points/a.json": ""},  # a scaling study
-        {"o/0.json": '{"copy_probability": []}', "o/0-prediction.json": '{"copy_probability": []}'},
-    ],
-)
-def test_results_of_every_script_are_no_images_of_the_next_run(tmp_path: Path, files: dict[str, str]) -> None:
-    put(tmp_path / "cats" / "0.png", picture(0))
-    put(tmp_path / "o" / "0-prediction.png", picture(1))
-    assert len(open_dataset(str(tmp_path))) == 2
-    for file, content in files.items():
-        put(tmp_path / file, content.encode())
-    source = open_dataset(str(tmp_path))
-    assert (len(source), source.class_names) == (1, ("cats",))
-    assert "Imagegram's own results" in description(source)
 
 
 def test_a_folder_that_cannot_be_read_stops_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

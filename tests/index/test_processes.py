@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from imagegram import machine
+from imagegram.artifact import MARKER
 from imagegram.cli import UserError
 from imagegram.index.build import build_index, build_share
 from imagegram.index.folder import Index
@@ -55,7 +56,8 @@ def test_one_is_killed_and_another_number_goes_on(
     said = capsys.readouterr().out
     assert said.count("suffixes\n") == missing  # sorted now; the others are kept
     assert files_of(index.path) == right
-    assert not [file.name for file in (tmp_path / "shared").rglob(".*") if not file.name.startswith(".lock")]
+    hidden = {file.name for file in (tmp_path / "shared").rglob(".*") if not file.name.startswith(".lock")}
+    assert hidden == {MARKER}
 
     assert share(tmp_path, 1, 2) is not None  # one that comes too late finds it finished
     build_index([tmp_path / "tokens"], tmp_path / "shared" / "input", index.path, "divsufsort", 10)

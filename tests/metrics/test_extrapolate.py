@@ -50,8 +50,8 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
         kind = {"ntd": Ntd(context=each["context"]), "aligned": Aligned(context=each["context"], min_images=1)}
         p = kind[each["sampler"]].probabilities(index, distinct)
         assert each["now"] == pytest.approx(p.prod(1).sum())
-    assert json.loads((tmp_path / "tokens-prediction.json").read_text())["images"] == 400
-    assert (tmp_path / "tokens-prediction.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "tokens" / "prediction.json").read_text())["images"] == 400
+    assert (tmp_path / "tokens" / "prediction.png").stat().st_size > 10_000
     assert "400 images of 8 tokens of 512" in said
     assert "Take the sampler kernel" in said
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_predicted_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: 1000)
     with pytest.raises(UserError, match="take --images"):
         predict(folder, 1)
-    assert not list(tmp_path.glob("*-prediction*"))
+    assert not list(tmp_path.rglob("prediction*"))
 
 
 def test_tokens_that_never_meet_are_certain_to_be_copied(tmp_path: Path) -> None:

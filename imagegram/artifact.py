@@ -1,0 +1,154 @@
+"""Folders of results: which are ours, who writes there, what differs from what is asked, and what is finished.
+
+Every folder that this project writes holds a marker, `.imagegram`: JSON with the kind of the folder and the number of
+its format. It is written first. What has none is somebody else's, and is not touched.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagegram.cli import UserError
+from imagegram.files import read_json, require_space, run_lock, write_json
+
+MARKER = ".imagegram"
+FORMAT = 1  # of all folders; one of a higher number was written by a newer version
+ALWAYS = r"\.imagegram|\.lock.*|\.tmp-.*|\.nfs.*"  # the marker, locks, what is left of `atomic`, what NFS leaves
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of folder holds."""
+
+    what: str  # in messages: "holds files that are not WHAT"
+    record: str = ""  # the file that says what the folder was made from
+    key: str = ""  # of the record: it tells ours from a file of that name that is not
+    guests: str = ""  # names that may lie in a folder that has no marker yet
+    files: str = ""  # all names that it may hold, where it is replaced as a whole; its lock then lies beside it
+
+
+KINDS = {
+    "tokens": Kind("tokens", "manifest.json", "tokens_per_image"),
+    "index": Kind(
+        "an index",
+        "index.json",
+        "builder",
+        files=r"(tokenized|offset|table)\.\d+|images\.npy|index\.json(\.wrong)?|shard-\d+\.json",
+    ),
+    "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
+    "images": Kind("generated images", "report.json", "request"),
+    "run": Kind("results of a night", "night.json", "samplers", guests=r"(tokens|index).*"),
+    "codec": Kind("a codec", "training/recipe.json", "encoder_steps"),
+    "study": Kind("a study", guests=r"points|tokens.*|indexes|results\.csv"),
+}
+
+
+class Artifact:
+    """A folder of results of one kind: `check` and `claim` it, `lock` it, compare its record, `finish` it."""
+
+    def __init__(self, path: Path, kind: str):
+        self.path = path
+        self.name = kind
+        self.kind = KINDS[kind]
+
+    def check(self) -> None:
+        """UserError where results would be mixed with, or written over, what is not of this kind. Touches nothing."""
+        remedy = "choose another folder"
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(f"{self.path} is a link whose target is gone: mend the link, or {remedy}")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: {remedy}")
+        allowed = self.kind.guests
+        if self.is_ours():
+            if not self.kind.files:
+                return
+            allowed = self.kind.files
+        if found := others(self.path, allowed):
+            raise UserError(f"{self.path} holds files that are not {self.kind.what}, e.g. {found[0]!r}: {remedy}")
+
+    def is_ours(self) -> bool:
+        """Whether the folder has the marker of this kind, or, made before there were markers, its record.
+
+        UserError where the marker is of another kind or of a newer version.
+        """
+        marker = self.path / MARKER
+        if not marker.exists():
+            return self.record() is not None
+        found = read_json(marker)
+        if not isinstance(found, dict) or not {"kind", "format"} <= set(found):
+            raise UserError(f"{marker} is damaged: it should hold a kind and a format. Choose another folder")
+        if found["kind"] != self.name:
+            what = KINDS[found["kind"]].what if found["kind"] in KINDS else found["kind"]
+            raise UserError(f"{self.path} holds {what}, not {self.kind.what}: choose another folder")
+        if found["format"] > FORMAT:
+            raise UserError(
+                f"{self.path} was written by a newer version (format {found['format']}, this one knows {FORMAT}): "
+                "update Imagegram"
+            )
+        return True
+
+    def claim(self) -> None:
+        """Make the folder ours; `check` says where that must not be."""
+        self.check()
+        self.mark()
+
+    def mark(self) -> None:
+        """Create the folder with its marker."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / MARKER).exists():
+            write_json(self.path / MARKER, {"kind": self.name, "format": FORMAT})
+
+    def lock_file(self, rank: int = 0) -> Path:
+        """The lock of a process; `rank` tells those apart that share the work. The only place that names locks."""
+        number = f"-{rank}" if rank else ""
+        if self.kind.files:
+            return self.path.parent / f".lock-{self.path.name}{number}"
+        return self.path / f".lock{number}"
+
+    def lock(self, rank: int = 0) -> AbstractContextManager[None]:
+        """Hold the folder for this process; UserError names the process that holds it already."""
+        file = self.lock_file(rank)
+        return run_lock(file.parent, file.name)
+
+    def require_space(self, bytes_needed: float) -> None:
+        """UserError where the disk has less room than that."""
+        require_space(self.path, bytes_needed)
+
+    def record(self) -> dict[str, Any] | None:
+        """What the folder was made from; None where it has no record, or a file of that name that is not ours."""
+        file = self.path / self.kind.record
+        if not self.kind.record or not file.exists():
+            return None
+        found = read_json(file)
+        return found if isinstance(found, dict) and self.kind.key in found else None
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the record: of index and images the done-marker, the last of all files."""
+        write_json(self.path / self.kind.record, record)
+
+
+def others(folder: Path, ours: str = "") -> list[str]:
+    """Names in a folder that are neither `ours` (a regular expression) nor marker, locks or leftovers; sorted."""
+    if not folder.is_dir():
+        return []
+    known = re.compile(f"{ALWAYS}|{ours}" if ours else ALWAYS)
+    return sorted(entry.name for entry in folder.iterdir() if not known.fullmatch(entry.name))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What differs from one record to the next, also in the dictionaries within: key -> "seed: 0 -> 1".
+
+    >>> changes({"seed": 0, "sampler": {"context": 2}}, {"seed": 0, "sampler": {"context": 3}})
+    {'context': 'context: 2 -> 3'}
+    """
+    found: dict[str, str] = {}
+    for key, value in now.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            found |= changes(old, value)
+        elif old != value:
+            found[key] = f"{key}: {old!r} -> {value!r}"
+    return found

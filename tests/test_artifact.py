@@ -1,0 +1,100 @@
+"""Folders of results: what is ours and what is not, whatever made it and when."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from imagegram.artifact import FORMAT, KINDS, MARKER, Artifact, changes
+from imagegram.cli import UserError
+from imagegram.files import is_held
+
+RECORDS = {name: kind for name, kind in KINDS.items() if kind.record}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_claimed_folder_is_ours_and_one_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = Artifact(tmp_path / "a" / "b", kind)
+    assert not folder.is_ours()
+    folder.claim()
+    assert json.loads((folder.path / MARKER).read_text()) == {"kind": kind, "format": FORMAT}
+    folder.claim()
+    assert folder.is_ours()
+    other = next(name for name in KINDS if name != kind)
+    with pytest.raises(UserError, match=f"holds {KINDS[kind].what}, not {KINDS[other].what}: choose"):
+        Artifact(folder.path, other).claim()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_people_keep_is_never_ours(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / ".lock").touch()  # anybody may have one
+    for path, message in (
+        (tmp_path, "e.g. 'thesis.tex': choose another folder"),
+        (tmp_path / "thesis.tex", "is a file: choose another folder"),
+        (tmp_path / "link", "is a link whose target is gone: mend the link"),
+    ):
+        if path.name == "link":
+            path.symlink_to(tmp_path / "gone")
+        with pytest.raises(UserError, match=message):
+            Artifact(path, kind).claim()
+    assert not (tmp_path / MARKER).exists()
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_folder_made_before_there_were_markers_is_known_by_its_record(tmp_path: Path, kind: str) -> None:
+    record = tmp_path / KINDS[kind].record
+    record.parent.mkdir(exist_ok=True)
+    record.write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=f"holds files that are not {KINDS[kind].what}"):
+        Artifact(tmp_path, kind).claim()
+    record.write_text(json.dumps({KINDS[kind].key: 1}))
+    Artifact(tmp_path, kind).claim()
+    assert (tmp_path / MARKER).exists()
+
+
+def test_what_would_be_replaced_as_a_whole_holds_nothing_else(tmp_path: Path) -> None:
+    folder = Artifact(tmp_path, "index")
+    folder.mark()
+    (tmp_path / "table.0").touch()
+    folder.check()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="not an index"):
+        folder.check()
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ({"kind": "tokens", "format": FORMAT + 1}, f"written by a newer version .format {FORMAT + 1}, .*: update"),
+        ({"kind": "dreams", "format": 1}, "holds dreams, not tokens"),
+        (["tokens"], "is damaged"),
+    ],
+)
+def test_a_marker_of_another_version_is_one_line(tmp_path: Path, marker: object, message: str) -> None:
+    (tmp_path / MARKER).write_text(json.dumps(marker))
+    with pytest.raises(UserError, match=message):
+        Artifact(tmp_path, "tokens").claim()
+
+
+def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
+    tokens = Artifact(tmp_path / "tokens", "tokens")
+    assert tokens.lock_file() == tmp_path / "tokens" / ".lock"
+    assert tokens.lock_file(3) == tmp_path / "tokens" / ".lock-3"
+    index = Artifact(tmp_path / "index", "index")  # which is renamed: its lock stays beside it
+    assert (index.lock_file(), index.lock_file(3)) == (tmp_path / ".lock-index", tmp_path / ".lock-index-3")
+    with tokens.lock(3):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, bytes([is_held(tokens.lock_file(3)), is_held(tokens.lock_file())]))
+            os._exit(0)
+        os.wait()
+        assert os.read(reader, 2) == bytes([True, False])
+
+
+def test_changes_name_what_differs_however_deep() -> None:
+    before = {"seed": 0, "sampler": {"context": 2, "step": 1.0}, "gone": 1}
+    assert changes(before, before) == {}
+    now = {"seed": 1, "sampler": {"context": 2, "step": 0.7}, "new": "x"}
+    assert list(changes(before, now).values()) == ["seed: 0 -> 1", "step: 1.0 -> 0.7", "new: None -> 'x'"]
