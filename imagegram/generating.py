@@ -38,6 +38,7 @@ from imagegram.metrics.exact import exact_figures
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import to_json
 from imagegram.metrics.provenance import describe_pictures
+from imagegram.metrics.registry import FIGURES_VERSION
 from imagegram.report import sheets
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
@@ -84,9 +85,15 @@ class Request:
             raise UserError("timesteps must be positive, and the guidance scale not negative")
         self.draw.check(index)
 
-    def to_json(self, index: Index, codec: Codec) -> dict[str, Any]:
-        """What report.json records, and compares when the same command is run again."""
-        made_with = {"codec": codec.name, "revision": codec.revision, "index": index.identity}
+    def to_json(self, index: Index, codec: Codec, held_out: HeldOut) -> dict[str, Any]:
+        """What report.json records, and compares when the same command is run again: all that its figures depend on."""
+        made_with = {
+            "codec": codec.name,
+            "revision": codec.revision,
+            "index": index.identity,
+            "held_out": held_out.content,
+            "figures": FIGURES_VERSION,
+        }
         settings = {name: value for name, value in vars(self).items() if name != "draw"}
         return self.draw.to_json() | settings | made_with
 
@@ -131,7 +138,7 @@ def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, ou
         raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
     place = Artifact(out, "images")
     place.claim()
-    asked = request.to_json(index, codec)
+    asked = request.to_json(index, codec, held_out)
     with place.lock():
         before = finished(out)
         changed = changes(before["request"], asked) if before else {}
@@ -184,7 +191,7 @@ def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request:
     request = request.completed(codec)
     place = Artifact(out, "images")
     place.claim()
-    asked = request.to_json(index, codec)
+    asked = request.to_json(index, codec, held_out)
     asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
     with place.lock():
         before = finished(out)

@@ -1,13 +1,20 @@
 """Pictures of a run: as many as asked for, or as there are."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from imagegram.generating import Decoder, Request, decode
+from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
+from imagegram.generating import Request, decode, generate
+from imagegram.index.folder import Index
+from imagegram.metrics.held_out import HeldOut
 from imagegram.samplers import Aligned, Samples
 from imagegram.samplers.draw import Draw
+from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
 from tests.test_scripts import build, run_generate, run_tokenize
 
@@ -34,3 +41,43 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     assert printed.count("no held-out images:") == 1
     assert "closer_than_held_out: -\n" in printed
     assert "training_bits: -" not in printed
+
+
+def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    indexes = [index_of(tmp_path / name, rng.integers(0, 500, (60, 4)), vocab_size=500) for name in "ab"]
+    held_out = HeldOut(rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64))
+    request = Request(Draw(Aligned()), sequences=5, decoded=0, seed=0)
+
+    def is_made(index: Index = indexes[0], codec: Codec | None = None, **changes: Any) -> bool:
+        asked = replace(request, **{name: value for name, value in changes.items() if name != "held_out"})
+        return generate(index, codec or FakeCodec(), changes.get("held_out", held_out), asked, tmp_path / "out").new
+
+    def codec_with(**changes: Any) -> FakeCodec:
+        codec = FakeCodec()
+        vars(codec).update(changes)
+        return codec
+
+    assert is_made()
+    assert not is_made()
+    for change in (
+        {"index": indexes[1]},
+        {"codec": codec_with(name="another")},
+        {"codec": codec_with(revision="2")},
+        {"codec": codec_with(timesteps=7)},
+        {"codec": codec_with(guidance_scale=2.0)},
+        {"held_out": replace(held_out, tokens=held_out.tokens[::-1])},
+        {"held_out": replace(held_out, labels=held_out.labels[::-1])},
+        {"draw": Draw(Aligned(context=1))},
+        {"sequences": 6},
+        {"seed": 1},
+        {"timesteps": 3},
+        {"guidance_scale": 1.5},
+    ):
+        assert is_made(**change), change
+        assert not is_made(**change), change
+        assert is_made()
+    monkeypatch.setattr("imagegram.generating.FIGURES_VERSION", 99)
+    assert is_made()

@@ -1,5 +1,6 @@
 """The held-out set: real images that the index never saw, which every figure is compared with; read once a run."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,11 @@ class HeldOut:
     tokens: NDArray[np.uint16]
     labels: NDArray[np.int64]
     origins: NDArray[np.int64]
+
+    @property
+    def content(self) -> str:
+        """A hash of the tokens and labels; what is measured with them and kept carries it."""
+        return hashlib.sha256(self.tokens.tobytes() + self.labels.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
 def read_held_out(index: Index) -> HeldOut:

@@ -9,6 +9,7 @@ from typing import Any
 
 from imagegram.metrics.intervals import Figure, number_text
 
+FIGURES_VERSION = 1  # one more with every change of the code that changes a figure of report.json
 Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import reconstruction_errors
 from imagegram.files import atomic
-from imagegram.metrics.coherence import Classifier, seen, train_classifier
+from imagegram.metrics.coherence import CLASSIFIER_VERSION, Classifier, seen, train_classifier
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 
@@ -27,19 +27,21 @@ AT_ONCE = 256  # images
 def load_classifier(images: Images, path: Path) -> Classifier:
     """A classifier of the training part of a labelled data set, at 32 x 32 pixels.
 
-    It is read from `path` where it is there, else kept there.
+    It is read from `path` where one of the same images and settings is there, else kept there.
     """
     labels = images.labels[~images.held_out]
     classifier = Classifier(int(images.labels.max()) + 1)
-    if not path.exists():
+    steps = CLASSIFIER_STEPS[len(labels) >= MANY]
+    key = f"{images.fingerprint} {int((~images.held_out).sum())} {steps} {TRAINED_ON} {CLASSIFIER_VERSION}"
+    kept = torch.load(path, weights_only=True) if path.exists() else {}
+    if kept.get("key") != key:
         print(f"training the classifier of {images.name}", flush=True)
         rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:TRAINED_ON]
-        steps = CLASSIFIER_STEPS[len(labels) >= MANY]
         pixels = torch.cat([seen(part) for part in images.training[rows].split(1000)])
-        trained = train_classifier(pixels, labels[rows], steps)
+        kept = {"key": key, "net": train_classifier(pixels, labels[rows], steps).state_dict()}
         with atomic(path) as temporary:
-            torch.save(trained.state_dict(), temporary)
-    classifier.load_state_dict(torch.load(path, weights_only=True))
+            torch.save(kept, temporary)
+    classifier.load_state_dict(kept["net"])
     return classifier.eval()
 
 
