@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script, summary
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
-from imagegram.overnight.plan import Plan, finished_before, needs_of, say_plan
+from imagegram.overnight.plan import Plan, finished_before, folder_names, needs_of, say_plan
 from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
 from imagegram.samplers.draw import Draw, sweep
 
@@ -128,7 +128,8 @@ def make_plans(config: Config) -> list[Plan]:
     )
     if not config.separate:
         return [together]
-    return [replace(together, out=config.out / Path(one.name).name, data=(one,)) for one in data]
+    names = folder_names([one.name for one in data])
+    return [replace(together, out=config.out / name, data=(one,)) for name, one in zip(names, data, strict=True)]
 
 
 def run_night(plan: Plan) -> None:

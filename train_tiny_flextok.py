@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagegram.artifact import Artifact, changes
 from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
@@ -55,7 +56,6 @@ def main(config: Config) -> None:
     import torch
 
     from imagegram.codec.tiny import TinyCodec
-    from imagegram.files import run_lock
     from imagegram.training.card import write_card
     from imagegram.training.images import read_images
     from imagegram.training.tokenizer import train
@@ -69,9 +69,11 @@ def main(config: Config) -> None:
 
     # 2) Train, or go on.
     checkpoints = config.out / "training"
-    with run_lock(config.out):
+    place = Artifact(config.out, "codec")
+    place.claim()
+    with place.lock():
         recipe = make_recipe(config, steps, data)
-        remember(checkpoints, recipe)
+        remember(place, recipe)
         train(model, data, checkpoints, *steps, config.seed)
         model.save(config.out / "weights.safetensors")
 
@@ -104,11 +106,7 @@ def check(config: Config) -> None:
         raise UserError(f"--images {config.each.images}: it is the most images of a data set, 60000 by default")
     if config.image_size not in IMAGE_SIZES:
         raise UserError(f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}")
-    out = config.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose a folder with --out")
-    if out.exists() and any(out.iterdir()) and not (out / "training" / "recipe.json").exists():
-        raise UserError(f"{out} holds files, and no checkpoints to go on from: choose another folder with --out")
+    Artifact(config.out, "codec").check()
 
 
 def start_model(config: Config) -> "TinyFlexTok":
@@ -155,25 +153,19 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
     }
 
 
-def remember(checkpoints: Path, recipe: dict[str, Any]) -> None:
+def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
-    from imagegram.files import read_json, write_json
-
-    file = checkpoints / "recipe.json"
-    if not file.exists():
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(file, recipe)
-        return
-    before = read_json(file)
-    changed = [f"{key}: {before.get(key)} -> {value}" for key, value in recipe.items() if before.get(key) != value]
-    if changed and before | {"decoder_steps": recipe["decoder_steps"]} == recipe:
+    changed = changes(place.record() or recipe, recipe)
+    if set(changed) == {"decoder_steps"}:
         # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.
-        print(f"{changed[0]}: the encoder stays, the decoder is trained from its first step")
+        print(f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first step")
         for name in ("decoder.pt", "decoder.jsonl"):
-            (checkpoints / name).unlink(missing_ok=True)
-        write_json(file, recipe)
+            (place.path / "training" / name).unlink(missing_ok=True)
     elif changed:
-        raise UserError(f"{checkpoints} belongs to another training ({'; '.join(changed)}): choose another --out")
+        raise UserError(
+            f"{place.path} belongs to another training ({'; '.join(changed.values())}): choose another --out"
+        )
+    place.finish(recipe)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,9 @@ class Artifact:
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record: of index and images the done-marker, the last of all files."""
-        write_json(self.path / self.kind.record, record)
+        file = self.path / self.kind.record
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, record)
 
 
 def others(folder: Path, ours: str = "") -> list[str]:
@@ -138,16 +140,17 @@ def others(folder: Path, ours: str = "") -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if not known.fullmatch(entry.name))
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs from one record to the next, also in the dictionaries within: key -> "seed: 0 -> 1".
 
     >>> changes({"seed": 0, "sampler": {"context": 2}}, {"seed": 0, "sampler": {"context": 3}})
     {'context': 'context: 2 -> 3'}
     """
     found: dict[str, str] = {}
-    for key, value in now.items():
+    for key in before | now:
         old = before.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
+        value = now.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
             found |= changes(old, value)
         elif old != value:
             found[key] = f"{key}: {old!r} -> {value!r}"

@@ -29,6 +29,7 @@ REMEDIES = {
     errno.EPERM: "give yourself the permission or choose another folder",
     errno.EROFS: "choose a folder that can be written to",
     errno.EEXIST: "choose another folder",
+    errno.ENAMETOOLONG: "choose shorter names (a name has at most 255 bytes, a path 4,095)",
     errno.ENOTDIR: "choose another folder, that one is or lies below a file",
 }
 
@@ -103,8 +104,8 @@ def run_script(
         remedy = REMEDIES.get(error.errno or 0)
         if remedy is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        gone = isinstance(error.filename, str) and Path(error.filename).is_symlink() and error.errno == errno.EEXIST
+        place = f"{str(error.filename)[:200]}: " if error.filename else ""
+        gone = error.errno == errno.EEXIST and isinstance(error.filename, str) and Path(error.filename).is_symlink()
         what = "a link whose target is gone" if gone else error.strerror
         print(f"error: {place}{what}: {remedy}, then run the same command again", file=sys.stderr)
         return 1

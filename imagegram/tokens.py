@@ -76,7 +76,7 @@ class Manifest:
     available: int = 0  # images of the data set; 0: the first `images` of an unknown number
     sample_seed: int = SAMPLE_SEED
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         found = asdict(self) | {"dataset": self.dataset.to_json()}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
@@ -94,7 +94,7 @@ class Manifest:
         return cls(**values)
 
 
-def manifest_changes(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, str]:
+def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs between two manifests, see `changes`; nothing where only the place of the data set or of the codec
     does: fingerprint and revision say what they are."""
     changed = changes(before, now)

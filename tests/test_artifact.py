@@ -97,4 +97,9 @@ def test_changes_name_what_differs_however_deep() -> None:
     before = {"seed": 0, "sampler": {"context": 2, "step": 1.0}, "gone": 1}
     assert changes(before, before) == {}
     now = {"seed": 1, "sampler": {"context": 2, "step": 0.7}, "new": "x"}
-    assert list(changes(before, now).values()) == ["seed: 0 -> 1", "step: 1.0 -> 0.7", "new: None -> 'x'"]
+    assert list(changes(before, now).values()) == [
+        "seed: 0 -> 1",
+        "step: 1.0 -> 0.7",
+        "gone: 1 -> None",
+        "new: None -> 'x'",
+    ]

@@ -36,3 +36,24 @@ def test_what_is_not_of_a_night_is_refused_before_anything_is_made(
     assert run(out, "--dataset", str(out)) == 1  # its pictures would be among those of the data set
     assert f"choose another one, {out}/results for example" in capsys.readouterr().err
     assert not list(out.iterdir())
+
+
+def test_separate_data_sets_of_one_name_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ("cats/train", "dogs/train", ".", "digits")
+    plans = overnight_run.make_plans(overnight_run.Config(dataset=data, separate=True, out=Path("out")))
+    assert [str(plan.out) for plan in plans] == ["out/0-train", "out/1-train", f"out/{tmp_path.name}", "out/digits"]
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "/".join(["x" * 100] * 60)])
+def test_a_name_or_a_path_that_is_too_long_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    for option in ("--out", "--dataset"):
+        assert run(tmp_path / "out", option, str(tmp_path / out)) == 1
+        said = capsys.readouterr().err
+        assert "File name too long: choose shorter names" in said
+        assert said.count("\n") == 1
+        assert len(said) < 500

@@ -3,7 +3,7 @@
 import math
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,18 @@ class Plan:
         places += [Artifact(self.token_folder(data), "tokens") for data in self.data]
         for place in places:
             place.check()
+
+
+def folder_names(datasets: Sequence[str]) -> list[str]:
+    """A folder for each data set: the last part of its name, with a number where two are the same.
+
+    >>> folder_names(["digits", "cats/train", "dogs/train"])
+    ['digits', '1-train', '2-train']
+    """
+    last = [Path(name).name for name in datasets]
+    # "." and ".." have no name of their own.
+    last = [name if name.strip(".") else Path(full).resolve().name for name, full in zip(last, datasets, strict=True)]
+    return [name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)]
 
 
 def finished_before(plan: Plan) -> "Night | None":

@@ -115,13 +115,13 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
     # The same folder is not continued with other data, and other mistakes are named.
     capsys.readouterr()
     for arguments, said in (
-        (["--dataset", folders[1], f"--out={out}", "--start=tiny", *STEPS], "belongs to another training (data_sets"),
+        (["--dataset", folders[1], f"--out={out}", "--start=tiny", *STEPS], "belongs to another training ("),
         (["--dataset", folders[0], f"--out={out}", "--start=nobody"], "no miniature of that name or path; it is"),
         (["--dataset", folders[0], f"--out={out}", "--encoder-steps=-1"], "are positive"),
         (["--dataset", folders[0], f"--out={out}", "--image-size=48"], "--image-size is 32 or 64, not 48"),
         (["--dataset", folders[0], f"--out={out}", "--image-size=64", "--start=tiny"], "--start tiny has 32 pixels"),
         (["--dataset", folders[0], folders[0], f"--out={out}"], "takes 1 to 12 different data sets"),
-        (["--dataset", folders[0], f"--out={folders[1]}"], "holds files, and no checkpoints"),
+        (["--dataset", folders[0], f"--out={folders[1]}"], "holds files that are not a codec"),
         (["--dataset", folders[0] + "/0", f"--out={tmp_path / 'few'}"], "at least 20 and 2 are needed"),
     ):
         if "few" in arguments[-1]:
