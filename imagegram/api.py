@@ -1,0 +1,234 @@
+"""The whole experiment in a notebook: tokenize, index, sample, ask, decode, measure, look.
+
+`import imagegram as ig` gives these functions. The scripts do the same with files on disk.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from imagegram.cli import UserError
+from imagegram.data.dataset import DatasetOptions
+from imagegram.data.spec import DatasetSpec
+from imagegram.generating import Decoder, open_codec
+from imagegram.index.build import build_index as build
+from imagegram.index.folder import Index
+from imagegram.metrics.copying import measure
+from imagegram.metrics.held_out import read_control
+from imagegram.samplers import Sampler, Samples, sampler_named
+from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.tokens import Manifest, TokenFolder
+
+FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)
+SHARD_SIZE = 100_000  # images of an array in a file
+
+
+def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "tiny", **options: Any) -> TokenFolder:
+    """Tokenize a data set into the folder `out`, or go on from what it holds.
+
+    dataset: what `tokenize_fast.py --dataset` takes: "digits", "shapes", a folder of pictures,
+    parquet files, tars, an .npz, a Hugging Face name. options: those of tokenize_fast.py, such as
+    `images` or `label_column`. UserError on bad input, with the remedy.
+
+    >>> tokens = tokenize("digits", "tokens", images=100)
+    >>> tokens.load().tokens.shape
+    (100, 16)
+    """
+    of_the_data = {field.name for field in fields(DatasetOptions)}
+    known = of_the_data | {field.name for field in fields(Options)}
+    if unknown := options.keys() - known:
+        raise UserError(f"there is no option {', '.join(unknown)}: it is one of {', '.join(sorted(known))}")
+    spec = DatasetSpec(str(dataset), **{name: options[name] for name in options.keys() & of_the_data})
+    rest = {name: options[name] for name in options.keys() - of_the_data}
+    return tokenize_dataset(spec, Path(out), Options(codec=codec, **rest))
+
+
+def tokens_from(
+    array: ArrayLike,
+    out: str | Path,
+    *,
+    levels: Sequence[int] = FLEXTOK_LEVELS,
+    labels: ArrayLike | None = None,
+    held_out_share: float = 0.1,
+) -> TokenFolder:
+    """Make a token folder of tokens that your own code made, without a codec.
+
+    array: integers [N, L], token ids below the product of `levels`, of which digit i of an id
+    counts `levels[i]` values, the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505);
+    FlexTok's by default. labels: [N], numbers or names; None: no classes. A tenth of the rows is
+    held out, chosen by a hash of the row number. UserError where a token is out of range, or `out`
+    holds other tokens.
+
+    >>> ids = np.random.default_rng(0).integers(0, 64_000, (50, 8))
+    >>> tokens_from(ids, "mine", labels=["cat", "dog"] * 25).manifest.class_names
+    ('cat', 'dog')
+    """
+    tokens = np.asarray(array)
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+        raise UserError(f"tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
+    names, classes = np.zeros(0, str), np.full(len(tokens), -1)
+    if labels is not None:
+        names, classes = np.unique(np.asarray(labels), return_inverse=True)
+        if classes.shape != (len(tokens),):
+            raise UserError(f"{len(tokens)} images have {len(tokens)} labels, not {list(np.shape(labels))}")
+    content = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes() + classes.tobytes())
+    manifest = Manifest(
+        dataset=DatasetSpec("array"),
+        split="all",
+        fingerprint=content.hexdigest()[:16],
+        images=len(tokens),
+        codec="",
+        revision="",
+        precision="",
+        tokens_per_image=tokens.shape[1],
+        vocab_size=int(np.prod(levels)),
+        levels=tuple(map(int, levels)),
+        image_size=0,
+        preprocessing="",
+        held_out_share=held_out_share,
+        shard_size=SHARD_SIZE,
+        class_names=tuple(map(str, names)),
+    )
+    folder = TokenFolder.create(Path(out), manifest)
+    for shard in folder.pending():
+        rows = folder.range(shard)
+        part = slice(rows.start, rows.stop)
+        folder.write(shard, tokens[part], classes[part], {}, 0.0)
+    return folder
+
+
+def build_index(tokens: TokenFolder | Sequence[TokenFolder], out: str | Path) -> Index:
+    """Build, verify and open the suffix-array index of one token folder or several, in `out`.
+
+    Held-out images stay out of it. A finished index of the same tokens is left as it is. UserError
+    where `out` holds something else, or the folders have tokens of different codecs.
+
+    >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> index.tokens.shape == (index.num_images, 16)
+    True
+    """
+    folders = [tokens] if isinstance(tokens, TokenFolder) else list(tokens)
+    return build([folder.path for folder in folders], Path(f"{out}_input"), Path(out))
+
+
+def open_index(path: str | Path) -> Index:
+    """Open a finished index; UserError where there is none, or a file of it has changed.
+
+    >>> built = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> open_index("index").num_images == built.num_images
+    True
+    """
+    return Index.open(Path(path))
+
+
+def sample(
+    index: Index,
+    sampler: str | Sampler = "kernel",
+    n: int = 64,
+    *,
+    seed: int = 0,
+    length: int = 0,
+    prompt: ArrayLike | None = None,
+    **fields: Any,
+) -> Samples:
+    """Draw `n` token sequences, each token with the training image and position it came from.
+
+    sampler: "kernel", "aligned", "smoothed", "ntd", with its fields by name (`context=2`), or a
+    Sampler. length: tokens of each; 0: all. prompt: uint16 [n, p], their first tokens. Returns
+    tokens uint16 [n, L] and sources int64 [n, L, 2]: row of `index.tokens` and position, -1 for
+    prompt tokens. The same seed draws the same sequences. UserError on a field that does not exist.
+
+    >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> samples = sample(index, "aligned", 5, context=1)
+    >>> row, position = samples.sources[0, 3]
+    >>> bool(index.tokens[row, position] == samples.tokens[0, 3])
+    True
+    """
+    prefix = None if prompt is None else np.asarray(prompt, np.uint16)
+    rng = np.random.default_rng(seed)
+    return sampler_named(sampler, **fields).sample(index, n, rng, length=length, prefix=prefix)
+
+
+def log2_probability(
+    index: Index, tokens: Samples | ArrayLike, sampler: str | Sampler = "kernel", **fields: Any
+) -> NDArray[np.float64]:
+    """log2 of the probability with which the sampler draws each sequence: float64 [n].
+
+    tokens: samples, or uint16 [n, L]. -inf for a sequence that cannot be drawn. `sampler` and its
+    fields as in `sample`.
+
+    >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> samples = sample(index, "aligned", 5, context=1)
+    >>> bool((log2_probability(index, samples, "aligned", context=1) < 0).all())
+    True
+    """
+    rows = tokens.tokens if isinstance(tokens, Samples) else np.asarray(tokens, np.uint16)
+    with np.errstate(divide="ignore"):
+        return np.log2(sampler_named(sampler, **fields).probabilities(index, rows)).sum(1)
+
+
+def decode(
+    index: Index,
+    tokens: Samples | ArrayLike,
+    *,
+    decoder: Callable[[NDArray[np.uint16]], Any] | None = None,
+    seed: int = 0,
+) -> Any:
+    """Sequences -> images, uint8 [n, 3, S, S], by the codec that made the tokens of `index`.
+
+    decoder: a function of your own instead, of tokens uint16 [n, L]; what it returns is returned.
+    Image i starts from the noise of seed `1,000,000 * seed + i`, as in generate_images.py.
+    UserError where the tokens have no codec (`tokens_from`) or its weights are not at hand.
+
+    >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> decode(index, index.tokens[:2]).shape
+    torch.Size([2, 3, 32, 32])
+    """
+    rows = tokens.tokens if isinstance(tokens, Samples) else np.asarray(tokens, np.uint16)
+    if decoder is not None:
+        return decoder(rows)
+    codec = open_codec(index)
+    seeds = seed * 1_000_000 + np.arange(len(rows))
+    return Decoder(codec, codec.timesteps, codec.guidance_scale)(rows, seeds)
+
+
+def evaluate(index: Index, samples: Samples | ArrayLike, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """What was copied: figures with 95 % intervals, of the samples and of held-out real images.
+
+    samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, each by the name
+    of its metric (metrics/registry.py says what each of them means); without held-out images the
+    first alone. seed: of the bootstrap.
+
+    >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
+    >>> figures = evaluate(index, sample(index, "ntd", 20, context=10))
+    >>> figures["generated"]["exact_copies"]["value"]
+    1.0
+    """
+    rows = samples.tokens if isinstance(samples, Samples) else np.asarray(samples, np.uint16)
+    return measure(rows, index, read_control(index).tokens, np.random.default_rng(seed))
+
+
+def show(images: Tensor | NDArray[np.uint8], *, columns: int = 8) -> Image.Image:
+    """A sheet of images, which a notebook displays; white where the last row is not full.
+
+    images: uint8 [n, 3, S, S], or [n, S, S, 3].
+
+    >>> show(np.zeros((10, 3, 32, 32), np.uint8)).size
+    (256, 64)
+    """
+    pixels = np.asarray(images)
+    if pixels.shape[1] == 3:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    n, height, width, _ = pixels.shape
+    columns = min(columns, n)
+    sheet = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
+    for i, picture in enumerate(pixels):
+        sheet.paste(Image.fromarray(picture), (i % columns * width, i // columns * height))
+    return sheet

@@ -1,0 +1,38 @@
+"""What the documentation shows, runs: examples in docstrings, the README's ten lines, the notebook."""
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WITH_EXAMPLES = [path for path in sorted((ROOT / "imagegram").rglob("*.py")) if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_in_docstrings_give_what_they_say(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The summary that a call prints is no part of an example; values are shown without `print`.
+    monkeypatch.setattr("builtins.print", lambda *words, **how: None)
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder()
+    for test in finder.find(module, name):
+        runner = doctest.DocTestRunner(verbose=False)
+        assert runner.run(test).failed == 0, f"{test.name}: {capsys.readouterr().out[-2000:]}"
+
+
+def test_the_ten_lines_of_the_readme_run_in_an_empty_folder(tmp_path: Path) -> None:
+    (lines,) = re.findall(r"```python\n(import imagegram as ig\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 10
+    command = [sys.executable, "-c", lines]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "samples.png").stat().st_size > 1000
