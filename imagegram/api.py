@@ -21,7 +21,7 @@ from imagegram.generating import Decoder, open_codec
 from imagegram.index.build import build_index as build
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import measure
-from imagegram.metrics.held_out import read_control
+from imagegram.metrics.held_out import read_held_out
 from imagegram.samplers import Sampler, Samples, sampler_named
 from imagegram.tokenizing import Options, tokenize_dataset
 from imagegram.tokens import Manifest, TokenFolder
@@ -208,11 +208,11 @@ def evaluate(index: Index, samples: Samples | ArrayLike, *, seed: int = 0) -> di
 
     >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
     >>> figures = evaluate(index, sample(index, "ntd", 20, context=10))
-    >>> figures["generated"]["exact_copies"]["value"]
+    >>> figures["generated"]["exact_copies"].value
     1.0
     """
     rows = samples.tokens if isinstance(samples, Samples) else np.asarray(samples, np.uint16)
-    return measure(rows, index, read_control(index).tokens, np.random.default_rng(seed))
+    return measure(rows, index, read_held_out(index).tokens, np.random.default_rng(seed))
 
 
 def show(images: Tensor | NDArray[np.uint8], *, columns: int = 8) -> Image.Image:
