@@ -24,6 +24,7 @@ STATIONS = [
     "training",
     "generating",
     "overnight",
+    "api",
 ]
 MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
