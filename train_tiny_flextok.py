@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
-from imagegram.data.dataset import DatasetOptions
+from imagegram.data.dataset import DatasetOptions, check_different
 from imagegram.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def main(config: Config) -> None:
     check(config)
     model = start_model(config)
     data = [read_images(spec, config.image_size) for spec in DatasetSpec.of_each(config.dataset, config.each)]
+    check_different(data)
 
     # 2) Train, or go on.
     checkpoints = config.out / "training"

@@ -1,7 +1,9 @@
 """A data set through a codec into a token folder: what both tokenizing scripts run."""
 
+import contextlib
 import itertools
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -15,9 +17,9 @@ from tqdm import tqdm
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
-from imagegram.data.dataset import ChangedError, ImageDataset
+from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
-from imagegram.data.preprocess import PREPROCESSING
+from imagegram.data.preprocess import PREPROCESSING, preprocess
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import others_at_work, require_space
 from imagegram.tokens import Manifest, TokenFolder, too_many_bad
@@ -202,12 +204,22 @@ def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:
     return codec.encode(torch.from_numpy(np.stack(pixels)))
 
 
-def _judge_codec(folder: TokenFolder, codec: Codec, batch: list[Item], tokens: NDArray[np.uint16]) -> None:
-    """Keep whether the codec knows images like those of the first batch, and say so in one line where it does not."""
-    few = [image for _, image, _, _ in batch if image is not None][: familiarity.JUDGED]
+def _judge_codec(folder: TokenFolder, dataset: ImageDataset, codec: Codec) -> None:
+    """Keep whether the codec knows images like these, and say so in one line where it does not.
+
+    A few from all over the data set are judged: the first ones may all be of one class.
+    """
+    if codec.own_error is None:
+        return
+    few = []
+    for ordinal in dataset.ordinals[permutation(len(dataset))[: familiarity.JUDGED]].tolist():
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is tokenized
+            warnings.simplefilter("ignore")
+            few.append(preprocess(dataset.read(ordinal)[0], codec.image_size))
     if not few:
         return
-    found = familiarity.judge(codec, folder.manifest.dataset.name, torch.from_numpy(np.stack(few)), tokens)
+    images = torch.stack(few)
+    found = familiarity.judge(codec, dataset.name, images, codec.encode(images))
     if found:
         familiarity.save(found, folder.path)
         if line := found.warning():
@@ -265,14 +277,14 @@ def _tokenize_shards(
         covered = folder.asked[place.start : place.stop].tolist()
         batches += [covered[i : i + options.batch_size] for i in range(0, len(covered), options.batch_size)]
         ends[len(batches)] = shard
+    if progress.shown and not (folder.path / familiarity.FILE).exists():
+        _judge_codec(folder, dataset, codec)
     parts: list[NDArray[np.uint16]] = []
     labels: list[int] = []
     bad: dict[int, str] = {}
     started = time.monotonic()
     loaded = load_batches(dataset, batches, codec.image_size, options.workers)
     for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
-        if number == 1 and progress.shown and not (folder.path / familiarity.FILE).exists():
-            _judge_codec(folder, codec, batch, tokens)
         parts.append(tokens)
         labels += [label for _, image, label, _ in batch if image is not None]
         bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}

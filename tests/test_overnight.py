@@ -216,14 +216,14 @@ def test_a_page_that_cannot_be_written_does_not_end_the_night(
 def test_a_sampler_that_is_impossible_is_named_and_the_others_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samplers = {"class-77": Kernel(label=77), "one": Aligned(context=0)}
+    samplers = {"class-77": Kernel(label="77"), "one": Aligned(context=0)}
     monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
     assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert "error: class-77: " in said.err
     assert "class-77 failed, as said above; 1 of 2 samplers finished" in said.err.splitlines()[-1]
     assert said.out.count("sampler 2 of 2, one") == 1
-    assert "holds no image of class 77" in (tmp_path / "report.html").read_text()
+    assert "holds no image of class &#39;77&#39;" in (tmp_path / "report.html").read_text()
 
 
 def test_a_data_set_that_fails_stops_the_night_and_the_page_says_why(

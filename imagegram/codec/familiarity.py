@@ -1,7 +1,8 @@
 """Whether a codec knows images like these: a miniature turns what it never saw into what it was trained on.
 
-Judged cheaply, on the first images that are tokenized: the error of their reconstructions beside that of the codec's
-own held-out images, which its card holds. A codec without a card, such as a real FlexTok, is not judged.
+Judged cheaply, on a few images from all over the data set: the error of their reconstructions
+beside that of the codec's own held-out images, which its card holds. A codec without a card, such
+as a real FlexTok, is not judged.
 """
 
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ def reconstruction_errors(codec: Codec, images: Tensor, tokens: NDArray[np.uint1
 
 
 def judge(codec: Codec, dataset: str, images: Tensor, tokens: NDArray[np.uint16]) -> Familiarity | None:
-    """Judge the first of images uint8 [n, 3, S, S] with tokens [n, L]; None where the codec has no card."""
+    """Judge images uint8 [n, 3, S, S] with tokens [n, L]; None where the codec has no card."""
     if codec.own_error is None or not len(images):
         return None
     errors = reconstruction_errors(codec, images[:JUDGED], tokens[:JUDGED])

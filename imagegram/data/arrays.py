@@ -6,24 +6,36 @@ in `...labels-idx1-ubyte[.gz]`.
 """
 
 import gzip
+import hashlib
+import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, DatasetOptions, ImageDataset, digest, first_names
-from imagegram.data.labels import choose, files_of_split, from_numbers, from_texts, kind_of, split_of
+from imagegram.data.dataset import (
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    NO_SPLITS,
+    DatasetOptions,
+    ImageDataset,
+    copies,
+    digest,
+    first_names,
+)
+from imagegram.data.labels import Classes, choose, files_of_split, fraction_among, kind_of, split_of, text_of
 from imagegram.data.survey import Tree
 
-ARRAY_IMAGES = ("x", "arr_0", "data", *IMAGE_NAMES)  # names of pictures and of labels in archives
-ARRAY_LABELS = ("y", "arr_1", "targets", *LABEL_NAMES)
+# Names of pictures and of labels in archives, alone or beside the name of a split: x_test, train_labels.
+ARRAY_IMAGES = ("images", "x", "data", "arr_0", "imgs", *IMAGE_NAMES)
+ARRAY_LABELS = ("labels", "y", "targets", "arr_1", *LABEL_NAMES)
+CLIPPED = 1.01  # times the largest number of a scale: what interpolation leaves above it
 CHANNELS = (1, 3, 4)
 
 
@@ -45,13 +57,16 @@ def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     values = _read_idx_file(tree.root / found[pictures[0]])
     if values.ndim != 3:
         raise UserError(f"{name}/{found[pictures[0]]} has {values.ndim} dimensions, pictures have 3")
-    partner = found.get(labels_of(pictures[0]))
-    labels = _read_idx_file(tree.root / partner).ravel() if partner else None
+    mate = labels_of(pictures[0])
+    partner = found.get(mate) or next(
+        (found[file] for file in files if posixpath.basename(file) == posixpath.basename(mate)), None
+    )
+    labels = _read_idx_file(tree.root / partner) if partner else None
     for file in files:
-        if file not in (pictures[0], labels_of(pictures[0])):
+        if found[file] not in (found[pictures[0]], partner):
             tree.leave_out("other IDX files", found[file])
     used = f"images from {found[pictures[0]]}, " + (f"labels from {partner}" if partner else "no file of labels")
-    return _arrays(name, split, values, labels, "IDX files", [line for line in (note, used) if line], tree)
+    return _arrays(name, split, values, labels, kind="IDX files", notes=[note, used], tree=tree)
 
 
 def labels_of(pictures: str) -> str:
@@ -77,98 +92,76 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
 
 
 def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
-    """Pictures and labels of a NumPy archive: [n, h, w], [n, h, w, 1, 3 or 4], or torch's [n, 1, 3 or 4, h, w].
+    """Pictures and labels of a NumPy archive, by the names of its arrays.
 
-    Their scale is that of `_to_bytes`. Arrays of Python objects are pickles, which may run code: they are not read.
+    Pictures are [n, h, w], [n, h, w, 1, 3 or 4] or torch's [n, 1, 3 or 4, h, w], of the scale of `_to_bytes`. Two
+    archives that are named for images and labels (KMNIST) are one data set. Arrays of Python objects are pickles,
+    which may run code: they are not read.
     """
-    split, files, note = files_of_split(name, tree.files["npz"], wanted.split if len(tree.files["npz"]) > 1 else "")
-    if len(files) > 1:
+    # 1) The archives: one, or a pair.
+    several = len(tree.files["npz"]) > 1
+    split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
+    mates = [file for file in files if "label" in posixpath.basename(file)]
+    if len(files) > 2 or (len(files) == 2 and len(mates) != 1):
         raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
-    path = tree.root / files[0]
-    shapes = array_shapes(path)
-    if not shapes:
-        raise UserError(f"{path} is damaged or no NumPy archive: download or write it again")
-    pictures = [key for key, (shape, kind) in shapes.items() if _are_pictures(shape, kind)]
-    if wanted.image_column and wanted.image_column not in shapes:
-        raise UserError(f"{name} has no array {wanted.image_column!r}; it has {first_names(shapes)}")
-    # Splits within the archive: train_images, x_test, ...
-    splits = sorted({kind for key in pictures if (kind := split_of(key))})
+    path = tree.root / next((file for file in files if file not in mates), files[0])
+    keys = array_names(path)
+
+    # 2) Splits within it: train_images, x_test, ...
+    splits = sorted({kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))})
     if splits and not wanted.image_column:
         split = choose(name, splits, wanted.split)
         note = f"split {split} of {', '.join(splits)} (--split)"
-        pictures = [key for key in pictures if split_of(key) == kind_of(split)]
-    elif wanted.split and len(tree.files["npz"]) == 1:
+    elif wanted.split not in ("", NO_SPLITS) and not several:
         raise UserError(f"--split {wanted.split} does not apply: {name} has no splits. Leave the option out")
+    inside = [key for key in keys if not splits or split_of(key) == kind_of(split)]
 
-    image_key = wanted.image_column or _pick(name, pictures, ARRAY_IMAGES, shapes, "image-column")
-    if not image_key:
-        raise UserError(
-            f"{name} holds no array of pictures ({_shown(shapes)}): these are numbers [n, h, w] or [n, h, w, channels]"
-        )
-    count = shapes[image_key][0][0]
-    fitting = [
-        key
-        for key, (shape, kind) in shapes.items()
-        if kind in "iufbUS" and shape in ((count,), (count, 1)) and split_of(key) == split_of(image_key)
-    ]
-    if wanted.label_column and wanted.label_column not in fitting:
-        raise UserError(f"{name} has no labels {wanted.label_column!r} for {count} pictures; it has {_shown(shapes)}")
-    label_key = wanted.label_column or _pick(name, fitting, ARRAY_LABELS, shapes, "label-column")
+    # 3) The arrays.
+    image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
+    if image_key not in keys:
+        missing = wanted.image_column or "images"
+        raise UserError(f"{name} has no array {missing!r}; it has {first_names(keys)}: name one with --image-column")
+    label_key = wanted.label_column or (
+        _named([k for k in inside if k != image_key], ARRAY_LABELS) if not mates else ""
+    )
+    if wanted.label_column and wanted.label_column not in keys:
+        raise UserError(f"{name} has no array {wanted.label_column!r}; it has {first_names(keys)}")
     values = _load(path, image_key)
-    labels = _load(path, label_key).reshape(-1) if label_key else None
-    used = f"images from array {image_key}, " + (f"labels from {label_key}" if label_key else "no labels")
-    if rest := {key: shapes[key] for key in shapes if key not in (image_key, label_key)}:
-        used += f"; not used: {_shown(rest)}"
-    notes = [line for line in (note, used) if line]
-    return _arrays(name, split, values, labels, "a NumPy archive", notes, tree, (image_key, label_key))
+    labels = _load(path, label_key) if label_key else None
+    if mates and len(files) == 2 and not label_key:
+        label_key = array_names(tree.root / mates[0])[0]
+        labels = _load(tree.root / mates[0], label_key)
+    rest = [key for key in keys if key not in (image_key, label_key)]
+    used = f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
+    used += f"; not used: {first_names(rest)}" * bool(rest)
+    columns = image_key, label_key
+    return _arrays(name, split, values, labels, kind="a NumPy archive", notes=[note, used], tree=tree, columns=columns)
 
 
-def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and kind (NumPy's letter) of every array of an archive, from their headers; {} where it is damaged."""
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays of an archive; UserError where it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for key in archive.namelist():
-                with archive.open(key) as f:
-                    found[key.removesuffix(".npy")] = _header(f)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
-    return found
-
-
-def _header(f: IO[bytes]) -> tuple[tuple[int, ...], str]:
-    version = np.lib.format.read_magic(f)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(f)
-    return shape, dtype.kind
-
-
-def _are_pictures(shape: tuple[int, ...], kind: str) -> bool:
-    if kind not in "uifb" or len(shape) not in (3, 4) or min(shape) == 0:
-        return False
-    return len(shape) == 3 or shape[3] in CHANNELS or shape[1] in CHANNELS
+            return [key.removesuffix(".npy") for key in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        raise UserError(f"{path} is damaged or no NumPy archive: download or write it again") from None
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether an archive has an array of pictures, or cannot be read."""
-    shapes = array_shapes(path)
-    return not shapes or any(_are_pictures(*entry) for entry in shapes.values())
+    """Whether an archive has an array that is named for pictures, or cannot be read."""
+    try:
+        return any(_is_named(key, ARRAY_IMAGES) for key in array_names(path))
+    except UserError:
+        return True
 
 
-def _shown(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
-    of = {"O": " of objects", "f": " of floats", "U": " of text", "S": " of text"}
-    return first_names(f"{key} {list(shape)}{of.get(kind, '')}" for key, (shape, kind) in shapes.items()) or "nothing"
+def _is_named(key: str, words: Iterable[str]) -> bool:
+    return not {key.lower(), *re.split(r"[^a-z0-9]+", key.lower())}.isdisjoint(words)
 
 
-def _pick(name: str, keys: list[str], usual: tuple[str, ...], shapes: Mapping[str, object], option: str) -> str:
-    """The only key, else the one with a usual name beside its split's; "" where there is none."""
-    if len(keys) < 2:
-        return keys[0] if keys else ""
-    for word in usual:
-        same = [key for key in keys if word in re.split(r"[^a-z0-9]+", key.lower()) or key.lower() == word]
-        if len(same) == 1:
-            return same[0]
-    raise UserError(f"{name} has several arrays that may be meant, {first_names(keys)}: name one with --{option}")
+def _named(keys: list[str], words: tuple[str, ...]) -> str:
+    """The first key that is one of `words`, or has it beside the name of a split; "" where there is none."""
+    return next((key for word in words for key in keys if _is_named(key, (word,))), "")
 
 
 def _load(path: Path, key: str) -> NDArray[np.generic]:
@@ -185,40 +178,42 @@ def _arrays(
     split: str,
     values: NDArray[np.generic],
     labels: NDArray[np.generic] | None,
+    *,
     kind: str,
     notes: list[str],
     tree: Tree,
     columns: tuple[str, str] = ("", ""),
 ) -> ImageDataset:
-    """A source of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
-    if labels is not None and len(labels) != len(values):
-        raise UserError(f"{name} has {len(values)} pictures and {len(labels)} labels: they do not belong together")
-    if values.ndim == 4 and values.shape[3] not in CHANNELS:
+    """A data set of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
+    shape = values.shape
+    if values.ndim == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         notes.append("the channels come first: taken for the last axis")
         values = np.moveaxis(values, 1, 3)
+    if not values.size or not (values.ndim == 3 or (values.ndim == 4 and values.shape[3] in CHANNELS)):
+        raise UserError(
+            f"{name}: the array {columns[0]} {list(shape)} holds no pictures: they are [n, h, w(, channels)]"
+        )
+    if values.ndim == 4 and values.shape[3] == 4:
+        notes.append("four channels are taken for red, green, blue and opacity")
+    classes = _classes(name, labels, len(values))
     values, assumed = _to_bytes(name, values)
-    notes.append(assumed)
     pixels = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
-    if labels is None:
-        numbers = np.full(len(values), -1, np.int32)
-        classes = tuple[str, ...]()
-        changed = ""
-    elif labels.dtype.kind in "US":
-        numbers, classes = from_texts([str(text) for text in labels.astype(str)])
-        changed = ""
-    else:
-        whole, fault = _whole(labels)
-        numbers, classes, changed = from_numbers(whole)
-        changed = fault or changed
-    if changed:
-        notes.append(changed)
+    contents = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+    notes += [assumed, classes.note, copies([f"row {i}" for i in range(len(values))], contents)]
     return ImageDataset(
         name=name,
         split=split,
-        fingerprint=digest([str(values.shape).encode(), np.ascontiguousarray(values).tobytes(), numbers.tobytes()]),
+        fingerprint=digest(
+            [
+                str(values.shape).encode(),
+                np.ascontiguousarray(values).tobytes(),
+                classes.labels.tobytes(),
+                *classes.identity(),
+            ]
+        ),
         size=len(values),
-        read=lambda i: (Image.fromarray(np.asarray(pixels[i])), int(numbers[i])),
-        class_names=classes,
+        read=lambda i: (Image.fromarray(np.asarray(pixels[i])), int(classes.labels[i])),
+        class_names=classes.names,
         image_column=columns[0],
         label_column=columns[1],
         kind=kind,
@@ -228,11 +223,29 @@ def _arrays(
     )
 
 
+def _classes(name: str, labels: NDArray[np.generic] | None, images: int) -> Classes:
+    """The classes of labels [n], [n, 1] or, one-hot, [n, classes]."""
+    if labels is None:
+        return Classes.none(images)
+    if len(labels) != images:
+        raise UserError(f"{name} has {images} pictures and {len(labels)} labels: they do not belong together")
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
+        if not ((labels == 0) | (labels == 1)).all() or not (labels.astype(np.int64).sum(1) == 1).all():
+            return Classes.none(images, f"labels {list(labels.shape)} are not one-hot: no image has a label")
+        labels = labels.astype(np.int64).argmax(1)
+    if labels.size != images:
+        return Classes.none(images, f"labels {list(labels.shape)} are not one for each picture: no image has a label")
+    values = labels.reshape(-1).tolist()
+    if fraction := fraction_among(values):
+        return Classes.none(images, f"the labels hold {fraction}, no classes: no image has a label")
+    return Classes.of(list(map(text_of, values)))
+
+
 def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
     """Pictures of any numbers as uint8, and a line on what was assumed, "" for usual ones.
 
     Up to 1: 0 to 1, be they floats, truth values or bytes. Up to 255: 0 to 255. Beyond that whole numbers of 16 bits.
-    UserError for others. What is no number (NaN) is 0.
+    What lies slightly above is clipped. UserError for others. What is no number (NaN) is 0.
     """
     if values.dtype == np.uint8 and values.max() != 1:
         return values.astype(np.uint8, copy=False), ""
@@ -240,24 +253,18 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
     known = numbers[~np.isnan(numbers)]
     if not known.size:
         raise UserError(f"{name}: pictures without a number in them (NaN)")
-    lost = numbers.size - known.size
     least = float(known.min())
     most = float(known.max())
-    top = 1 if most <= 1 else 255 if most <= 255 else 65535
-    if least < 0 or most > (255 if values.dtype.kind == "f" else 65535):
+    scales = (1, 255) if values.dtype.kind == "f" else (1, 255, 65535)
+    slack = CLIPPED if values.dtype.kind == "f" else 1
+    top = next((scale for scale in scales if most <= slack * scale), 0)
+    if least < -(slack - 1) * top or not top:
         raise UserError(
             f"{name}: pictures with values from {least:g} to {most:g}; they must lie in 0 to 1 or 0 to 255, or be "
             "whole numbers up to 65535"
         )
-    scaled = (np.nan_to_num(numbers) * (255 / top)).round().astype(np.uint8)
-    return scaled, f"values from {least:g} to {most:g}: taken for 0 to {top}" + (f", {lost} NaN for 0" if lost else "")
-
-
-def _whole(labels: NDArray[np.generic]) -> tuple[list[int | None], str]:
-    """Labels as whole numbers, NaN as None; all None, and why, where one has a fraction."""
-    if labels.dtype.kind != "f":
-        return [int(number) for number in labels], ""
-    found = [None if np.isnan(number) else float(number) for number in labels.astype(np.float64)]
-    if wrong := [number for number in found if number is not None and not number.is_integer()]:
-        return [None] * len(found), f"the labels hold {wrong[0]:g}, no classes: every image has label -1"
-    return [None if number is None else int(number) for number in found], ""
+    scaled = (np.nan_to_num(numbers).clip(0, top) * (255 / top)).round().astype(np.uint8)
+    said = [f"values from {least:g} to {most:g}: taken for 0 to {top}"]
+    said += [f"{numbers.size - known.size} NaN for 0"] if numbers.size > known.size else []
+    said += [f"{int(((known < 0) | (known > top)).sum())} beyond it are clipped"] if least < 0 or most > top else []
+    return scaled, ", ".join(said)

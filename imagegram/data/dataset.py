@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,18 @@ class ImageDataset:
         if self.flaw:
             lines.append(f"  warning: {self.flaw}")
         return lines
+
+
+def check_different(datasets: Iterable[Any]) -> None:
+    """UserError where two of them, each with a name and a fingerprint, are one under whatever names."""
+    first: dict[str, str] = {}
+    for dataset in datasets:
+        if dataset.fingerprint in first:
+            raise UserError(
+                f"{first[dataset.fingerprint]} and {dataset.name} are the same data set: its images would all be "
+                "copies of each other, name it once"
+            )
+        first[dataset.fingerprint] = dataset.name
 
 
 def counted(left_out: Sequence[LeftOut]) -> list[str]:

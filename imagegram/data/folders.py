@@ -9,12 +9,11 @@ labels come from it: the rule of `datasets`' imagefolder (metadata.py).
 import os
 import posixpath
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import (
+    LABEL_NAMES,
     NO_SPLITS,
     DatasetOptions,
     ImageDataset,
@@ -25,10 +24,9 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import choose, from_texts, kind_of
-from imagegram.data.masks import refuse_masks
+from imagegram.data.labels import Classes, choose, kind_of
 from imagegram.data.metadata import read_labels
-from imagegram.data.survey import Tree
+from imagegram.data.survey import Tree, masks_among
 
 
 def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
@@ -39,31 +37,30 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         wanted.refuse(name, what, "label_column")
     everything = tree.files["pictures"]
     pictures, prefix, split, notes = _resolve(name, tree, wanted.split)
-    refuse_masks(name, str(tree.root), pictures)
 
     # 1) The class stands in a table, or is the first folder below the data set's own.
     inside = [path.removeprefix(prefix) for path in pictures]
     tables = [table for table in tree.metadata if table.startswith(prefix) or not posixpath.dirname(table)]
-    found, reason = read_labels(tree.root, tables, pictures, everything, wanted.label_column)
+    found, column, said = read_labels(tree.root, tables, pictures, everything, wanted.label_column)
+    notes += said
     if found:
-        labels = found.labels
-        class_names = found.class_names
-        notes += found.notes
+        classes = found
     else:
-        labels, class_names, said = _classes_of_folders(tree, prefix, inside)
-        notes += [reason, *said]
+        classes, said = _classes_of_folders(tree, prefix, inside)
+        notes += said
+    notes.append(masks_among(pictures))
 
     # 2) Names and contents make the fingerprint, not the place and not the dates.
     files = [tree.root / path for path in pictures]
     contents = contents_of([(file, 0, None) for file in files])
     parts = [os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True)]
-    fingerprint = digest([*parts, labels.tobytes(), *map(str.encode, class_names)] if found else parts)
+    fingerprint = digest([*parts, classes.labels.tobytes(), *classes.identity()] if found else parts)
     notes += [copies(map(printable, pictures), contents), contents.note]
 
     def read(i: int) -> tuple[Image.Image, int]:
         if reason := tree.unreadable.get(pictures[i]):
             raise FileNotFoundError(reason)
-        return open_picture(contents.read(i, files[i])), int(labels[i])
+        return open_picture(contents.read(i, files[i])), int(classes.labels[i])
 
     return ImageDataset(
         name=name,
@@ -71,24 +68,23 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         fingerprint=fingerprint,
         size=len(pictures),
         read=read,
-        class_names=class_names,
+        class_names=classes.names,
         kind="a folder of pictures",
-        label_column=found.column if found else "",
+        label_column=column,
         notes=tuple(line for line in notes if line),
         left_out=tree.left_out(),
         name_of=lambda i: printable(pictures[i]),
     )
 
 
-def _classes_of_folders(
-    tree: Tree, prefix: str, inside: list[str]
-) -> tuple[NDArray[np.int32], tuple[str, ...], list[str]]:
-    """Labels int32 [n] and names of the classes of pictures `inside` the folder `prefix`, and what to say of them."""
-    labels, class_names = from_texts([path.partition("/")[0] if "/" in path else None for path in inside])
-    notes = []
-    unlabelled = int(np.sum(labels == -1))
-    if unlabelled and class_names:
-        notes.append(f"{unlabelled} images beside the class folders: label -1")
+def _classes_of_folders(tree: Tree, prefix: str, inside: list[str]) -> tuple[Classes, list[str]]:
+    """The classes of pictures `inside` the folder `prefix`, and what to say of them."""
+    tops = [path.partition("/")[0] if "/" in path else None for path in inside]
+    keys = {top.partition("=")[0].lower() if "=" in top else "" for top in tops if top}
+    if keys and keys <= set(LABEL_NAMES):  # label=cat/, as partitioned tables are written
+        tops = [top.partition("=")[2] if top else None for top in tops]
+    classes = Classes.of(tops)
+    notes = [classes.note] if classes.names else []
     if deep := [path for path in inside if path.count("/") > 1]:
         notes.append(f"{len(deep)} images in folders below their class, e.g. {printable(deep[0])}: the top one counts")
     walked = {path.removeprefix(prefix) for path in tree.folders if path.startswith(prefix)}
@@ -96,7 +92,7 @@ def _classes_of_folders(
     if used and (empty := sorted(folder for folder in walked if folder and "/" not in folder and folder not in used)):
         what = "folders without a picture are no classes" if len(empty) > 1 else "folder without a picture is no class"
         notes.append(f"{len(empty)} {what}: {first_names(empty)}")
-    return labels, class_names, notes
+    return classes, notes
 
 
 def _resolve(name: str, tree: Tree, wanted: str) -> tuple[list[str], str, str, list[str]]:

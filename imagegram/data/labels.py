@@ -1,7 +1,9 @@
 """What names say: labels as data sets write them -> classes; names of folders and files -> splits."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.data.dataset import NO_SPLITS, first_names, printable
 
-SPARE = 1000  # numbers that no image bears may lie between those that occur: classes missing from a subset
 # The words that `datasets` knows (its data_files.py).
 KEYWORDS = {
     "train": ("train", "training"),
@@ -18,66 +19,87 @@ KEYWORDS = {
 }
 
 
-def from_numbers(values: Sequence[int | None]) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
-    """Whole numbers as labels: int32 [n], names of the classes, and a note where the numbers were changed.
+NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?")  # as a program writes it; 01 and 1_0 are names
+NO_LABEL = -1  # in a file of labels; all others are rows of the names of the classes
 
-    Numbers from 0 on are labels as they are; None is -1, no label, as is -1. Identifiers (large or negative numbers)
-    would need a name for every number up to the largest: they become classes in their order.
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of n images: `labels` int32 [n], rows of `names`, NO_LABEL where there is none; and what to say."""
+
+    labels: NDArray[np.int32]
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+    @classmethod
+    def of(cls, texts: Sequence[str | None]) -> "Classes":
+        """A class for every text that occurs, named by it; None and "" are no label.
+
+        Numbers are in their order where all are numbers, else the texts are in theirs.
+
+        >>> found = Classes.of(["10", "9", None, "9"])
+        >>> found.labels.tolist(), found.names
+        ([1, 0, -1, 0], ('9', '10'))
+        """
+        given = [text or "" for text in texts]
+        known = {text for text in given if text}
+        numbers = {text: found for text in known if (found := NUMBER.fullmatch(text))}
+        notes = []
+        if len(numbers) == len(known) and len({found[2] for found in numbers.values()}) < 2:
+            order = sorted(known, key=lambda text: int(numbers[text][1]))
+            names = [numbers[text][1] for text in order]
+            if minus := given.count("-1"):
+                notes.append(f"{minus} labels are -1: a class like the others")
+        else:
+            order = names = sorted(known)
+            others = [text for text in order if text not in numbers]
+            if others and 2 * sum(text in numbers for text in given) > len(given) - given.count(""):
+                example = f"{printable(others[0])[:40]!r}"
+                notes.append(f"not all labels are numbers, e.g. {example}: classes are named by their text")
+        if known and (missing := given.count("")):
+            notes.append(f"{missing} of {len(given)} images have no label")
+        rows = {text: row for row, text in enumerate(order)} | {"": NO_LABEL}
+        labels = np.array([rows[text] for text in given], np.int32)
+        return cls(labels, tuple(map(printable, names)), "; ".join(notes))
+
+    @classmethod
+    def of_names(cls, names: Sequence[str], texts: Sequence[str | None], unknown: int = 0) -> "Classes":
+        """The classes are given; texts among them, or None. `unknown` labels were none of them."""
+        rows: dict[str | None, int] = {name: row for row, name in enumerate(names)} | {None: NO_LABEL}
+        labels = np.array([rows[text] for text in texts], np.int32)
+        notes = [f"{unknown} labels are none of the {len(names)} classes: no label"] if unknown else []
+        if missing := int((labels == NO_LABEL).sum()) - unknown:
+            notes.append(f"{missing} of {len(labels)} images have no label")
+        return cls(labels, tuple(names), "; ".join(notes))
+
+    def identity(self) -> list[bytes]:
+        """The names, for a fingerprint that has the labels; nothing where they are 0, 1, 2, ..."""
+        return [] if self.names == tuple(map(str, range(len(self.names)))) else [*map(os.fsencode, self.names)]
+
+    @classmethod
+    def none(cls, images: int, note: str = "") -> "Classes":
+        """No image has a label."""
+        return cls(np.full(images, NO_LABEL, np.int32), (), note)
+
+
+def text_of(value: object) -> str | None:
+    """A cell as the text that names its class; None where it is empty.
+
+    >>> text_of(3.0), text_of(True), text_of(0.5), text_of(float("nan")), text_of(b"caf\xc3\xa9")
+    ('3', '1', '0.5', None, 'café')
     """
-    known = sorted({value for value in values if value is not None and value != -1})
-    if not known:
-        return np.full(len(values), -1, np.int32), (), ""
-    if known[0] >= 0 and known[-1] < 10 * len(known) + SPARE:
-        labels = [-1 if value is None else value for value in values]
-        return np.array(labels, np.int32), tuple(map(str, range(known[-1] + 1))), ""
-    classes = {value: number for number, value in enumerate(known)}
-    labels = [-1 if value is None else classes.get(value, -1) for value in values]
-    note = f"the labels are identifiers ({known[0]} to {known[-1]}): {len(known)} classes in their order"
-    return np.array(labels, np.int32), tuple(map(str, known)), note
-
-
-def from_texts(values: Sequence[str | None]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Class names as labels: int32 [n] numbers in the order of the sorted names, and the names. None is -1."""
-    classes = sorted({value for value in values if value is not None})
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = [-1 if value is None else numbers[value] for value in values]
-    return np.array(labels, np.int32), tuple(map(printable, classes))
-
-
-def from_files(texts: Sequence[str | None], names: Iterable[str]) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
-    """What label files hold -> labels int32 [n], class names, a note.
-
-    Numbers where most are numbers: what is none then is no label (-1), counted in the note with the first of `names`.
-    Else class names. None and empty: no label.
-    """
-    given = [text.strip() if text is not None else None for text in texts]
-    numbers = [whole_number(text) for text in given]
-    filled = sum(bool(text) for text in given)
-    if filled and sum(number is not None for number in numbers) * 2 >= filled:
-        labels, classes, note = from_numbers(numbers)
-    else:
-        labels, classes = from_texts([text or None for text in given])
-        numbers = [0 if text else None for text in given]
-        note = ""
-    wrong = [
-        f"{name}: {printable(text)[:40]!r}"
-        for name, text, number in zip(names, given, numbers, strict=True)
-        if text is not None and number is None
-    ]
-    missing = sum(text is None for text in given)
-    if missing and filled:
-        note += f"{'; ' * bool(note)}{missing} of {len(given)} images without a label: -1"
-    if wrong:
-        note += f"{'; ' * bool(note)}{len(wrong)} label{'s' * (len(wrong) > 1)} cannot be read, e.g. {wrong[0]}: -1"
-    return labels, classes, note
-
-
-def whole_number(text: str | None) -> int | None:
-    """The number that a text is, or None."""
-    try:
-        return int(text) if text is not None else None
-    except ValueError:
+    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
         return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and float(value).is_integer())
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
+
+
+def fraction_among(values: Iterable[object]) -> str:
+    """The first number with a fraction, which makes a column measurements and no classes; "" where there is none."""
+    numbers = (float(value) for value in values if isinstance(value, float | np.floating) and not np.isnan(value))
+    return next((f"{number:g}" for number in numbers if not number.is_integer()), "")
 
 
 def kind_of(word: str) -> str:

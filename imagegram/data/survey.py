@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -59,6 +59,25 @@ def endings() -> set[str]:
         for ending, kind in Image.registered_extensions().items()
         if kind in Image.OPEN and kind not in NOT_PICTURES
     }
+
+
+MASK = re.compile(r"(?:(.+)[ _.-])?(masks?|segmentation(class)?s?|segs?|trimaps?|depths?|labels?)", re.IGNORECASE)
+
+
+def masks_among(pictures: Sequence[str]) -> str:
+    """A line about pictures named like masks of others: X_mask beside X, or masks/X beside images/X; else ""."""
+    places = [PurePath(picture) for picture in pictures]
+    beside = {(place.parent, place.stem) for place in places}
+    elsewhere = {place.stem for place in places if not MASK.fullmatch(place.parent.name)}
+    masks = [
+        str(place)
+        for place in places
+        if ((found := MASK.fullmatch(place.stem)) and (place.parent, found[1]) in beside)
+        or (MASK.fullmatch(place.parent.name) and place.stem in elsewhere)
+    ]
+    if not masks:
+        return ""
+    return f"{len(masks)} pictures are named like masks of others, e.g. {printable(masks[0])}: move them if they are"
 
 
 @dataclass

@@ -1,42 +1,41 @@
-"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and parquet files.
-
-Columns are found by their types and usual names; where more than one could be meant, the choices are named.
-"""
+"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and parquet files."""
 
 import contextlib
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
+from imagegram.data.columns import columns_of, image_candidates, in_words
 from imagegram.data.dataset import (
-    IMAGE_NAMES,
     LABEL_NAMES,
     NO_SPLITS,
+    UNREADABLE,
+    WHOLE,
     DatasetOptions,
     ImageDataset,
-    LeftOut,
     contents_of,
+    copies,
     digest,
     first_names,
     open_picture,
 )
-from imagegram.data.labels import choose, files_of_split, from_numbers, from_texts
+from imagegram.data.labels import Classes, choose, files_of_split, fraction_among, text_of
 from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
-FLOATS = ("float16", "float32", "float64", "double", "float")
-BYTES = ("binary", "large_binary")
 REMEDY = (
     "check the name and the connection, or give digits, shapes, a folder of images, of .tar files, of parquet files, "
     "of IDX files, or one saved by datasets"
 )
-TEXT = ("string", "large_string")
+CHUNK = 256  # rows, hashed at a time
+PARTITION = re.compile(rf"(?:^|/)(?:{'|'.join(LABEL_NAMES)})=([^/]+)/", re.IGNORECASE)
 
 
 def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
@@ -46,7 +45,7 @@ def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
     split = wanted.split or "train"
     with _errors_in_one_line(name, split, f"there is no file or folder {name} in {Path.cwd()} either; {REMEDY}"):
         data = datasets.load_dataset(name, split=split)
-    return _read_table(name, data, split, wanted, "a data set of the Hugging Face hub", data._fingerprint)
+    return _read_whole(name, data, split, wanted, kind="a data set of the Hugging Face hub")
 
 
 def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
@@ -63,12 +62,13 @@ def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
         data = data[split]
     elif split and split != str(data.split):
         raise UserError(f"--split {split} does not apply: {name} is one saved data set. Leave the option out")
-    return _read_table(name, data, split or "train", wanted, "a saved data set", data._fingerprint, notes)
+    return _read_whole(name, data, split or "train", wanted, kind="a saved data set", notes=notes)
 
 
 def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy in its cache."""
     import datasets
+    import pyarrow.parquet
 
     split, files, note = files_of_split(name, tree.files["tables"], wanted.split)
     for file in tree.files["tables"]:
@@ -82,14 +82,75 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     # does not give the former content of a file that was rewritten with its date kept.
     contents = contents_of([(path, 0, None) for path in paths])
     fingerprint = digest(os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True))
+
+    # Only the columns that are needed are read: of each file its own labels, whose names may be others.
+    parts = [_features(path) for path in paths]
+    columns = columns_of(name, parts[0], wanted)
+    if any(column and column not in features for features in parts for column in columns):
+        raise UserError(f"cannot load the data set {name!r}: {_differences(paths)}")
+    image_column, label_column = columns
+    wanted_features = datasets.Features({image_column: parts[0][image_column]})
     sources = [str(path.resolve()) for path in paths]
+    remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
     try:
-        with _errors_in_one_line(name, split, ""):
-            data = datasets.load_dataset("parquet", name=fingerprint, data_files=sources, split="train")
+        with _errors_in_one_line(name, split, remedy):
+            data = datasets.load_dataset(
+                "parquet",
+                name=fingerprint,
+                data_files=sources,
+                split="train",
+                columns=[image_column],
+                features=wanted_features,
+            )
     except UserError as error:
-        raise UserError(f"{error}{_differences(paths)}") from None
-    kind = f"{len(files)} parquet file{'s' * (len(files) > 1)}"
-    return _read_table(name, data, split, wanted, kind, fingerprint, [note, contents.note], tree.left_out())
+        fault = _differences(paths)
+        raise UserError(f"{error}{f'; {fault}' * bool(fault)}") from None
+    if label_column:
+        read = [_values(path, label_column) for path in paths]
+        labelled = [(features[label_column], values) for features, values in zip(parts, read, strict=True)]
+        classes = _classes(name, label_column, labelled, named=bool(wanted.label_column))
+    else:  # label=cat/0.parquet, as partitioned tables are written
+        counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
+        keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
+        classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
+    dataset = _read_table(
+        name,
+        data,
+        classes,
+        columns,
+        split=split,
+        kind=f"{len(files)} parquet file{'s' * (len(files) > 1)}",
+        fingerprint=digest([fingerprint.encode(), classes.labels.tobytes(), *classes.identity()]),
+        notes=[note, contents.note, _used(parts[0], columns)],
+    )
+    return replace(dataset, left_out=tree.left_out())
+
+
+def _values(path: Path, column: str) -> list[Any]:
+    """A column of a parquet file, without what the names of its folders may say."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return list(file.read(columns=[column]).column(0).to_pylist())
+
+
+def _features(path: Path) -> "dict[str, Any]":
+    """The columns of a parquet file; those of a type that `datasets` does not know as what pyarrow calls it."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again") from None
+    found: dict[str, Any] = {}
+    for field in schema:
+        try:
+            found |= datasets.Features.from_arrow_schema(pyarrow.schema([field], metadata=schema.metadata))
+        except (ValueError, TypeError):
+            found[field.name] = str(field.type)
+    return found
 
 
 def _rows(paths: Sequence[Path]) -> int:
@@ -105,15 +166,10 @@ def _rows(paths: Sequence[Path]) -> int:
 
 def holds_pictures(path: Path) -> bool:
     """Whether a parquet file has a column that may be a picture; img2dataset writes others beside its tars."""
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
     try:
-        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
-    except (OSError, ValueError, pyarrow.ArrowException):
+        return bool(image_candidates(_features(path)))
+    except UserError:
         return True  # broken: whoever reads it says how
-    return bool(_image_candidates(features))
 
 
 @contextlib.contextmanager
@@ -163,28 +219,44 @@ def _differences(paths: Sequence[Path]) -> str:
     return "they cannot be read as one table"
 
 
+def _read_whole(
+    name: str, data: Any, split: str, wanted: DatasetOptions, *, kind: str, notes: Sequence[str] = ()
+) -> ImageDataset:
+    """A table of `datasets`, in whatever format it was saved."""
+    data = data.with_format(None)
+    columns = columns_of(name, data.features, wanted)
+    classes = Classes.none(len(data))
+    if column := columns[1]:
+        values = data.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+        classes = _classes(name, column, [(data.features[column], values)], named=bool(wanted.label_column))
+    notes = [*notes, _used(data.features, columns)]
+    fingerprint = data._fingerprint
+    return _read_table(name, data, classes, columns, split=split, kind=kind, fingerprint=fingerprint, notes=notes)
+
+
+def _used(features: Any, columns: tuple[str, str]) -> str:
+    """What is taken of a table, in a line."""
+    used = f"images from column {columns[0]!r}, "
+    used += f"labels from {columns[1]!r}" if columns[1] else "no label column"
+    rest = sorted(set(features) - set(columns))
+    return used + f"; not used: {first_names(rest)}" * bool(rest)
+
+
 def _read_table(
     name: str,
     data: Any,
+    classes: Classes,
+    columns: tuple[str, str],
+    *,
     split: str,
-    wanted: DatasetOptions,
     kind: str,
     fingerprint: str,
-    notes: Sequence[str] = (),
-    left_out: tuple[LeftOut, ...] = (),
+    notes: Sequence[str],
 ) -> ImageDataset:
     import datasets
 
-    # 1) The columns, and the labels all at once: a fault of the labels is none of the pictures.
-    image_column = _image_column(name, data.features, wanted.image_column)
-    label_column = _label_column(name, data.features, wanted.label_column)
-    labels, class_names, note = _labels(name, data, label_column, named=bool(wanted.label_column))
-    rest = sorted(set(data.features) - {image_column, label_column})
-    used = f"images from column {image_column!r}, "
-    used += f"labels from {label_column!r}" if label_column else "no label column"
-    used += f"; not used: {first_names(rest)}" if rest else ""
-
-    # 2) A bad picture must not stop the others: bytes are decoded one row at a time.
+    image_column, label_column = columns
+    # A bad picture must not stop the others: bytes are decoded one row at a time.
     data = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     first = [cell for cell in data[:LOOKED_AT][image_column] if cell and (cell["bytes"] is not None or cell["path"])]
     if first and all(cell["bytes"] is None and not Path(cell["path"]).exists() for cell in first):
@@ -197,7 +269,7 @@ def _read_table(
         if cell is None or (cell["bytes"] is None and not cell["path"]):
             raise ValueError("the row has no picture")
         content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        return open_picture(content), int(labels[i])
+        return open_picture(content), int(classes.labels[i])
 
     return ImageDataset(
         name=name,
@@ -205,142 +277,53 @@ def _read_table(
         fingerprint=fingerprint,
         size=len(data),
         read=read,
-        class_names=class_names,
+        class_names=classes.names,
         image_column=image_column,
         label_column=label_column,
         kind=kind,
-        notes=tuple(line for line in (*notes, used, note) if line),
-        left_out=left_out,
+        notes=tuple(line for line in (*notes, classes.note, _copies(data, image_column)) if line),
         name_of=lambda i: f"row {i}",
     )
 
 
-def _holds_image(feature: object) -> bool:
-    """Whether a feature is a picture, or the bytes or the path of one."""
-    import datasets
-
-    if isinstance(feature, dict):
-        return {"bytes", "path"} >= set(feature) >= {"bytes"}
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (*BYTES, *TEXT)
-
-
-def _image_candidates(features: Any) -> list[str]:
-    """Columns of pictures: by their type, else structs of bytes and path, else bytes under a usual name."""
-    import datasets
-
-    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    structs = [name for name, feature in features.items() if isinstance(feature, dict) and _holds_image(feature)]
-    named = [name for name, feature in features.items() if name in IMAGE_NAMES and _dtype(feature) in BYTES]
-    return typed or structs or named
-
-
-def _dtype(feature: object) -> str:
-    return str(getattr(feature, "dtype", ""))
-
-
-def _described(features: Any) -> str:
-    """The columns with their types, in a line."""
-    return first_names(f"{name} ({_in_words(feature)})" for name, feature in features.items())
-
-
-def _in_words(feature: object) -> str:
-    """The type of a column."""
-    import datasets
-
-    if isinstance(feature, datasets.Image):
-        return "pictures"
-    each = getattr(feature, "feature", None)
-    if each is not None:
-        return f"lists of {_in_words(each)}"
-    return _dtype(feature) or type(feature).__name__
-
-
-def _unlisted(features: Any) -> str:
-    """How to write lists of pictures one a row, where there are some; else ""."""
-    lists = [name for name, feature in features.items() if _in_words(feature) == "lists of pictures"]
-    if not lists:
+def _copies(data: Any, column: str) -> str:
+    """A line about rows whose pictures are the same bytes; nothing of more than WHOLE, which would take minutes."""
+    if data.data.nbytes > WHOLE:
         return ""
-    rows = f"data.map(lambda rows: {{'image': sum(rows['{lists[0]}'], [])}}, batched=True, "
-    return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
+    hashes = []
+    for start in range(0, len(data), CHUNK):
+        cells = data[start : start + CHUNK][column]
+        hashes += [hashlib.sha256(cell["bytes"]).digest() if cell and cell["bytes"] else UNREADABLE for cell in cells]
+    return copies((f"row {i}" for i in range(len(hashes))), hashes)
 
 
-def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
-    """The only candidate, else the one with a usual name; UserError with the choices."""
-    if len(candidates) < 2:
-        return candidates[0] if candidates else ""
-    for word in usual:
-        if word in candidates:
-            return word
-    raise UserError(f"{name} has several columns that may be meant, {', '.join(candidates)}: name one with --{option}")
+def _classes(name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], named: bool) -> Classes:
+    """The classes of a column: its type and its values in every file. Files may name the same classes in other orders.
 
+    UserError where some files have names for them and others have none.
+    """
+    import datasets
 
-def _given(name: str, features: Any, given: str) -> None:
-    if given and given not in features:
-        raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
-
-
-def _image_column(name: str, features: Any, given: str) -> str:
-    """The column of pictures; UserError where there is none, or another type in the one that was named."""
-    _given(name, features, given)
-    column = given or _one_of(name, _image_candidates(features), IMAGE_NAMES, "image-column")
-    if not column:
-        possible = [column for column, feature in features.items() if _holds_image(feature)]
-        remedy = "none of them holds one picture a row"
-        if possible:
-            remedy = (
-                f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
-            )
-        remedy = f"{remedy}{_unlisted(features)}"
-        raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
-    if not _holds_image(features[column]):
-        raise UserError(
-            f"column {column!r} of {name} holds {_in_words(features[column])}, not one picture a row "
-            f"(columns: {_described(features)}){_unlisted({column: features[column]})}"
+    values = [value for _, values in parts for value in values]
+    with_names = [feature for feature, _ in parts if isinstance(feature, datasets.ClassLabel)]
+    types = {"ClassLabel" if isinstance(feature, datasets.ClassLabel) else in_words(feature) for feature, _ in parts}
+    if len(types) > 1:
+        disagree = f"the files disagree about the column {column!r} ({', '.join(sorted(types))})"
+        raise UserError(f"{name}: {disagree}: name one with --dataset")
+    if with_names:
+        names = list(dict.fromkeys(class_name for feature in with_names for class_name in feature.names))
+        given = [(value, feature.names) for feature, values in parts for value in values]
+        texts = [of[value] if value is not None and 0 <= value < len(of) else None for value, of in given]
+        classes = Classes.of_names(
+            names, texts, unknown=sum(v is not None and not -1 <= v < len(of) for v, of in given)
         )
-    return column
-
-
-def _label_column(name: str, features: Any, given: str) -> str:
-    """The column of labels, "" where there is none; UserError where the named one holds no classes."""
-    import datasets
-
-    def classes(feature: object) -> bool:
-        dtype = _dtype(feature)
-        return isinstance(feature, datasets.ClassLabel) or dtype in (*TEXT, *FLOATS, "bool") or "int" in dtype
-
-    _given(name, features, given)
-    if given and not classes(features[given]):
-        kind = _in_words(features[given])
-        raise UserError(f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)")
-    typed = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
-    return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")
-
-
-def _labels(name: str, data: Any, column: str, named: bool) -> tuple[NDArray[np.int32], tuple[str, ...], str]:
-    """Labels int32 [n] (-1: none), class names, and what to say of them."""
-    import datasets
-
-    if not column:
-        return np.full(len(data), -1, np.int32), (), ""
-    feature = data.features[column]
-    values = data.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    missing = sum(value is None for value in values)
-    note = f"{missing} rows without a label: -1" if missing else ""
-    if isinstance(feature, datasets.ClassLabel):
-        labels = np.array([-1 if value is None else value for value in values], np.int32)
-        return labels, tuple(feature.names), note
-    if _dtype(feature) in TEXT:
-        labels, classes = from_texts(values)
-        return labels, classes, note
-    # pandas makes floats of whole numbers among which one is missing.
-    values = [None if value is None or value != value else value for value in values]
-    if wrong := [value for value in values if value is not None and value != int(value)]:
-        fault = f"{column!r} holds {wrong[0]:g}, no classes"
+        if any(feature.names != with_names[0].names for feature in with_names):
+            united = "the files name their classes differently: united by name"
+            classes = replace(classes, note="; ".join(line for line in (united, classes.note) if line))
+        return classes
+    if fraction := fraction_among(values):
+        fault = f"{column!r} holds {fraction}, no classes"
         if named:
             raise UserError(f"{name}: {fault}: name another column with --label-column, or none")
-        return np.full(len(data), -1, np.int32), (), f"{fault}: every image has label -1"
-    missing = values.count(None)
-    note = f"{missing} rows without a label: -1" if missing else ""
-    labels, classes, changed = from_numbers([None if value is None else int(value) for value in values])
-    return labels, classes, "; ".join(line for line in (changed, note) if line)
+        return Classes.none(len(values), f"{fault}: no image has a label")
+    return Classes.of(list(map(text_of, values)))

@@ -31,7 +31,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import files_of_split, from_files
+from imagegram.data.labels import Classes, files_of_split, text_of
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
@@ -82,36 +82,35 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     samples = [tar.samples[key] for tar, key, _ in pictures]
     texts, label_column, label_hint = _label_texts(name, pictures, samples, wanted.label_column)
     places = [f"{tar.shown}:{printable(member.name)}" for tar, _, member in pictures]
-    labels, class_names, label_note = from_files(texts, places)
+    classes = Classes.of(texts)
 
     # 3) Names, labels and contents make the fingerprint.
     contents = contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures])
     parts = (
         f"{place} {label}".encode() + b"\0" + content
-        for place, label, content in zip(places, labels, contents, strict=True)
+        for place, label, content in zip(places, classes.labels, contents, strict=True)
     )
-    fingerprint = digest(parts)
+    fingerprint = digest([*parts, *classes.identity()])
 
     def read(i: int) -> tuple[Image.Image, int]:
         tar, _, member = pictures[i]
         if member.size < 0:
             raise FileNotFoundError("a link to a member that the tar does not hold")
-        return open_picture(contents.read(i, tar.path, member.offset, member.size)), int(labels[i])
+        return open_picture(contents.read(i, tar.path, member.offset, member.size)), int(classes.labels[i])
 
     used = f"images from {', '.join(column_of)}" + (f", labels from {label_column}" if label_column else ", no labels")
+    notes = [note, used, label_hint, classes.note, copies(places, contents), contents.note]
     return ImageDataset(
         name=name,
         split=split,
         fingerprint=fingerprint,
         size=len(pictures),
         read=read,
-        class_names=class_names,
+        class_names=classes.names,
         image_column=wanted.image_column,
         label_column=label_column,
         kind=f"WebDataset, {len(tars)} tar{'s' * (len(tars) > 1)}",
-        notes=tuple(
-            line for line in (note, used, label_hint, label_note, copies(places, contents), contents.note) if line
-        ),
+        notes=tuple(filter(None, notes)),
         left_out=tree.left_out(),
         name_of=lambda i: places[i],
         flaw="; ".join(flaws),
@@ -240,11 +239,16 @@ def _label_texts(
             f"{name} has no labels in {wanted!r}, neither as KEY.{wanted} nor as a field of KEY.json: "
             f"its files end in {first_names(sorted(counts))}"
         )
-    if counts["cls"]:
-        return _texts(pictures, samples, "cls"), "cls", ""
+    for column in ("cls", *LABEL_NAMES):
+        if counts[column]:
+            return _texts(pictures, samples, column), column, ""
     folders = {posixpath.dirname(member.name) for _, _, member in pictures}
-    hint = "the folders in the tars are no labels (WebDataset's rule): unpack them to make them classes"
-    hint = hint if len(folders) > 1 else ""
+    names = {tar.shown for tar, _, _ in pictures if not re.search(r"\d\.tar$", tar.shown)}
+    hint = ""
+    if len(folders) > 1:
+        hint = "the folders in the tars are no labels (WebDataset's rule): unpack them to make them classes"
+    elif len(names) > 1:
+        hint = "the names of the tars are no labels: unpack each into a folder of its own to make them classes"
     if counts["json"]:
         fields = _fields(_texts(pictures, samples, "json"), LABEL_NAMES)
         if any(text is not None for text in fields):
@@ -280,7 +284,7 @@ def _texts(
                 file = stack.enter_context(tar.path.open("rb"))
                 opened = tar.path
             file.seek(member.offset)
-            texts.append(file.read(member.size).decode("utf-8", "surrogateescape"))
+            texts.append(file.read(member.size).decode("utf-8", "surrogateescape").strip())
     return texts
 
 
@@ -293,7 +297,6 @@ def _fields(texts: list[str | None], names: Sequence[str]) -> list[str | None]:
         except ValueError:
             row = None
         value = next((row[name] for name in names if name in row), None) if isinstance(row, dict) else None
-        if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-            value = int(value)
-        found.append(str(value) if isinstance(value, int | str) else None)
+        whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
+        found.append((text_of(value) or "").strip() if whole else None)
     return found

@@ -27,6 +27,7 @@ from imagegram.machine import Processes, memory_available
 from imagegram.tokens import IndexedImages, TokenFolder
 
 DIGITS = 16  # of the hash of a request
+COMPARED = 1_000_000  # images of several data sets, at most, among which copies are looked for
 
 
 def chosen(builder: str) -> str:
@@ -191,6 +192,21 @@ def _build_share(
     run_jobs(todo, workers)
 
 
+def check_distinct(folders: Sequence[TokenFolder]) -> None:
+    """UserError where two folders hold images of one data set, under whatever names: each would be a copy, on either
+    side of the held-out split. Where two data sets share some images, a line says how many."""
+    for number, folder in enumerate(folders):
+        for other in folders[:number]:
+            same = folder.manifest.fingerprint == other.manifest.fingerprint
+            if same and len(np.intersect1d(folder.asked, other.asked, assume_unique=True)):
+                raise UserError(f"{other.path} and {folder.path} hold the same images: name one of them")
+    if len(folders) > 1 and sum(folder.manifest.images for folder in folders) <= COMPARED:
+        rows = [{row.tobytes() for s in range(f.shards) if not f.problem(s) for row in f.read(s)[0]} for f in folders]
+        for number, (folder, mine) in enumerate(zip(folders, rows, strict=True)):
+            if shared := sum(len(mine & others) for others in rows[:number]):
+                print(f"{folder.path}: {shared} images have the tokens of images of other data sets: copies, perhaps")
+
+
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
     """UserError where the build would replace or bury files that are not an index."""
     Artifact(out, "index").check()
@@ -279,6 +295,7 @@ def build_share(
     folders = [TokenFolder.open(path) for path in token_folders]
     for folder in folders:
         folder.check_readable()
+    check_distinct(folders)
     request = FORMAT, [folder.contents() for folder in folders], shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
 

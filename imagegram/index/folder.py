@@ -19,7 +19,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
+from imagegram.data.dataset import first_names
 from imagegram.files import read_json, sha256
 from imagegram.index.joined import joined
 from imagegram.index.table import open_table, verify_table
@@ -90,6 +91,15 @@ class Shard:
 
     tokens: NDArray[np.uint16]
     table: NDArray[np.uint8]
+
+
+def class_numbers(sources: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for every pair of data set and class [n].
+
+    >>> class_numbers(np.array([0, 0, 1, 1]), np.array([-1, 1, -1, 0])).tolist()
+    [0, 2, 4294967296, 4294967297]
+    """
+    return (sources << 32) + labels + 1
 
 
 @dataclass(frozen=True)
@@ -179,7 +189,41 @@ class Index:
 
     @property
     def labels(self) -> NDArray[np.int64]:
+        """The class of every image among those of its data set, int64 [num_images]; -1: none."""
         return self.images[:, 2]
+
+    @cached_property
+    def classes(self) -> NDArray[np.int64]:
+        """A number for every pair of data set and class, int64 [num_images]: classes of two data sets are different."""
+        return class_numbers(self.images[:, 0], self.labels)
+
+    def class_of(self, asked: str) -> tuple[int, int]:
+        """The data set and the class that NAME or SOURCE:NAME means; UserError with the choices where that is none.
+
+        SOURCE is the data set as it was named, the last part of that, or its number from 0 on.
+        """
+        present = [divmod(number, 1 << 32) for number in np.unique(self.classes).tolist()]  # see class_numbers
+        manifests = [folder.manifest for folder in self.token_folders()]
+        names = {}
+        for source, row in present:
+            if 0 < row <= len(manifests[source].class_names):
+                dataset = manifests[source].dataset.name
+                name = manifests[source].class_names[row - 1]
+                sources = PurePath(dataset).name, dataset, str(source)
+                names[source, row - 1] = [name, *(f"{one}:{name}" for one in sources)]
+        found = {pair for pair, spellings in names.items() if asked in spellings}
+        if len(found) == 1:
+            return found.pop()
+
+        # The shortest spelling that tells them apart.
+        for spelling in (0, 1, 3):
+            shown = [spellings[spelling] for pair, spellings in names.items() if pair in found or not found]
+            if len(set(shown)) == len(shown):
+                break
+        if found:
+            raise UserError(f"{self.path} holds several classes {asked!r}: name {' or '.join(shown)}")
+        listed = f"its classes are {first_names(shown)}" if shown else "its images have no classes"
+        raise UserError(f"{self.path} holds no image of class {asked!r}: {listed}")
 
     @cached_property
     def tokens(self) -> NDArray[np.uint16]:

@@ -254,6 +254,6 @@ def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int)
     decode = Decoder(codec)
     real = decode(held_out.tokens[chosen, :length])
     baseline = decode(index.tokens[rows, np.arange(length)])
-    classifiers = Classifiers.train(real, held_out.labels[chosen], baseline)
+    classifiers = Classifiers.train(real, held_out.classes[chosen], baseline)
     classifiers.save(path, key, real, baseline)
     return classifiers

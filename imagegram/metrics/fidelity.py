@@ -78,7 +78,7 @@ def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, ori
     there = {i: picture for i, place in enumerate(places) if (picture := original(place)) is not None}
     if not there:
         return None
-    found = _measure(index, held_out.labels[chosen], there, classifiers.real_images, original)
+    found = _measure(index, held_out.classes[chosen], there, classifiers.real_images, original)
     write_json(path, {"key": key, "figures": to_json(vars(found))})
     return found
 
@@ -115,7 +115,7 @@ def _measure(
         known = {row: picture for row in bar if (picture := original(tuple(index.images[row, :2].tolist())))}
         if known:
             training = np.stack([_pixels(picture) for picture in known.values()])
-            answers = tell(training, index.labels[list(known)], np.concatenate([real, again])) == np.tile(classes, 2)
+            answers = tell(training, index.classes[list(known)], np.concatenate([real, again])) == np.tile(classes, 2)
             told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in np.split(answers, 2))
     return Fidelity(**figures, told=told, told_of_originals=told_of_originals)
 

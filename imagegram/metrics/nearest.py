@@ -30,6 +30,7 @@ from imagegram.metrics.intervals import Figure, bootstrap, wilson
 GAP = 1 / 3  # of the distances to the nearest and the second nearest training image
 PAIRS = 1 << 27  # of a sequence and a training image whose runs are counted at a time, 256 MB
 FEW_RESAMPLES = 200  # of C_T, each of which takes milliseconds
+ROUNDING = 1e-6  # squared distances that differ by less are equal: those of codes differ by 1/16 and more
 LEAST_IN_CELL = 5  # of each kind: the statistic of fewer is not normal
 Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
@@ -52,23 +53,27 @@ class Nearest:
 
 
 def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> Nearest:
-    """The two nearest of the `training` images [N, L >= k], which are distinct, for each of `sequences` [n, k]."""
-    from sklearn.neighbors import NearestNeighbors
+    """The two nearest of the `training` images [N, L >= k], which are distinct, for each of `sequences` [n, k].
 
+    Of images that are equally far the first one counts: which one rounding favours depends on the number of threads.
+    """
     n, k = sequences.shape
-    if n == 0:  # of no pictures; scikit-learn refuses to search for none
-        return Nearest(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    images = fsq_codes(training[:, :k], levels).reshape(len(training), -1)
-    search = NearestNeighbors(n_neighbors=min(2, len(training)), algorithm="brute").fit(images)
-    asked = fsq_codes(sequences, levels).reshape(n, -1)
-    step = max(256, PAIRS // len(training))
-    starts = range(0, n, step)
-    bar = tqdm(starts, desc="nearest in codes", unit="batch", delay=3)
-    parts = [search.kneighbors(asked[start : start + step]) for start in bar]
-    distances = np.concatenate([distances for distances, _ in parts]).astype(np.float64)
-    rows = np.concatenate([rows for _, rows in parts])
-    second = distances[:, 1] if len(training) > 1 else np.full(n, np.inf)
-    return Nearest(rows[:, 0], distances[:, 0], second)
+    images = fsq_codes(training[:, :k], levels).reshape(len(training), -1).astype(np.float64)
+    asked = fsq_codes(sequences, levels).reshape(n, -1).astype(np.float64)
+    lengths = (images**2).sum(1)
+    rows = np.zeros((2, n), np.int64)
+    distances = np.full((2, n), np.inf)
+    step = max(1, PAIRS // 8 // len(training))
+    for start in tqdm(range(0, n, step), desc="nearest in codes", unit="batch", delay=3):
+        part = asked[start : start + step]
+        squares = lengths - 2 * part @ images.T + (part**2).sum(1)[:, None]
+        for which in range(min(2, len(training))):
+            tied = squares <= squares.min(1, keepdims=True) + ROUNDING
+            found = tied.argmax(1)
+            rows[which, start : start + step] = found
+            distances[which, start : start + step] = np.sqrt(((part - images[found]) ** 2).sum(1))
+            squares[np.arange(len(part)), found] = np.inf
+    return Nearest(rows[0], distances[0], distances[1])
 
 
 def authentic(nearest: Nearest, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -167,7 +172,7 @@ def memorization_figures(
             "authentic": wilson(int(authentic(codes, training, index.levels).sum()), n),
             "near_copies": wilson(int(near.sum()), n),
         }
-        places[who] = (codes.first, index.labels[first[codes.rows]])
+        places[who] = (codes.first, index.classes[first[codes.rows]])
     half = rng.permutation(len(held_out)) % 2 == 0
     distances, cells = places["held_out"]
     one, other = ((distances[part], cells[part]) for part in (half, ~half))

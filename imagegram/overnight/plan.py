@@ -201,6 +201,7 @@ class Needs:
 
 def needs_of(plan: Plan) -> Needs:
     """Look at the data sets, and at what is finished; UserError where a data set or the codec cannot be opened."""
+    from imagegram.data.dataset import check_different
     from imagegram.report.record import FILE, Night
 
     codec = sizes_of(plan.codec)
@@ -209,6 +210,7 @@ def needs_of(plan: Plan) -> Needs:
     for data in plan.data:
         datasets.append(data.open(codec.image_size))
         to_tokenize.append(images_left(plan.token_folder(data), len(datasets[-1])))
+    check_different(datasets)
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     finished = {name for name in night.samplers if night.is_finished(plan.out, name)} if night else set()
     to_generate = tuple(name for name in plan.draws() if name not in finished)

@@ -18,7 +18,7 @@ from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess
 from imagegram.files import read_json
 from imagegram.index.folder import Index
-from imagegram.metrics.held_out import APART, HeldOut
+from imagegram.metrics.held_out import HeldOut
 from imagegram.report.sheets import as_picture
 from imagegram.tokens import TokenFolder
 
@@ -192,7 +192,7 @@ class Labels:
         self._keys = index.images[:, 0] << 40 | index.images[:, 1]  # ascending: data sets and ordinals are in order
         self._labels = index.images[:, 2]
         places = zip(held_out.origins.tolist(), held_out.labels.tolist(), strict=True)
-        self._held_out = {(number, ordinal): label - number * APART for (number, ordinal), label in places}
+        self._held_out = {(number, ordinal): label for (number, ordinal), label in places}
 
     def of(self, place: Place) -> int:
         """The class, -1 where the data set has none."""

@@ -36,7 +36,7 @@ class Sampler(ABC):
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
     top_p: float = 1.0  # the fewest tokens kept that have this probability together
-    label: int = -1  # class of the image that gives the first token; -1: any
+    label: str = ""  # class of the image that gives the first token, NAME or SOURCE:NAME; "": any
 
     def __post_init__(self) -> None:
         """UserError where a value makes no sense."""
@@ -94,7 +94,7 @@ class Sampler(ABC):
             progress.update(n)
             if position < prompt:
                 continue
-            if position == 0 and self.label >= 0:
+            if position == 0 and self.label:
                 matches = matches_of_class(index, self.label, n)
             if not matches.counts.all():
                 raise UserError(f"{self.describe()}: no training image has the anchor of some prompts: set it to 0")

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.samplers import Sampler, sampler_from
@@ -32,13 +30,12 @@ class Draw:
             raise UserError(
                 f"a prompt of {self.prompt} tokens and a length of {self.length}: an image of {index.path} has {whole}"
             )
-        label = self.sampler.label
-        if label >= 0 and not (index.labels == label).any():
-            raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+        if self.sampler.label:
+            index.class_of(self.sampler.label)
 
     def is_whole(self, index: Index) -> bool:
         """Whether whole sequences are drawn by the sampler alone, so that their probabilities are known."""
-        return self.length in (0, index.tokens_per_image) and not self.prompt and self.sampler.label < 0
+        return self.length in (0, index.tokens_per_image) and not self.prompt and not self.sampler.label
 
     def describe(self) -> str:
         """The values that matter, as text.

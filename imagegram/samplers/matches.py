@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError
 from imagegram.index.folder import Index
 
 Ints = NDArray[np.int64]
@@ -91,11 +90,9 @@ class OneMatch:
         return np.stack([self.images[rows], np.full(len(rows), self.position)], 1)
 
 
-def matches_of_class(index: Index, label: int, n: int) -> Matches:
-    """The first tokens of the images of a class."""
-    images = np.flatnonzero(index.labels == label)
-    if not len(images):
-        raise UserError(f"{index.path} holds no image of class {label}: its classes are {np.unique(index.labels)}")
+def matches_of_class(index: Index, label: str, n: int) -> Matches:
+    """The first tokens of the images of a class; UserError where it is none, or several."""
+    images = np.flatnonzero((index.images[:, [0, 2]] == index.class_of(label)).all(1))
     return RangeMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))
 
 

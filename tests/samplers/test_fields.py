@@ -53,8 +53,8 @@ def test_an_anchor_that_no_image_shares_with_a_prompt_is_refused(tmp_path: Path)
 def test_a_sampler_says_what_it_is_and_is_read_again(kind: type[Sampler]) -> None:
     assert SAMPLERS[kind.name] is kind
     assert kind().how
-    changed = kind(temperature=0.5, label=3)
-    assert changed.changes() == {"temperature": 0.5, "label": 3}
+    changed = kind(temperature=0.5, label="3")
+    assert changed.changes() == {"temperature": 0.5, "label": "3"}
     assert sampler_from(json.loads(json.dumps(changed.to_json())) | {"seed": 3}) == changed
     assert sampler_from(kind().to_json()) != changed
 
@@ -68,13 +68,13 @@ def test_what_is_drawn_is_described_and_read_again(tmp_path: Path) -> None:
     draw = Draw(Aligned(context=1), length=4, prompt=2)
     assert draw.describe() == "aligned: context 1, min_images 2, anchor 0, length 4, prompt 2"
     assert Draw.from_json(json.loads(json.dumps(draw.to_json()))) == draw
-    whole = [draw, Draw(Kernel()), Draw(Kernel(), length=5), Draw(Kernel(), length=4), Draw(Kernel(label=1))]
+    whole = [draw, Draw(Kernel()), Draw(Kernel(), length=5), Draw(Kernel(), length=4), Draw(Kernel(label="1"))]
     assert [one.is_whole(index) for one in whole] == [False, True, True, False, False]
     draw.check(index)
     for wrong, message in (
         (Draw(Kernel(), length=6), "has 5"),
         (Draw(Kernel(), prompt=5), "has 5"),
-        (Draw(Kernel(label=3)), "no image of class 3"),
+        (Draw(Kernel(label="3")), "no image of class '3'"),
     ):
         with pytest.raises(UserError, match=message):
             wrong.check(index)

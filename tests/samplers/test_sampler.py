@@ -200,11 +200,11 @@ def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Pa
 @pytest.mark.parametrize("method", SAMPLERS)
 def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> None:
     index = index_of(tmp_path, np.arange(30)[:, None] + np.zeros((1, 4), int))  # labels 0, 1, 2, 0 ...
-    drawn = SAMPLERS[method](label=2).sample(index, 200, np.random.default_rng(0))
+    drawn = SAMPLERS[method](label="2").sample(index, 200, np.random.default_rng(0))
     assert set(drawn.tokens[:, 0].tolist()) == set(range(2, 30, 3))
     assert (index.labels[drawn.sources[:, 0, 0]] == 2).all()
-    with pytest.raises(UserError, match="no image of class 7"):
-        SAMPLERS[method](label=7).sample(index, 1, np.random.default_rng(0))
+    with pytest.raises(UserError, match="no image of class '7'"):
+        SAMPLERS[method](label="7").sample(index, 1, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", corpora())

@@ -1,5 +1,6 @@
 """Small corpora as token folders and as indexes, for the tests."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
     manifest = Manifest(
         dataset=DatasetSpec("fake"),
         split="train",
-        fingerprint="f",
+        fingerprint=hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()[:16],
         images=n,
         codec="tiny",
         revision="r",
@@ -30,6 +31,7 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
         preprocessing="none",
         held_out_share=held_out_share,
         shard_size=1000,
+        class_names=("0", "1", "2"),
     )
     folder = TokenFolder.create(path, manifest)
     for shard in range(folder.shards):

@@ -56,6 +56,11 @@ def save(path: Path, columns: Any, features: dict[str, Any]) -> str:
     return str(path)
 
 
+def classes(source: ImageDataset) -> list[str | None]:
+    """The name of every image's class."""
+    return [source.class_names[label] if label >= 0 else None for label in labels(source)]
+
+
 def labels(source: ImageDataset) -> list[int]:
     return [source.read(i)[1] for i in range(len(source))]
 

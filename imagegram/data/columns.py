@@ -1,0 +1,122 @@
+"""Which columns of a table hold pictures and labels: by their types and usual names, unless they are named.
+
+Where more than one could be meant, the choices are named.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from imagegram.cli import UserError
+from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, DatasetOptions, first_names
+
+FLOATS = ("float16", "float32", "float64", "double", "float")
+BYTES = ("binary", "large_binary")
+TEXT = ("string", "large_string")
+
+
+def columns_of(name: str, features: Any, wanted: DatasetOptions) -> tuple[str, str]:
+    """The column of pictures and that of labels, "" for none."""
+    image_column = _image_column(name, features, wanted.image_column)
+    return image_column, _label_column(name, features, wanted.label_column)
+
+
+def _holds_image(feature: object) -> bool:
+    """Whether a feature is a picture, or the bytes or the path of one."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {"bytes", "path"} >= set(feature) >= {"bytes"}
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (*BYTES, *TEXT)
+
+
+def image_candidates(features: Any) -> list[str]:
+    """Columns of pictures: by their type, else structs of bytes and path, else bytes under a usual name."""
+    import datasets
+
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    structs = [name for name, feature in features.items() if isinstance(feature, dict) and _holds_image(feature)]
+    named = [name for name, feature in features.items() if name in IMAGE_NAMES and _dtype(feature) in BYTES]
+    return typed or structs or named
+
+
+def _dtype(feature: object) -> str:
+    return str(getattr(feature, "dtype", ""))
+
+
+def _described(features: Any) -> str:
+    """The columns with their types, in a line."""
+    return first_names(f"{name} ({in_words(feature)})" for name, feature in features.items())
+
+
+def in_words(feature: object) -> str:
+    """The type of a column."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return "pictures"
+    each = getattr(feature, "feature", None)
+    if each is not None:
+        return f"lists of {in_words(each)}"
+    return _dtype(feature) or type(feature).__name__
+
+
+def _unlisted(features: Any) -> str:
+    """How to write lists of pictures one a row, where there are some; else ""."""
+    lists = [name for name, feature in features.items() if in_words(feature) == "lists of pictures"]
+    if not lists:
+        return ""
+    rows = f"data.map(lambda rows: {{'image': sum(rows['{lists[0]}'], [])}}, batched=True, "
+    return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
+
+
+def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
+    """The only candidate, else the one with a usual name; UserError with the choices."""
+    if len(candidates) < 2:
+        return candidates[0] if candidates else ""
+    for word in usual:
+        if word in candidates:
+            return word
+    raise UserError(f"{name} has several columns that may be meant, {', '.join(candidates)}: name one with --{option}")
+
+
+def _given(name: str, features: Any, given: str) -> None:
+    if given and given not in features:
+        raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
+
+
+def _image_column(name: str, features: Any, given: str) -> str:
+    """The column of pictures; UserError where there is none, or another type in the one that was named."""
+    _given(name, features, given)
+    column = given or _one_of(name, image_candidates(features), IMAGE_NAMES, "image-column")
+    if not column:
+        possible = [column for column, feature in features.items() if _holds_image(feature)]
+        remedy = "none of them holds one picture a row"
+        if possible:
+            remedy = (
+                f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
+            )
+        remedy = f"{remedy}{_unlisted(features)}"
+        raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
+    if not _holds_image(features[column]):
+        raise UserError(
+            f"column {column!r} of {name} holds {in_words(features[column])}, not one picture a row "
+            f"(columns: {_described(features)}){_unlisted({column: features[column]})}"
+        )
+    return column
+
+
+def _label_column(name: str, features: Any, given: str) -> str:
+    """The column of labels, "" where there is none; UserError where the named one holds no classes."""
+    import datasets
+
+    def classes(feature: object) -> bool:
+        dtype = _dtype(feature)
+        return isinstance(feature, datasets.ClassLabel) or dtype in (*TEXT, *FLOATS, "bool") or "int" in dtype
+
+    _given(name, features, given)
+    if given and not classes(features[given]):
+        kind = in_words(features[given])
+        raise UserError(f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)")
+    typed = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
+    return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")

@@ -1,0 +1,247 @@
+"""Classes by name, from the file that says them to the image that is drawn; and faults that mislabelled images."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.scenes import scene
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.samplers import Aligned
+from tests.support.datasets import classes, description, open_dataset, picture, put, save, write_tar
+from tests.support.tokenize import tokenize
+
+PICTURES = [Image.fromarray(scene(2, i, 8)[0]) for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def table(path: Path, labels: list[Any], feature: Any, first: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"image": PICTURES[first : first + len(labels)], "label": labels}
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+
+
+def test_parquet_files_that_name_their_classes_differently_are_united_by_name(tmp_path: Path) -> None:
+    table(tmp_path / "d" / "0.parquet", [0, 1, 1], datasets.ClassLabel(names=["cat", "dog"]))
+    table(tmp_path / "d" / "1.parquet", [0, 1, 2], datasets.ClassLabel(names=["dog", "cat", "owl"]), 3)
+    source = open_dataset(str(tmp_path / "d"))
+    assert classes(source) == ["cat", "dog", "dog", "dog", "cat", "owl"]
+    assert source.class_names == ("cat", "dog", "owl")
+    assert "the files name their classes differently: united by name" in description(source)
+    table(tmp_path / "d" / "2.parquet", [0, 1], datasets.Value("int64"), 6)
+    with pytest.raises(UserError, match="disagree about the column 'label'"):
+        open_dataset(str(tmp_path / "d"))
+
+
+def test_labels_beyond_the_names_are_counted_and_minus_one_is_none_of_them(tmp_path: Path) -> None:
+    feature = datasets.ClassLabel(names=["cat", "dog"])
+    array = pa.table({"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 7, -1, 1]})
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    (tmp_path / "d").mkdir()
+    pyarrow.parquet.write_table(array.cast(features.arrow_schema), tmp_path / "d" / "0.parquet")
+    source = open_dataset(str(tmp_path / "d"))
+    assert classes(source) == ["cat", None, None, "dog"]
+    assert "1 labels are none of the 2 classes" in description(source)
+    assert "1 of 4 images have no label" in description(source)
+
+
+def test_numbers_are_classes_of_their_own_negative_ones_too(tmp_path: Path) -> None:
+    table(tmp_path / "p" / "0.parquet", [1, -1, 1, -1], datasets.Value("int64"))
+    np.savez(tmp_path / "a.npz", images=np.stack([np.array(image) for image in PICTURES[:4]]), labels=[1, -1, 1, -1])
+    for i, label in enumerate((1, -1, 1, -1)):
+        put(tmp_path / "f" / f"{i}.png", picture(i))
+        with (tmp_path / "f" / "metadata.csv").open("a") as file:
+            file.write(f"{'file_name,label' * (i == 0)}\n{i}.png,{label}")
+    for name in ("p", "a.npz", "f"):
+        source = open_dataset(str(tmp_path / name))
+        assert classes(source) == ["1", "-1", "1", "-1"]
+        assert source.class_names == ("-1", "1")
+        assert "2 labels are -1: a class like the others" in description(source)
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["1_0", "10", "01", "1"], ("01", "1", "10", "1_0")),
+        (["2", "10", "9"], ("2", "9", "10")),
+        (["2.0", "10.0", "9.0"], ("2", "9", "10")),
+        (["1", "1.0", "2"], ("1", "1.0", "2")),
+        (["\u0661", "1"], ("1", "\u0661")),
+        (["cat", " cat"], ("cat",)),
+    ],
+)
+def test_only_what_a_program_writes_is_a_number(tmp_path: Path, texts: list[str], names: tuple[str, ...]) -> None:
+    lines = [f"{i}.png,{text}" for i, text in enumerate(texts)]
+    for i in range(len(texts)):
+        put(tmp_path / f"{i}.png", picture(i))
+    put(tmp_path / "metadata.csv", "\n".join(["file_name,label", *lines]).encode())
+    source = open_dataset(str(tmp_path))
+    assert source.class_names == names
+    assert len({label for label in map(source.class_names.index, filter(None, classes(source)))}) == len(names)
+
+
+def test_folders_of_numbers_are_in_their_order(tmp_path: Path) -> None:
+    for i in range(12):
+        put(tmp_path / str(i) / "0.png", picture(i))
+    assert open_dataset(str(tmp_path)).class_names == tuple(map(str, range(12)))
+
+
+def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / f"{i}.png", picture(i))
+    put(tmp_path / "metadata.csv", b"file_name,label\n0.png,cat\n1.png,cat\n0.png,cat\n")
+    assert classes(open_dataset(str(tmp_path))) == ["cat", "cat", None]
+    put(tmp_path / "metadata.jsonl", b'{"file_name": "0.png", "label": "dog"}\n')
+    with pytest.raises(UserError, match=r"1 pictures have two labels \(0.png is 'cat' and 'dog'\)"):
+        open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "\ufefffile_name;label\ns/0.png;a\ns/1.png;b\n"),
+        ("metadata.csv", b"\xff\xfe" + "file_name,label\ns/0.png,a\ns/1.png,b\n".encode("utf-16-le")),
+        ("metadata.csv", "file_name,label\ns\\0.png,a\ns\\1.png,b\n"),
+        ("metadata.csv", "File_Name, Label\ns/0.png, a\ns/1.png, b\n"),
+        ("metadata.csv", "file_name,label,text\r\ns/0.png,a,\u2028\r\ns/1.png,b,x\r\n"),
+        ("metadata.csv", "file_name,label\nROOT/s/0.png,a\nROOT/s/1.png,b\n"),
+        (
+            "metadata.jsonl",
+            '\ufeff{"file_name": "s/0.png", "label": "a", "t": "\u2028\x85"}\n{"file_name": "s/1.png", "label": "b"}',
+        ),
+    ],
+)
+def test_tables_as_other_programs_write_them(tmp_path: Path, name: str, content: str | bytes) -> None:
+    for i in range(2):
+        put(tmp_path / "s" / f"{i}.png", picture(i))
+    put(tmp_path / name, content if isinstance(content, bytes) else content.replace("ROOT", str(tmp_path)).encode())
+    assert classes(open_dataset(str(tmp_path))) == ["a", "b"]
+
+
+def test_saved_sets_in_the_format_of_another_library_are_read(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    data = datasets.Dataset.from_dict({"image": PICTURES[:4], "label": [0, 1, 0, 1]}, features=features)
+    for form in ("pandas", "arrow", "numpy"):
+        data.with_format(form).save_to_disk(tmp_path / form)
+        assert classes(open_dataset(str(tmp_path / form))) == ["a", "b", "a", "b"]
+    data.with_format("python", columns=["label"]).save_to_disk(tmp_path / "columns")
+    assert open_dataset(str(tmp_path / "columns")).read(1)[0].size == (8, 8)
+
+
+def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": picture(i), "path": None} for i in range(3)])
+    maps = pa.array([[("k", 1)]] * 3, pa.map_(pa.string(), pa.int64()))
+    numbers = pa.array([1, 2, 1])
+    (tmp_path / "d").mkdir()
+    twice = pa.Table.from_arrays([image, maps, numbers, numbers, numbers], ["image", "map", "label", "x", "x"])
+    pyarrow.parquet.write_table(twice, tmp_path / "d" / "0.parquet")
+    assert classes(open_dataset(str(tmp_path / "d"), image_column="image")) == ["1", "2", "1"]
+
+
+def test_labels_in_unusual_forms_are_read_or_a_line_says_how(tmp_path: Path) -> None:
+    # KMNIST: two archives of one array each.
+    pixels = np.stack([np.array(image) for image in PICTURES[:3]])
+    (tmp_path / "k").mkdir()
+    np.savez(tmp_path / "k" / "kmnist-train-imgs.npz", pixels)
+    np.savez(tmp_path / "k" / "kmnist-train-labels.npz", [2, 0, 1])
+    assert classes(open_dataset(str(tmp_path / "k"))) == ["2", "0", "1"]
+    # One-hot, and bytes that are not ASCII.
+    np.savez(tmp_path / "hot.npz", images=pixels, labels=np.eye(3)[[2, 0, 1]])
+    assert classes(open_dataset(str(tmp_path / "hot.npz"))) == ["2", "0", "1"]
+    np.savez(tmp_path / "bytes.npz", images=pixels, labels=np.array(["caf\u00e9".encode(), b"a\xff", b"b"]))
+    assert classes(open_dataset(str(tmp_path / "bytes.npz"))) == ["caf\u00e9", "a\\xff", "b"]
+    # Partitions by label.
+    for i, name in enumerate(("cat", "dog")):
+        put(tmp_path / "h" / f"label={name}" / "0.png", picture(i))
+        table(tmp_path / "t" / f"label={name}" / "0.parquet", [0], datasets.Value("int64"))
+        features = datasets.Features({"image": datasets.Image()})
+        data = datasets.Dataset.from_dict({"image": PICTURES[i : i + 1]}, features=features)
+        data.to_parquet(tmp_path / "t" / f"label={name}" / "0.parquet")
+        write_tar(tmp_path / "w" / f"{name}.tar", ("0.png", picture(i)))
+    assert classes(open_dataset(str(tmp_path / "h"))) == ["cat", "dog"]
+    assert classes(open_dataset(str(tmp_path / "t"))) == ["cat", "dog"]
+    assert "the names of the tars are no labels: unpack each" in description(open_dataset(str(tmp_path / "w")))
+
+
+def test_what_lies_slightly_above_one_is_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 2, 2)
+    values[0, 0, 0] = 1.0001
+    np.savez(tmp_path / "x.npz", images=values)
+    source = open_dataset(str(tmp_path / "x.npz"))
+    assert np.asarray(source.read(2)[0]).max() == 255
+    assert "1 beyond it are clipped" in description(source)
+    np.savez(tmp_path / "rgba.npz", images=np.zeros((3, 8, 8, 4), np.uint8))
+    assert "four channels are taken for red, green, blue and opacity" in description(
+        open_dataset(str(tmp_path / "rgba.npz"))
+    )
+
+
+def test_copies_are_said_wherever_they_lie(tmp_path: Path) -> None:
+    same = [PICTURES[0], PICTURES[1], PICTURES[0]]
+    np.savez(tmp_path / "x.npz", images=np.stack([np.array(image) for image in same]))
+    place = save(tmp_path / "saved", {"image": same}, {"image": datasets.Image()})
+    for name in (str(tmp_path / "x.npz"), place):
+        assert "1 image is a copy of another, e.g. row 2 of row 0" in description(open_dataset(name))
+
+
+def two_sets(tmp_path: Path) -> Index:
+    """An index of apples and pears, and of pears and vans."""
+    for i in range(40):
+        put(tmp_path / "a" / ("apple", "pear")[i % 2] / f"{i:02d}.png", picture(i))
+        put(tmp_path / "b" / ("pear", "van")[i % 2] / f"{i:02d}.png", picture(100 + i))
+    folders = [tokenize(str(tmp_path / name), tmp_path / f"t_{name}").path for name in ("a", "b")]
+    return build_index(folders, tmp_path / "input", tmp_path / "index")
+
+
+def test_a_class_is_drawn_by_its_name_and_its_data_set(tmp_path: Path) -> None:
+    index = two_sets(tmp_path)
+
+    def drawn(label: str) -> set[tuple[int, int]]:
+        samples = Aligned(context=2, label=label).sample(index, 60, np.random.default_rng(0))
+        return set(map(tuple, index.images[samples.sources[:, 0, 0]][:, [0, 2]].tolist()))
+
+    assert drawn("apple") == {(0, 0)}
+    assert drawn("van") == {(1, 1)}
+    assert drawn("a:pear") == drawn("0:pear") == drawn(f"{tmp_path}/a:pear") == {(0, 1)}
+    assert drawn("b:pear") == {(1, 0)}
+    with pytest.raises(UserError, match=r"several classes 'pear': name a:pear or b:pear"):
+        drawn("pear")
+    with pytest.raises(UserError, match=r"no image of class '0': its classes are a:apple, a:pear, b:pear, b:van"):
+        drawn("0")
+    # Classes of two data sets are different ones, whatever they are called.
+    assert len(np.unique(index.classes)) == 4
+
+
+def test_one_data_set_is_not_indexed_twice(tmp_path: Path) -> None:
+    whole = put(tmp_path / "d" / "a" / "0.png", picture(0)).parents[1]
+    for i in range(30):
+        put(whole / "a" / f"{i}.png", picture(i))
+    first = tokenize(str(whole), tmp_path / "t").path
+    (tmp_path / "link").symlink_to(first)
+    for other in (first, first.parent / "." / "d" / ".." / "t", tmp_path / "link"):
+        with pytest.raises(UserError, match="hold the same images: name one of them"):
+            build_index([first, other], tmp_path / "ii", tmp_path / "i")
+    part = tokenize(f"{whole}/", tmp_path / "part", images=10).path
+    with pytest.raises(UserError, match="hold the same images"):
+        build_index([first, part], tmp_path / "ii", tmp_path / "i")
+
+
+def test_copies_between_data_sets_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(20):
+        put(tmp_path / "a" / f"{i}.png", picture(i))
+        put(tmp_path / "b" / f"{i}.png", picture(i + 15))
+    folders = [tokenize(str(tmp_path / name), tmp_path / f"t_{name}").path for name in ("a", "b")]
+    build_index(folders, tmp_path / "ii", tmp_path / "i")
+    assert "5 images have the tokens of images of other data sets" in capsys.readouterr().out
