@@ -1,15 +1,18 @@
 """A night keeps to its hours, and a dry run says at once what a night would do."""
 
+import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import overnight_run
 from imagegram.overnight import night, plan
+from imagegram.samplers import Aligned, Ntd
 from tests.support.overnight import make_nights_quick, run
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +49,36 @@ def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
     assert said.count("finished before") == 5  # four samplers and the held-out images
     assert run(tmp_path, "--hours", "0.5") == 0
     assert "is finished, nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("Kernel(stepp=0.7)", "unexpected keyword argument 'stepp'"),
+        ("Kernal(step=0.7)", "name 'Kernal' is not defined"),
+        ("Kernel(step=-1)", "step -1: it must not be negative"),
+    ],
+)
+def test_a_misspelt_sampler_is_one_line(tmp_path: Path, wrong: str, message: str) -> None:
+    script = (ROOT / "overnight_run.py").read_text().replace("Kernel(step=0.7)", wrong)
+    (tmp_path / "my_night.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "my_night.py"), "--dry-run"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    line = 1 + script[: script.index(wrong)].count("\n")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"error: my_night.py, line {line}: ")
+    assert message in done.stderr
+
+
+def test_the_sweep_leaves_out_what_the_samplers_are() -> None:
+    [planned] = overnight_run.make_plans(overnight_run.Config(hours=1))
+    same = replace(
+        planned, samplers={"mine": Ntd(context=2, temperature=0.5), "ntd-context1-temperature0.5": Aligned()}
+    )
+    assert set(same.draws()) - {"mine"} == {f"ntd-context{c}-temperature{t}" for c in (1, 2) for t in (0.5, 1.0)} - {
+        "ntd-context2-temperature0.5"
+    }
+    assert list(replace(same, hours=0).draws()) == list(same.samplers)
 
 
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1"])

@@ -31,10 +31,8 @@ class Aligned(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_images <= 0:
-            raise UserError(f"min_images {self.min_images}: it must be positive")
-        if min(self.context, self.anchor) < 0:
-            raise UserError(f"context {self.context} and anchor {self.anchor} must not be negative")
+        if self.min_images == 0:
+            raise UserError("min_images 0: it must be positive; 1 copies")
 
     @property
     def how(self) -> str:

@@ -39,11 +39,14 @@ class Sampler(ABC):
     label: str = ""  # class of the image that gives the first token, NAME or SOURCE:NAME; "": any
 
     def __post_init__(self) -> None:
-        """UserError where a value makes no sense."""
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature}: it must be positive")
-        if self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(f"top_k {self.top_k} must not be negative, and top_p {self.top_p} lies between 0 and 1")
+        """UserError where a value makes no sense. No field may be negative, those of subclasses included."""
+        for name, value in self._values().items():
+            if value < (-1 if name == "label" else 0):
+                raise UserError(f"{name} {value}: it must not be negative")
+        if self.temperature == 0:
+            raise UserError("temperature 0: it must be positive; 0.01 takes the most likely tokens")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p {self.top_p}: it lies between 0 and 1")
 
     @property
     @abstractmethod

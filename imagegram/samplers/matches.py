@@ -68,23 +68,23 @@ class RangeMatches:
 
 
 @dataclass(frozen=True)
-class OneMatch:
-    """One match a sequence, which the sampler has drawn already: its next token is that of an image."""
+class DrawnTokens:
+    """One match a sequence, which the sampler has drawn already: a token, and the image that it came from."""
 
-    tokens: NDArray[np.uint16]  # of the index
+    tokens: NDArray[np.uint16]  # [n]
     images: Ints  # [n]
     position: int
 
     @property
     def counts(self) -> Ints:
-        return np.ones(len(self.images), np.int64)
+        return np.ones(len(self.tokens), np.int64)
 
     @property
     def identity(self) -> Ints:
-        return self.images[:, None]
+        return np.arange(len(self.tokens))[:, None]
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[self.images[rows], self.position]
+        return self.tokens[rows]
 
     def sources(self, rows: Ints, picks: Ints) -> Ints:
         return np.stack([self.images[rows], np.full(len(rows), self.position)], 1)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError
 from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index, Shard
 from imagegram.index.joined import joined
@@ -37,11 +36,6 @@ class Ntd(Sampler):
     how = "The next token is one that follows the same tokens anywhere in the training images: infini-gram"
 
     context: int = 2  # tokens at most, of which the separator before the first counts as one
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.context < 0:
-            raise UserError(f"context {self.context}: it must not be negative")
 
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> "Iterator[MatchesAnywhere]":
         return matches_anywhere(index, drawn, self.context)

@@ -14,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.samplers.aligned import ALONE, Backoff, backoff
 from imagegram.samplers.base import Sampler, Tokens
-from imagegram.samplers.matches import Ints, OneMatch, look_up
-
-MAX_PAIRS = 1 << 26  # of a sequence and a token of the vocabulary, looked at together: 512 MB
+from imagegram.samplers.matches import DrawnTokens, Ints, look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,65 +28,43 @@ class Smoothed(Sampler):
 
     context: int = 2  # tokens at most; 0: each position on its own
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.context < 0:
-            raise UserError(f"context {self.context}: it must not be negative")
-
     @property
     def how(self) -> str:
         if self.context == 0:
             return ALONE
         return "The next token follows the same tokens at the same position, as a mixture of contexts of every length"
 
-    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[OneMatch]:
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[DrawnTokens]:
         """One match each, drawn from the smoothed distribution, reweighed where that is asked for."""
         for contexts in backoff(index.tokens, drawn, self.context):
             images = self._draw_reweighed(index, contexts, rng) if self.reweighted else draw(contexts, rng)
-            yield OneMatch(index.tokens, images, contexts.position)
+            yield DrawnTokens(contexts.columns[0][images], images, contexts.position)
 
     def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
         result = np.zeros(tokens.shape)
-        bar = tqdm(
-            backoff(index.tokens, tokens, self.context),
-            total=tokens.shape[1],
-            desc="likelihood",
-            unit="position",
-            delay=3,
-        )
-        for contexts in bar:
+        every = backoff(index.tokens, tokens, self.context)
+        for contexts in tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3):
             wanted = tokens[:, contexts.position]
             if not self.reweighted:
                 result[:, contexts.position] = shares(contexts, wanted, left_out=leave_out is not None)
                 continue
             left_out = None if leave_out is None else wanted
-            for rows in _few_at_once(len(tokens), index.vocab_size):
-                every = distribution(contexts, rows, index.vocab_size, left_out=left_out)
-                for row, p in zip(rows, every, strict=True):
-                    if p.any():  # else nothing is left where the image itself is left out
-                        result[row, contexts.position] = self.reweigh(p)[wanted[row]]
+            for row, p in enumerate(distributions(contexts, index.vocab_size, left_out=left_out)):
+                if p.any():  # else nothing is left without the image itself
+                    result[row, contexts.position] = self.reweigh(p)[wanted[row]]
         return result
 
     def _draw_reweighed(self, index: Index, contexts: Backoff, rng: np.random.Generator) -> Ints:
-        """An image for every sequence, whose next token is drawn from the reweighed `distribution`: int64 [n]."""
-        n = contexts.low.shape[1]
-        images = np.empty(n, np.int64)
-        for rows in _few_at_once(n, index.vocab_size):
-            for row, p in zip(rows, distribution(contexts, rows, index.vocab_size), strict=True):
-                token = rng.choice(len(p), p=self.reweigh(p))
-                # An image with that token, of those that share the longest context with the sequence.
-                for low, high in zip(contexts.low[::-1, row], contexts.high[::-1, row], strict=True):
-                    if len(found := np.flatnonzero(contexts.following[low:high] == token)):
-                        images[row] = contexts.order[low + rng.choice(found)]
-                        break
+        """An image for every sequence, whose next token is drawn from its reweighed distribution: int64 [n]."""
+        images = np.empty(contexts.low.shape[1], np.int64)
+        for row, p in enumerate(distributions(contexts, index.vocab_size)):
+            token = rng.choice(len(p), p=self.reweigh(p))
+            # An image with that token, of those that share the longest context with the sequence.
+            for low, high in zip(contexts.low[::-1, row], contexts.high[::-1, row], strict=True):
+                if len(found := np.flatnonzero(contexts.following[low:high] == token)):
+                    images[row] = contexts.order[low + rng.choice(found)]
+                    break
         return images
-
-
-def _few_at_once(n: int, vocab_size: int) -> Iterator[Ints]:
-    """The numbers of n sequences in parts, whose distributions fit into the memory together."""
-    step = max(1, MAX_PAIRS // vocab_size)
-    for first in range(0, n, step):
-        yield np.arange(first, min(first + step, n))
 
 
 def count_distinct(
@@ -163,10 +138,10 @@ def shares(contexts: Backoff, wanted: NDArray[np.uint16], *, left_out: bool = Fa
     return p
 
 
-def distribution(
-    contexts: Backoff, rows: Ints, vocab_size: int, *, left_out: NDArray[np.uint16] | None = None
-) -> NDArray[np.float64]:
-    """The smoothed distributions of the sequences `rows`: float64 [len(rows), vocab_size].
+def distributions(
+    contexts: Backoff, vocab_size: int, *, left_out: NDArray[np.uint16] | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """The smoothed distribution of each of n sequences: float64 [vocab_size].
 
     left_out: uint16 [n], where the sequences are images of the index, their tokens: each is
     predicted from all others.
@@ -174,8 +149,8 @@ def distribution(
     column = contexts.following
     whole = np.bincount(column, minlength=vocab_size)
     taken = discounts(contexts)
-    result = np.empty((len(rows), vocab_size))
-    for p, row in zip(result, rows, strict=True):
+    for row in range(contexts.low.shape[1]):
+        p = np.zeros(vocab_size)
         for depth, discount in enumerate(taken):
             low = contexts.low[depth, row]
             high = contexts.high[depth, row]
@@ -184,15 +159,15 @@ def distribution(
                 counts[left_out[row]] -= 1
             total = counts.sum()
             if depth == 0:
-                p[:] = counts / max(1, total)
+                p = counts / max(1, total)
             elif total:
                 spared = discount * np.count_nonzero(counts)
-                p[:] = (np.maximum(counts - discount, 0) + spared * p) / total
-    return result
+                p = (np.maximum(counts - discount, 0) + spared * p) / total
+        yield p
 
 
 def draw(contexts: Backoff, rng: np.random.Generator) -> Ints:
-    """An image for every sequence, whose next token is drawn from `distribution`: int64 [n].
+    """An image for every sequence, whose next token is drawn from its distribution: int64 [n].
 
     A match of the longest context is drawn, and kept with probability (c - D) / c, where c is the
     count of its token; else the same is done with the next shorter context.

@@ -17,7 +17,6 @@ Since a digit has few values, no matrix of vocabulary x vocabulary is ever made:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import Kernel, digits_of
 from imagegram.samplers.kernel.votes import Library, Votes, sequences_at_once
-from imagegram.samplers.matches import Ints, Matches, Reweigh
+from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
 
 def kernel_of(index: Index) -> Kernel:
@@ -78,29 +77,6 @@ def _reweighed(p: Tensor, reweigh: Reweigh | None) -> Tensor:
     return torch.from_numpy(np.stack(changed)).to(p.device)
 
 
-@dataclass(frozen=True)
-class DrawnTokens:
-    """One match a sequence, drawn already: a token and the image that it is a step away from; see matches.py."""
-
-    tokens: NDArray[np.uint16]  # [n]
-    images: Ints  # [n]
-    position: int
-
-    @property
-    def counts(self) -> Ints:
-        return np.ones(len(self.tokens), np.int64)
-
-    @property
-    def identity(self) -> Ints:
-        return np.arange(len(self.tokens))[:, None]
-
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[rows]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        return np.stack([self.images[rows], np.full(len(rows), self.position)], 1)
-
-
 def kernel_matches(
     index: Index,
     drawn: NDArray[np.uint16],
@@ -108,7 +84,7 @@ def kernel_matches(
     *,
     step: float,
     reweigh: Reweigh | None = None,
-) -> Iterator[Matches]:
+) -> Iterator[DrawnTokens]:
     """Tokens drawn digit by digit. The source of a token is an image that its last digit was drawn from.
 
     `reweigh` acts on the distribution of each digit.
