@@ -54,7 +54,7 @@ def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
         str(tmp_path / "index"),
         "--sequences",
         "8",
-        "--images",
+        "--decoded",
         "0",
         "--out",
         str(tmp_path / "made"),
