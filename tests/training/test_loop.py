@@ -1,6 +1,7 @@
 """The training script: a run that was cut off anywhere ends the same, and what it writes is a codec."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from imagegram.codec.tiny import TinyCodec
 from imagegram.data.scenes import scene
 from imagegram.metrics.coherence import Classifier, train_classifier
 from imagegram.training import card, figures, loop, teacher, tokenizer
+from imagegram.training.images import Images
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")
 
@@ -158,3 +160,24 @@ def test_other_decoder_steps_keep_the_encoder_that_is_finished(
     assert (out / "training" / "encoder.pt").read_bytes() == encoder
     assert json.loads((out / "training" / "decoder.jsonl").read_text())["step"] == 2
     assert load_codec(str(out)).revision != before.revision
+
+
+def test_the_classifier_of_a_training_is_trained_anew_where_its_images_or_settings_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    images = Images("cats", "a fingerprint", pixels, torch.arange(12) % 3, torch.arange(12) % 4 == 0)
+
+    monkeypatch.setattr(figures, "train_classifier", lambda images, labels, steps: Classifier(3))
+
+    def is_trained(images: Images) -> bool:
+        figures.load_classifier(images, tmp_path / "classifier.pt")
+        return "training the classifier" in capsys.readouterr().out
+
+    for changed in (images, replace(images, fingerprint="another"), replace(images, held_out=torch.arange(12) == 0)):
+        assert is_trained(changed)
+        assert not is_trained(changed)
+    assert is_trained(images)
+    for constant, value in (("CLASSIFIER_STEPS", (3, 3)), ("TRAINED_ON", 7), ("CLASSIFIER_VERSION", 99)):
+        monkeypatch.setattr(figures, constant, value)
+        assert is_trained(images), constant
