@@ -39,9 +39,9 @@ class Sampler(ABC):
     label: str = ""  # class of the image that gives the first token, NAME or SOURCE:NAME; "": any
 
     def __post_init__(self) -> None:
-        """UserError where a value makes no sense. No field may be negative, those of subclasses included."""
+        """UserError where a value makes no sense. No number may be negative, of subclasses too."""
         for name, value in self._values().items():
-            if value < (-1 if name == "label" else 0):
+            if name != "label" and value < 0:
                 raise UserError(f"{name} {value}: it must not be negative")
         if self.temperature == 0:
             raise UserError("temperature 0: it must be positive; 0.01 takes the most likely tokens")

@@ -31,7 +31,6 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
         ("kernel", {"step": 10.5}, "step lies between 0"),
         ("kernel", {"step": -0.1}, "must not be negative"),
         ("kernel", {"temperature": -1}, "must not be negative"),
-        ("kernel", {"label": -2}, "must not be negative"),
         ("kernel", {"temperature": 0}, "must be positive"),
         ("kernel", {"top_k": -1}, "must not be negative"),
         ("kernel", {"top_p": 0}, "between 0 and 1"),
