@@ -22,24 +22,21 @@ from pathlib import Path
 
 from imagegram.cli import OmitArgPrefixes, run_script
 from imagegram.data.spec import DatasetSpec
+from imagegram.options import Options
 
 
 @dataclass
 class Config:
     dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec("digits")
-    codec: str = "tiny"  # tiny | EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub [@REVISION] | a folder
+    tokenizing: OmitArgPrefixes[Options] = Options()
     out: Path = Path("data/tokens")
-    batch_size: int = 256  # images; halve it when a GPU runs out of memory
-    workers: int = -1  # loader processes; -1: one for each core
-    held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
-    shard_size: int = 10_000  # images a shard, the most that a crash can cost
 
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.tokenizing import Options, tokenize_dataset
+    from imagegram.tokenizing import tokenize_dataset
 
-    tokenize_dataset(config.dataset, config.out, Options.of(config))
+    tokenize_dataset(config.dataset, config.out, config.tokenizing)
 
 
 if __name__ == "__main__":

@@ -29,28 +29,24 @@ from pathlib import Path
 
 from imagegram.cli import OmitArgPrefixes, run_script
 from imagegram.data.spec import DatasetSpec
+from imagegram.options import Options
 
 
 @dataclass
 class Config:
-    dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec(
-        "benjamin-paine/imagenet-1k-256x256"
-    )  # or a local copy in any form
-    codec: str = "EPFL-VILAB/flextok_d18_d28_dfn"  # NAME@REVISION pins a revision; the one used is recorded
+    # Or a local copy in any form that tokenize_fast.py takes.
+    dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec("benjamin-paine/imagenet-1k-256x256")
+    tokenizing: OmitArgPrefixes[Options] = Options(codec="EPFL-VILAB/flextok_d18_d28_dfn", batch_size=64)
     out: Path = Path("data/imagenet_tokens")
-    batch_size: int = 64  # images a process; halve it when a GPU runs out of memory
-    workers: int = -1  # loader processes for each process; -1: the cores of the machine, shared by its processes
-    held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
-    shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
 
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.machine import Processes
-    from imagegram.tokenizing import Options, tokenize_dataset
+    from imagegram.tokenizing import tokenize_dataset
 
     processes = Processes.from_environment()
-    tokenize_dataset(config.dataset, config.out, Options.of(config), processes.rank, processes.world_size)
+    tokenize_dataset(config.dataset, config.out, config.tokenizing, processes.rank, processes.world_size)
 
 
 if __name__ == "__main__":

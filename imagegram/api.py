@@ -22,8 +22,9 @@ from imagegram.index.build import build_index as build
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import measure
 from imagegram.metrics.held_out import read_held_out
+from imagegram.options import Options
 from imagegram.samplers import Sampler, Samples, sampler_named
-from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import Manifest, TokenFolder
 
 FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,40 +21,8 @@ from imagegram.data.loading import Item, load_batches, worker_errors_as_user_err
 from imagegram.data.preprocess import PREPROCESSING, preprocess
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import others_at_work, require_space
+from imagegram.options import Options
 from imagegram.tokens import Manifest, TokenFolder, too_many_bad
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to tokenize; what the options of the scripts mean is said there."""
-
-    codec: str = "tiny"
-    batch_size: int = 256
-    workers: int = -1
-    held_out_share: float = 0.1
-    shard_size: int = 10_000
-
-    @classmethod
-    def of(cls, config: object) -> "Options":
-        """Those among the fields of a script's configuration."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
-
-    def check(self) -> None:
-        """UserError where a number makes no sense."""
-        for option, value, least in (
-            ("batch-size", self.batch_size, 1),
-            ("shard-size", self.shard_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"--{option} must be at least {least}, not {value}")
-        if self.workers < -1:
-            raise UserError(
-                f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {self.workers}"
-            )
-        if not 0 <= self.held_out_share < 1:
-            raise UserError(
-                f"--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not {self.held_out_share}"
-            )
 
 
 def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int = 0, world_size: int = 1) -> TokenFolder:

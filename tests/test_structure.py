@@ -14,6 +14,7 @@ STATIONS = [
     "artifact",
     "machine",
     "data",
+    "options",
     "tokens",
     "codec",
     "tokenizing",

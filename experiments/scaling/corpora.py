@@ -12,7 +12,8 @@ from imagegram.data.dataset import permutation
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.options import Options
+from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 CORPORA = 3  # disjoint ones of a size, where there are images enough

@@ -26,13 +26,14 @@ from imagegram.index.folder import Index, keep_if_sound
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.fidelity import open_fidelity
 from imagegram.metrics.held_out import read_held_out
+from imagegram.options import Options
 from imagegram.overnight.plan import Plan
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.pictures import Originals
 from imagegram.report.record import CLASSIFIERS, FIDELITY, FILE, FITS, HELD_OUT, Night
 from imagegram.samplers import Kernel, Sampler
 from imagegram.samplers.draw import Draw
-from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 PAGE = "writing the page"

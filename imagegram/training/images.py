@@ -10,9 +10,10 @@ from tqdm import tqdm
 from imagegram.cli import UserError
 from imagegram.data.loading import load_batches, worker_errors_as_user_errors
 from imagegram.data.spec import DatasetSpec
+from imagegram.options import Options
 from imagegram.tokens import held_out
 
-HELD_OUT_SHARE = 0.1  # the default split of tokenize_fast.py: the tokenizer never sees the held-out images
+HELD_OUT_SHARE = Options.held_out_share  # of tokenize_fast.py: the tokenizer never sees the held-out images
 FEWEST = 20  # training images, and two held-out ones
 READ_AT_ONCE = 500  # images
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.data.spec import DatasetSpec
-from imagegram.tokenizing import Options, tokenize_dataset
+from imagegram.options import Options
+from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 

@@ -1,0 +1,32 @@
+"""How a data set is tokenized: the options that both tokenizing scripts share, with their only defaults."""
+
+from dataclasses import dataclass
+
+from imagegram.cli import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to tokenize."""
+
+    codec: str = "tiny"
+    """a shipped miniature | a folder that train_tiny_flextok.py wrote | EPFL-VILAB/flextok_d18_d28_dfn or another
+    FlexTok of the hub (NAME@REVISION pins a revision; the one used is recorded), or a folder of one"""
+    batch_size: int = 256  # images a process at a time; halve it when a GPU runs out of memory
+    workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
+    held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
+    shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
+
+    def check(self) -> None:
+        """UserError where a number makes no sense."""
+        for option, value in (("batch-size", self.batch_size), ("shard-size", self.shard_size)):
+            if value < 1:
+                raise UserError(f"--{option} must be at least 1, not {value}")
+        if self.workers < -1:
+            raise UserError(
+                f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {self.workers}"
+            )
+        if not 0 <= self.held_out_share < 1:
+            raise UserError(
+                f"--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not {self.held_out_share}"
+            )
