@@ -36,7 +36,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Imagegram needs Python >= 3.11: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements-dev.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --compile-bytecode -r requirements-dev.txt
 	@touch $@
 
 .venv/page: requirements-page.txt .venv/installed

@@ -18,6 +18,7 @@ import overnight_run
 import tokenize_fast
 import tokenize_imagenet_large
 from imagegram.cli import run_script
+from imagegram.codec.tiny import TinyCodec
 from imagegram.metrics import coherence
 from imagegram.samplers import Aligned
 from imagegram.samplers.kernel import fit as kernel_fit
@@ -52,7 +53,8 @@ def few_steps() -> Iterator[None]:
     """Classifiers hardly trained, and only some of the samplers."""
     some = {name: overnight_run.SAMPLERS[name] for name in ("kernel", "aligned", "ntd-long")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coherence, "STEPS", 40)
+        patch.setattr(coherence, "STEPS", 5)
+        patch.setattr(TinyCodec, "timesteps", 2)
         patch.setattr(kernel_fit, "STEPS", 6)
         patch.setattr(overnight_run, "SAMPLERS", some)
         patch.setattr(overnight_run, "PREFIXES", 1)
@@ -81,8 +83,7 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
         report = json.loads((folder / "report.json").read_text())
         assert 0 <= report["generated"]["exact_copies"]["low"] <= report["generated"]["exact_copies"]["high"] <= 1
         assert report["held_out"]["exact_copies"]["value"] == 0
-        assert report["held_out"]["coherence"]["value"] == pytest.approx(1)
-        assert report["generated"]["coherence"]["low"] <= report["generated"]["coherence"]["high"]
+        assert "coherence" not in report["generated"]  # four images cannot tell
         corpus = TokenFolder.open(overnight / "tokens").load()
         rows = np.searchsorted(corpus.ordinals, sources[..., 1])
         assert (sources[..., 0] == 0).all()  # one data set, none of whose bad images shifts the ordinals
@@ -113,12 +114,15 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     assert run_generate(*arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert all((tmp_path / "g" / f"{strip}.png").exists() for strip in ("prefixes", "seeds"))
-    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1"]
+    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1", "--decoded", "0"]
     assert run_generate(*other) == 0
     assert (tmp_path / "other" / "tokens.npy").read_bytes() != (tmp_path / "g" / "tokens.npy").read_bytes()
 
 
-def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(overnight: Path, tmp_path: Path) -> None:
+def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(
+    overnight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coherence, "LEAST", 1000)  # held-out images: none are decoded for a classifier
     places = ["--index", str(overnight / "index"), "--out", str(tmp_path / "g")]
     assert (
         run_generate("aligned", *places, *["--sequences", "20", "--decoded", "2", "--length", "6", "--prompt", "2"])
