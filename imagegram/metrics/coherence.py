@@ -13,6 +13,9 @@ quarter of the held-out images, as another quarter of them is compared with that
 """
 
 import json
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from imagegram.codec.decoding import Decoder
 from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
 from imagegram.index.folder import Index
+from imagegram.machine import single_threads
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import bootstrap, mean
 
@@ -43,6 +47,9 @@ SIDE = 32  # pixels that classifiers and teachers see
 WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
 CLASSIFIER_VERSION = 1  # one more with every change of the code that changes a trained classifier
 Floats = NDArray[np.float64]
+
+# They are drawn from torch's own generator, which threads share.
+INITIAL_WEIGHTS = threading.Lock()
 
 
 def shrunk(images: Tensor) -> Tensor:
@@ -84,7 +91,7 @@ class Classifier(nn.Module):
 def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
     """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
     rng = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(int(labels.max()) + 1).to(images.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
@@ -117,20 +124,19 @@ class Classifiers:
         self.nets = nets
         self.real_images = real
         self.key = key
-        self.real, self.baseline = (
-            [self._view(net, x[1 - i :: 2]) for i, net in enumerate(nets)] for x in (real, baseline)
-        )
+        self.real, self.baseline = (self._views([images[1::2], images[::2]]) for images in (real, baseline))
 
     @classmethod
     def train(cls, real: Tensor, labels: NDArray[np.int64], baseline: Tensor) -> "Classifiers":
         """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are none), and a baseline."""
         classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-        nets = []
-        for half in (0, 1):
+
+        def train(half: int) -> Classifier:
             known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            nets.append(train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half))
-        return cls(nets, real, baseline)
+            return train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half)
+
+        return cls(_each(train, (0, 1)), real, baseline)
 
     @classmethod
     def load(cls, path: Path, key: str) -> "Classifiers | None":
@@ -153,19 +159,24 @@ class Classifiers:
             nets = [net.state_dict() for net in self.nets]
             torch.save({"key": key, "nets": nets, "real": real, "baseline": baseline}, temporary)
 
-    @staticmethod
-    @torch.inference_mode()
-    def _view(net: Classifier, images: Tensor) -> View:
-        features = torch.cat([net.features(chunk) for chunk in seen(images).split(256)])
-        scores = net.head(features).softmax(1)[:, :-1].amax(1)
-        return View(scores.double().numpy(), features.double().numpy())
+    def _views(self, images: list[Tensor]) -> list[View]:
+        """What each classifier makes of its images, uint8 [n, 3, S, S]."""
+
+        @torch.inference_mode()
+        def view(which: int) -> View:
+            net = self.nets[which]
+            features = torch.cat([net.features(chunk) for chunk in seen(images[which]).split(256)])
+            scores = net.head(features).softmax(1)[:, :-1].amax(1)
+            return View(scores.double().numpy(), features.double().numpy())
+
+        return _each(view, range(len(self.nets)))
 
     def measure(self, images: Tensor, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
         """Figures of generated images uint8 [n, 3, S, S] and of the held-out ones: coherence, density, coverage.
 
         A coherence that `cannot_be_told` is left out, and the number of images said there instead.
         """
-        views = [self._view(net, images) for net in self.nets]
+        views = self._views([images, images])
         scores = np.mean([view.scores for view in views], 0)
         real, baseline = (np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline))
         generated: dict[str, Any] = _coherence(scores, real, baseline, rng)
@@ -185,6 +196,12 @@ class Classifiers:
             # As many candidates each: more of them would cover more.
             into["coverage"] = mean(np.concatenate([candidates[:fewest].any(0) for candidates in inside[who]]), rng)
         return {"generated": generated, "held_out": held_out}
+
+
+def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
+    """`work` on each part in a thread of its own, so that no sum depends on how many threads there are."""
+    with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, parts))
 
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:

@@ -1,0 +1,59 @@
+"""The same command gives the same bytes, whatever the threads, the batches, the shards, and what ran before."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+import generate_images
+import tokenize_fast
+from imagegram.cli import run_script
+from imagegram.index import __main__ as build_index
+
+DURATIONS = {"sequences_per_second", "decoded_images_per_second"}
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Classifiers and kernels hardly trained, which depend on the order of sums as others do."""
+    monkeypatch.setattr("imagegram.metrics.coherence.STEPS", 3)
+    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def night(folder: Path, *, threads: int, batch_size: int, shard_images: int, sampler: str) -> dict[str, Any]:
+    """Pictures of a sampler from the first image on, in `folder`; its report without durations."""
+    torch.set_num_threads(threads)
+    commands = [
+        (tokenize_fast, [f"--out={folder}/t", "--images=500", f"--batch-size={batch_size}", "--shard-size=200"]),
+        (build_index, ["build", f"--tokens={folder}/t", f"--index={folder}/i", f"--index-input={folder}/in"]),
+        (generate_images, [sampler, f"--index={folder}/i", f"--out={folder}/o", "--sequences=60", "--decoded=5"]),
+    ]
+    commands[1][1].append(f"--shard-images={shard_images}")
+    with threadpool_limits(threads):
+        for script, options in commands:
+            config = script.Build | script.Verify if script is build_index else script.Config
+            assert run_script(script.main, config, script.__doc__, options) == 0
+    report = json.loads((folder / "o" / "report.json").read_text())
+    return {key: value for key, value in report.items() if key not in DURATIONS}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("sampler", ["kernel", "ntd"])
+def test_a_report_depends_on_no_number_of_threads_batches_or_shards(tmp_path: Path, sampler: str) -> None:
+    folder = tmp_path / "here"  # the same path, which stands in the report
+    one = night(folder, threads=1, batch_size=256, shard_images=0, sampler=sampler)
+    folder.rename(tmp_path / "before")
+    many = night(folder, threads=2, batch_size=17, shard_images=170, sampler=sampler)
+    assert len(list((folder / "i").glob("table.*"))) == 3
+    # How an index is split is part of its hash, under which what is made from it is kept.
+    assert one["request"].pop("index") != many["request"].pop("index")
+    assert one == many
+    for name in ("tokens.npy", *(f"image_{i:04d}.png" for i in range(5))):
+        assert (folder / "o" / name).read_bytes() == (tmp_path / "before" / "o" / name).read_bytes()
