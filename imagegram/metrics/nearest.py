@@ -59,7 +59,7 @@ def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
     """
     n, k = sequences.shape
     images = fsq_codes(training[:, :k], levels).reshape(len(training), -1).astype(np.float64)
-    asked = fsq_codes(sequences, levels).reshape(n, -1).astype(np.float64)
+    asked = fsq_codes(sequences, levels).reshape(n, sequences.shape[1] * len(levels)).astype(np.float64)
     lengths = (images**2).sum(1)
     rows = np.zeros((2, n), np.int64)
     distances = np.full((2, n), np.inf)
