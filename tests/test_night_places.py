@@ -7,6 +7,7 @@ import pytest
 
 import overnight_run
 from imagegram.cli import run_script
+from tests.support.datasets import picture, put
 
 
 def run(out: Path, *arguments: str) -> int:
@@ -45,6 +46,18 @@ def test_separate_data_sets_of_one_name_have_folders_of_their_own(
     data = ("cats/train", "dogs/train", ".", "digits")
     plans = overnight_run.make_plans(overnight_run.Config(dataset=data, separate=True, out=Path("out")))
     assert [str(plan.out) for plan in plans] == ["out/0-train", "out/1-train", f"out/{tmp_path.name}", "out/digits"]
+
+
+def test_one_data_set_under_two_spellings_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        put(tmp_path / "d" / f"{i}.png", picture(i))
+    (tmp_path / "link").symlink_to("d")
+    for other in (f"{tmp_path}/./d/", f"{tmp_path}/link"):
+        assert run(tmp_path / "out", "--dataset", str(tmp_path / "d"), other) == 1
+        assert "are the same data set" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("out", ["x" * 300, "/".join(["x" * 100] * 60)])

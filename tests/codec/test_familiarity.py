@@ -1,16 +1,23 @@
 """A codec says so where it does not know images; and is known by its weights, wherever they lie."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from imagegram import tokenizing
 from imagegram.cli import UserError
 from imagegram.codec import familiarity, load_codec, miniatures
 from imagegram.codec.flextok import FlexTokCodec
+from imagegram.data.dataset import permutation
 from imagegram.data.scenes import scene
+from tests.support.datasets import put
+from tests.support.fake_codec import FakeCodec
+from tests.support.tokenize import tokenize
 from tests.test_scripts import build, run_generate, run_tokenize
 
 
@@ -38,8 +45,6 @@ def test_the_threshold_is_that_of_the_data_set_with_the_largest_errors() -> None
 def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
     noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     (tmp_path / "noise").mkdir()
     for i, picture in enumerate(noise):
@@ -65,6 +70,26 @@ def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
     assert run_tokenize("--dataset", "digits", "--images", "40", "--out", str(tmp_path / "digits")) == 0
     assert "does not know" not in capsys.readouterr().out
     assert familiarity.warning_of(tmp_path / "digits") == ""
+
+
+def test_images_from_all_over_the_data_set_are_judged_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = FakeCodec()
+    codec.own_error = (1.0, 2.0)
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
+    for i in range(120):  # a black class and a white one
+        put(tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png")
+        Image.new("L", (8, 8), 255 * (i // 60)).save(tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png")
+    found = []
+    for size in (3, 50):
+        tokenize(str(tmp_path / "d"), tmp_path / f"{size}", batch_size=size, shard_size=size, workers=0)
+        found.append(json.loads((tmp_path / f"{size}" / familiarity.FILE).read_text()))
+    assert found[0] == found[1]
+    # The picture of every seed is the level of its number, so that the error is as well.
+    whites = permutation(120)[:32] >= 60
+    assert 8 < whites.sum() < 24
+    assert found[0]["error"] == np.median(np.where(whites, 255 - np.arange(32), np.arange(32)))
 
 
 def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

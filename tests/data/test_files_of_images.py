@@ -246,6 +246,14 @@ def test_idx_files_as_mnist_is_distributed(tmp_path: Path, packed: bool) -> None
         open_dataset(str(tmp_path))
 
 
+def test_idx_labels_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("t10k", 2)):
+        put(tmp_path / "images" / f"{split}-images-idx3-ubyte", idx(np.zeros((count, 8, 8))))
+        put(tmp_path / "labels" / f"{split}-labels-idx1-ubyte", idx(np.arange(count)))
+    for split, count in (("train", 4), ("test", 2)):
+        assert classes(open_dataset(str(tmp_path), split=split)) == list(map(str, range(count)))
+
+
 def test_npz_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (4, 8, 8), np.uint8)

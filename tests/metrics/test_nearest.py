@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, norm
+from threadpoolctl import threadpool_limits
 
 from imagegram.codec.fsq import fsq_codes, fsq_digits
 from imagegram.metrics import copying
@@ -55,6 +56,22 @@ def test_f_mem_and_authenticity_agree_with_brute_force(
     wanted = within.min(1)[between.argmin(1)] < between.min(1)
     assert m.authentic(nearest, training, LEVELS).tolist() == wanted.tolist()
     assert 0 < wanted.mean() < 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_of_images_that_are_equally_near_the_first_counts(threads: int) -> None:
+    """Codes of 7 levels are thirds, whose sums round: which neighbour comes out nearer depends on the summing."""
+    rng = np.random.default_rng(2)
+    digits = rng.integers(0, 6, (20, 16, 3))
+    radix = np.array([1, 7, 49])
+    near = digits[:, None] + np.eye(48, dtype=int).reshape(48, 16, 3)  # each one level away, in another digit
+    order = rng.permutation(20 * 48)
+    with threadpool_limits(threads):
+        found = m.two_nearest(
+            (digits @ radix).astype(np.uint16), (near @ radix).reshape(-1, 16)[order].astype(np.uint16), (7, 7, 7)
+        )
+    assert found.rows.tolist() == [np.flatnonzero(order // 48 == i)[0] for i in range(20)]
+    assert found.second == pytest.approx(found.first)
 
 
 def test_one_training_image_has_no_second(training: NDArray[np.uint16]) -> None:

@@ -123,6 +123,7 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
         (["--dataset", folders[0], f"--out={out}", "--image-size=48"], "--image-size is 32 or 64, not 48"),
         (["--dataset", folders[0], f"--out={out}", "--image-size=64", "--start=tiny"], "--start tiny has 32 pixels"),
         (["--dataset", folders[0], folders[0], f"--out={out}"], "takes 1 to 12 different data sets"),
+        (["--dataset", folders[0], f"{folders[0]}/", f"--out={tmp_path / 'twice'}"], "are the same data set"),
         (["--dataset", folders[0], f"--out={folders[1]}"], "holds files that are not a codec"),
         (["--dataset", folders[0] + "/0", f"--out={tmp_path / 'few'}"], "at least 20 and 2 are needed"),
     ):
