@@ -134,6 +134,7 @@ def test_held_out_images_are_measured_as_the_generated_are(index: Index) -> None
     assert result["generated"]["exact_copies"].value == 1
     assert result["generated"][CLOSER.key].value == 1
     assert result["held_out"]["exact_copies"].value == 0
+    assert m.measure(TRAINING[:40], index, held_out[:0], RNG).keys() == {"generated"}
     again = m.measure(held_out, index, held_out, RNG)
     assert again["generated"]["nearest_distance"].value == again["held_out"]["nearest_distance"].value
     for name in (CLOSER.key, CLOSER_IN_CODES.key):
