@@ -113,7 +113,7 @@ def test_a_finished_night_says_its_figures_again_and_touches_nothing(
     said = capsys.readouterr().out
     assert "is finished, nothing to do" in said
     assert re.search(r"^ +P\(exact copy\) +exact copies ", said, re.MULTILINE)
-    assert re.search(r"^copies +[\d.]+ \(exact\) +100.0 % \(", said, re.MULTILINE)
+    assert re.search(r"^copies +[\d.]+ \(exact\) +100 % \(", said, re.MULTILINE)
     assert times == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
 
 

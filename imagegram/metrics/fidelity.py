@@ -55,15 +55,11 @@ class Fidelity:
         return self.told.high < LEAST_TOLD * self.told_of_originals.value
 
     def __str__(self) -> str:
-        error = (
-            f"off by {self.error.value:.1f} of 255 grey levels, where pictures of one colour would be off by "
-            f"{self.flat_error.value:.1f}"
-        )
+        error = f"off by {self.error.value:.1f} of 255 grey levels ({self.flat_error.value:.1f} without any detail)"
         if self.told is None or self.told_of_originals is None:
-            return f"rebuilt held-out images are {error}"
+            return error
         return (
-            f"a classifier tells the class of {self.told:%} of the rebuilt held-out images, and of "
-            f"{self.told_of_originals:%} of the originals; they are {error}"
+            f"{error}; a classifier tells {self.told:%} of their classes, {self.told_of_originals:%} of the originals'"
         )
 
 

@@ -35,13 +35,14 @@ def best_of(runs: list[Run]) -> Run | None:
 
 
 def answer(runs: list[Run], sequences: int) -> list[str]:
-    """Can n-grams generate these images? Three sentences or fewer, made from the figures of finished runs."""
+    """Can n-grams generate these images? Yes or no first; four sentences or fewer, from figures of finished runs."""
     if not runs:
         return ["No sampler is finished."]
     best = best_of(runs)
     if best is None:
         return [f"It cannot be told whether n-grams can generate these images: {_why_unknown(runs)}."]
-    sentences = [_yes_or_no(best, runs), _copies(best.figures, sequences)]
+    coherence = f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and independent tokens 0."
+    sentences = [_yes_or_no(best, runs), coherence, _copies(best.figures, sequences)]
     if CLOSER.of(best.figures):
         sentences.append(_distance(best.figures))
     return sentences
@@ -56,7 +57,7 @@ def _why_unknown(runs: list[Run]) -> str:
 
 
 def _yes_or_no(best: Run, runs: list[Run]) -> str:
-    """The first line, with the best sampler and its coherence."""
+    """The first line, with the best sampler."""
     coherence = COHERENCE.of(best.figures)
     assert coherence is not None
     clearly_less = coherence.high < 1
@@ -73,7 +74,7 @@ def _yes_or_no(best: Run, runs: list[Run]) -> str:
         said = "Yes: n-grams can generate new images of this kind"
         role = "the best are those of"
     number = f", one of {len(runs)} samplers" if len(runs) > 1 else ""
-    return f"{said}; {role} {best.name}{number}. Coherence {coherence}, where real images have 1, independent tokens 0."
+    return f"{said}; {role} {best.name}{number}."
 
 
 def _fault(figures: Figures) -> str:

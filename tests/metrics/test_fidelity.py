@@ -82,7 +82,7 @@ def test_little_is_kept_where_the_interval_says_so() -> None:
     assert not replace(good, error=Figure(45, 39, 51)).is_little
     assert replace(good, told=wilson(52, 100)).is_little
     assert not replace(good, told=None, told_of_originals=None).is_little
-    assert str(good).startswith("a classifier tells the class of 90.0 % (")
+    assert str(good).startswith("off by 20.0 of 255 grey levels (80.0 without any detail); a classifier tells 90.0 % (")
 
 
 def test_edges_have_the_direction_of_the_brightness() -> None:
