@@ -91,10 +91,11 @@ def mutants(source: str) -> list[tuple[int, str, str]]:
 
 
 def nearest_tests(file: Path, most: int) -> list[str]:
-    """Tests of the same name, then those of the same folder that name the module, then others."""
+    """Tests of the same name, then those that name the module, its folder's first; else all of its folder."""
     name = ".".join(file.with_suffix("").parts)
     every = sorted((ROOT / "tests").rglob("test_*.py"))
     found = [path for path in every if path.stem == f"test_{file.stem}" or name in path.read_text()]
+    found = found or [path for path in every if path.parent.name == file.parent.name]
     found.sort(key=lambda path: (path.stem != f"test_{file.stem}", path.parent.name != file.parent.name))
     return [str(path.relative_to(ROOT)) for path in found[:most]]
 
