@@ -40,8 +40,8 @@ DATASETS: tuple[DatasetSpec, ...] = (
 with constants(__file__):
     # What each of them teaches, from new images to copies, and to independent tokens.
     SAMPLERS: dict[str, Sampler | Draw] = {
-        "kernel": Kernel(),  # the default: near contexts vote, in a metric fitted to the training images
-        "kernel-near": Kernel(step=0.7),  # smaller steps: more coherent, nearer to the training images
+        "kernel": Kernel(),  # the default: near images give their tokens, moved by a fitted model
+        "kernel-near": Kernel(step=0.85),  # smaller moves: more coherent, nearer to the training images
         "aligned": Aligned(context=2),  # the same two tokens at the same position, in two images at least
         "smoothed": Smoothed(context=2),  # the same, smoothed: all that two tokens of context can tell
         "ntd": Ntd(context=2),  # plain infini-gram with a short context: stitches

@@ -224,7 +224,8 @@ def shares(index: Index, kernel_index: Index, found: dict[str, float]) -> None:
     torch.set_num_threads(1)
     model = open_kernel(kernel_index, choose_device())
     n = SAMPLERS["kernel"][1]
-    products = n * kernel_index.num_images * sum(map(len, model.contexts))
+    numbers = sum(len(model.projections[model.row(position)]) for position in range(model.tokens))
+    products = n * kernel_index.num_images * numbers
     drawing = core_seconds(functools.partial(draw, kernel_index, "kernel"))
     line(f"kernel, {n} sequences, {kernel_index.num_images:,} images", "operations, float32", 2 * products, drawing)
     codec = load_codec("tiny")

@@ -5,17 +5,18 @@
     python -m benchmarks.bench_kernel --index data/index       # an index at hand, such as the digits'
     python -m benchmarks.bench_kernel --folder data/bench      # keeps corpus and fit for the next time
 
-Some places of some training images are predicted from all others. Printed are
+After the first tokens of some training images an image is drawn for the next one. Printed are
 
-- the time that each operation takes for a sequence, and so the sequences a second;
-- the voters: how many images a place listens to (the exponential of the entropy of its votes), and the least number
-  of them that holds all but 0.1, 0.001 and 0.000001 of the votes, medians over images. Far from all images: following
-  those would do. Nearly all of them: a sum over fewer is another number;
+- the time that each operation of it takes for a sequence, and so the sequences a second;
+- the voters: how many images a token listens to (the exponential of the entropy of its votes), and the least number
+  of them that holds all but 0.1, 0.001 and 0.000001 of the votes, medians over images, each left out. Far from all
+  images: following those would do. Nearly all of them: a sum over fewer is another number;
 - with --drawn N: how many sequences a second the sampler makes, of N, the median of three times.
 
 On a GPU where there is one.
 """
 
+import math
 import statistics
 import sys
 import tempfile
@@ -35,11 +36,12 @@ from imagegram.machine import choose_device, cores, single_threads
 from imagegram.samplers import Kernel
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import digits_of
-from imagegram.samplers.kernel.votes import Library, sequences_at_once
+from imagegram.samplers.kernel.votes import Library
 
 NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads
 LEFT_OUT = (1e-1, 1e-3, 1e-6)  # of the votes
+MOST_VOTES = 64  # sequences whose votes are looked at
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Config:
     images: int = 225_000  # of it
     folder: Path | None = None  # where it is kept; None: nowhere
     index: Path | None = None  # measured instead of it
-    sequences: int = 64  # predicted together
+    sequences: int = 256  # drawn together
     tokens: int = 12  # positions that stand for all of them
     drawn: int = 0  # sequences that the sampler draws; 0: none
 
@@ -73,28 +75,30 @@ def voters(votes: torch.Tensor) -> list[float]:
 
 
 @torch.inference_mode()
-def profile_token(
-    library: Library, position: int, queries: torch.Tensor, own: torch.Tensor
-) -> tuple[dict[str, float], tuple[torch.Tensor, torch.Tensor]]:
-    """Predict the digits of a token: the seconds of each operation, and the votes [n, N] for its first and its last."""
-    places = range(position * library.model.digits, (position + 1) * library.model.digits)
+def profile_token(library: Library, position: int, queries: torch.Tensor) -> dict[str, float]:
+    """Draw the images of a token: the seconds of each operation."""
     everywhere = _ExperimentalConfig(profile_all_threads=True)
     gpu = library.device.type == "cuda"
+    uniform = torch.rand((len(queries), 2), dtype=torch.float64, device=library.device)
     activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
     with profile(activities=[activity], experimental_config=everywhere) as profiled, single_threads():
         started = time.perf_counter()
-        for place in places:
-            votes, _ = library.probabilities(place, queries, 1.0, own)
+        library.draw(position, queries, uniform, 1.0)
         if gpu:
             torch.cuda.synchronize()
         taken = time.perf_counter() - started
-    averages = profiled.key_averages()
     seconds: dict[str, float] = defaultdict(float, {CLOCK: taken})
-    for each in averages:
+    for each in profiled.key_averages():
         seconds[each.key[:NAME]] += (each.self_device_time_total if gpu else each.self_cpu_time_total) / 1e6
-    last = votes.each.clone()
-    first, _ = library.probabilities(places[0], queries, 1.0, own)
-    return seconds, (first.each, last)
+    return seconds
+
+
+@torch.inference_mode()
+def votes_of(library: Library, position: int, queries: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """The votes [n, N] for a token, each sequence left out."""
+    factors = library.prepare(position)
+    logs = library.against(position, queries, 1.0, factors) @ factors[:, : library.size]
+    return logs.scatter(1, own[:, None], -math.inf).softmax(1)
 
 
 def drawn_per_second(index: Index, n: int) -> float:
@@ -116,20 +120,19 @@ def measure(config: Config, index: Index) -> None:
     where = torch.cuda.get_device_name() if model.codes.device.type == "cuda" else f"{cores()} cores"
     print(f"{index.num_images} images of {length} tokens, {where}")
 
-    n = min(config.sequences, index.num_images, sequences_at_once(index.num_images))
+    n = min(config.sequences, index.num_images)
     rows = np.linspace(0, index.num_images - 1, n).astype(np.int64)
     own = torch.from_numpy(rows).to(model.codes.device)
-    queries = model.embed(digits_of(index.tokens[rows], index.levels, model.codes.device))
+    queries = digits_of(index.tokens[rows], index.levels, model.codes.device)
     library = Library(index.tokens, model)
-    positions = np.unique(np.geomspace(1, length, config.tokens).round().astype(int)) - 1
+    positions = np.unique(np.geomspace(2, length, config.tokens).round().astype(int)) - 1
     left = ", ".join(f"{share:g}" for share in LEFT_OUT)
-    print(f"voters, and the least images that hold all votes but {left}: for a token's first digit and for its last")
+    print(f"voters, and the least images that hold all votes but {left}")
     taken: list[dict[str, float]] = []
     for position in positions.tolist():
-        seconds, votes = profile_token(library, position, queries, own)
-        taken.append(seconds)
-        first, last = (", ".join(f"{number:,.0f}" for number in voters(each)) for each in votes)
-        print(f"  token {position}: {first}; {last}", flush=True)
+        taken.append(profile_token(library, position, queries))
+        figures = voters(votes_of(library, position, queries[:MOST_VOTES], own[:MOST_VOTES]))
+        print(f"  token {position}: {', '.join(f'{number:,.0f}' for number in figures)}", flush=True)
 
     # Tokens in between take what lies between.
     names = sorted({name for seconds in taken for name in seconds})
@@ -141,13 +144,13 @@ def measure(config: Config, index: Index) -> None:
     print(f"\nmilliseconds a sequence of all threads, {n} at a time")
     for name in sorted(set(names) - {CLOCK}, key=lambda name: -whole[name])[:10]:
         print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {whole[name] / total:4.0%}")
-    products = sum(len(context) for context in model.contexts) * index.num_images
+    products = sum(len(model.projections[model.row(position)]) for position in range(length)) * index.num_images
     rates = {"drawn_per_second": drawn_per_second(index, config.drawn)} if config.drawn else {}
     summary(
         sequences_per_second=1 / whole[CLOCK],
         **rates,
         billion_products_a_sequence=products / 1e9,
-        votes_a_sequence=model.places * index.num_images,
+        votes_a_sequence=length * index.num_images,
         fit_seconds=fit_seconds,
     )
 

@@ -30,8 +30,7 @@ from imagegram.metrics.intervals import Figure, mean
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES, COHERENCE, EXACT_COPY_PROBABILITY
 from imagegram.samplers import Kernel
 
-GRID = [(step, temperature) for temperature in (1.0, 0.9, 0.8) for step in (1.5, 1.35, 1.2, 1.0, 0.85, 0.7, 0.5)]
-GRID += [(1.5, 0.7), (2.0, 0.6), (3.0, 0.5)]  # steps wide, then draws sharpened
+GRID = [(step, temperature) for temperature in (1.0, 0.8, 0.7, 0.62, 0.55) for step in (1.2, 1.0, 0.85, 0.7)]
 MOST_TRAINING = 1000  # distinct training images that stand for all of them
 GOAL = (0.45, 0.55)  # of P(closer)
 MOST_COPIES = 1e-6  # of P(exact copy)

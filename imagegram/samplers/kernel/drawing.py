@@ -1,22 +1,30 @@
-"""The kernel n-gram: counts whose contexts need not be equal, only near, with a metric fitted by likelihood.
+"""Moved votes: an image gives its token, moved by what the difference of the contexts makes.
 
-A token is predicted digit by digit (the digits of its FSQ code). Every training image j votes for its own digit y_j
-at the same place, by how near its context is, and its vote is spread over the digits near to it:
+At token t with the digits x before it, training image j has a vote, and offers its own token, whose
+digits d (of its FSQ code) are moved and then step:
 
-    p(x) = a * sum_j w_j * step(y_j -> x) + b * unigram(x) + (1 - a - b) / levels
-    w_j  proportional to exp(-d_j / (EPS + min_k d_k) ^ g)
-    d_j  = sum over earlier digits m of W_m |e(x_m) - e(y_jm)|^2
+    w_j  proportional to exp(-|A_t (x - y_j)|^2 / temperature)
+    c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
+    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
 
-Everything has its own value for every place: the weights W of the earlier digits, the matrix `step`, the shares a and
-b, the exponent g that widens the kernel where no image is near; every digit has a place e(digit) on a line. They are
-fitted by gradient on the *leave-one-out likelihood of the training images*, each predicted from all others, so that no
-held-out image is spent. It is a Parzen window (1962, doi:10.1214/aoms/1177704472) over prefixes in the manner of
-Nadaraya & Watson (1964), with the metric learned as in Goldberger et al. (2004, "Neighbourhood Components Analysis").
+m_d is a ridge regression of a digit's code on all digits before it and their products (regression.py);
+the digits of a token follow one another from one and the same image, which is the token's source. The
+first token has no context: all images vote alike, and a share b of them gives its token as it stands.
+The logistic's mass is cut at the edges between two digits. A_t, widths, edges, shares and where digits
+lie for the distance are fitted by the leave-one-out likelihood of the training images (fit.py).
 
-Since a digit has few values, no matrix of vocabulary x vocabulary is ever made: FlexTok's 64,000 ids are six digits.
+Sources. Weinberger & Tesauro (2007, "Metric learning for kernel regression") fit the metric; Hansen
+(2004, "Nonparametric conditional density estimation") first predicts the mean and then the density of
+its error; TabR (Gorishniy et al., 2023, arXiv:2307.14338) corrects a neighbour's label by the difference
+of the keys; Local Linear Attention (2025, arXiv:2510.01450) is the local regression as attention.
+Mussmann et al. (2017, arXiv:1707.03372) draw from such sums without making them; here one image of the
+drawn part is enough.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,141 +35,176 @@ from tqdm import trange
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import Kernel, digits_of
-from imagegram.samplers.kernel.votes import Library, Votes, sequences_at_once
+from imagegram.samplers.kernel.model import MovedVotes, digits_of
+from imagegram.samplers.kernel.votes import Library, slices
 from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
+RESIDUALS_AT_ONCE = 8192  # images, bounds the memory
 
-def kernel_of(index: Index) -> Kernel:
-    """The kernel fitted to `index`, on the device that votes are counted on."""
+
+@dataclass(frozen=True)
+class Drawing:
+    """How far from the fit it is drawn."""
+
+    step: float = 1.0  # of moves and widths
+    temperature: float = 1.0  # of the votes and of the widths
+    reweigh: Reweigh | None = None  # top-k and top-p, on the distribution of each digit
+
+
+def kernel_of(index: Index) -> MovedVotes:
+    """The model fitted to `index`, on the device that votes are counted on."""
     return open_kernel(index, choose_device())
 
 
 def kernel_probabilities(
-    index: Index,
-    tokens: NDArray[np.uint16],
-    *,
-    step: float,
-    reweigh: Reweigh | None = None,
-    leave_out: Ints | None = None,
+    index: Index, tokens: NDArray[np.uint16], drawing: Drawing, *, leave_out: Ints | None = None
 ) -> NDArray[np.float64]:
     """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k], as the sampler draws it: float64 [n, k].
 
     leave_out: int64 [n], the rows of the index that the sequences are, where each is to be predicted
     from all others.
     """
-    device = choose_device()
-    model = open_kernel(index, device)
-    library = Library(index.tokens, model)
-    n, length = tokens.shape
-    result = np.ones((n, length))
-    rows_at_once = sequences_at_once(index.num_images)
-    for first in trange(0, n, rows_at_once, desc="likelihood", unit="batch", delay=3):
-        part = slice(first, first + rows_at_once)
-        digits = digits_of(tokens[part], index.levels, device)
-        queries = model.embed(digits)
-        left_out = None if leave_out is None else torch.from_numpy(leave_out[part]).to(device)
-        for place in range(digits.shape[1]):
-            with torch.inference_mode(), single_threads():
-                _, p = library.probabilities(place, queries, step, left_out)
-            chosen = _reweighed(p, reweigh).gather(1, digits[:, place : place + 1].long())
-            result[part, place // model.digits] *= chosen[:, 0].cpu().numpy()
+    return model_probabilities(kernel_of(index), index.tokens, tokens, drawing, leave_out=leave_out)
+
+
+def model_probabilities(
+    model: MovedVotes,
+    training: NDArray[np.uint16],
+    tokens: NDArray[np.uint16],
+    drawing: Drawing,
+    *,
+    leave_out: Ints | None = None,
+) -> NDArray[np.float64]:
+    """The same of a fitted model and the training images [N, L] that vote."""
+    if not len(tokens):
+        return np.ones(tokens.shape)
+    library = Library(training, model)
+    wanted = digits_of(tokens, model.levels, library.device)
+    rows = None if leave_out is None else torch.from_numpy(leave_out).to(library.device)
+    result = np.ones(tokens.shape)
+    for position in trange(tokens.shape[1], desc="likelihood", unit="position", delay=3):
+        with torch.inference_mode(), single_threads():
+            result[:, position] = _probabilities_at(library, position, wanted, drawing, rows).cpu().numpy()
     return result
 
 
-def _reweighed(p: Tensor, reweigh: Reweigh | None) -> Tensor:
-    """The distributions of digits [n, values] as they are drawn from, float64: temperature, top-k and top-p applied."""
-    if reweigh is None:
-        return p.double()
-    changed = [reweigh(row) for row in p.double().cpu().numpy()]
-    return torch.from_numpy(np.stack(changed)).to(p.device)
+def _probabilities_at(
+    library: Library, position: int, wanted: Tensor, drawing: Drawing, leave_out: Tensor | None
+) -> Tensor:
+    """The probability of the tokens at a position of `wanted` uint8 [n, F]: float64 [n]."""
+    model = library.model
+    digits = range(model.digits)
+    first = position * model.digits
+    token = wanted[:, first : first + model.digits].long()
+    stands = library.digits[first : first + model.digits]  # of the images: [D, N]
+    means = model.means(wanted, position)
+    if leave_out is not None:
+        residuals = model.residuals(wanted, position, leave_out)
+        means = model.own_codes(wanted, position) - residuals
+    offers = _offers(library, position, drawing.step)
+
+    def moved(rows: slice, tile: slice) -> Tensor:
+        chances = torch.ones((), device=means.device)
+        for digit in digits:
+            near = means[rows, digit, None] * drawing.step + offers[None, tile, digit]
+            chances = chances * _chances(model, position, digit, token[rows, digit, None], near, drawing)
+        return chances
+
+    def equal(rows: slice, tile: slice) -> Tensor:
+        return (token[rows, :, None] == stands[None, :, tile]).all(1).float()
+
+    shares = model.shares(position, drawing.step).double()
+    voted = partial(library.shares, position, wanted, temperature=drawing.temperature, leave_out=leave_out)
+    p = shares[0] * voted(moved) + shares[2] / math.prod(model.levels)
+    return p if position else p + shares[1] * voted(equal)
+
+
+def _offers(library: Library, position: int, step: float) -> Tensor:
+    """What each image adds to the mean that a context lets expect: [N, D]."""
+    model = library.model
+    parts = []
+    for few in slices(library.size, RESIDUALS_AT_ONCE):
+        digits = library.digits[: (position + 1) * model.digits, few].T
+        parts.append(_offer(model, position, digits, torch.arange(few.start, few.stop, device=library.device), step))
+    return torch.cat(parts)
+
+
+def _offer(model: MovedVotes, position: int, digits: Tensor, images: Tensor, step: float) -> Tensor:
+    """The same of some images, of digits uint8 [n, F]: e(y) - step m(y), where m knows all others alone."""
+    codes = model.own_codes(digits, position)
+    return codes - step * (codes - model.residuals(digits, position, images))
+
+
+def _chances(model: MovedVotes, position: int, digit: int, wanted: Tensor, offers: Tensor, drawing: Drawing) -> Tensor:
+    """The chance that each offer [n, N] becomes the wanted digit int64 [n, 1], as it is drawn."""
+    drawn = {"step": drawing.step, "temperature": drawing.temperature}
+    if drawing.reweigh is None:
+        return model.chances(position, digit, wanted, offers, **drawn)
+    every = torch.arange(model.levels[digit], device=offers.device)
+    p = model.chances(position, digit, every, offers[..., None], **drawn)
+    return _reweighed(p, drawing.reweigh).gather(-1, wanted[..., None].expand(*offers.shape, 1))[..., 0].float()
+
+
+def _reweighed(p: Tensor, reweigh: Reweigh) -> Tensor:
+    """Distributions of digits [..., values] with top-k and top-p applied: float64."""
+    rows = p.double().flatten(0, -2).cpu().numpy()
+    return torch.from_numpy(np.stack([reweigh(row) for row in rows])).to(p.device).view(p.shape)
 
 
 def kernel_matches(
-    index: Index,
-    drawn: NDArray[np.uint16],
-    rng: np.random.Generator,
-    *,
-    step: float,
-    reweigh: Reweigh | None = None,
+    index: Index, drawn: NDArray[np.uint16], rng: np.random.Generator, drawing: Drawing
 ) -> Iterator[DrawnTokens]:
-    """Tokens drawn digit by digit. The source of a token is an image that its last digit was drawn from.
+    """Tokens drawn digit by digit from one image each, which is their source.
 
-    `reweigh` acts on the distribution of each digit.
+    Every sequence has random numbers of its own, however many are drawn together.
     """
     device = choose_device()
     model = open_kernel(index, device)
     library = Library(index.tokens, model)
     n, length = drawn.shape
-    queries = torch.zeros((model.places, n), device=device)
+    digits = torch.zeros((n, length * model.digits), dtype=torch.uint8, device=device)
     for position in range(length):
         if position:  # what was drawn may differ from what was offered: a prompt, a class
-            digits = digits_of(drawn[:, position - 1 : position], index.levels, device)
-            places = range((position - 1) * model.digits, position * model.digits)
-            queries[places.start : places.stop] = model.codes_of(places).gather(1, digits.T.long())
-        tokens = np.zeros(n, np.uint16)
-        images = np.zeros(n, np.int64)
-        for first in range(0, n, sequences_at_once(index.num_images)):
-            part = slice(first, first + sequences_at_once(index.num_images))
-            with torch.inference_mode(), single_threads():
-                tokens[part], images[part] = _draw_tokens(
-                    library, position, queries[:, part], rng, step=step, reweigh=reweigh
-                )
-        yield DrawnTokens(tokens, images, position)
+            own = slice((position - 1) * model.digits, position * model.digits)
+            digits[:, own] = digits_of(drawn[:, position - 1 : position], index.levels, device)
+        uniform = torch.from_numpy(rng.random((n, 3 + model.digits))).to(device)
+        with torch.inference_mode(), single_threads():
+            images = library.draw(position, digits, uniform[:, 1:3], drawing.temperature)
+            _draw_digits(library, position, digits, images, uniform[:, [0, *range(3, 3 + model.digits)]], drawing)
+        radix = torch.tensor(np.cumprod([1, *model.levels[:-1]]), device=device)
+        token = (digits[:, position * model.digits : (position + 1) * model.digits].long() * radix).sum(1)
+        yield DrawnTokens(token.cpu().numpy().astype(np.uint16), images.cpu().numpy(), position)
 
 
-def _draw_tokens(
-    library: Library,
-    position: int,
-    queries: Tensor,
-    rng: np.random.Generator,
-    *,
-    step: float,
-    reweigh: Reweigh | None,
-) -> tuple[Ints, Ints]:
-    """The next tokens of n sequences, whose digits are added to `queries` [F, n], and their sources: int64 [n], [n]."""
-    model = library.model
-    radix = np.cumprod([1, *model.levels[:-1]]).tolist()
-    tokens = torch.zeros(queries.shape[1], dtype=torch.int64, device=queries.device)
-    for d in range(model.digits):
-        place = position * model.digits + d
-        votes, p = library.probabilities(place, queries, step)
-        digit = _draw_digit(_reweighed(p, reweigh), rng)
-        queries[place] = model.codes[model.row(place)][digit]
-        tokens += digit * radix[d]
-    steps = model.steps(place, step)[:, digit]  # [from, n]
-    return tokens.cpu().numpy(), _draw_source(votes, steps.T, library.digits[place], rng)
+def _draw_digits(
+    library: Library, position: int, digits: Tensor, images: Tensor, uniform: Tensor, drawing: Drawing
+) -> None:
+    """Draw the digits of a token into `digits` uint8 [n, F], each a move and a step away from the image's.
 
-
-def _draw_digit(p: Tensor, rng: np.random.Generator) -> Tensor:
-    """A digit for each row of probabilities float64 [n, values]: int64 [n]."""
-    cumulative = p.cumsum(1)
-    wanted = torch.from_numpy(rng.random((len(p), 1))).to(p.device) * cumulative[:, -1:]
-    return (cumulative <= wanted).sum(1).clamp(max=p.shape[1] - 1)
-
-
-def _draw_source(votes: Votes, steps: Tensor, digits: Tensor, rng: np.random.Generator) -> Ints:
-    """An image for each sequence, by its vote and the chance [n, values] that its digit [N] becomes the drawn one.
-
-    First a part of the images and a digit, then an image of that part that has that digit.
+    uniform: float64 [n, 1 + D], which of the three kinds a token is, then the digits.
     """
-    n, values = steps.shape
-    sums = votes.sums.double()
-    mass = sums * steps
-    mass = torch.where(mass.sum((0, 2), keepdim=True) > 0, mass, sums)  # the floor or the unigram drew it
-    cells = mass.permute(1, 0, 2).flatten(1)  # [n, parts * values]
-    cumulative = cells.cumsum(1)
-    wanted = torch.from_numpy(rng.random((n, 1))).to(cells.device) * cumulative[:, -1:]
-    cell = torch.searchsorted(cumulative, wanted, right=True).clamp(max=cells.shape[1] - 1)
-    rest = 1 - (cumulative.gather(1, cell) - wanted) / cells.gather(1, cell)  # in [0, 1)
+    model = library.model
+    first = position * model.digits
+    theirs = library.digits[: first + model.digits, images].T
+    offers = _offer(model, position, theirs, images, drawing.step)
+    shares = model.shares(position, drawing.step).double().cumsum(0)
+    stands = (uniform[:, 0] >= shares[0]) & (uniform[:, 0] < shares[1])
+    anything = uniform[:, 0] >= shares[1]
+    if position:  # no rounding of the shares may make a token stand as it is
+        anything |= stands
+        stands = torch.zeros_like(stands)
 
-    images = torch.empty(n, dtype=torch.int64, device=cells.device)
-    for number in (cell // values).unique().tolist():
-        rows = torch.nonzero(cell[:, 0] // values == number)[:, 0]
-        part = slice(number * votes.part, (number + 1) * votes.part)
-        held = digits[part] == cell[rows] % values
-        # In float32, ten times as fast: whom a vote is taken from by a rounding error does not matter.
-        within = torch.where(held, votes.each[:, part].index_select(0, rows), 0.0).cumsum(1)
-        place = torch.searchsorted(within, rest[rows].float() * within[:, -1:], right=True)[:, 0]
-        images[rows] = part.start + place.clamp(max=within.shape[1] - 1)
-    return images.cpu().numpy()
+    for digit, level in enumerate(model.levels):
+        # The digits drawn so far are part of the context of the next one.
+        near = model.means(digits, position)[:, digit] * drawing.step + offers[:, digit]
+        every = torch.arange(level, device=digits.device)[None]
+        drawn = {"step": drawing.step, "temperature": drawing.temperature}
+        p = model.chances(position, digit, every, near[:, None], **drawn).double()
+        if drawing.reweigh is not None:
+            p = _reweighed(p, drawing.reweigh)
+        cumulative = p.cumsum(1)
+        wanted = uniform[:, digit + 1 : digit + 2]
+        moved = (cumulative <= wanted * cumulative[:, -1:]).sum(1).clamp(max=level - 1)
+        chance = (wanted[:, 0] * level).long().clamp(max=level - 1)
+        own = torch.where(anything, chance, torch.where(stands, theirs[:, first + digit].long(), moved))
+        digits[:, first + digit] = own.to(torch.uint8)

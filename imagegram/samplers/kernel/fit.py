@@ -1,8 +1,8 @@
-"""Fitting the metric of the kernel n-gram to training images, and keeping the fit beside their index."""
+"""Fitting moved votes to training images, and keeping the fit beside their index."""
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,45 +12,59 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import Parameter
 from tqdm import tqdm, trange
 
 from imagegram.cli import UserError
-from imagegram.codec.fsq import fsq_digits
 from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.machine import single_threads
-from imagegram.samplers.kernel.model import Kernel, digits_of
-from imagegram.samplers.kernel.votes import Library, sequences_at_once
+from imagegram.samplers.kernel.model import (
+    FAR,
+    FIRST_TOKENS,
+    IMAGES_A_RANK,
+    LAST_TOKENS,
+    LEAST_RANK,
+    MOST_RANK,
+    OWN_TOKENS,
+    MovedVotes,
+    digits_of,
+)
+from imagegram.samplers.kernel.regression import PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS
 
-FORMAT = 3  # of the stored fit; another one is fitted again
+FORMAT = 4  # of the stored fit; another one is fitted again
+SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-STEPS = 120  # of the optimizer, at most
-PASSES = 6  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
+IMAGES = 1 << 15  # training images that the regression is fitted to, at most: more do not change it
+STEPS = 200  # of the optimizer, at most
+PASSES = 2.5  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
 BATCH = 64  # training images predicted in a step
-LIBRARY = 16_384  # training images that predict in a step, at most
-LONG_BATCH = 16  # the same for images whose tokens share numbers, which has each step see
-LONG_LIBRARY = 4096
-LATER_PLACES = 48  # of the places that share them, drawn anew
-PLACES_AT_ONCE = 12  # of the gradient, the share of a thread: bounds its memory
-LEARNING_RATE = 0.07
-NARROWER = 1.25  # times the weights of the metric, one try after another, where the corpus is larger than the library
+LIBRARY = 4096  # training images that vote in a step, at most
+LATER_TOKENS = 4  # of those that share numbers, the ones of a step
+NEAREST = 256  # images whose offers count in a step, where a context of some tokens makes the others' votes small
+WIDE_TOKENS = 4  # the first ones, where they do not
+RATES = {"projections": 0.03, "codes": 0.02, "edges": 0.01}  # of the optimizer
+RATE = 0.07  # for everything else
+NARROWER = 1.2  # times the squared distances, where the index is larger than the library
+POWERS = 9  # of it that are tried
+NARROWED = 1 << 17  # images that vote for it, at most
 
 
 def fit(
     tokens: NDArray[np.uint16],
     levels: tuple[int, ...],
     device: torch.device,
-    seed: int = 0,
-    kind: type[Kernel] = Kernel,
+    *,
+    seed: int = SEED,
     steps: int = 0,
-) -> Kernel:
-    """Fit a kernel to training images [N, L] by their leave-one-out likelihood, with a progress line.
+    kind: type[MovedVotes] = MovedVotes,
+    rank: int = 0,
+) -> MovedVotes:
+    """Fit to training images [N, L] by their leave-one-out likelihood, with a progress line.
 
-    A step predicts BATCH of them from a random LIBRARY of the others, so that its cost does not grow with N. Where N is
-    much larger, nearer images are to be found, and the metric is narrowed to them in the end. Where N is small, fewer
-    steps are taken: 120 of them on 100 digits predicted other training digits with 10.0 bits a token, 9 with 7.6.
-    `steps`: at most; 0: STEPS.
+    The regression is solved; everything else follows gradients. A step predicts BATCH images from a
+    random LIBRARY of the others, so that its cost does not grow with N. Where N is larger, nearer images
+    are to be found, and the votes are narrowed to them in the end. `steps`: at most; 0: STEPS.
+    `rank`: of the metrics; 0: that of `rank_of`.
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
@@ -58,33 +72,25 @@ def fit(
             f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are {n}: tokenize more, or "
             "take another sampler, aligned or ntd for example"
         )
-    model = kind(levels, tokens.shape[1]).to(device)
-    _count_unigram(model, tokens)
-    size = min(n, LONG_LIBRARY if model.shared else LIBRARY)
-    batch = min(LONG_BATCH if model.shared else BATCH, size)
     rng = np.random.default_rng(seed)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, LEARNING_RATE)
-    steps = min(steps or STEPS, -(-PASSES * n // batch))
+    rows = np.sort(rng.permutation(n)[:IMAGES])
+    model = kind(levels, tokens.shape[1], rank or rank_of(n), len(rows)).to(device)
+    digits = digits_of(tokens[rows], levels, device)
     with _threads(device) as pool:
-        bar = trange(steps, desc="fitting the kernel", unit="step")
-        for number in bar:
-            remaining = 1 - number / steps
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, remaining / 0.4)
-            digits = digits_of(tokens[rng.choice(n, size, replace=False)], levels, device)
-            parts = _places_of_a_step(model, rng)
-            results = list(pool.map(lambda part, digits=digits: _gradient(model, trained, digits, batch, *part), parts))
-            # The same sum, however many threads there are.
-            for parameter, *gradients in zip(trained, *(gradients for _, gradients in results), strict=True):
-                parameter.grad = torch.stack(gradients).sum(0)
-            optimizer.step()
-            bits = sum(bits for bits, _ in results) / tokens.shape[1]
-            bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
-    model.requires_grad_(False).eval()
-    if n > 2 * size:
-        _narrow(model, tokens, rng)
-    return model
+        _regress(model, digits, rows, rng, pool)
+        _descend(model, digits, rng, pool, steps or STEPS)
+        if n > 2 * LIBRARY:
+            _narrow(model, tokens, device, rng)
+    return model.requires_grad_(False).eval()
+
+
+def rank_of(images: int) -> int:
+    """How many projected numbers of a context so many images can tell apart.
+
+    >>> rank_of(1_608), rank_of(18_000)
+    (12, 32)
+    """
+    return min(MOST_RANK, max(LEAST_RANK, images // IMAGES_A_RANK))
 
 
 @contextlib.contextmanager
@@ -94,73 +100,133 @@ def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _gradient(
-    model: Kernel, trained: list[Parameter], digits: Tensor, batch: int, places: Sequence[int], times: float
-) -> tuple[float, tuple[Tensor, ...]]:
-    """The bits of the first `batch` of `digits` [N, F] at some places, each left out, and gradients of `trained`."""
-    own = torch.arange(batch, device=digits.device)
-    bits = -times * model.log2_probabilities(digits[:batch], digits, places, own).sum(1).mean()
-    return bits.item(), torch.autograd.grad(bits, trained)
+@torch.no_grad()
+def _regress(
+    model: MovedVotes, digits: Tensor, rows: NDArray[np.int64], rng: np.random.Generator, pool: ThreadPoolExecutor
+) -> None:
+    """Solve the regressions, and start the metrics at the principal components of the contexts."""
+    model.images.copy_(torch.from_numpy(rows))
+    positions = rng.integers(OWN_TOKENS, max(model.tokens, OWN_TOKENS + 1), len(rows))
+    model.positions.copy_(torch.from_numpy(positions))
+
+    def one(row: int) -> None:
+        with torch.no_grad():
+            codes = model.training_codes(digits, row)
+            model.leverage[row] = model.regression_at(row).fit(codes)
+            context = (codes - codes.mean(0))[:, : -model.digits]
+            # Later tokens are predicted from more tokens, each of which then says less.
+            scale = math.sqrt(max(0.3, 20 / 1.2**row))
+            projection = model.projections[row]
+            if context.shape[1] <= len(projection):
+                projection.mul_(scale)
+            else:
+                axes = torch.linalg.eigh(context.T @ context)[1][:, -len(projection) :]
+                projection.copy_(axes.T * scale)
+
+    list(pool.map(one, reversed(range(model.rows))))
 
 
-def _narrow(model: Kernel, tokens: NDArray[np.uint16], rng: np.random.Generator) -> None:
-    """Narrow a metric that was fitted to a library to the denser corpus [N, L] that it was drawn from.
+def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor, steps: int) -> None:
+    """Follow the gradient of the leave-one-out bits of batches of `digits` uint8 [M, F]."""
+    size = min(len(digits), LIBRARY)
+    batch = min(BATCH, size)
+    named = {name: each for name, each in model.named_parameters() if each.numel() and each.requires_grad}
+    trained = list(named.values())
+    groups = [{"params": [each], "rate": RATES.get(name.split(".")[0], RATE)} for name, each in named.items()]
+    optimizer = torch.optim.Adam(groups, RATE)
+    steps = min(steps, math.ceil(PASSES * len(digits) / batch))
+    residuals = [model.residuals(digits, row, model.images) for row in range(min(model.rows, OWN_TOKENS))]
 
-    All weights are multiplied by one number, as long as that lowers the leave-one-out bits of a batch of training
-    images, each predicted from all N - 1 others.
+    bar = trange(steps, desc="fitting the kernel", unit="step")
+    for number in bar:
+        remaining = 1 - number / steps
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1.0, remaining / 0.4)
+        chosen = torch.from_numpy(rng.choice(len(digits), size, replace=False)).to(digits.device)
+        few = digits[chosen]
+
+        def one(task: tuple[int, float], few: Tensor = few, chosen: Tensor = chosen) -> tuple[float, list[Tensor]]:
+            position, times = task
+            known = (
+                residuals[position][chosen]
+                if position < OWN_TOKENS
+                else model.residuals(few, position, model.images[chosen])
+            )
+            bits = times * left_out_bits(model, few, known, position, batch)
+            found = torch.autograd.grad(bits, trained, allow_unused=True)
+            zero = torch.zeros((), device=few.device)
+            return bits.item(), [zero if gradient is None else gradient for gradient in found]
+
+        results = list(pool.map(one, _tasks(model, rng)))
+        # The same sum, however many threads there are.
+        for parameter, *gradients in zip(trained, *(gradients for _, gradients in results), strict=True):
+            parameter.grad = torch.zeros_like(parameter) + sum(gradients)
+        optimizer.step()
+        bar.set_postfix_str(f"{sum(bits for bits, _ in results) / model.tokens:.2f} bits a token, left out")
+
+
+def _tasks(model: MovedVotes, rng: np.random.Generator) -> list[tuple[int, float]]:
+    """The positions predicted in a step, and how often they count: of those that share their numbers a few."""
+    own = min(model.tokens, OWN_TOKENS)
+    later = model.tokens - own
+    few = min(LATER_TOKENS, later)
+    drawn = np.sort(rng.choice(later, few, replace=False)) if few else np.zeros(0, np.int64)
+    return [(position, 1.0) for position in range(own)] + [(own + int(number), later / few) for number in drawn]
+
+
+def left_out_bits(
+    model: MovedVotes, digits: Tensor, residuals: Tensor, position: int, batch: int, *, sharper: float = 1.0
+) -> Tensor:
+    """-log2 of the mean probability of a token of the first `batch` images, each predicted from all other `digits`.
+
+    digits: uint8 [N, F]; residuals [N, D], of `model.residuals`.
     """
-    batch = LONG_BATCH if model.shared else BATCH
-    rows = torch.from_numpy(rng.choice(len(tokens), batch, replace=False))
-    library = Library(tokens, model)
-    best = math.inf
-    with tqdm(desc="narrowing it to all images", unit="try") as bar:
-        while True:
-            parts = rows.split(sequences_at_once(len(tokens)))
-            bits = sum(_left_out_bits(library, tokens, part) for part in parts) / tokens[rows].size
-            bar.update()
-            if bits >= best:
-                break
-            best = bits
-            bar.set_postfix_str(f"{bits:.2f} bits a token, left out")
-            model.log_weights.add_(math.log(NARROWER))
-    model.log_weights.sub_(math.log(NARROWER))  # the last try was one too many
+    first = position * model.digits
+    token = digits[:batch, first : first + model.digits].long()
+    means = model.own_codes(digits[:batch], position) - residuals[:batch]
+    own = torch.arange(batch, device=digits.device)[:, None]
+    if position:
+        y = model.project(model.embed(digits, position), position)
+        x = y[:batch]
+        distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+        distances = distances * sharper
+    else:
+        distances = torch.zeros((batch, len(digits)), device=digits.device)
+    logs = torch.log_softmax(-distances.scatter(1, own, FAR), 1)
+    offered = residuals.expand(batch, -1, -1)
+    near = min(NEAREST, len(digits))
+    if position >= WIDE_TOKENS and near < len(digits):
+        logs, nearest = logs.topk(near, 1, sorted=False)
+        offered = residuals[nearest]
+    p = logs.exp()
+    for digit in range(model.digits):
+        offers = means[:, digit, None] + offered[..., digit]
+        p = p * model.chances(position, digit, token[:, digit, None], offers)
+    shares = model.shares(position)
+    total = shares[0] * p.sum(1) + shares[2] / math.prod(model.levels)
+    if not position:
+        equal = (token[:, None] == digits[None, :, : model.digits]).all(2) * logs.exp()
+        total = total + shares[1] * equal.sum(1)
+    return -total.log2().mean()
 
 
-@torch.inference_mode()
-def _left_out_bits(library: Library, tokens: NDArray[np.uint16], rows: Tensor) -> float:
-    """-log2 of the probability of some rows of `tokens` [N, L], each predicted from all others: their sum."""
-    digits = digits_of(tokens[rows.numpy()], library.model.levels, library.device)
-    queries = library.model.embed(digits)
-    bits = 0.0
-    with single_threads():
-        for place in range(library.model.places):
-            _, p = library.probabilities(place, queries, 1.0, rows.to(library.device))
-            bits -= p.gather(1, digits[:, place : place + 1].long()).log2().sum().item()
-    return bits
+@torch.no_grad()
+def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator) -> None:
+    """Narrow votes that were fitted to a library to the denser index [N, L] that it was drawn from.
 
-
-def _places_of_a_step(model: Kernel, rng: np.random.Generator) -> Iterator[tuple[list[int], float]]:
-    """The places predicted in a step, some at a time, and how often they count.
-
-    Of those that share their numbers a few stand for all of them.
+    The squared distances of all tokens are multiplied by one number, the one of some powers of NARROWER
+    with the fewest leave-one-out bits of a batch of training images, predicted from all others.
     """
-    first = model.rows if not model.shared else model.rows - model.digits
-    for start in range(0, first, PLACES_AT_ONCE):
-        yield list(range(start, min(start + PLACES_AT_ONCE, first))), 1.0
-    if model.shared:
-        later = model.places - first
-        few = min(LATER_PLACES, later)
-        yield sorted(first + rng.choice(later, few, replace=False)), later / few
-
-
-def _count_unigram(model: Kernel, tokens: NDArray[np.uint16]) -> None:
-    """Set the share of each digit at each place, of at most LIBRARY * 4 evenly spaced images."""
-    few = tokens[:: -(-len(tokens) // (4 * LIBRARY))]
-    digits = fsq_digits(few, model.levels).reshape(len(few), -1)
-    for place in range(model.places):
-        counts = np.bincount(digits[:, place], minlength=model.codes.shape[1]) + 0.1
-        counts *= model.allowed[model.row(place)].cpu().numpy()
-        model.unigram[place] = torch.from_numpy(counts / counts.sum())
+    rows = rng.permutation(len(tokens))[:NARROWED]
+    digits = digits_of(tokens[rows], model.levels, device)
+    images = torch.from_numpy(rows).to(device)
+    bits = np.zeros(POWERS)
+    for position, times in tqdm(_tasks(model, rng), desc="narrowing it to all images", unit="token"):
+        residuals = model.residuals(digits, position, images)
+        for power in range(POWERS):
+            found = left_out_bits(model, digits, residuals, position, BATCH, sharper=NARROWER**power)
+            bits[power] += times * found.item()
+    model.sharpness.add_(int(bits.argmin()) * math.log(NARROWER))
 
 
 def fit_file(index: Index) -> Path:
@@ -168,25 +234,32 @@ def fit_file(index: Index) -> Path:
     return index.path.parent / f"{index.path.name}-kernel.safetensors"
 
 
-def open_kernel(index: Index, device: torch.device, steps: int = 0) -> Kernel:
-    """The kernel fitted to `index`: read from beside it, or fitted now, in `steps` (0: STEPS), and written there.
+def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedVotes:
+    """The model fitted to `index`: read from beside it, or fitted now, in `steps` (0: STEPS), and written there.
 
     UserError where the codec has no FSQ levels, or the images are too few.
     """
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits")
     file = fit_file(index)
+    made_from = _made_from(index, steps)
     if file.exists():
         with safe_open(file, "pt") as f:
-            if f.metadata() == _made_from(index):
-                model = Kernel(index.levels, index.tokens_per_image)
-                model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
+            if f.metadata() == made_from:
+                stored = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+                rank = int(made_from["rank"])
+                model = MovedVotes(index.levels, index.tokens_per_image, rank, len(stored["images"]))
+                model.load_state_dict(stored)
                 return model.to(device).requires_grad_(False).eval()
     model = fit(index.tokens, index.levels, device, steps=steps)
-    with atomic(fit_file(index)) as temporary:
-        save_file(model.state_dict(), temporary, _made_from(index))
+    with atomic(file) as temporary:
+        save_file(model.state_dict(), temporary, made_from)
     return model
 
 
-def _made_from(index: Index) -> dict[str, str]:
-    return {"index": str(index.identity), "format": str(FORMAT)}
+def _made_from(index: Index, steps: int) -> dict[str, str]:
+    """All that a fit depends on, as text."""
+    settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
+    shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS]
+    rank = rank_of(index.num_images)
+    return {"index": str(index.identity), "format": str(FORMAT), "settings": str(settings + shape), "rank": str(rank)}

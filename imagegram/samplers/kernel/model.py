@@ -1,8 +1,7 @@
-"""The metric of the kernel n-gram: the numbers that are fitted, and what they mean (kernel.py has the formula)."""
+"""The fitted numbers of moved votes, and what they mean (drawing.py has the formula)."""
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,170 +9,210 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegram.codec.fsq import fsq_digits
+from imagegram.samplers.kernel.regression import Regression
 
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
 OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS  # have numbers of their own; all later tokens share one set of them
-EPS = 0.3
+MOST_RANK = 32
+LEAST_RANK = 4
+IMAGES_A_RANK = 128  # fewer images cannot tell more numbers of the context apart
 FAR = 1e9  # a distance whose vote is 0, with gradients that are numbers
+BEYOND = 1e4  # where the outermost digits end
+NARROWEST = 1e-6  # a width, as a share of the fitted one: step 0
 
 
-class Kernel(nn.Module):
-    """The fitted numbers. A place f = token position * digits + digit is one of F = tokens_per_image * len(levels).
+class MovedVotes(nn.Module):
+    """The fitted numbers: of each of R rows, the token positions up to OWN_TOKENS, and one row for all after them.
 
-    Places after the first OWN_TOKENS tokens listen to as many earlier ones each, and share the numbers of the last of R
-    rows: 24 tokens back counts alike for all of them. Images that short have R = F, a row for every place.
+    A place f = token position * digits + digit. A row listens to at most OWN_TOKENS earlier tokens,
+    whose C digits are its context.
     """
 
-    allowed: Tensor  # bool [R, values]: a digit is below its level
-    unigram: Tensor  # [F, values]
+    regression: type[Regression] = Regression
+    edges_of_codes: Tensor  # [D, values - 1], half way between two codes of a digit
+    images: Tensor  # int64 [M], rows of the index that the regression was fitted to, ascending
+    positions: Tensor  # int64 [M], the position at which the last row saw each of them, where it stands for many
+    leverage: Tensor  # [R, M, D], how much each of those images weighed in its own prediction
 
-    def __init__(self, levels: tuple[int, ...], tokens_per_image: int):
+    def __init__(self, levels: tuple[int, ...], tokens_per_image: int, rank: int = MOST_RANK, images: int = 0):
+        """rank: projected numbers of a context, at most; images: M."""
         super().__init__()
         self.levels = levels
         self.digits = len(levels)
-        self.places = tokens_per_image * self.digits
-        self.rows = min(tokens_per_image, OWN_TOKENS + 1) * self.digits
+        self.tokens = tokens_per_image
+        self.rank = rank
+        self.rows = min(tokens_per_image, OWN_TOKENS + 1)
         values = max(levels)
 
-        # Digits as FSQ codes in [-1, 1], to begin with.
-        codes = torch.zeros(self.rows, values)
-        allowed = torch.zeros(self.rows, values, dtype=torch.bool)
-        for place in range(self.rows):
-            level = levels[place % self.digits]
-            codes[place, :level] = (torch.arange(level) - level // 2) / (level // 2)
-            allowed[place, :level] = True
-        self.codes = nn.Parameter(codes)  # [R, values]
-        self.register_buffer("allowed", allowed)
+        # Where a digit lies for the distance: at first where the quantizer has it.
+        self.codes = nn.Parameter(fsq_places(levels).repeat(self.rows, 1))  # [R * D, values]
+        self.projections = nn.ParameterList(
+            nn.Parameter(_first_projection(r, self.digits, rank)) for r in range(self.rows)
+        )
+        self.sharpness = nn.Parameter(torch.zeros(self.rows))  # log of what squared distances are multiplied with
 
-        self.contexts = [earlier_places(place, self.digits) for place in range(self.places)]
-        longest = max(len(context) for context in self.contexts)
-        weights = torch.full((self.rows, longest), -math.inf)
-        for place, context in enumerate(self.contexts[: self.rows]):
-            position = place // self.digits
-            same = torch.tensor([other // self.digits == position for other in context], dtype=torch.bool)
-            # Later tokens are predicted from more tokens, each of which then says less.
-            weights[place, : len(context)] = torch.where(same, math.log(3), math.log(max(0.3, 20 / 1.2**position)))
-        self.log_weights = nn.Parameter(weights)  # [R, C]
+        codes = fsq_places(levels)
+        self.register_buffer("edges_of_codes", (codes[:, 1:] + codes[:, :-1]) / 2, persistent=False)
+        self.edges = nn.Parameter(self.edges_of_codes.repeat(self.rows, 1, 1))  # [R, D, values - 1]
+        self.log_width = nn.Parameter(torch.full((self.rows, self.digits), -2.7))  # of a step, in codes
+        # The shares of the moved votes, of votes as they stand (the first token's alone) and of uniform tokens.
+        self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
-        squares = (codes[:, :, None] - codes[:, None, :]).square()
-        self.step_logits = nn.Parameter(-squares / 0.07)  # [R, from, to]
-        self.share_logits = nn.Parameter(torch.tensor([[3.0, 0.0, 0.0]]).repeat(self.rows, 1))  # [R, 3]
-        # Where tokens share their numbers the width is the same everywhere: a vote depends on its own image alone.
-        self.widening = nn.Parameter(torch.zeros(self.rows), requires_grad=not self.shared)  # [R], the exponent g
-        self.register_buffer("unigram", torch.zeros(self.places, values))
+        self.regressions = nn.ModuleList(self.regression(r, levels) for r in range(self.rows))
+        self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
+        self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
+        self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))
+        self.values = values
 
-    @property
-    def shared(self) -> bool:
-        """Whether places share rows."""
-        return self.rows < self.places
+    def row(self, position: int) -> int:
+        """Where the numbers of a token position stand."""
+        return min(position, self.rows - 1)
 
-    def row(self, place: int) -> int:
-        """Where the numbers of a place stand."""
-        return place if place < self.rows else self.rows - self.digits + place % self.digits
+    def regression_at(self, position: int) -> Regression:
+        regression = self.regressions[self.row(position)]
+        assert isinstance(regression, Regression)
+        return regression
 
-    def codes_of(self, places: Sequence[int]) -> Tensor:
-        """Where the digits of some places lie: [places, values]."""
-        return self.codes[[self.row(place) for place in places]]
+    def codes_at(self, position: int) -> Tensor:
+        """Where the digits of a token lie for the distance: [D, values]."""
+        first = self.row(position) * self.digits
+        return self.codes[first : first + self.digits]
 
-    def embed(self, digits: Tensor) -> Tensor:
-        """Digits [n, F'] of the first F' places -> their places on the line, float32 [F', n]."""
-        return self.codes_of(range(digits.shape[1])).gather(1, digits.T.long())
+    def embed(self, digits: Tensor, position: int) -> Tensor:
+        """The context of `position` for the distance: digits uint8 [n, >= position * D] -> [n, C]."""
+        context = context_places(position, self.digits)
+        rows = torch.tensor([self.row(place // self.digits) * self.digits + place % self.digits for place in context])
+        codes = self.codes[rows.to(digits.device)]  # [C, values]
+        return codes.gather(1, digits[:, context].T.long()).T
 
-    def weights(self, place: int) -> Tensor:
-        """What each place of `contexts[place]` weighs: [C]."""
-        return self.log_weights[self.row(place), : len(self.contexts[place])].exp()
+    def project(self, embedded: Tensor, position: int) -> Tensor:
+        """Contexts [n, C] -> the numbers [n, r] whose squared distance decides the votes."""
+        row = self.row(position)
+        return embedded @ self.projections[row].T * (self.sharpness[row] / 2).exp()
 
-    def votes(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
-        """How much each of N images says about `place` of n sequences: [n, N], each row sums to 1."""
-        distance = self.distances(place, queries, library, own)
-        return torch.softmax(distance * (-1 / self.width(place, distance.detach().amin(1, keepdim=True))), 1)
+    def shares(self, position: int, step: float = 1.0) -> Tensor:
+        """The shares of moved votes, votes as they stand, and uniform tokens: [3]; `step` scales the last one."""
+        logits = self.share_logits[self.row(position)]
+        if position:
+            logits = torch.stack([logits[0], logits.new_tensor(-math.inf), logits[2]])
+        shares = logits.softmax(0)
+        uniform = shares[2:] * min(step, 1.0)
+        return torch.cat([shares[:2] * ((1 - uniform) / (1 - shares[2:])), uniform])
 
-    def distances(self, place: int, queries: Tensor, library: Tensor, own: Tensor | None = None) -> Tensor:
-        """How far N images are from n sequences, for what follows at `place`: [n, N].
-
-        queries: [>= place, n] and library: [F, N], both of `embed`; own [n]: an image that must say nothing.
-        """
-        context = torch.tensor(self.contexts[place], dtype=torch.long, device=library.device)
-        x = queries[context].T  # [n, C]
-        y = library[context]  # [C, N]
-        weight = self.weights(place)
-        distance = torch.addmm((weight @ y.square())[None], x * (-2 * weight), y) + (x.square() @ weight)[:, None]
-        distance = distance.clamp(min=0)
-        return distance if own is None else distance.scatter(1, own[:, None], FAR)
-
-    def width(self, place: int, nearest: Tensor) -> Tensor:
-        """What the distances are divided by where the nearest image is that far away: [n, 1] -> [n, 1]."""
-        return (nearest.clamp(min=0) + EPS) ** self.widening[self.row(place)]
-
-    def steps(self, place: int, step: float = 1.0) -> Tensor:
-        """The chance that a source's digit becomes another: [from, to]. `step` 0 keeps it as it is."""
-        allowed = self.allowed[self.row(place)]
-        if step == 0:
-            return torch.eye(len(allowed), device=allowed.device)
-        logits = (self.step_logits[self.row(place)] / step).masked_fill(~allowed[None], -math.inf)
-        return logits.softmax(1)
-
-    def shares(self, place: int, step: float = 1.0) -> Tensor:
-        """The shares of the votes, of the unigram and of the uniform floor: [3]. `step` scales the last two as well."""
-        shares = self.share_logits[self.row(place)].softmax(0)
-        rest = shares[1:] * min(step, 1.0)
-        return torch.cat([1 - rest.sum(0, keepdim=True), rest])
-
-    def log2_probabilities(
-        self, queries: Tensor, library: Tensor, places: Sequence[int], own: Tensor | None = None
+    def chances(
+        self, position: int, digit: int, wanted: Tensor, offers: Tensor, *, step: float = 1.0, temperature: float = 1.0
     ) -> Tensor:
-        """log2 of the probability of the digits of `queries` [n, F] at `places`, after those before: [n, places].
+        """The chance that an offer becomes a wanted digit: the logistic's mass between its edges, [n, N].
 
-        library: the digits [N, F] of the images that vote; own [n]: of these, one that must say nothing.
+        wanted: int64 [n, 1], or anything that broadcasts; offers [n, N], in codes.
         """
-        stop = max(places) + 1
-        x = self.embed(queries[:, :stop])
-        y = self.embed(library[:, :stop])
-        result = []
-        for place in places:
-            votes = self.votes(place, x, y, own)
-            p = self.probabilities(place, votes, library[:, place])
-            result.append(p.gather(1, queries[:, place : place + 1].long())[:, 0].log2())
-        return torch.stack(result, 1)
+        row = self.row(position)
+        level = self.levels[digit]
+        # A step of 0 gives the voter's own digit, wherever the edges were fitted to lie.
+        given = self.edges_of_codes[digit, : level - 1]
+        edges = given + min(step, 1.0) * (self.edges[row, digit, : level - 1] - given)
+        end = edges.new_tensor([BEYOND])
+        edges = torch.cat([-end, edges, end])
+        low, high = edges[wanted], edges[wanted + 1]
+        narrow = (-self.log_width[row, digit]).exp() / max(step * temperature, NARROWEST)
+        # Both sigmoids on the side where they are small: the difference of two numbers near 1 has no digits left.
+        side = torch.where(low + high > 2 * offers, -narrow, narrow)
+        return (torch.sigmoid(side * (high - offers)) - torch.sigmoid(side * (low - offers))).abs()
+
+    def own_codes(self, digits: Tensor, position: int) -> Tensor:
+        """The codes of a token's digits, of uint8 [n, F], as the quantizer has them: [n, D]."""
+        own = list(range(position * self.digits, (position + 1) * self.digits))
+        return _given_codes(digits, own, self.levels)
+
+    def means(self, digits: Tensor, position: int) -> Tensor:
+        """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the token's digits, [n, D].
+
+        Of the token itself, a digit is predicted from those before it; the last one is not looked at.
+        """
+        places = context_places(position, self.digits)
+        own = list(range(position * self.digits, (position + 1) * self.digits))
+        return self.regression_at(position).predict(_given_codes(digits, places + own, self.levels))
+
+    def training_codes(self, digits: Tensor, row: int) -> Tensor:
+        """What the regression of a row is fitted to: of digits uint8 [M, F] of the training images, the codes of
+        context and token, [M, C + D]. Where a row stands for many positions, each image is seen at its own."""
+        if row < OWN_TOKENS:
+            own = list(range((row + 1) * self.digits))
+            return _given_codes(digits, own, self.levels)
+        codes = torch.empty((len(digits), (OWN_TOKENS + 1) * self.digits), device=digits.device)
+        for position in self.positions.unique().tolist():
+            seen = self.positions == position
+            own = list(range(position * self.digits, (position + 1) * self.digits))
+            codes[seen] = _given_codes(digits[seen], context_places(position, self.digits) + own, self.levels)
+        return codes
+
+    def residuals(self, digits: Tensor, position: int, images: Tensor) -> Tensor:
+        """How far the digits of training images lie from what the others let expect, in codes: [n, D].
+
+        digits: uint8 [n, F] of the rows `images` [n] of the index. Those that the regression was fitted
+        to are left out of it: r / (1 - h).
+        """
+        error = self.own_codes(digits, position) - self.means(digits, position)
+        if not len(self.images):
+            return error
+        found = torch.searchsorted(self.images, images).clamp(max=len(self.images) - 1)
+        known = self.images[found] == images
+        if position >= OWN_TOKENS:
+            known &= self.positions[found] == position
+        leverage = torch.where(known[:, None], self.leverage[self.row(position), found], 0.0)
+        return error / (1 - leverage)
 
     @torch.no_grad()
     def listening(self) -> Tensor:
-        """Which position listens to which: [L, L], rows sum to 1. Row i: the share of the distance that decides the
-        votes at position i which comes, on average over images, from the digits of each position up to i itself."""
-        codes = self.codes_of(range(self.places))
-        mean = (self.unigram * codes).sum(1)
-        spread = (self.unigram * codes.square()).sum(1) - mean.square()  # [F], of two images: twice as much
-        shares = torch.zeros(self.places, self.places)
-        for place, context in enumerate(self.contexts):
-            shares[place, context] = self.weights(place) * spread[context]
-        length = self.places // self.digits
-        by_position = shares.view(length, self.digits, length, self.digits).sum((1, 3))
-        return by_position / by_position.sum(1, keepdim=True).clamp(min=1e-12)
-
-    def probabilities(self, place: int, votes: Tensor, digits: Tensor, step: float = 1.0) -> Tensor:
-        """The distribution of the digit at `place`: [n, values]. votes [n, N]; digits [N]: the images' own."""
-        sources = votes @ nn.functional.one_hot(digits.long(), self.allowed.shape[1]).to(votes.dtype)
-        return self.mixture(place, sources, step)
-
-    def mixture(self, place: int, sources: Tensor, step: float = 1.0) -> Tensor:
-        """The same from the votes for each digit [n, values]: they step, and unigram and floor join them."""
-        allowed = self.allowed[self.row(place)]
-        shares = self.shares(place, step)
-        floor = allowed / allowed.sum()
-        return shares[0] * (sources @ self.steps(place, step)) + shares[1] * self.unigram[place] + shares[2] * floor
+        """Which position listens to which: [L, L], rows sum to 1. Row i: the share that each earlier
+        token has in the squared distance that decides the votes at i, were all digits uniform."""
+        shares = torch.zeros(self.tokens, self.tokens)
+        spread = (self.codes.var(1, correction=0)).cpu()
+        for position in range(1, self.tokens):
+            context = torch.tensor(context_places(position, self.digits))
+            weights = self.projections[self.row(position)].square().sum(0).cpu()
+            rows = (context // self.digits).clamp(max=self.rows - 1) * self.digits + context % self.digits
+            shares[position].index_add_(0, context // self.digits, weights * spread[rows])
+        shares[0, 0] = 1
+        return shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
 
 
-def earlier_places(place: int, digits: int) -> list[int]:
-    """The earlier places that the digit at `place` may listen to: of FIRST_TOKENS, LAST_TOKENS and its own token."""
-    position = place // digits
-    recent = max(0, position - LAST_TOKENS)
-    return [other for other in range(place) if other // digits < FIRST_TOKENS or other // digits >= recent]
+def _first_projection(row: int, digits: int, rank: int) -> Tensor:
+    """Where the metric starts: the digits themselves [C, C], or the last `rank` of them until there is data."""
+    size = len(context_places(row, digits))
+    return torch.eye(size)[-min(size, rank) :] if size else torch.zeros(0, 0)
+
+
+def context_places(position: int, digits: int) -> list[int]:
+    """The digits that a token listens to: those of the first FIRST_TOKENS and the last LAST_TOKENS before it.
+
+    >>> context_places(2, 3)
+    [0, 1, 2, 3, 4, 5]
+    """
+    tokens = [*range(position)]
+    if position > OWN_TOKENS:
+        tokens = [*range(FIRST_TOKENS), *range(position - LAST_TOKENS, position)]
+    return [token * digits + digit for token in tokens for digit in range(digits)]
+
+
+def fsq_places(levels: tuple[int, ...]) -> Tensor:
+    """Where the quantizer has the digits, in [-1, 1]: [D, values], 0 beyond a digit's level."""
+    codes = torch.zeros(len(levels), max(levels))
+    for digit, level in enumerate(levels):
+        codes[digit, :level] = (torch.arange(level) - level // 2) / (level // 2)
+    return codes
+
+
+def _given_codes(digits: Tensor, places: list[int], levels: tuple[int, ...]) -> Tensor:
+    """The codes of digits uint8 [n, F] at some places, as the quantizer has them: float32 [n, places]."""
+    half = torch.tensor([levels[place % len(levels)] // 2 for place in places], device=digits.device)
+    return digits[:, places].float() / half - 1
 
 
 def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
     """Tokens [n, k] -> their digits, uint8 [n, k * len(levels)]."""
-    return torch.from_numpy(_digit_table(levels)[tokens].reshape(len(tokens), -1)).to(device)
+    return torch.from_numpy(_digit_table(levels)[tokens].reshape(len(tokens), tokens.shape[1] * len(levels))).to(device)
 
 
 @functools.cache

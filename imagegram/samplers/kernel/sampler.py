@@ -1,7 +1,8 @@
 """The sampler `kernel`: its fields, and where the work is done. PyTorch is imported when it is first asked to draw."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,26 @@ from imagegram.index.folder import Index
 from imagegram.samplers.base import Sampler, Tokens
 from imagegram.samplers.matches import Ints, Matches
 
+if TYPE_CHECKING:
+    from imagegram.samplers.kernel.drawing import Drawing
+
 MOST_STEP = 10
 PAIRS = 1 << 30  # of a sequence asked and a digit of a training image, that are compared in a few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel(Sampler):
-    """Near contexts vote, in a metric fitted to the training images: counts that generalise."""
+    """Moved votes: one image gives each token, moved by what the difference of their contexts makes.
+
+    Temperature acts on the votes and on the widths of the steps, top-k and top-p on each digit. Drawn
+    as fitted, at temperature 1, images are less coherent than real ones.
+    """
 
     name = "kernel"
-    how = "Every training image votes for the next token, the more the nearer its tokens so far are"
+    how = "One training image gives the next token, the likelier the nearer it is so far, moved by the difference"
 
-    step: float = 1.0  # how far tokens step from their sources; 1: as fitted, 0: tokens as they stand
+    step: float = 1.0  # how far tokens are moved from their sources; 1: as fitted, 0: tokens as they stand
+    temperature: float = 0.62  # below 1 sharpens votes and steps; 1: as fitted
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,16 +41,22 @@ class Kernel(Sampler):
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         from imagegram.samplers.kernel.drawing import kernel_matches
 
-        return kernel_matches(index, drawn, rng, step=self.step, reweigh=self.reweigh if self.reweighted else None)
+        return kernel_matches(index, drawn, rng, self._drawing())
 
     def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
         from imagegram.samplers.kernel.drawing import kernel_probabilities
 
-        reweigh = self.reweigh if self.reweighted else None
-        return kernel_probabilities(index, tokens, step=self.step, reweigh=reweigh, leave_out=leave_out)
+        return kernel_probabilities(index, tokens, self._drawing(), leave_out=leave_out)
+
+    def _drawing(self) -> "Drawing":
+        from imagegram.samplers.kernel.drawing import Drawing
+
+        truncated = self.top_k > 0 or self.top_p < 1
+        reweigh = replace(self, temperature=1.0).reweigh if truncated else None
+        return Drawing(self.step, self.temperature, reweigh)
 
     def prepare(self, index: Index) -> None:
-        """Fit the metric to the images of `index`, unless that is done; the fit is kept beside it."""
+        """Fit the model to the images of `index`, unless that is done; the fit is kept beside it."""
         from imagegram.samplers.kernel.drawing import kernel_of
 
         kernel_of(index)

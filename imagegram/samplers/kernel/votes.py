@@ -1,8 +1,14 @@
-"""The votes of all indexed images for what follows (kernel.py has the formula): the fast way, of a fitted metric."""
+"""The votes of all indexed images (drawing.py has the formula), without ever storing one for each image and sequence.
+
+Squared distances, less what all images have in common, are one product of two small matrices: of a
+sequence [2 x, -1, reference] and of an image [y, |y|^2, 1]. A core takes a block of sequences and a
+tile of images, turns the product into weights, and keeps their sums alone. To draw an image, a part of
+PART images is drawn by its sum first, then an image of that part, whose weights are made again.
+"""
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,152 +16,179 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.machine import cores
-from imagegram.samplers.kernel.model import FAR, FIRST_TOKENS, LAST_TOKENS, Kernel, digits_of
+from imagegram.samplers.kernel.model import FAR, FIRST_TOKENS, LAST_TOKENS, MovedVotes, context_places, digits_of
 
-MAX_PAIRS = 1 << 26  # votes held at a time, 256 MB
-ROWS = 320  # sequences whose votes a core counts at a time, at most
-CACHE = 1 << 19  # votes that it counts at a time, 2 MB
-PART = 512  # images whose votes are summed together: a source is drawn from one part of them
-PARTS = 32  # of the images on a GPU, which sums them side by side
-# Of a vote, where the nearest image's is 0. From -87 on float32 numbers are subnormal, and exp takes 14 times as long.
+PART = 512  # images whose votes are summed together
+ROWS = 128  # sequences whose votes a core counts at a time, at most
+TILE = 4096  # images that it counts at a time: 2 MB of votes
+GPU_TILE = 1 << 18
+SAMPLE = 1024  # images whose nearest is the reference of the weights
+# exp takes 14 times as long where its result is subnormal, from -87 on; above 88 it is infinite.
 LEAST_LOG = -80.0
-
-
-@dataclass(frozen=True)
-class Votes:
-    """The votes of N images for the digit of n sequences, not scaled to a sum of 1."""
-
-    each: Tensor  # [n, N]
-    sums: Tensor  # [parts, n, values]: those of a part of the images for each digit
-    part: int  # images
+MOST_LOG = 80.0
+PICKS_AT_ONCE = 128  # of an image from its part
 
 
 class Library:
-    """The indexed images as a kernel sees them, ready to vote for many sequences, one place after another."""
+    """The indexed images as the votes see them, one token position after another."""
 
-    def __init__(self, tokens: NDArray[np.uint16], model: Kernel):
+    def __init__(self, tokens: NDArray[np.uint16], model: MovedVotes):
         """tokens: [N, L], of the indexed images."""
         self.model = model
         self.device = model.codes.device
-        self.gpu = self.device.type != "cpu"
+        self.size = len(tokens)
         self.digits = digits_of(tokens, model.levels, self.device).T.contiguous()  # uint8 [F, N]
-
-        # Row 0: what an image's distance adds for itself. After it: where the digits of the earlier places lie, each in
-        # a row of its own. Those of the first tokens stay, later ones take turns.
-        first = FIRST_TOKENS * model.digits
-        turns = (LAST_TOKENS + 1) * model.digits
-        self.rows = [1 + (place if place < first else first + (place - first) % turns) for place in range(model.places)]
-        self.held = [-1] * (1 + min(model.places, first + turns))  # the place that is in a row
-        self.context = torch.zeros((len(self.held), len(tokens)), device=self.device)
-        self.squares = torch.zeros_like(self.context)
-        self.matrix = torch.empty(0, device=self.device)  # memory that is used again for every place
+        self.tile = GPU_TILE if self.device.type != "cpu" else TILE
         self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
 
-    def _read(self, places: list[int]) -> list[int]:
-        """Have the digits of some places at hand: the rows of `context` that they are in."""
-        for place in places:
+        # Where the digits of earlier tokens lie: those of the first tokens stay, later ones take turns.
+        first = FIRST_TOKENS * model.digits
+        turns = (LAST_TOKENS + 1) * model.digits
+        places = model.tokens * model.digits
+        self.rows = [place if place < first else first + (place - first) % turns for place in range(places)]
+        self.held = [-1] * min(places, first + turns)  # the place that is in a row
+        self.context = torch.zeros((len(self.held), self.size), device=self.device)
+        padded = -(-self.size // PART) * PART
+        self.factors = torch.zeros((model.rank + 2, padded), device=self.device)  # used again for every position
+
+    def prepare(self, position: int) -> Tensor:
+        """The images' factor of the distances at a position: [r + 2, N and some that nobody draws]."""
+        model = self.model
+        context = context_places(position, model.digits)
+        for place in context:
             row = self.rows[place]
             if self.held[row] != place:
-                codes = self.model.codes[self.model.row(place)]
+                codes = model.codes_at(place // model.digits)[place % model.digits]
                 torch.index_select(codes, 0, self.digits[place].int(), out=self.context[row])
-                torch.square(self.context[row], out=self.squares[row])
                 self.held[row] = place
-        return [self.rows[place] for place in places]
 
-    def _factors(self, place: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the rows of `context` are multiplied with to give distances less that of the query to 0, [n, rows]; the
-        weights of the rows [rows]; and the queries' distances to 0, [n, 1]."""
-        rows = self._read(self.model.contexts[place])
-        count = 1 + max(rows, default=0)
-        weight = torch.zeros(count, device=self.device)
-        weight[rows] = self.model.weights(place)
-        x = torch.zeros((queries.shape[1], count), device=self.device)
-        x[:, rows] = queries[self.model.contexts[place]].T
-        factors = -2 * x * weight
-        factors[:, 0] = 1
-        return factors, weight, (x.square() @ weight)[:, None]
+        # The product takes the rows as they lie, so that none is copied.
+        held = max((self.rows[place] for place in context), default=-1) + 1
+        row = model.row(position)
+        matrix = torch.zeros((len(model.projections[row]), held), device=self.device)
+        if context:
+            matrix[:, [self.rows[place] for place in context]] = model.projections[row]
+            matrix *= (model.sharpness[row] / 2).exp()
+        rank = len(matrix)
+        factors = self.factors[: rank + 2]
+        factors[:rank, self.size :] = 0  # what an earlier position left where no image is
+        factors[rank].fill_(FAR)
+        factors[rank + 1].fill_(1)
+        for tile in slices(self.size, self.tile):
+            numbers = torch.mm(matrix, self.context[:held, tile], out=factors[:rank, tile])
+            torch.sum(numbers.square(), 0, out=factors[rank, tile])
+        return factors
 
-    def votes(self, place: int, queries: Tensor, own: Tensor | None = None) -> Votes:
-        """The votes for n sequences, whose memory the next call takes.
+    def against(self, position: int, queries: Tensor, temperature: float, factors: Tensor) -> Tensor:
+        """The sequences' factor, [n, r + 2]: with `factors` of `prepare`, it gives the log of each weight.
 
-        queries: [>= place, n] of `embed`; own [n]: an image that must say nothing.
+        queries: uint8 [n, >= position * D]. The nearest of a sample of the images has weight 1.
         """
-        factors, weight, to_zero = self._factors(place, queries)
-        n, count = factors.shape
-        images = self.context.shape[1]
-        if len(self.matrix) < n:
-            self.matrix = torch.empty((n, images), device=self.device)
-        matrix = self.matrix[:n]
+        if position:
+            numbers = self.model.project(self.model.embed(queries, position), position)
+        else:
+            numbers = torch.zeros((len(queries), 0), device=self.device)
+        minus = -torch.ones_like(numbers.new_empty(len(queries), 1))
+        own = torch.cat([2 * numbers, minus, torch.zeros_like(minus)], 1) / temperature
+        few = factors[:, : self.size : -(-self.size // SAMPLE)]
+        own[:, -1] = -(own @ few).amax(1)
+        return own
 
-        # Some sequences and a tile of the images stay in the cache of a core. A GPU takes all of them at once.
-        part = -(-images // PARTS) if self.gpu else PART
-        at_once = n if self.gpu else -(-n // -(-n // ROWS))
-        tiles = slices(images, images if self.gpu else max(1, CACHE // at_once // part) * part)
-        groups = slices(n, at_once)
-        blocks = list(itertools.product(tiles, groups))
-        run = self.pool.map if len(blocks) > 1 else map
-
-        @torch.inference_mode()
-        def add_norms(tile: slice) -> None:
-            torch.mv(self.squares[:count, tile].T, weight, out=self.context[0, tile])
+    def blocks(self, n: int, run: Callable[[slice, slice], None]) -> None:
+        """Call `run` with a block of n sequences and a tile of the images, all pairs of them, on all cores."""
+        pairs = itertools.product(slices(self.size, self.tile), slices(n, self.tile if self.gpu else ROWS))
 
         @torch.inference_mode()
-        def compare(block: tuple[slice, slice]) -> Tensor:
-            """Have the distances, less that of x to 0, in the matrix; those of the nearest image of a tile: [rows]."""
-            tile, rows = block
-            distance = torch.mm(factors[rows], self.context[:count, tile], out=matrix[rows, tile])
-            if own is not None:
-                left_out = own[rows]
-                mine = torch.nonzero((left_out >= tile.start) & (left_out < tile.stop))[:, 0]
-                distance[mine, left_out[mine] - tile.start] = FAR
-            return distance.amin(1)
+        def one(pair: tuple[slice, slice]) -> None:
+            run(pair[1], pair[0])
 
-        list(run(add_norms, tiles))
-        nearest = torch.cat(list(run(compare, blocks))).view(len(tiles), n).amin(0)[:, None]
-        scale = self.model.width(place, nearest + to_zero)
-        digits = torch.eye(self.model.allowed.shape[1], device=self.device)
+        list(self.pool.map(one, pairs))
 
-        @torch.inference_mode()
-        def vote(block: tuple[slice, slice]) -> Tensor:
-            """Turn the distances into votes; those of a tile for each digit: [parts, rows, values]."""
-            tile, rows = block
-            votes = matrix[rows, tile]
-            held = digits.index_select(1, self.digits[place, tile].int()).T
-            if self.gpu:
-                torch.addcmul(nearest / scale, votes, -1 / scale, out=votes).exp_()  # one pass over memory fewer
-                return products_of_parts(votes, held, part)
-            votes.sub_(nearest[rows]).div_(-scale[rows]).clamp_(min=LEAST_LOG).exp_()
-            return torch.stack([votes[:, few] @ held[few] for few in slices(len(held), part)])
+    @property
+    def gpu(self) -> bool:
+        return self.device.type != "cpu"
 
-        sums = list(run(vote, blocks))
-        of_tiles = [torch.cat(sums[first : first + len(groups)], 1) for first in range(0, len(sums), len(groups))]
-        return Votes(matrix, torch.cat(of_tiles), part)
+    def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        """One image for each of n sequences, by its vote: int64 [n].
 
-    def probabilities(
-        self, place: int, queries: Tensor, step: float, own: Tensor | None = None
-    ) -> tuple[Votes, Tensor]:
-        """The votes, and the distribution of the digit [n, values], after `queries` [place, n]."""
-        votes = self.votes(place, queries, own)
-        sums = votes.sums.sum(0)
-        return votes, self.model.mixture(place, sums / sums.sum(1, keepdim=True), step)
+        uniform: float64 [n, 2], in [0, 1).
+        """
+        n = len(queries)
+        if not position:
+            return (uniform[:, 0] * self.size).long().clamp(max=self.size - 1)
+        factors = self.prepare(position)
+        own = self.against(position, queries, temperature, factors)
+        sums = torch.empty((n, factors.shape[1] // PART), device=self.device)
+
+        def add(rows: slice, tile: slice) -> None:
+            whole = slice(tile.start, -(-tile.stop // PART) * PART)
+            weights = (own[rows] @ factors[:, whole]).clamp_(LEAST_LOG, MOST_LOG).exp_()
+            sums[rows, whole.start // PART : whole.stop // PART] = weights.unflatten(1, (-1, PART)).sum(2)
+
+        self.blocks(n, add)
+        self._mend(own, sums, factors, add)
+
+        # A part by its sum, an image by its weight.
+        cumulative = sums.double().cumsum(1)
+        wanted = uniform[:, :1] * cumulative[:, -1:]
+        parts = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=sums.shape[1] - 1)
+        by_part = factors.unflatten(1, (-1, PART))
+        images = []
+        for rows in slices(n, PICKS_AT_ONCE):
+            weights = torch.einsum("nr,rnp->np", own[rows], by_part[:, parts[rows]])
+            within = weights.clamp_(LEAST_LOG, MOST_LOG).exp_().double().cumsum(1)
+            picks = torch.searchsorted(within, uniform[rows, 1:] * within[:, -1:], right=True)[:, 0]
+            images.append(parts[rows] * PART + picks.clamp(max=PART - 1))
+        return torch.cat(images).clamp(max=self.size - 1)
+
+    def _mend(self, own: Tensor, sums: Tensor, factors: Tensor, add: Callable[[slice, slice], None]) -> None:
+        """Where an image is so much nearer than the sample that its weight was cut, count again from it."""
+        for row in torch.nonzero(sums.amax(1) > np.exp(MOST_LOG - 5))[:, 0].tolist():
+            nearest = torch.stack(
+                [(own[row] @ factors[:, tile]).amax() for tile in slices(self.size, self.tile)]
+            ).amax()
+            own[row, -1] -= nearest
+            for tile in slices(self.size, self.tile):
+                add(slice(row, row + 1), tile)
+
+    def shares(
+        self,
+        position: int,
+        queries: Tensor,
+        offered: Callable[[slice, slice], Tensor],
+        *,
+        temperature: float,
+        leave_out: Tensor | None = None,
+    ) -> Tensor:
+        """The mean, weighed by the votes, of what all images offer to n sequences: float64 [n].
+
+        offered: of a block of sequences and a tile of images, [rows, images]. leave_out [n]: an image
+        that must say nothing.
+        """
+        n = len(queries)
+        factors = self.prepare(position)
+        own = self.against(position, queries, temperature, factors)
+        tiles = slices(self.size, self.tile)
+        # Of each tile the log of its best weight, the sum of all, and the sum of what they offer.
+        kept = torch.empty((3, n, len(tiles)), dtype=torch.float64, device=self.device)
+
+        def add(rows: slice, tile: slice) -> None:
+            logs = own[rows] @ factors[:, tile]
+            if leave_out is not None:
+                mine = torch.nonzero((leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop))[:, 0]
+                logs[mine, leave_out[rows][mine] - tile.start] = -FAR
+            best = logs.amax(1, keepdim=True)
+            weights = (logs - best).clamp_(min=LEAST_LOG).exp_()
+            number = tile.start // self.tile
+            kept[0, rows, number] = best[:, 0].double()
+            kept[1, rows, number] = weights.sum(1).double()
+            kept[2, rows, number] = (weights * offered(rows, tile)).sum(1).double()
+
+        self.blocks(n, add)
+        scale = (kept[0] - kept[0].amax(1, keepdim=True)).exp()
+        return (kept[2] * scale).sum(1) / (kept[1] * scale).sum(1)
 
 
 def slices(length: int, size: int) -> list[slice]:
     """0 to `length`, `size` at a time."""
     return [slice(first, min(first + size, length)) for first in range(0, length, size)]
-
-
-def products_of_parts(a: Tensor, b: Tensor, size: int) -> Tensor:
-    """The summands of a [n, N] @ b [N, few], each of `size` columns, the last of those that are left: [parts, n, few].
-
-    A GPU has a processor for each block of a product, of which there are few here: it takes all parts side by side.
-    """
-    whole = len(b) // size * size
-    left = a[:, :whole].unflatten(1, (-1, size)).transpose(0, 1)
-    products = torch.bmm(left, b[:whole].unflatten(0, (-1, size)))
-    return products if whole == len(b) else torch.cat([products, (a[:, whole:] @ b[whole:])[None]])
-
-
-def sequences_at_once(num_images: int) -> int:
-    """How many sequences are predicted together: their votes are held in memory."""
-    return max(1, MAX_PAIRS // num_images)
