@@ -14,7 +14,8 @@ encoder. Prints one line per 100 steps or 10 seconds:
 
 Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a classifier on held-out
 images rebuilt from 1 to 16 tokens, errors, codes in use), reconstructions.png, training.png, and training/ with the
-checkpoints, which may be deleted at the end. The images that are held out are those that tokenize_fast.py holds out.
+checkpoints, which may be deleted at the end; and says in a line whether to train longer. The images that are held out
+are those that tokenize_fast.py holds out.
 
 The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from scratch.
 """
@@ -80,7 +81,8 @@ def main(config: Config) -> None:
 
         # 3) Measure the weights as they were written, in half precision.
         codec = TinyCodec(config.out, str(config.out))
-        write_card(config.out, codec, data, recipe)
+        advice = write_card(config.out, codec, data, recipe)
+    print(advice)
     summary(
         codec=config.out,
         card=config.out / "card.md",

@@ -1,14 +1,17 @@
-"""Whether a codec knows images like these: a miniature turns what it never saw into what it was trained on.
+"""Whether a codec knows images like these, and keeps anything of them.
 
-Judged cheaply, on a few images from all over the data set: the error of their reconstructions
-beside that of the codec's own held-out images, which its card holds. A codec without a card, such
-as a real FlexTok, is not judged.
+A miniature turns what it never saw into what it was trained on, and one that was hardly trained
+knows nothing at all. Judged cheaply, on a few images from all over the data set: the error of their
+reconstructions beside that of the codec's own held-out images, which its card holds, and beside
+that of a flat picture of their mean colour; and the codes that they use. A codec without a card,
+such as a real FlexTok, is not judged.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +20,9 @@ from imagegram.files import read_json, write_json
 
 JUDGED = 32  # images
 TIMESTEPS = 4  # of the reconstructions that are judged: an eighth of the work of the codec's own ten with guidance
+HARDLY = 0.8  # of the error of a flat picture: a reconstruction that is no better keeps next to nothing
+FEW_CODES = 1 / 8  # of the images: so few different codes at a position tell them hardly apart
+ENOUGH = 16  # different images, to count codes
 FILE = "familiarity.json"  # in a token folder
 
 
@@ -30,11 +36,16 @@ class Familiarity:
     error: float  # median over the images
     own_error: float  # median over the codec's own held-out images
     own_most: float  # 95 % of these are below
+    flat: float = 0.0  # median of the errors of flat pictures; 0: not measured
+    different: int = 0  # images
+    codes: float = 0.0  # different ones at a position, median over the positions
 
     def warning(self) -> str:
-        """One line with the remedy, where half the images are rebuilt worse than 95 % of the codec's own; else ""."""
+        """One line with the remedy; "" where the codec knows the images, and keeps something of them."""
         if self.error <= self.own_most:
-            return ""
+            fault = too_little(self.error, self.flat, self.codes, self.different)
+            remedy = f"train it longer, or tokenize {self.dataset} with another codec"
+            return f"warning: the codec {self.codec} keeps next to nothing: {fault}: {remedy}" if fault else ""
         return (
             f"warning: the codec {self.codec} does not know images like these: it rebuilds {self.dataset} with an "
             f"error of {self.error:.0f} levels of 255, its own held-out images with {self.own_error:.0f} (95 % below "
@@ -52,13 +63,54 @@ def reconstruction_errors(codec: Codec, images: Tensor, tokens: NDArray[np.uint1
     return difference.square().mean((1, 2, 3)).sqrt().numpy()
 
 
+def flat_errors(images: Tensor) -> NDArray[np.float64]:
+    """The same [n] of a flat picture of each image's mean colour."""
+    return images.double().var((2, 3), correction=0).mean(1).sqrt().numpy()
+
+
+def codes_in_use(tokens: NDArray[np.uint16]) -> list[int]:
+    """How many different codes tokens [n, L] have at each of the L positions.
+
+    >>> codes_in_use(np.array([[1, 2], [1, 3]], np.uint16))
+    [1, 2]
+    """
+    return [len(np.unique(column)) for column in tokens.T]
+
+
+def too_little(error: float, flat: float, codes: float, images: int) -> str:
+    """What shows that a codec keeps next to nothing of so many different images; "" where nothing does.
+
+    >>> too_little(60, 61, 30, 32)
+    "its error of 60 levels of 255 is hardly below the 61 of flat pictures of each image's mean colour"
+    """
+    if flat and error > HARDLY * flat:
+        beside = "above" if error > flat else "hardly below"
+        return (
+            f"its error of {error:.0f} levels of 255 is {beside} the {flat:.0f} of flat pictures of each image's "
+            "mean colour"
+        )
+    if images >= ENOUGH and codes < FEW_CODES * images:
+        return f"{images} different images have {codes:g} different codes at a position"
+    return ""
+
+
 def judge(codec: Codec, dataset: str, images: Tensor, tokens: NDArray[np.uint16]) -> Familiarity | None:
     """Judge images uint8 [n, 3, S, S] with tokens [n, L]; None where the codec has no card."""
     if codec.own_error is None or not len(images):
         return None
-    errors = reconstruction_errors(codec, images[:JUDGED], tokens[:JUDGED])
-    median, most = codec.own_error
-    return Familiarity(codec.name, dataset, len(errors), round(float(np.median(errors)), 2), median, most)
+    images = images[:JUDGED]
+    tokens = tokens[:JUDGED]
+    error = round(float(np.median(reconstruction_errors(codec, images, tokens))), 2)
+    return Familiarity(
+        codec.name,
+        dataset,
+        len(images),
+        error,
+        *codec.own_error,
+        flat=round(float(np.median(flat_errors(images))), 2),
+        different=len(torch.unique(images, dim=0)),
+        codes=float(np.median(codes_in_use(tokens))),
+    )
 
 
 def save(found: Familiarity, token_folder: Path) -> None:

@@ -11,7 +11,7 @@ import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +241,15 @@ def _classes(name: str, labels: NDArray[np.generic] | None, images: int) -> Clas
     return Classes.of(list(map(text_of, values)))
 
 
+def top_of(most: float, scales: Sequence[int] = (1, 255, 65535), slack: float = CLIPPED) -> int:
+    """The scale, 0 to which numbers up to `most` are; interpolation leaves some slightly above. 0: none of `scales`.
+
+    >>> top_of(1.0001), top_of(1.5), top_of(70_000)
+    (1, 255, 0)
+    """
+    return next((top for top in scales if most <= slack * top), 0)
+
+
 def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
     """Pictures of any numbers as uint8, and a line on what was assumed, "" for usual ones.
 
@@ -257,7 +266,7 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
     most = float(known.max())
     scales = (1, 255) if values.dtype.kind == "f" else (1, 255, 65535)
     slack = CLIPPED if values.dtype.kind == "f" else 1
-    top = next((scale for scale in scales if most <= slack * scale), 0)
+    top = top_of(most, scales, slack)
     if least < -(slack - 1) * top or not top:
         raise UserError(
             f"{name}: pictures with values from {least:g} to {most:g}; they must lie in 0 to 1 or 0 to 255, or be "

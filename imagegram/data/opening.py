@@ -20,6 +20,7 @@ from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, coun
 from imagegram.data.survey import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
+BLACK = 8  # of 255: a picture whose brightest value is below
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
 UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
 READERS: dict[str, Callable[[str, Tree, DatasetOptions], ImageDataset]] = {
@@ -55,27 +56,52 @@ def open_dataset(name: str, wanted: DatasetOptions, image_size: int) -> ImageDat
         raise UserError(f"no data set at {name}: there is no such file or folder")
     else:
         dataset = tables.read_hub(name, wanted)
-    if remark := remark_on(dataset):
-        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, remark))
+    dataset = looked_at(dataset)
     if wanted.images > dataset.size:
         raise UserError(f"{name} has {dataset.size} images, {wanted.images} were asked for")
     return dataclasses.replace(dataset, images=wanted.images)
 
 
-def remark_on(dataset: ImageDataset) -> str:
-    """A note on multi-frame and floating-point images, judged by a few of them; "" for usual ones."""
-    said = {}
+def looked_at(dataset: ImageDataset) -> ImageDataset:
+    """The data set with notes on what a few of its pictures show: several frames, floats, nothing but black.
+
+    Floats have one scale for the whole data set, that of the largest number among the few.
+    """
+    from imagegram.data.preprocess import deep_to_8_bit, to_rgb  # waits for torch
+
+    notes: list[str] = []
+    floats: dict[int, float] = {}  # the largest number of each
+    brightest = []
     for i in permutation(dataset.size)[:LOOKED_AT].tolist():
         with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is read
             warnings.simplefilter("ignore")
             image, _ = dataset.read(i)
-            if getattr(image, "is_animated", False):
-                said["of pictures with several frames or pages"] = f"the first is taken, e.g. {dataset.name_of(i)}"
-            elif image.mode == "F":
-                said["of pictures of floats"] = (
-                    f"the largest number decides the scale of each, e.g. {dataset.name_of(i)}"
-                )
-    return "; ".join(f"{what} {how}" for what, how in said.items())
+            if getattr(image, "is_animated", False) and not notes:
+                notes = [f"of pictures with several frames or pages the first is taken, e.g. {dataset.name_of(i)}"]
+            if image.mode == "F":
+                floats[i] = float(np.nanmax(np.asarray(image)))
+            else:
+                brightest.append(np.asarray(to_rgb(image)).max())
+    if floats and (top := arrays.top_of(max(floats.values()))):
+        dataset, read = _with_scale(dataset, top), dataset.read
+        brightest += [np.asarray(deep_to_8_bit(read(i)[0], top)).max() for i in floats]
+        above = f", what lies above it (up to {max(floats.values()):g}) is clipped" * (max(floats.values()) > top)
+        notes.append(f"pictures of floats: all taken for 0 to {top}{above}, e.g. {dataset.name_of(next(iter(floats)))}")
+    black = int(np.sum(np.array(brightest) < BLACK))
+    if len(brightest) >= LOOKED_AT // 2 and black >= len(brightest) - 1:
+        notes.append(f"warning: {black} of {len(brightest)} pictures that were looked at are black")
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
+
+
+def _with_scale(dataset: ImageDataset, top: int) -> ImageDataset:
+    """The data set, its pictures of floats read as 0 to `top`."""
+    from imagegram.data.preprocess import deep_to_8_bit
+
+    def read(i: int) -> tuple[Image.Image, int]:
+        image, label = dataset.read(i)
+        return (deep_to_8_bit(image, top) if image.mode == "F" else image), label
+
+    return dataclasses.replace(dataset, read=read)
 
 
 def _open_file(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:

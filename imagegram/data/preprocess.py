@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from imagegram.data.arrays import top_of
+
 PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
 
 
@@ -45,30 +47,26 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def deep_to_8_bit(image: Image.Image) -> Image.Image:
+def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
     """Greys of more than 8 bits as 8, by the scale of their format where it says one.
 
     16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond that 0 to 2^31 - 1.
-    Floats (F), whose format says nothing: up to 1 for 0 to 1, up to 255 for 0 to 255, beyond that for 16 bits; what is
-    no number (NaN) is 0. ValueError where they are negative, infinite, or all no numbers: they have another scale.
+    Floats (F), whose format says nothing: 0 to `top`, that of their data set, or that of their own `top_of`; what is no
+    number (NaN) is 0. ValueError where they are negative, beyond their scale, or all no numbers.
     """
     values = np.asarray(image, dtype=np.float32)
+    most = float(np.nan_to_num(values, nan=0, posinf=np.inf).max())
     if image.mode == "F":
-        known = values[~np.isnan(values)]
-        if not known.size or known.min() < 0 or np.isinf(known).any():
-            least, most = (known.min(), known.max()) if known.size else (np.nan, np.nan)
-            raise ValueError(f"floats from {least:g} to {most:g}, which are no greys from 0 to 1, 255 or 65535")
+        least = float(np.nanmin(values)) if not np.isnan(values).all() else np.nan
+        top = top or top_of(most)
+        if not least >= 0 or not top_of(most, (top,)):
+            raise ValueError(
+                f"floats from {least:g} to {most:g}, which are no greys from 0 to {top or '1, 255 or 65535'}"
+            )
         values = np.nan_to_num(values)
-    most = values.max()
-    if image.mode == "F" and most <= 1:
-        scale = 255.0
-    elif image.mode == "F" and most <= 255:
-        scale = 1.0
-    elif image.mode == "I" and most > 65535:
-        scale = 255 / (2**31 - 1)
     else:
-        scale = 1 / 257
-    return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+        top = 2**31 - 1 if image.mode == "I" and most > 65535 else 65535
+    return Image.fromarray((values * np.float32(255 / top)).clip(0, 255).astype(np.uint8))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,31 +4,47 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from imagegram.codec import miniatures
+from imagegram.codec.familiarity import too_little
 from imagegram.codec.tiny import TinyCodec
 from imagegram.files import atomic, write_json
+from imagegram.metrics.intervals import to_json
 from imagegram.report.sheets import rows_of_images
-from imagegram.training.figures import encode, evaluate_all
+from imagegram.training.figures import FEWEST_JUDGED, encode, evaluate_all
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 
 SHOWN = 12  # images of reconstructions.png
 
 
-def write_card(out: Path, codec: TinyCodec, data: list[Images], recipe: dict[str, Any]) -> None:
-    """Measure the codec in `out`; write card.json, card.md and the pictures there."""
+def write_card(out: Path, codec: TinyCodec, data: list[Images], recipe: dict[str, Any]) -> str:
+    """Measure the codec in `out`; write card.json, card.md and the pictures there. A line: whether to train longer."""
     figures = evaluate_all(codec, data, out / "training")
     reconstructions(codec, data).save(out / "reconstructions.png")
     plot(out / "training", figures, out / "training.png")
     with atomic(out / "card.md") as temporary:
         temporary.write_text(card_text(codec, figures, recipe))
-    write_json(out / miniatures.CARD, {"data_sets": figures, "training": recipe})
+    write_json(out / miniatures.CARD, {"data_sets": to_json(figures), "training": recipe})
+    return advice(figures, recipe)
 
 
-def card_text(codec: TinyCodec, figures: dict[str, dict[str, float]], recipe: dict[str, Any]) -> str:
+def advice(figures: dict[str, dict[str, Any]], recipe: dict[str, Any]) -> str:
+    """One line: whether the codec keeps enough of its own held-out images, or should be trained longer."""
+    for name, row in figures.items():
+        if fault := too_little(row["error"], row["flat"], row["codes_median"], int(row["tokenized"])):
+            more = f"--encoder-steps {4 * recipe['encoder_steps']} --decoder-steps {4 * recipe['decoder_steps']}"
+            return f"warning: train it longer, {more} for example: of {name} it keeps next to nothing: {fault}"
+    worst = max(figures, key=lambda name: figures[name]["error"] / (figures[name]["flat"] or np.inf))
+    row = figures[worst]
+    kept = f"of {worst} it is off by {row['error']:.0f} levels of 255, flat pictures by {row['flat']:.0f}"
+    return f"trained long enough to be used: {kept}"
+
+
+def card_text(codec: TinyCodec, figures: dict[str, dict[str, Any]], recipe: dict[str, Any]) -> str:
     """The card in Markdown."""
     start = f"the weights of {recipe['start']}" if recipe["start"] else "scratch"
     lines = [
@@ -43,11 +59,14 @@ def card_text(codec: TinyCodec, figures: dict[str, dict[str, float]], recipe: di
         "![training losses](training.png)",
         "",
         "Measured on held-out images. *Error*: root mean square, in levels of 255, of a reconstruction from all tokens "
-        "(four steps, no guidance); median, and what 95 % stay below. *Real*: accuracy of a small classifier on the "
-        "real images; under the numbers of tokens, its accuracy on reconstructions relative to that.",
+        "(four steps, no guidance); median, and what 95 % stay below. *Flat*: the error of a flat picture "
+        "of each image's mean colour. *Real*: accuracy of a small classifier on the real images, with its 95 % "
+        "interval; under the numbers of tokens, its accuracy on reconstructions relative to that; none where fewer "
+        f"than {FEWEST_JUDGED} images are held out.",
         "",
-        f"| data set | training | held out | error | 95 % | real | {' | '.join(map(str, KEEPS))} | codes in use |",
-        f"|{' --- |' * (7 + len(KEEPS))}",
+        "| data set | training | held out | error | 95 % | flat | real | "
+        f"{' | '.join(map(str, KEEPS))} | codes in use |",
+        f"|{' --- |' * (8 + len(KEEPS))}",
     ]
     for name, row in figures.items():
         judged = ["real", *(f"relative_{k}" for k in KEEPS)]
@@ -57,7 +76,8 @@ def card_text(codec: TinyCodec, figures: dict[str, dict[str, float]], recipe: di
             f"{row['images']:.0f}",
             f"{row['error']:.1f}",
             f"{row['error_95']:.1f}",
-            *(f"{row[key]:.2f}" if key in row else "" for key in judged),
+            f"{row['flat']:.1f}",
+            *(f"{row[key]}" if key in row else "" for key in judged),
             f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -76,7 +96,7 @@ def reconstructions(codec: TinyCodec, data: list[Images]) -> Image.Image:
     return rows_of_images(rows)
 
 
-def plot(checkpoints: Path, figures: dict[str, dict[str, float]], path: Path) -> None:
+def plot(checkpoints: Path, figures: dict[str, dict[str, Any]], path: Path) -> None:
     """Losses against steps, relative accuracy against the number of tokens."""
     import matplotlib
 
@@ -95,7 +115,9 @@ def plot(checkpoints: Path, figures: dict[str, dict[str, float]], path: Path) ->
 
     judged = {name: row for name, row in figures.items() if "real" in row}
     for name, row in judged.items():
-        right.plot(KEEPS, [row[f"relative_{k}"] for k in KEEPS], "o-", label=Path(name).name)
+        kept = [row[f"relative_{k}"] for k in KEEPS]
+        right.plot(KEEPS, [figure.value for figure in kept], "o-", label=Path(name).name)
+        right.fill_between(KEEPS, [figure.low for figure in kept], [figure.high for figure in kept], alpha=0.15)
     right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
     right.set_xscale("log", base=2)
     right.set_xticks(KEEPS, [str(k) for k in KEEPS])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagegram.codec import Codec
-from imagegram.codec.familiarity import reconstruction_errors
+from imagegram.codec.familiarity import codes_in_use, flat_errors, reconstruction_errors
 from imagegram.files import atomic
 from imagegram.metrics.coherence import CLASSIFIER_VERSION, Classifier, seen, train_classifier
+from imagegram.metrics.intervals import Figure, wilson
 from imagegram.training.images import Images
 from imagegram.training.losses import KEEPS
 
@@ -20,6 +22,7 @@ TRAINED_ON = 40_000  # at most so many training images train a classifier
 CLASSIFIER_STEPS = (400, 1000)  # of a classifier of few images, and of many
 MANY = 20_000  # training images
 MEASURED = 400  # held-out images
+FEWEST_JUDGED = 40  # held-out images: the accuracy of fewer says nothing
 ENCODED = 5_000  # training images whose codes are counted
 AT_ONCE = 256  # images
 
@@ -50,45 +53,50 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
     return np.concatenate([codec.encode(part) for part in images.split(AT_ONCE)])
 
 
-def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, float]:
+def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, Any]:
     """Figures of one data set, on MEASURED held-out images:
 
     error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
-    real: accuracy of the classifier on the real images; relative_K: on reconstructions from K tokens, relative to it;
+    flat: the typical error of a flat picture of an image's mean colour;
+    real: accuracy of the classifier on the real images; relative_K: on reconstructions from K tokens, relative to it:
+    Figures with Wilson's intervals, none of fewer than FEWEST_JUDGED images;
     codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and median.
     """
     shown, labels = images.some_unseen(MEASURED)
     tokens = encode(codec, shown)
     errors = reconstruction_errors(codec, shown, tokens)
-    figures = {
+    figures: dict[str, Any] = {
         "training_images": float(len(images.training)),
         "images": float(len(shown)),
         "error": round(float(np.median(errors)), 2),
         "error_95": round(float(np.quantile(errors, 0.95)), 2),
+        "flat": round(float(np.median(flat_errors(shown))), 2),
     }
 
-    if classifier:
-        figures["real"] = _accuracy(classifier, shown, labels)
+    real = _accuracy(classifier, shown, labels) if classifier and len(shown) >= FEWEST_JUDGED else None
+    if classifier and real and real.value:
+        figures["real"] = real
         for k in tqdm(KEEPS, desc=f"judging {images.name}", unit="prefix"):
             seeds = range(k * MEASURED, k * MEASURED + len(shown))
             rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
-            figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels) / figures["real"]
+            figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels).scaled(1 / real.value)
 
     tokens = encode(codec, images.some_training(ENCODED))
-    used = [len(np.unique(tokens[:, position])) for position in range(codec.tokens_per_image)]
+    used = codes_in_use(tokens)
     figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(tokens))}
     return figures
 
 
-def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> Figure:
     """Share of images uint8 [n, 3, S, S] whose label [n] the classifier tells."""
-    return (classifier.probabilities(seen(images)).argmax(1) == labels).double().mean().item()
+    return wilson(int((classifier.probabilities(seen(images)).argmax(1) == labels).sum()), len(labels))
 
 
-def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, float]]:
+def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, Any]]:
     """The figures of every data set by name; classifiers are kept in `folder`."""
     report = {}
     for number, images in enumerate(data):
-        classifier = load_classifier(images, folder / f"classifier_{number}.pt") if images.labelled else None
+        judged = images.labelled and len(images.unseen) >= FEWEST_JUDGED
+        classifier = load_classifier(images, folder / f"classifier_{number}.pt") if judged else None
         report[images.name] = evaluate(codec, images, classifier)
     return report

@@ -13,6 +13,7 @@ from imagegram import tokenizing
 from imagegram.cli import UserError
 from imagegram.codec import familiarity, load_codec, miniatures
 from imagegram.codec.flextok import FlexTokCodec
+from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.dataset import permutation
 from imagegram.data.scenes import scene
 from tests.support.datasets import put
@@ -40,6 +41,30 @@ def test_the_threshold_is_that_of_the_data_set_with_the_largest_errors() -> None
     assert "--dataset x --start tiny" in unknown.warning()
     assert "\n" not in unknown.warning()
     assert FlexTokCodec.own_error is None
+
+
+def test_a_codec_that_keeps_nothing_is_named_though_its_own_card_is_no_better(tmp_path: Path) -> None:
+    def said(error: float, flat: float, codes: float = 30.0) -> str:
+        return familiarity.Familiarity("mine", "x", 32, error, 99.0, 99.0, flat, different=32, codes=codes).warning()
+
+    assert said(20, 80) == ""
+    assert "keeps next to nothing: its error of 70 levels of 255 is hardly below the 80 of flat pictures" in said(
+        70, 80
+    )
+    assert "is above the 80 of flat pictures" in said(90, 80)
+    assert "32 different images have 3 different codes at a position" in said(20, 80, codes=3)
+    shutil.copytree(miniatures.SHIPPED / "tiny", tmp_path / "random")
+    torch.manual_seed(0)
+    TinyFlexTok().save(tmp_path / "random" / miniatures.WEIGHTS)
+    codec = load_codec(str(tmp_path / "random"))
+    codec.own_error = (200.0, 200.0)
+    images = torch.stack([torch.from_numpy(scene(0, i)[0]).permute(2, 0, 1) for i in range(8)])
+    found = familiarity.judge(codec, "shapes", images, codec.encode(images))
+    assert found is not None
+    assert "keeps next to nothing" in found.warning()
+    whole = images.double().permute(0, 2, 3, 1)
+    flat = ((whole - whole.mean((1, 2), keepdim=True)) ** 2).mean((1, 2, 3)).sqrt()
+    assert found.flat == pytest.approx(np.median(flat.numpy()), abs=0.01)
 
 
 def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
@@ -114,8 +139,6 @@ def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path, capsys: pyt
 
     weights = tmp_path / "moved" / miniatures.WEIGHTS
     torch.manual_seed(0)
-    from imagegram.codec.tiny_flextok import TinyFlexTok
-
     TinyFlexTok().save(weights)
     assert run_generate(*made, "--out", str(tmp_path / "c"), "--codec", str(tmp_path / "moved")) == 1
     assert "tokenize and index again" in " ".join(capsys.readouterr().err.split())

@@ -165,6 +165,30 @@ def test_floats_of_an_unknown_scale_are_no_greys(values: tuple[float, float]) ->
     assert np.asarray(to_rgb(Image.fromarray(floats)))[..., 0].tolist() == [[0, 127], [0, 255]]
 
 
+def test_pictures_of_floats_have_one_scale_for_the_whole_data_set(tmp_path: Path) -> None:
+    for name, most in (("bytes", 200.0), ("ones", 1.0001), ("mixed", 1.0)):
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            pixels = np.array([[0.0, most * (0.001 if i == 5 else 0.5), 0.0, most * (i != 5)]], np.float32)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i:02d}.tif")
+    Image.fromarray(np.array([[0.0, 9.0]], np.float32)).save(tmp_path / "mixed" / "05.tif")
+    for name, expected in (("bytes", [[0, 100, 0, 200], [0, 0, 0, 0]]), ("ones", [[0, 127, 0, 255], [0, 0, 0, 0]])):
+        source = open_dataset(str(tmp_path / name))
+        assert [np.asarray(to_rgb(source.read(i)[0]))[0, :, 0].tolist() for i in (7, 5)] == expected
+    assert "all taken for 0 to 1, what lies above it (up to 1.0001) is clipped" in description(source)
+    with pytest.raises(ValueError, match="floats from 0 to 9, which are no greys from 0 to 1"):
+        open_dataset(str(tmp_path / "mixed")).read(5)
+
+
+def test_a_data_set_of_black_pictures_is_said(tmp_path: Path) -> None:
+    for i in range(8):
+        put(tmp_path / f"{i}.png", picture(i))
+    assert "are black" not in description(open_dataset(str(tmp_path)))
+    for i in range(7):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert "warning: 7 of 8 pictures that were looked at are black" in description(open_dataset(str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("values", "expected", "note"),
     [
