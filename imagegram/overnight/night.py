@@ -93,12 +93,13 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
         before = finished(folder)
         if before is None:
             continue
+        # Codec, index and held-out images are not known yet: where these differ, the images are made anew.
         asked = draw.to_json() | {
             "sequences": plan.sequences,
             "decoded": min(plan.decoded, plan.sequences),
             "prefixes": plan.prefixes,
         }
-        if changed := changes(before["request"], asked):
+        if changed := changes({key: before["request"].get(key) for key in asked}, asked):
             raise UserError(
                 f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "
                 "another name, choose another --out, or delete that folder"
