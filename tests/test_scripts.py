@@ -152,7 +152,7 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
     (foreign / "notes.txt").write_bytes(b"holiday")
     capsys.readouterr()
     for wrong, message in (
-        (["--label", "99"], "holds no image of class 99"),
+        (["--label", "99"], "holds no image of class '99'"),
         (["--temperature", "0"], "must be positive"),
         (["--length", "40"], "has 16"),
         (["--prompt", "16"], "has 16"),

@@ -22,7 +22,6 @@ from imagegram.cli import UserError
 from imagegram.data.dataset import (
     IMAGE_NAMES,
     LABEL_NAMES,
-    NO_SPLITS,
     DatasetOptions,
     ImageDataset,
     copies,
@@ -57,15 +56,14 @@ def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     values = _read_idx_file(tree.root / found[pictures[0]])
     if values.ndim != 3:
         raise UserError(f"{name}/{found[pictures[0]]} has {values.ndim} dimensions, pictures have 3")
+    # The labels lie beside them, or in a folder of their own.
     mate = labels_of(pictures[0])
-    partner = found.get(mate) or next(
-        (found[file] for file in files if posixpath.basename(file) == posixpath.basename(mate)), None
-    )
-    labels = _read_idx_file(tree.root / partner) if partner else None
-    for file in files:
-        if found[file] not in (found[pictures[0]], partner):
-            tree.leave_out("other IDX files", found[file])
-    used = f"images from {found[pictures[0]]}, " + (f"labels from {partner}" if partner else "no file of labels")
+    mates = [file for file in files if posixpath.basename(file) == posixpath.basename(mate)]
+    partner = mate if mate in mates else mates[0] if mates else ""
+    labels = _read_idx_file(tree.root / found[partner]) if partner else None
+    for file in {*files} - {pictures[0], partner}:
+        tree.leave_out("other IDX files", found[file])
+    used = f"images from {found[pictures[0]]}, {f'labels from {found[partner]}' if partner else 'no file of labels'}"
     return _arrays(name, split, values, labels, kind="IDX files", notes=[note, used], tree=tree)
 
 
@@ -98,43 +96,41 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     archives that are named for images and labels (KMNIST) are one data set. Arrays of Python objects are pickles,
     which may run code: they are not read.
     """
-    # 1) The archives: one, or a pair.
+    # 1) The archives, one or a pair, and the splits within: train_images, x_test, ...
     several = len(tree.files["npz"]) > 1
     split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
-    mates = [file for file in files if "label" in posixpath.basename(file)]
-    if len(files) > 2 or (len(files) == 2 and len(mates) != 1):
+    mates = [file for file in files if "label" in posixpath.basename(file)][: len(files) - 1]
+    if len(files) - len(mates) != 1 or len(files) > 2:
         raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
-    path = tree.root / next((file for file in files if file not in mates), files[0])
-    keys = array_names(path)
-
-    # 2) Splits within it: train_images, x_test, ...
+    path = tree.root / next(file for file in files if file not in mates)
+    inside = keys = array_names(path)
     splits = sorted({kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))})
     if splits and not wanted.image_column:
         split = choose(name, splits, wanted.split)
         note = f"split {split} of {', '.join(splits)} (--split)"
-    elif wanted.split not in ("", NO_SPLITS) and not several:
-        raise UserError(f"--split {wanted.split} does not apply: {name} has no splits. Leave the option out")
-    inside = [key for key in keys if not splits or split_of(key) == kind_of(split)]
+        inside = [key for key in keys if split_of(key) == kind_of(split)]
+    elif not several:
+        wanted.refuse(name, "an archive without splits", "split")
 
-    # 3) The arrays.
+    # 2) The arrays.
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
-    if image_key not in keys:
-        missing = wanted.image_column or "images"
-        raise UserError(f"{name} has no array {missing!r}; it has {first_names(keys)}: name one with --image-column")
-    label_key = wanted.label_column or (
-        _named([k for k in inside if k != image_key], ARRAY_LABELS) if not mates else ""
-    )
-    if wanted.label_column and wanted.label_column not in keys:
-        raise UserError(f"{name} has no array {wanted.label_column!r}; it has {first_names(keys)}")
-    values = _load(path, image_key)
-    labels = _load(path, label_key) if label_key else None
-    if mates and len(files) == 2 and not label_key:
+    label_key = wanted.label_column
+    for key, option in ((image_key, "image"), (label_key or image_key, "label")):
+        if key not in keys:
+            missing = f"{name} has no array {key or 'images'!r}; it has {first_names(keys)}"
+            raise UserError(f"{missing}: name one with --{option}-column")
+    labels: NDArray[np.generic] | None
+    if mates and not label_key:
         label_key = array_names(tree.root / mates[0])[0]
         labels = _load(tree.root / mates[0], label_key)
+    else:
+        label_key = label_key or _named([key for key in inside if key != image_key], ARRAY_LABELS)
+        labels = _load(path, label_key) if label_key else None
     rest = [key for key in keys if key not in (image_key, label_key)]
     used = f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
     used += f"; not used: {first_names(rest)}" * bool(rest)
     columns = image_key, label_key
+    values = _load(path, image_key)
     return _arrays(name, split, values, labels, kind="a NumPy archive", notes=[note, used], tree=tree, columns=columns)
 
 
@@ -186,30 +182,25 @@ def _arrays(
 ) -> ImageDataset:
     """A data set of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
     shape = values.shape
-    if values.ndim == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
+    if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         notes.append("the channels come first: taken for the last axis")
         values = np.moveaxis(values, 1, 3)
-    if not values.size or not (values.ndim == 3 or (values.ndim == 4 and values.shape[3] in CHANNELS)):
+    if not values.size or values.ndim not in (3, 4) or values.shape[3:] not in ((), *((c,) for c in CHANNELS)):
         raise UserError(
             f"{name}: the array {columns[0]} {list(shape)} holds no pictures: they are [n, h, w(, channels)]"
         )
-    if values.ndim == 4 and values.shape[3] == 4:
+    if values.shape[3:] == (4,):
         notes.append("four channels are taken for red, green, blue and opacity")
     classes = _classes(name, labels, len(values))
     values, assumed = _to_bytes(name, values)
-    pixels = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
+    pixels = values[..., 0] if values.shape[3:] == (1,) else values
     contents = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     notes += [assumed, classes.note, copies([f"row {i}" for i in range(len(values))], contents)]
     return ImageDataset(
         name=name,
         split=split,
         fingerprint=digest(
-            [
-                str(values.shape).encode(),
-                np.ascontiguousarray(values).tobytes(),
-                classes.labels.tobytes(),
-                *classes.identity(),
-            ]
+            [str(values.shape).encode(), values.tobytes(), classes.labels.tobytes(), *classes.identity()]
         ),
         size=len(values),
         read=lambda i: (Image.fromarray(np.asarray(pixels[i])), int(classes.labels[i])),

@@ -33,18 +33,18 @@ def read_labels(
     if not tables:
         return None, "", []
     # 1) The rows of all tables, by the picture that they name.
-    rows = [(posixpath.dirname(table), row) for table in tables for row in _read_rows(root / table)]
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for folder, row in rows:
-        if name := row.get(FILE_NAME):
-            found.setdefault(_place(root, folder, str(name)), []).append(row)
+    columns: dict[str, None] = {}
+    for table in tables:
+        for row in _read_rows(root / table):
+            columns |= dict.fromkeys(column for column in row if column != FILE_NAME)
+            if name := row.get(FILE_NAME):
+                found.setdefault(_place(root, posixpath.dirname(table), str(name)), []).append(row)
     names = first_names(tables)
-    columns = dict.fromkeys(str(column) for _, row in rows for column in row if column != FILE_NAME)
     column = wanted or next((name for name in LABEL_NAMES if name in columns), "")
     if not found or column not in columns:
-        fault = f"{names} has no column {wanted or ', '.join(LABEL_NAMES)}; it has {first_names(columns)}"
-        if not found:
-            fault = f"{names} has no column {FILE_NAME}, or no rows"
+        lacking = f"column {wanted or ', '.join(LABEL_NAMES)}; it has {first_names(columns)}"
+        fault = f"{names} has no {lacking if found else f'column {FILE_NAME}, or no rows'}"
         if wanted:
             raise UserError(f"{fault}: its labels belong to no picture")
         return None, "", [f"{fault}: the classes are the folders{' (--label-column takes another)' * bool(found)}"]
@@ -66,13 +66,10 @@ def read_labels(
 
 def _place(root: Path, folder: str, name: str) -> str:
     """The path below `root` that a row of a table in `folder` names: with slashes, backslashes, or from the root."""
-    name = name.strip()
-    if not (root / folder / name).exists():
-        name = name.replace("\\", "/")
-    whole = Path(name)
+    whole = Path(name.strip().replace("\\", "/"))
     if whole.is_absolute() and whole.is_relative_to(root.absolute()):
         return str(whole.relative_to(root.absolute()))
-    return posixpath.normpath(posixpath.join(folder, name))
+    return posixpath.normpath(posixpath.join(folder, whole))
 
 
 def _read_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -88,8 +85,7 @@ def _read_rows(path: Path) -> list[Mapping[str, Any]]:
             if path.suffix == ".jsonl":  # str.splitlines would end lines within strings
                 rows = [row for line in text.split("\n") if line.strip() and isinstance(row := json.loads(line), dict)]
             else:
-                header = text.partition("\n")[0]
-                separator = max(",;\t", key=header.count)
+                separator = max(",;\t", key=text.partition("\n")[0].count)
                 rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise UserError(f"{printable(str(path))} cannot be read ({error}): mend it, or give it another name") from None
@@ -99,4 +95,4 @@ def _read_rows(path: Path) -> list[Mapping[str, Any]]:
 def _column(name: str) -> str:
     """The name of a column, as it is compared."""
     lower = str(name).strip().lower()
-    return lower if lower == FILE_NAME or lower in LABEL_NAMES else str(name).strip()
+    return lower if lower in (FILE_NAME, *LABEL_NAMES) else str(name).strip()

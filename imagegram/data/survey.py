@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -19,25 +19,16 @@ from imagegram.data.metadata import NAMES as METADATA
 SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@Recycle", "#recycle"}
 # Pillow knows these endings, but opens them only with other programs or not as pictures.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-UNOPENED = {
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".svg",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".dng",
-    ".orf",
-    ".rw2",
-    ".raw",
-    ".exr",
-    ".hdr",
-}
+UNOPENED = {".heic", ".heif", ".jxl", ".svg", ".exr", ".hdr"}
+RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw"}
 OWN = "files of Imagegram's own results"
 ZIPPED = {".zip", ".7z", ".rar"}
 TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
+LEFT_OUT = {
+    **{end: f"{end} pictures, which Pillow does not open (convert them to JPEG or PNG)" for end in UNOPENED | RAW},
+    **{end: f"{end} archives, which are not looked into (unpack them)" for end in ZIPPED},
+    **{end: f"{end} tables (labels come from a metadata.csv with the columns file_name, label)" for end in TABLES},
+}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
 KINDS = {
@@ -54,11 +45,8 @@ KINDS = {
 def endings() -> set[str]:
     """The endings of all pictures that Pillow opens, in lower case."""
     Image.init()
-    return {
-        ending
-        for ending, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in NOT_PICTURES
-    }
+    known = Image.registered_extensions().items()
+    return {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
 
 
 MASK = re.compile(r"(?:(.+)[ _.-])?(masks?|segmentation(class)?s?|segs?|trimaps?|depths?|labels?)", re.IGNORECASE)
@@ -122,13 +110,12 @@ def survey(root: Path) -> Tree:
             tree.files["saved"].append(prefix.rstrip("/"))
             continue
         if prefix and MARKER in names:
-            tree.leave_out(OWN, prefix, sum(1 for _ in _below(root / prefix)))
+            tree.leave_out(OWN, prefix, _below(root / prefix))
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
             if entry.name.startswith(".") or entry.name in SYSTEM:
-                count = sum(1 for _ in _below(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else 1
-                tree.leave_out("hidden or system files", path, count)
+                tree.leave_out("hidden or system files", path, _below(Path(entry.path)))
                 continue
             place = _visit(tree, entry, path, known, above)
             if place:
@@ -187,38 +174,22 @@ def _visit(
         tree.metadata.append(path)
     elif kind := _kind(entry.name, ending, known):
         tree.files[kind].append(path)
-    elif ending in UNOPENED:
-        tree.leave_out(f"{ending} pictures, which Pillow does not open (convert them to JPEG or PNG)", path)
-    elif ending in ZIPPED:
-        tree.leave_out(f"{ending} archives, which are not looked into (unpack them)", path)
-    elif ending in TABLES:
-        tree.leave_out(f"{ending} tables (labels come from a metadata.csv with the columns file_name, label)", path)
-    elif ending:
-        tree.leave_out(f"{printable(ending)} files", path)
     else:
-        tree.leave_out("files without an ending", path)
+        tree.leave_out(
+            LEFT_OUT.get(ending, f"{printable(ending)} files" if ending else "files without an ending"), path
+        )
     return None
 
 
 def _kind(name: str, ending: str, known: set[str]) -> str:
-    lower = name.lower()
+    """The kind of a file among KINDS, "" for none."""
     if ending in known:
         return "pictures"
-    if ending == ".tar":
-        return "tars"
-    if lower.endswith(COMPRESSED):
+    if name.lower().endswith(COMPRESSED):
         return "compressed"
-    if IDX.search(lower):
-        return "idx"
-    return {".parquet": "tables", ".npz": "npz"}.get(ending, "")
+    return "idx" if IDX.search(name.lower()) else {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(ending, "")
 
 
-def _below(folder: Path) -> Iterator[str]:
-    """All files below a folder that is left out, or the folder itself where it is empty or may not be read."""
-    seen = False
-    for place, _, files in os.walk(folder):
-        for file in files:
-            seen = True
-            yield os.path.join(place, file)  # noqa: PTH118
-    if not seen:
-        yield str(folder)
+def _below(path: Path) -> int:
+    """How many files lie below a folder that is left out; 1 of a file, and where there are none or they are hidden."""
+    return 1 if path.is_symlink() else max(1, sum(len(files) for _, _, files in os.walk(path)))

@@ -75,8 +75,9 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         if file not in files:
             tree.leave_out("parquet files of other splits", file)
     paths = [tree.root / file for file in files]
-    rows = _rows(paths)
-    if rows == 0:
+    parts = [_features(path) for path in paths]
+    counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
+    if not sum(counts):
         raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
     # The library's own fingerprint knows the files by path and date, and so does its cache: under another name it
     # does not give the former content of a file that was rewritten with its date kept.
@@ -84,33 +85,25 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     fingerprint = digest(os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True))
 
     # Only the columns that are needed are read: of each file its own labels, whose names may be others.
-    parts = [_features(path) for path in paths]
     columns = columns_of(name, parts[0], wanted)
     if any(column and column not in features for features in parts for column in columns):
-        raise UserError(f"cannot load the data set {name!r}: {_differences(paths)}")
+        raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
     image_column, label_column = columns
-    wanted_features = datasets.Features({image_column: parts[0][image_column]})
-    sources = [str(path.resolve()) for path in paths]
     remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
-    try:
-        with _errors_in_one_line(name, split, remedy):
-            data = datasets.load_dataset(
-                "parquet",
-                name=fingerprint,
-                data_files=sources,
-                split="train",
-                columns=[image_column],
-                features=wanted_features,
-            )
-    except UserError as error:
-        fault = _differences(paths)
-        raise UserError(f"{error}{f'; {fault}' * bool(fault)}") from None
+    with _errors_in_one_line(name, split, remedy):
+        data = datasets.load_dataset(
+            "parquet",
+            name=fingerprint,
+            data_files=[str(path.resolve()) for path in paths],
+            split="train",
+            columns=[image_column],
+            features=datasets.Features({image_column: parts[0][image_column]}),
+        )
     if label_column:
         read = [_values(path, label_column) for path in paths]
         labelled = [(features[label_column], values) for features, values in zip(parts, read, strict=True)]
         classes = _classes(name, label_column, labelled, named=bool(wanted.label_column))
     else:  # label=cat/0.parquet, as partitioned tables are written
-        counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
         keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
         classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
     dataset = _read_table(
@@ -153,17 +146,6 @@ def _features(path: Path) -> "dict[str, Any]":
     return found
 
 
-def _rows(paths: Sequence[Path]) -> int:
-    """Rows of parquet files, by their footers; -1 where one is damaged."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return sum(pyarrow.parquet.read_metadata(path).num_rows for path in paths)
-    except (OSError, ValueError, pyarrow.ArrowException):
-        return -1
-
-
 def holds_pictures(path: Path) -> bool:
     """Whether a parquet file has a column that may be a picture; img2dataset writes others beside its tars."""
     try:
@@ -199,24 +181,11 @@ def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
         datasets.utils.logging.set_verbosity(verbosity)
 
 
-def _differences(paths: Sequence[Path]) -> str:
-    """What is wrong with the first of several parquet files that cannot be read together with the first one."""
-    import pyarrow
-    import pyarrow.parquet
-
-    first: dict[str, str] = {}
-    for path in paths:
-        try:
-            schema = pyarrow.parquet.read_schema(path)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            return f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again"
-        columns = {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
-        first = first or columns
-        if columns != first:
-            one = first_names(f"{name} ({kind[:40]})" for name, kind in first.items())
-            other = first_names(f"{name} ({kind[:40]})" for name, kind in columns.items())
-            return f"{paths[0].name} has the columns {one}, {path.name} has {other}: name one file, or mend them"
-    return "they cannot be read as one table"
+def _differences(paths: Sequence[Path], parts: Sequence[dict[str, Any]]) -> str:
+    """How the columns of the first file that has others than the first one differ from them."""
+    other, features = next((path, part) for path, part in zip(paths, parts, strict=True) if set(part) != set(parts[0]))
+    columns = f"the columns {first_names(parts[0])}, {other.name} has {first_names(features)}"
+    return f"{paths[0].name} has {columns}: name one file, or mend them"
 
 
 def _read_whole(
