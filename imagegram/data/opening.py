@@ -79,7 +79,8 @@ def looked_at(dataset: ImageDataset) -> ImageDataset:
             if getattr(image, "is_animated", False) and not notes:
                 notes = [f"of pictures with several frames or pages the first is taken, e.g. {dataset.name_of(i)}"]
             if image.mode == "F":
-                floats[i] = float(np.nanmax(np.asarray(image)))
+                values = np.asarray(image)
+                floats[i] = float(values[np.isfinite(values)].max(initial=0))
             else:
                 brightest.append(np.asarray(to_rgb(image)).max())
     if floats and (top := arrays.top_of(max(floats.values()))):

@@ -6,14 +6,13 @@ column is the picture; its label is in cls, in a field of json, or a class name 
 the last one counts, as for tar itself.
 """
 
-import contextlib
 import json
 import posixpath
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -41,19 +40,22 @@ KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus
 class Member:
     """Where the bytes of a member lie in its tar; size -1: nowhere."""
 
+    tar: Path
     name: str
+    place: str  # TAR:NAME, printable
     offset: int
     size: int
 
+    def text(self) -> str | None:
+        """Its content as text, None where it lies nowhere."""
+        if self.size < 0:
+            return None
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size).decode("utf-8", "surrogateescape").strip()
 
-@dataclass
-class Tar:
-    """What a tar holds: members by key and column, in the order of their first appearance."""
 
-    path: Path
-    shown: str
-    samples: dict[str, dict[str, Member]] = field(default_factory=dict)
-    flaw: str = ""
+Sample = dict[str, Member]  # by column
 
 
 def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
@@ -62,44 +64,39 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     for file in tree.files["tars"]:
         if file not in files:
             tree.leave_out("tars of other splits", file)
-    known = endings()
-    tars = [_scan(tree.root / file, file, tree) for file in files]
-    flaws = [tar.flaw for tar in tars if tar.flaw]
+    scanned = [_scan(tree.root / file, printable(file), tree) for file in files]
+    flaws = [flaw for _, flaw in scanned if flaw]
 
     # 1) One column holds the picture.
-    column_of = _image_columns(name, tars, wanted.image_column, known, tree)
-    pictures = [
-        (tar, key, member)
-        for tar in tars
-        for key, sample in tar.samples.items()
-        if (member := next((sample[column] for column in column_of if column in sample), None))
-    ]
+    samples = [sample for found, _ in scanned for sample in found]
+    columns = _image_columns(name, samples, wanted.image_column, tree)
+    samples = [sample for sample in samples if not sample.keys().isdisjoint(columns)]
+    pictures = [next(sample[column] for column in columns if column in sample) for sample in samples]
     if not pictures:
         left = "; ".join(counted(tree.left_out()) + flaws)
         raise UserError(f"{name} holds no images{': ' * bool(left)}{left}")
 
     # 2) Labels, from the files that belong to it.
-    samples = [tar.samples[key] for tar, key, _ in pictures]
-    texts, label_column, label_hint = _label_texts(name, pictures, samples, wanted.label_column)
-    places = [f"{tar.shown}:{printable(member.name)}" for tar, _, member in pictures]
+    texts, label_column, label_hint = _label_texts(name, samples, pictures, wanted.label_column)
     classes = Classes.of(texts)
 
     # 3) Names, labels and contents make the fingerprint.
-    contents = contents_of([(tar.path, member.offset, max(member.size, 0)) for tar, _, member in pictures])
+    contents = contents_of([(picture.tar, picture.offset, max(picture.size, 0)) for picture in pictures])
     parts = (
-        f"{place} {label}".encode() + b"\0" + content
-        for place, label, content in zip(places, classes.labels, contents, strict=True)
+        f"{picture.place} {label}".encode() + b"\0" + content
+        for picture, label, content in zip(pictures, classes.labels, contents, strict=True)
     )
     fingerprint = digest([*parts, *classes.identity()])
 
     def read(i: int) -> tuple[Image.Image, int]:
-        tar, _, member = pictures[i]
-        if member.size < 0:
+        picture = pictures[i]
+        if picture.size < 0:
             raise FileNotFoundError("a link to a member that the tar does not hold")
-        return open_picture(contents.read(i, tar.path, member.offset, member.size)), int(classes.labels[i])
+        data = contents.read(i, picture.tar, picture.offset, picture.size)
+        return open_picture(data), int(classes.labels[i])
 
-    used = f"images from {', '.join(column_of)}" + (f", labels from {label_column}" if label_column else ", no labels")
-    notes = [note, used, label_hint, classes.note, copies(places, contents), contents.note]
+    used = f"images from {', '.join(columns)}" + (f", labels from {label_column}" if label_column else ", no labels")
+    copied = copies((picture.place for picture in pictures), contents)
     return ImageDataset(
         name=name,
         split=split,
@@ -109,130 +106,111 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         class_names=classes.names,
         image_column=wanted.image_column,
         label_column=label_column,
-        kind=f"WebDataset, {len(tars)} tar{'s' * (len(tars) > 1)}",
-        notes=tuple(filter(None, notes)),
+        kind=f"WebDataset, {len(files)} tar{'s' * (len(files) > 1)}",
+        notes=tuple(filter(None, [note, used, label_hint, classes.note, copied, contents.note])),
         left_out=tree.left_out(),
-        name_of=lambda i: places[i],
+        name_of=lambda i: pictures[i].place,
         flaw="; ".join(flaws),
     )
 
 
-def _scan(path: Path, shown: str, tree: Tree) -> Tar:
-    """List the members of a tar; a tar that ends early keeps what is complete."""
-    found = Tar(path, printable(shown))
-    members: dict[str, Member] = {}
-    links: dict[str, str] = {}
-    superseded = 0
-    length = path.stat().st_size
+def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
+    """The samples of a tar, and its flaw: one that ends early keeps what is complete."""
     with path.open("rb") as f:
         if f.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
             raise UserError(f"{path} is compressed: decompress it first (gunzip, bunzip2, unxz, unzstd)")
+    # 1) Where every member lies, or which one it is a link to.
+    found: dict[str, tuple[int, int] | str] = {}
+    superseded = 0
+    flaw = ""
+    length = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
-                member = posixpath.normpath(info.name)
+                name = posixpath.normpath(info.name)
                 if info.isdir():
                     continue
-                if member in members or member in links:
-                    superseded += 1
-                    members.pop(member, None)
-                    links.pop(member, None)
+                superseded += found.pop(name, None) is not None
                 if info.islnk():
-                    links[member] = posixpath.normpath(info.linkname)
+                    found[name] = posixpath.normpath(info.linkname)
                 elif info.issym():
-                    links[member] = posixpath.normpath(posixpath.join(posixpath.dirname(member), info.linkname))
+                    found[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
                 elif not info.isreg() or info.issparse():
-                    tree.leave_out("members of tars that are no plain files", f"{found.shown}:{printable(member)}")
+                    tree.leave_out("members of tars that are no plain files", f"{shown}:{printable(name)}")
                 elif info.offset_data + info.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 else:
-                    members[member] = Member(member, info.offset_data, info.size)
+                    found[name] = info.offset_data, info.size
     except (tarfile.ReadError, EOFError) as error:
-        found.flaw = f"{found.shown}: {error}; its complete samples are kept"
+        flaw = f"{shown}: {error}; its complete samples are kept"
     if superseded:
-        tree.leave_out("members that a later one of the same name replaces", found.shown, superseded)
-    for member, target in links.items():
-        seen = {member}
-        while target in links and target not in seen:  # a link to a link
+        tree.leave_out("members that a later one of the same name replaces", shown, superseded)
+
+    # 2) The samples.
+    samples: dict[str, Sample] = {}
+    for name, target in found.items():
+        seen = {name}
+        while isinstance(target, str) and target not in seen:  # a link to a link
             seen.add(target)
-            target = links[target]
-        at = members.get(target, Member(target, 0, -1))
-        members[member] = Member(member, at.offset, at.size)
-    for listed in members.values():
-        _sort_in(found, listed, tree)
-    return found
+            target = found.get(target, target)
+        place = f"{shown}:{printable(name)}"
+        member = Member(path, name, place, *((0, -1) if isinstance(target, str) else target))
+        split = KEY.match(name)
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            tree.leave_out("hidden or system files", place)
+        elif split is None:
+            tree.leave_out("members without an ending", place)
+        else:
+            sample = samples.setdefault(split[1], {})
+            column = split[2].lower()
+            while column in sample:  # 7.jpg and 7.JPG
+                column += "'"
+            sample[column] = member
+    return list(samples.values()), flaw
 
 
-def _sort_in(found: Tar, member: Member, tree: Tree) -> None:
-    """Give a member to the sample of its key, or count it."""
-    place = f"{found.shown}:{printable(member.name)}"
-    split = KEY.match(member.name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in member.name.split("/"))
-    if hidden:
-        tree.leave_out("hidden or system files", place)
-    elif split is None:
-        tree.leave_out("members without an ending", place)
-    else:
-        key = split[1]
-        column = split[2].lower()
-        sample = found.samples.setdefault(key, {})
-        while column in sample:  # 7.jpg and 7.JPG
-            column += "'"
-        sample[column] = member
-
-
-def _image_columns(name: str, tars: list[Tar], wanted: str, known: set[str], tree: Tree) -> list[str]:
-    """The columns that pictures are in; UserError where a sample has two of them."""
-    counts = Counter(column for tar in tars for sample in tar.samples.values() for column in sample)
+def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) -> list[str]:
+    """The columns that pictures are in; UserError where a sample has two of them. Counts what is in no sample."""
+    known = endings()
+    counts = Counter(column for sample in samples for column in sample)
     found = sorted(column for column in counts if f".{column.rstrip(chr(39))}" in known)
     if wanted:
-        if wanted.lower().lstrip(".") not in counts:
-            raise UserError(f"{name} has no column {wanted!r}; its files end in {first_names(sorted(counts))}")
         found = [wanted.lower().lstrip(".")]
-    for tar in tars:
-        for sample in tar.samples.values():
-            both = [column for column in found if column in sample]
-            if len(both) > 1:
-                names = " and ".join(printable(sample[column].name) for column in both)
-                raise UserError(
-                    f"{name}: {tar.shown} has two pictures of one sample, {names}: "
-                    f"say which one is meant with --image-column {both[0]} or --image-column {both[1]}"
-                )
-            if not both:
-                _count_rest(sample, tar, known, tree)
-            else:
-                for column, member in sample.items():
-                    if column not in both and posixpath.splitext(member.name)[1].lower() in known:
-                        place = f"{tar.shown}:{printable(member.name)}"
-                        tree.leave_out(f"pictures of another column ({column})", place)
+        if found[0] not in counts:
+            raise UserError(f"{name} has no column {wanted!r}; its files end in {first_names(sorted(counts))}")
+    for sample in samples:
+        both = [column for column in found if column in sample]
+        if len(both) > 1:
+            names = " and ".join(printable(sample[column].name) for column in both)
+            raise UserError(
+                f"{name}: {sample[both[0]].tar.name} has two pictures of one sample, {names}: "
+                f"say which one is meant with --image-column {both[0]} or --image-column {both[1]}"
+            )
+        for column, member in sample.items():
+            is_picture = posixpath.splitext(member.name)[1].lower() in known
+            if is_picture and "." in column and not both:
+                reason = "pictures whose name has a dot before its ending (WebDataset ends the key at the first dot: "
+                tree.leave_out(reason + "--image-column takes what follows it)", member.place)
+            elif is_picture and column not in both:
+                tree.leave_out(f"pictures of another column ({column})", member.place)
+            elif not both:
+                tree.leave_out(f"members .{printable(column)} without a picture", member.place)
     return found
-
-
-def _count_rest(sample: dict[str, Member], tar: Tar, known: set[str], tree: Tree) -> None:
-    """Count the files of a sample that has no picture."""
-    for column, member in sample.items():
-        place = f"{tar.shown}:{printable(member.name)}"
-        if f".{column.rpartition('.')[2]}" in known and "." in column:
-            reason = "pictures whose name has a dot before its ending (WebDataset ends the key at the first dot: "
-            tree.leave_out(reason + "--image-column takes what follows it)", place)
-        elif f".{column}" in known:
-            tree.leave_out(f"pictures of another column ({column})", place)
-        else:
-            tree.leave_out(f"members .{printable(column)} without a picture", place)
 
 
 def _label_texts(
-    name: str,
-    pictures: Sequence[tuple[Tar, str, Member]],
-    samples: list[dict[str, Member]],
-    wanted: str,
+    name: str, samples: list[Sample], pictures: list[Member], wanted: str
 ) -> tuple[list[str | None], str, str]:
     """The text of every picture's label (None: none), the column it comes from ("": none), and what to say of it."""
     counts = Counter(column for sample in samples for column in sample)
+
+    def texts_of(column: str) -> list[str | None]:
+        return [sample[column].text() if column in sample else None for sample in samples]
+
     if wanted:
         if wanted in counts and wanted != "json":
-            return _texts(pictures, samples, wanted), wanted, ""
-        fields = _fields(_texts(pictures, samples, "json"), (wanted.removeprefix("json."),))
+            return texts_of(wanted), wanted, ""
+        fields = _fields(texts_of("json"), (wanted.removeprefix("json."),))
         if any(text is not None for text in fields):
             return fields, wanted, ""
         raise UserError(
@@ -241,16 +219,16 @@ def _label_texts(
         )
     for column in ("cls", *LABEL_NAMES):
         if counts[column]:
-            return _texts(pictures, samples, column), column, ""
-    folders = {posixpath.dirname(member.name) for _, _, member in pictures}
-    names = {tar.shown for tar, _, _ in pictures if not re.search(r"\d\.tar$", tar.shown)}
+            return texts_of(column), column, ""
+    folders = {posixpath.dirname(picture.name) for picture in pictures}
+    names = {picture.tar for picture in pictures if not re.search(r"\d\.tar$", picture.tar.name)}
     hint = ""
     if len(folders) > 1:
         hint = "the folders in the tars are no labels (WebDataset's rule): unpack them to make them classes"
     elif len(names) > 1:
         hint = "the names of the tars are no labels: unpack each into a folder of its own to make them classes"
     if counts["json"]:
-        fields = _fields(_texts(pictures, samples, "json"), LABEL_NAMES)
+        fields = _fields(texts_of("json"), LABEL_NAMES)
         if any(text is not None for text in fields):
             return fields, "json", ""
         hint = (
@@ -258,34 +236,13 @@ def _label_texts(
             "another as label"
         )
     if counts["txt"]:
-        texts = _texts(pictures, samples, "txt")
+        texts = texts_of("txt")
         # Captions differ from picture to picture, class names come again.
         different = len(set(texts) - {None})
         if 2 * different <= sum(text is not None for text in texts):
             return texts, "txt", ""
         hint = f"KEY.txt holds {different} different texts, taken for captions: --label-column txt takes them as labels"
     return [None] * len(samples), "", hint
-
-
-def _texts(
-    pictures: Sequence[tuple[Tar, str, Member]], samples: list[dict[str, Member]], column: str
-) -> list[str | None]:
-    """What stands in a column of every sample, as text."""
-    texts: list[str | None] = []
-    with contextlib.ExitStack() as stack:
-        opened = None
-        for (tar, _, _), sample in zip(pictures, samples, strict=True):
-            member = sample.get(column)
-            if member is None or member.size < 0:
-                texts.append(None)
-                continue
-            if opened != tar.path:  # the samples of a tar follow each other
-                stack.close()
-                file = stack.enter_context(tar.path.open("rb"))
-                opened = tar.path
-            file.seek(member.offset)
-            texts.append(file.read(member.size).decode("utf-8", "surrogateescape").strip())
-    return texts
 
 
 def _fields(texts: list[str | None], names: Sequence[str]) -> list[str | None]:

@@ -172,6 +172,8 @@ def test_pictures_of_floats_have_one_scale_for_the_whole_data_set(tmp_path: Path
             pixels = np.array([[0.0, most * (0.001 if i == 5 else 0.5), 0.0, most * (i != 5)]], np.float32)
             Image.fromarray(pixels).save(tmp_path / name / f"{i:02d}.tif")
     Image.fromarray(np.array([[0.0, 9.0]], np.float32)).save(tmp_path / "mixed" / "05.tif")
+    for i in range(0, 40, 3):
+        Image.fromarray(np.array([[np.inf, np.nan]], np.float32)).save(tmp_path / "mixed" / f"{i:02d}.tif")
     for name, expected in (("bytes", [[0, 100, 0, 200], [0, 0, 0, 0]]), ("ones", [[0, 127, 0, 255], [0, 0, 0, 0]])):
         source = open_dataset(str(tmp_path / name))
         assert [np.asarray(to_rgb(source.read(i)[0]))[0, :, 0].tolist() for i in (7, 5)] == expected
