@@ -67,11 +67,11 @@ def looked_at(dataset: ImageDataset) -> ImageDataset:
 
     Floats have one scale for the whole data set, that of the largest number among the few.
     """
-    from imagegram.data.preprocess import deep_to_8_bit, to_rgb  # waits for torch
+    from imagegram.data.preprocess import to_rgb  # waits for torch
 
     notes: list[str] = []
     floats: dict[int, float] = {}  # the largest number of each
-    brightest = []
+    brightest: list[float] = []
     for i in permutation(dataset.size)[:LOOKED_AT].tolist():
         with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is read
             warnings.simplefilter("ignore")
@@ -82,10 +82,10 @@ def looked_at(dataset: ImageDataset) -> ImageDataset:
                 values = np.asarray(image)
                 floats[i] = float(values[np.isfinite(values)].max(initial=0))
             else:
-                brightest.append(np.asarray(to_rgb(image)).max())
+                brightest.append(float(np.asarray(to_rgb(image)).max()))
     if floats and (top := arrays.top_of(max(floats.values()))):
-        dataset, read = _with_scale(dataset, top), dataset.read
-        brightest += [np.asarray(deep_to_8_bit(read(i)[0], top)).max() for i in floats]
+        dataset = _with_scale(dataset, top)
+        brightest += [255 * most / top for most in floats.values()]
         above = f", what lies above it (up to {max(floats.values()):g}) is clipped" * (max(floats.values()) > top)
         notes.append(f"pictures of floats: all taken for 0 to {top}{above}, e.g. {dataset.name_of(next(iter(floats)))}")
     black = int(np.sum(np.array(brightest) < BLACK))
