@@ -16,6 +16,9 @@ TEXT = ("string", "large_string")
 
 def columns_of(name: str, features: Any, wanted: DatasetOptions) -> tuple[str, str]:
     """The column of pictures and that of labels, "" for none."""
+    for given in (wanted.image_column, wanted.label_column):
+        if given and given not in features:
+            raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
     image_column = _image_column(name, features, wanted.image_column)
     return image_column, _label_column(name, features, wanted.label_column)
 
@@ -62,40 +65,29 @@ def in_words(feature: object) -> str:
 
 def _unlisted(features: Any) -> str:
     """How to write lists of pictures one a row, where there are some; else ""."""
-    lists = [name for name, feature in features.items() if in_words(feature) == "lists of pictures"]
-    if not lists:
-        return ""
-    rows = f"data.map(lambda rows: {{'image': sum(rows['{lists[0]}'], [])}}, batched=True, "
-    return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
+    for name, feature in features.items():
+        if in_words(feature) == "lists of pictures":
+            rows = f"data.map(lambda rows: {{'image': sum(rows['{name}'], [])}}, batched=True, "
+            return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
+    return ""
 
 
 def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
     """The only candidate, else the one with a usual name; UserError with the choices."""
     if len(candidates) < 2:
-        return candidates[0] if candidates else ""
-    for word in usual:
-        if word in candidates:
-            return word
+        return "".join(candidates)
+    if named := [word for word in usual if word in candidates]:
+        return named[0]
     raise UserError(f"{name} has several columns that may be meant, {', '.join(candidates)}: name one with --{option}")
-
-
-def _given(name: str, features: Any, given: str) -> None:
-    if given and given not in features:
-        raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
 
 
 def _image_column(name: str, features: Any, given: str) -> str:
     """The column of pictures; UserError where there is none, or another type in the one that was named."""
-    _given(name, features, given)
     column = given or _one_of(name, image_candidates(features), IMAGE_NAMES, "image-column")
     if not column:
         possible = [column for column, feature in features.items() if _holds_image(feature)]
-        remedy = "none of them holds one picture a row"
-        if possible:
-            remedy = (
-                f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
-            )
-        remedy = f"{remedy}{_unlisted(features)}"
+        remedy = f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
+        remedy = (remedy if possible else "none of them holds one picture a row") + _unlisted(features)
         raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
     if not _holds_image(features[column]):
         raise UserError(
@@ -113,7 +105,6 @@ def _label_column(name: str, features: Any, given: str) -> str:
         dtype = _dtype(feature)
         return isinstance(feature, datasets.ClassLabel) or dtype in (*TEXT, *FLOATS, "bool") or "int" in dtype
 
-    _given(name, features, given)
     if given and not classes(features[given]):
         kind = in_words(features[given])
         raise UserError(f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)")

@@ -17,7 +17,7 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, scenes, tables, webdataset
 from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, counted, first_names, permutation, printable
-from imagegram.data.survey import COMPRESSED, IDX, KINDS, ZIPPED, Tree, endings, survey, unreadable_folder
+from imagegram.data.survey import KINDS, ZIPPED, Tree, kind_of_file, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
 BLACK = 8  # of 255: a picture whose brightest value is below
@@ -108,18 +108,17 @@ def _with_scale(dataset: ImageDataset, top: int) -> ImageDataset:
 def _open_file(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
     """A data set that is one file."""
     tree = Tree(path.parent)
-    lower = path.name.lower()
+    kind = kind_of_file(path.name)
     if path.suffix.lower() in ZIPPED:
         raise UserError(f"{name} is an archive, which is not looked into: unpack it, and give the folder")
-    if lower.endswith(COMPRESSED):
+    if kind == "compressed":
         raise UserError(f"{name} is compressed, and its pictures cannot be read one by one: {UNPACK}, or unpack it")
-    if IDX.search(lower):  # its labels stand beside it
+    if kind == "idx":  # its labels stand beside it
         beside = path.with_name(arrays.labels_of(path.name))
         tree.files["idx"] = [file.name for file in (path, beside) if file.exists()]
         return arrays.read_idx(name, tree, wanted)
-    kind = {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(path.suffix.lower(), "")
-    if not kind:
-        remedy = ": give the folder that it lies in" if path.suffix.lower() in endings() else ""
+    if kind not in ("tars", "tables", "npz"):
+        remedy = ": give the folder that it lies in" if kind == "pictures" else ""
         remedy = ": np.savez(NAME, images=..., labels=...) writes an .npz" if path.suffix == ".npy" else remedy
         raise UserError(f"{name} is neither a folder nor a .tar, .parquet, .npz or IDX file{remedy}")
     tree.files[kind] = [path.name]
@@ -135,12 +134,11 @@ def _open_folder(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
     if saved:
         return tables.read_saved(name, wanted)
     tree = survey(path)
-    if not tree.files["pictures"]:
-        for file in tree.metadata:
-            if file.endswith(".parquet"):
-                tree.files["tables"].append(file)
-            else:
-                tree.leave_out(f"{PurePath(file).suffix} tables", file)
+    for file in tree.metadata if not tree.files["pictures"] else []:
+        if file.endswith(".parquet"):
+            tree.files["tables"].append(file)
+        else:
+            tree.leave_out(f"{PurePath(file).suffix} tables", file)
     _leave_out_others(path, tree)
     present = [kind for kind in KINDS if tree.files[kind]]
     if "compressed" in present and present != ["compressed"] and "tars" not in present:
@@ -149,20 +147,16 @@ def _open_folder(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
         present.remove("compressed")
     if len(present) > 1:
         found = "; ".join(f"{len(tree.files[k])} {KINDS[k]} ({first_names(tree.files[k][:2])})" for k in present)
-        raise UserError(
-            f"{name} holds more than one kind of data: {found}. Name the folder or file of one of them, or move the "
-            "others elsewhere"
-        )
+        remedy = "Name the folder or file of one of them, or move the others elsewhere"
+        raise UserError(f"{name} holds more than one kind of data: {found}. {remedy}")
     if present == ["saved"]:
         raise UserError(f"{name} holds data sets saved by `datasets`: name one, {first_names(tree.files['saved'])}")
     if present == ["compressed"]:
         raise UserError(f"{name} holds compressed tar files ({first_names(tree.files['compressed'])}): {UNPACK}")
     if not present:
         left = "; ".join(counted(tree.left_out()))
-        raise UserError(
-            f"{printable(name)} holds no images, no .tar, .parquet, .npz or IDX files and no saved data set"
-            + (f" (it holds {left})" if left else "")
-        )
+        none = f"{printable(name)} holds no images, no .tar, .parquet, .npz or IDX files and no saved data set"
+        raise UserError(none + f" (it holds {left})" * bool(left))
     return READERS[present[0]](name, tree, wanted)
 
 

@@ -1,6 +1,7 @@
 """What lies below a folder: pictures, tars, tables, arrays, and what is none of them, counted with the reason."""
 
 import errno
+import functools
 import os
 import re
 import stat
@@ -42,6 +43,7 @@ KINDS = {
 }
 
 
+@functools.cache
 def endings() -> set[str]:
     """The endings of all pictures that Pillow opens, in lower case."""
     Image.init()
@@ -99,7 +101,6 @@ def survey(root: Path) -> Tree:
     cannot be read if it has a picture's ending. UserError where a folder cannot be read.
     """
     tree = Tree(root)
-    known = endings()
     top = root.stat()
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
     while waiting:
@@ -117,7 +118,7 @@ def survey(root: Path) -> Tree:
             if entry.name.startswith(".") or entry.name in SYSTEM:
                 tree.leave_out("hidden or system files", path, _below(Path(entry.path)))
                 continue
-            place = _visit(tree, entry, path, known, above)
+            place = _visit(tree, entry, path, above)
             if place:
                 tree.folders.append(path)
                 waiting.append((f"{path}/", (*above, place)))
@@ -146,14 +147,14 @@ def unreadable_folder(folder: Path, error: OSError) -> UserError:
 
 
 def _visit(
-    tree: Tree, entry: os.DirEntry[str], path: str, known: set[str], above: tuple[tuple[int, int], ...]
+    tree: Tree, entry: os.DirEntry[str], path: str, above: tuple[tuple[int, int], ...]
 ) -> tuple[int, int] | None:
     """Sort one entry into its kind; of a folder to be walked, its device and number."""
     ending = PurePath(entry.name).suffix.lower()
     try:
         status = entry.stat()
     except OSError as error:  # a link to nothing, or in a circle of links
-        if ending in known:
+        if ending in endings():
             tree.files["pictures"].append(path)
             gone = error.errno == errno.ENOENT
             tree.unreadable[path] = "the link's target is gone" if gone else str(error.strerror)
@@ -172,7 +173,7 @@ def _visit(
         tree.leave_out("pipes, sockets or devices", path)
     elif entry.name in METADATA:
         tree.metadata.append(path)
-    elif kind := _kind(entry.name, ending, known):
+    elif kind := kind_of_file(entry.name):
         tree.files[kind].append(path)
     else:
         tree.leave_out(
@@ -181,9 +182,10 @@ def _visit(
     return None
 
 
-def _kind(name: str, ending: str, known: set[str]) -> str:
+def kind_of_file(name: str) -> str:
     """The kind of a file among KINDS, "" for none."""
-    if ending in known:
+    ending = PurePath(name).suffix.lower()
+    if ending in endings():
         return "pictures"
     if name.lower().endswith(COMPRESSED):
         return "compressed"

@@ -283,12 +283,11 @@ def _classes(name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], nam
         names = list(dict.fromkeys(class_name for feature in with_names for class_name in feature.names))
         given = [(value, feature.names) for feature, values in parts for value in values]
         texts = [of[value] if value is not None and 0 <= value < len(of) else None for value, of in given]
-        classes = Classes.of_names(
-            names, texts, unknown=sum(v is not None and not -1 <= v < len(of) for v, of in given)
-        )
+        unknown = sum(value is not None and not -1 <= value < len(of) for value, of in given)
+        classes = Classes.of_names(names, texts, unknown)
         if any(feature.names != with_names[0].names for feature in with_names):
-            united = "the files name their classes differently: united by name"
-            classes = replace(classes, note="; ".join(line for line in (united, classes.note) if line))
+            note = f"the files name their classes differently: united by name{'; ' * bool(classes.note)}{classes.note}"
+            classes = replace(classes, note=note)
         return classes
     if fraction := fraction_among(values):
         fault = f"{column!r} holds {fraction}, no classes"
