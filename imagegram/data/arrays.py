@@ -5,6 +5,7 @@ dimension as a big-endian uint32, then the values. Pictures [n, h, w] stand in `
 in `...labels-idx1-ubyte[.gz]`.
 """
 
+import contextlib
 import gzip
 import hashlib
 import posixpath
@@ -41,14 +42,10 @@ CHANNELS = (1, 3, 4)
 def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """One split of a folder of IDX files, or one file of pictures with its labels beside it."""
     wanted.refuse(name, "a set of IDX files", "image_column", "label_column")
-    found: dict[str, str] = {}
-    for file in sorted(tree.files["idx"], key=lambda file: file.endswith(".gz")):  # unpacked beside its .gz: once
-        found.setdefault(file.removesuffix(".gz"), file)
-    split, files, note = files_of_split(name, list(found), wanted.split)
-    for file in found:
-        if file not in files:
-            tree.leave_out("IDX files of other splits", found[file])
-
+    split, either, note = tree.of_split(name, "idx", wanted.split)
+    # What is unpacked beside its .gz counts once.
+    found = {file.removesuffix(".gz"): file for file in sorted(either, key=lambda file: not file.endswith(".gz"))}
+    files = sorted(found)
     pictures = [file for file in files if "image" in file.rpartition("/")[2]]
     if len(pictures) != 1:
         what = f"several IDX files of pictures ({first_names(pictures)})" if pictures else "no IDX file of pictures"
@@ -145,10 +142,9 @@ def array_names(path: Path) -> list[str]:
 
 def holds_pictures(path: Path) -> bool:
     """Whether an archive has an array that is named for pictures, or cannot be read."""
-    try:
+    with contextlib.suppress(UserError):
         return any(_is_named(key, ARRAY_IMAGES) for key in array_names(path))
-    except UserError:
-        return True
+    return True
 
 
 def _is_named(key: str, words: Iterable[str]) -> bool:

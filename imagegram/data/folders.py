@@ -126,15 +126,10 @@ def _resolve(name: str, tree: Tree, wanted: str) -> tuple[list[str], str, str, l
             f"({first_names(others)}): say which one is meant with --dataset {tree.root}/{prefix}{split_folders[0]}"
         )
     split = choose(name, split_folders, wanted)
-    rest: dict[str, list[str]] = {}
     for path, below in zip(pictures, inside, strict=True):
         top = below.partition("/")[0] if "/" in below else ""
         if top != split:
-            rest.setdefault(top, []).append(path)
-    for top, files in rest.items():
-        tree.leave_out(
-            f"images of the split {printable(top)}" if top else "images beside the splits", files[0], len(files)
-        )
+            tree.leave_out(f"images of the split {printable(top)}" if top else "images beside the splits", path)
     prefix += f"{split}/"
     notes.append(f"split {printable(split)} of {first_names(split_folders)} (--split)")
     return [path for path in pictures if path.startswith(prefix)], prefix, split, notes

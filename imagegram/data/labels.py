@@ -125,17 +125,13 @@ def choose(name: str, found: Sequence[str], wanted: str) -> str:
     if not wanted and len(found) == 1:
         return found[0]
     asked = wanted or "train"
-    for split in found:
-        if split == asked:
-            return split
     same = [split for split in found if kind_of(split) and kind_of(split) == kind_of(asked)]
-    if len(same) == 1:
-        return same[0]
-    raise UserError(
-        f"{name} has no split {asked!r}; it has {first_names(found)}: name one with --split"
-        if not same
-        else f"{name} has several splits {asked!r}: {first_names(same)}: name one with --split"
+    if asked in found or len(same) == 1:
+        return asked if asked in found else same[0]
+    has = (
+        f"several splits {asked!r}: {first_names(same)}" if same else f"no split {asked!r}; it has {first_names(found)}"
     )
+    raise UserError(f"{name} has {has}: name one with --split")
 
 
 def files_of_split(name: str, files: Sequence[str], wanted: str) -> tuple[str, list[str], str]:

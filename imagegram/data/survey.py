@@ -15,6 +15,7 @@ from PIL import Image
 from imagegram.artifact import MARKER
 from imagegram.cli import UserError
 from imagegram.data.dataset import LeftOut, printable
+from imagegram.data.labels import files_of_split
 from imagegram.data.metadata import NAMES as METADATA
 
 SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@Recycle", "#recycle"}
@@ -86,6 +87,14 @@ class Tree:
         """Count what is no part of the data set."""
         self.reasons[reason] += count
         self.examples.setdefault(reason, path)
+
+    def of_split(self, name: str, kind: str, wanted: str) -> tuple[str, list[str], str]:
+        """As `files_of_split`, of the files of a kind; those of other splits are left out."""
+        split, files, note = files_of_split(name, self.files[kind], wanted)
+        for file in self.files[kind]:
+            if file not in files:
+                self.leave_out(f"{KINDS[kind]} of other splits", file)
+        return split, files, note
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """All that was left out, most first."""

@@ -26,7 +26,7 @@ from imagegram.data.dataset import (
     first_names,
     open_picture,
 )
-from imagegram.data.labels import Classes, choose, files_of_split, fraction_among, text_of
+from imagegram.data.labels import Classes, choose, fraction_among, text_of
 from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
@@ -70,10 +70,7 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     import datasets
     import pyarrow.parquet
 
-    split, files, note = files_of_split(name, tree.files["tables"], wanted.split)
-    for file in tree.files["tables"]:
-        if file not in files:
-            tree.leave_out("parquet files of other splits", file)
+    split, files, note = tree.of_split(name, "tables", wanted.split)
     paths = [tree.root / file for file in files]
     parts = [_features(path) for path in paths]
     counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
@@ -147,11 +144,10 @@ def _features(path: Path) -> "dict[str, Any]":
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether a parquet file has a column that may be a picture; img2dataset writes others beside its tars."""
-    try:
+    """Whether a parquet file has a column that may be a picture, or is damaged, which its reader says."""
+    with contextlib.suppress(UserError):
         return bool(image_candidates(_features(path)))
-    except UserError:
-        return True  # broken: whoever reads it says how
+    return True
 
 
 @contextlib.contextmanager
@@ -229,9 +225,8 @@ def _read_table(
     data = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     first = [cell for cell in data[:LOOKED_AT][image_column] if cell and (cell["bytes"] is not None or cell["path"])]
     if first and all(cell["bytes"] is None and not Path(cell["path"]).exists() for cell in first):
-        raise UserError(
-            f"column {image_column!r} of {name} holds no pictures and names no files: {first[0]['path'][:60]!r}"
-        )
+        shown = repr(first[0]["path"][:60])
+        raise UserError(f"column {image_column!r} of {name} holds no pictures and names no files: {shown}")
 
     def read(i: int) -> tuple[Image.Image, int]:
         cell = data[i][image_column]

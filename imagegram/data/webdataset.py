@@ -30,7 +30,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import Classes, files_of_split, text_of
+from imagegram.data.labels import Classes, text_of
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
@@ -60,10 +60,7 @@ Sample = dict[str, Member]  # by column
 
 def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """All samples with a picture of the tars below a folder (or of one tar)."""
-    split, files, note = files_of_split(name, tree.files["tars"], wanted.split)
-    for file in tree.files["tars"]:
-        if file not in files:
-            tree.leave_out("tars of other splits", file)
+    split, files, note = tree.of_split(name, "tars", wanted.split)
     scanned = [_scan(tree.root / file, printable(file), tree) for file in files]
     flaws = [flaw for _, flaw in scanned if flaw]
 
