@@ -85,7 +85,7 @@ class Classes:
 def text_of(value: object) -> str | None:
     """A cell as the text that names its class; None where it is empty.
 
-    >>> text_of(3.0), text_of(True), text_of(0.5), text_of(float("nan")), text_of(b"caf\xc3\xa9")
+    >>> text_of(3.0), text_of(True), text_of(0.5), text_of(float("nan")), text_of("café".encode())
     ('3', '1', '0.5', None, 'café')
     """
     if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
