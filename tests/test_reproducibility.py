@@ -19,8 +19,8 @@ DURATIONS = {"sequences_per_second", "decoded_images_per_second"}
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Classifiers and kernels hardly trained, which depend on the order of sums as others do."""
-    monkeypatch.setattr("imagegram.metrics.coherence.STEPS", 3)
+    """Classifiers and kernels hardly trained; with 20 steps the order of sums would show in the figures."""
+    monkeypatch.setattr("imagegram.metrics.coherence.STEPS", 20)
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
     threads = torch.get_num_threads()
     yield
