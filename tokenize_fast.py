@@ -34,9 +34,16 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.tokenizing import tokenize_dataset
+    from imagegram.codec import load_codec
+    from imagegram.tokenizing import check, tokenizing
 
-    tokenize_dataset(config.dataset, config.out, config.tokenizing)
+    check(config.out, config.tokenizing)
+    codec = load_codec(config.tokenizing.codec)
+    dataset = config.dataset.open(codec.image_size)
+    with tokenizing(config.dataset, dataset, codec, config.out, config.tokenizing) as run:
+        for shard, batches in run.pending():
+            tokens = [codec.encode(images) for images in batches]
+            run.write(shard, tokens)
 
 
 if __name__ == "__main__":

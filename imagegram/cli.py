@@ -30,6 +30,7 @@ REMEDIES = {
     errno.EROFS: "choose a folder that can be written to",
     errno.EEXIST: "choose another folder",
     errno.ENAMETOOLONG: "choose shorter names (a name has at most 255 bytes, a path 4,095)",
+    errno.EMFILE: "allow this process more open files (ulimit -n)",
     errno.ENOTDIR: "choose another folder, that one is or lies below a file",
 }
 
@@ -100,6 +101,11 @@ def run_script(
         main(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:  # a library of PyTorch that does not fit into the memory allowed
+        if "failed to map segment" not in str(error):
+            raise
+        print(f"error: {error}: allow this process more memory (ulimit -v)", file=sys.stderr)
         return 1
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0)

@@ -5,12 +5,13 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from imagegram.artifact import Artifact
@@ -30,45 +31,145 @@ def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int =
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
+    check(out, options)
+    codec = load_codec(options.codec)
+    dataset = spec.open(codec.image_size)
+    with tokenizing(spec, dataset, codec, out, options, rank, world_size) as run:
+        for shard, batches in run.pending():
+            run.write(shard, [codec.encode(images) for images in batches])
+    return run.folder
+
+
+def check(out: Path, options: Options) -> None:
+    """UserError where the options make no sense, or `out` holds somebody else's files; nothing is loaded for that."""
     options.check()
+    Artifact(out, "tokens").check()
+
+
+@contextlib.contextmanager
+def tokenizing(
+    spec: DatasetSpec,
+    dataset: ImageDataset,
+    codec: Codec,
+    out: Path,
+    options: Options,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator["Run"]:
+    """Claim and lock `out`, say what there is to do, and in the end what was done; the body tokenizes.
+
+    The first process speaks for all, and waits for the others.
+    """
+    manifest = manifest_of(spec, dataset, codec, options.held_out_share, options.shard_size)
     place = Artifact(out, "tokens")
-    place.check()
-    model = load_codec(options.codec)
-    dataset = spec.open(model.image_size)
-    manifest = manifest_of(spec, dataset, model, options.held_out_share, options.shard_size)
-    first = rank == 0  # speaks for all
+    first = rank == 0
     if first:
         print("\n".join(dataset.describe()))
     with place.lock(rank):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
+        run = Run(folder, dataset, codec, options, [s for s in pending if s % world_size == rank])
         if first:
-            folder.write_bad()  # a run may have been killed before it did
-            if line := familiarity.warning_of(out):
-                print(line)
+            run.say_what_is_there(pending, world_size)
         folder.check_readable()  # a run that was refused for its bad images is refused again
-        mine = [s for s in pending if s % world_size == rank]
-        if first and not pending:
-            print(f"{out}: all {folder.shards} shards are finished, nothing to tokenize")
         if not pending:
-            return folder
+            yield run
+            return
         _check_space(folder, len(pending), world_size)
-        if first:
-            for shard, problem in folder.damaged().items():
-                print(f"{out}: shard {shard}: {problem}; tokenized again")
-            todo = f"{len(pending)} of {folder.shards} shards to tokenize with {model.name}"
-            print(f"{todo} in {world_size} process{'es' * (world_size > 1)}")
         started = time.monotonic()
-        progress = _Progress(folder, pending, mine, shown=first)
-        with progress.bar, worker_errors_as_user_errors():
-            _tokenize_shards(folder, dataset, model, mine, options, progress)
+        run.progress = _Progress(folder, pending, run.mine, shown=first)
+        with run.progress.bar, worker_errors_as_user_errors():
+            yield run
             others = [place.lock_file(r) for r in range(1, world_size)]
             while first and others and folder.pending() and others_at_work(others, started):
                 time.sleep(0.5)
-                progress.look()
+                run.progress.look()
         if first:
             _finish(folder, pending, time.monotonic() - started)
-    return folder
+
+
+class Run:
+    """One process's share of the work: its shards, read ahead, with their labels and unreadable images."""
+
+    progress: "_Progress"
+
+    def __init__(
+        self, folder: TokenFolder, dataset: ImageDataset, codec: Codec, options: Options, mine: list[int]
+    ) -> None:
+        self.folder = folder
+        self.dataset = dataset
+        self.codec = codec
+        self.options = options
+        self.mine = mine
+        self.items: list[Item] = []  # of the shard that is being read, without pixels
+        self.started = time.monotonic()
+
+    def say_what_is_there(self, pending: list[int], processes: int) -> None:
+        """Print what is finished, damaged and still to do."""
+        folder = self.folder
+        folder.write_bad()  # a run may have been killed before it did
+        if line := familiarity.warning_of(folder.path):
+            print(line)
+        if not pending:
+            print(f"{folder.path}: all {folder.shards} shards are finished, nothing to tokenize")
+            return
+        for shard, problem in folder.damaged().items():
+            print(f"{folder.path}: shard {shard}: {problem}; tokenized again")
+        todo = f"{len(pending)} of {folder.shards} shards to tokenize with {self.codec.name}"
+        print(f"{todo} in {processes} process{'es' * (processes > 1)}")
+        if not (folder.path / familiarity.FILE).exists():
+            _judge_codec(folder, self.dataset, self.codec)
+
+    def pending(self) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """The shards of this process that are not finished, each with its images: uint8 [B, 3, S, S], in batches.
+
+        A batch never spans two shards: the bytes do not depend on who tokenizes what.
+        """
+        size = self.options.batch_size
+        covered = {shard: self.folder.covered(shard).tolist() for shard in self.mine}
+        batches = [rows[i : i + size] for rows in covered.values() for i in range(0, len(rows), size)]
+        if not batches:
+            return
+        loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, self.options.workers))
+        for shard, rows in covered.items():
+            self.items = []
+            self.started = time.monotonic()
+            yield shard, self._images(itertools.islice(loaded, -(-len(rows) // size)))
+
+    def _images(self, batches: Iterable[list[Item]]) -> Iterator[Tensor]:
+        """The readable images of each batch; the others are remembered with their reasons."""
+        for batch in batches:
+            pixels = [image for _, image, _, _ in batch if image is not None]
+            self.items += [(ordinal, None, label, reason) for ordinal, _, label, reason in batch]
+            if pixels:
+                yield torch.from_numpy(np.stack(pixels))
+            self.progress.add(len(batch))
+
+    def write(self, shard: int, tokens: list[NDArray[np.uint16]]) -> None:
+        """Write the shard that was read last, from the tokens of its batches."""
+        nothing = np.zeros((0, self.codec.tokens_per_image), np.uint16)
+        bad = {ordinal: reason for ordinal, _, _, reason in self.items if reason}
+        labels = np.array([label for _, _, label, reason in self.items if not reason])
+        names = {ordinal: self.dataset.name_of(ordinal) for ordinal in bad}
+        _check_unchanged(self.folder, self.dataset, shard, bad, names)
+        seconds = time.monotonic() - self.started
+        self.folder.write(shard, np.concatenate([nothing, *tokens]), labels, bad, seconds, names)
+        if bad:
+            self.folder.write_bad()
+            self.folder.check_readable()
+
+
+def _ahead(batches: Iterable[list[Item]]) -> Iterator[list[Item]]:
+    """Batches, of which the next one is fetched while this one is encoded, so that a GPU has work waiting."""
+    source = iter(batches)
+    pool = ThreadPoolExecutor(1)
+    try:
+        coming = pool.submit(next, source, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # stopped: nobody waits for what nobody will read
 
 
 def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
@@ -148,29 +249,6 @@ def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
     require_space(folder.path, (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4))
 
 
-def _encoded(batches: Iterable[list[Item]], codec: Codec) -> Iterator[tuple[list[Item], NDArray[np.uint16]]]:
-    """Every batch with the tokens of its readable images. The next batch is loaded while this one is encoded, so that
-    a GPU always has work waiting."""
-    pool = ThreadPoolExecutor(1)
-    waiting = list[tuple[list[Item], Future[NDArray[np.uint16]]]]()
-    try:
-        for batch in itertools.chain(batches, [None]):
-            if batch is not None:
-                waiting.append((batch, pool.submit(_encode, codec, batch)))
-            if waiting and (batch is None or len(waiting) > 1):
-                before, tokens = waiting.pop(0)
-                yield before, tokens.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # stopped: nobody waits for what nobody will write
-
-
-def _encode(codec: Codec, batch: list[Item]) -> NDArray[np.uint16]:
-    pixels = [image for _, image, _, _ in batch if image is not None]
-    if not pixels:
-        return np.zeros((0, codec.tokens_per_image), np.uint16)
-    return codec.encode(torch.from_numpy(np.stack(pixels)))
-
-
 def _judge_codec(folder: TokenFolder, dataset: ImageDataset, codec: Codec) -> None:
     """Keep whether the codec knows images like these, and say so in one line where it does not.
 
@@ -205,7 +283,7 @@ def _check_unchanged(
     if not changed:
         return
     covered = folder.range(shard)
-    good = [ordinal for ordinal in folder.asked[covered.start : covered.stop].tolist() if ordinal not in bad]
+    good = [ordinal for ordinal in folder.covered(shard).tolist() if ordinal not in bad]
     away = not good or not _unchanged(dataset, good[0])
     back = _unchanged(dataset, changed[0])
     if away or back or too_many_bad(len(changed), len(covered)):
@@ -225,46 +303,3 @@ def _unchanged(dataset: ImageDataset, ordinal: int) -> bool:
     except Exception:  # broken, as it was
         return True
     return True
-
-
-def _tokenize_shards(
-    folder: TokenFolder,
-    dataset: ImageDataset,
-    codec: Codec,
-    shards: list[int],
-    options: Options,
-    progress: _Progress,
-) -> None:
-    """Tokenize `shards` one after another."""
-    # A batch never spans two shards: the bytes do not depend on who tokenizes what.
-    batches: list[list[int]] = []
-    ends = {}
-    for shard in shards:
-        place = folder.range(shard)
-        covered = folder.asked[place.start : place.stop].tolist()
-        batches += [covered[i : i + options.batch_size] for i in range(0, len(covered), options.batch_size)]
-        ends[len(batches)] = shard
-    if progress.shown and not (folder.path / familiarity.FILE).exists():
-        _judge_codec(folder, dataset, codec)
-    parts: list[NDArray[np.uint16]] = []
-    labels: list[int] = []
-    bad: dict[int, str] = {}
-    started = time.monotonic()
-    loaded = load_batches(dataset, batches, codec.image_size, options.workers)
-    for number, (batch, tokens) in enumerate(_encoded(loaded, codec), 1):
-        parts.append(tokens)
-        labels += [label for _, image, label, _ in batch if image is not None]
-        bad |= {ordinal: reason for ordinal, image, _, reason in batch if image is None}
-        progress.add(len(batch))
-        if number in ends:
-            names = {ordinal: dataset.name_of(ordinal) for ordinal in bad}
-            _check_unchanged(folder, dataset, ends[number], bad, names)
-            seconds = time.monotonic() - started
-            folder.write(ends[number], np.concatenate(parts), np.array(labels), bad, seconds, names)
-            if bad:
-                folder.write_bad()
-                folder.check_readable()
-            parts = []
-            labels = []
-            bad = {}
-            started = time.monotonic()

@@ -177,6 +177,11 @@ class TokenFolder:
         start = shard * self.manifest.shard_size
         return range(start, min(start + self.manifest.shard_size, self.manifest.images))
 
+    def covered(self, shard: int) -> NDArray[np.int64]:
+        """The ordinals of the images that a shard covers, int64 [n]."""
+        part = self.range(shard)
+        return self.asked[part.start : part.stop]
+
     @functools.cached_property
     def asked(self) -> NDArray[np.int64]:
         """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""
@@ -309,9 +314,8 @@ class TokenFolder:
 
     def ordinals(self, shard: int) -> NDArray[np.int64]:
         """The place in the data set of every row of a finished shard."""
-        covered = self.range(shard)
         bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
-        return np.setdiff1d(self.asked[covered.start : covered.stop], bad, assume_unique=True)
+        return np.setdiff1d(self.covered(shard), bad, assume_unique=True)
 
     def indexed(self, shard: int) -> NDArray[np.bool_]:
         """Which rows of a finished shard go into the index: those that are not held out."""

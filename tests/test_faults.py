@@ -216,3 +216,38 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) ->
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert result.stderr.startswith(f"error: {tmp_path}/file/below")
+
+
+def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Path) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment |= {"PYTHONPATH": str(ROOT), "INDEX": "索引", "INDEX_INPUT": "入", "TOKENS": "出"}
+    commands = [
+        [str(ROOT / "tokenize_fast.py"), "--images", "60", "--workers", "0", "--out", "出"],
+        ["-m", "imagegram.index", "build"],
+        [
+            str(ROOT / "generate_images.py"),
+            "ntd",
+            "--index",
+            "索引",
+            "--sequences",
+            "5",
+            "--decoded",
+            "0",
+            "--out",
+            "絵",
+        ],
+    ]
+    for command in commands:
+        python = [sys.executable, *command]
+        done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-1000:]
+    assert (tmp_path / "絵" / "report.json").exists()
+
+
+def test_too_little_memory_for_pytorch_is_one_line(tmp_path: Path) -> None:
+    command = f"ulimit -v 2500000; exec {sys.executable} {ROOT}/tokenize_fast.py --images 20 --out {tmp_path}/t"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "(ulimit -v)" in done.stderr

@@ -1,4 +1,4 @@
-"""The same command gives the same bytes, whatever the threads, the batches, the shards, and what ran before."""
+"""The same command gives the same bytes, whatever the threads, batches, shards and processes, and where it stopped."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 import generate_images
 import tokenize_fast
+import tokenize_imagenet_large
 from imagegram.cli import run_script
 from imagegram.index import __main__ as build_index
 
@@ -30,8 +31,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def night(folder: Path, *, threads: int, batch_size: int, shard_images: int, sampler: str) -> dict[str, Any]:
     """Pictures of a sampler from the first image on, in `folder`; its report without durations."""
     torch.set_num_threads(threads)
+    options = [f"--out={folder}/t", "--images=500", f"--batch-size={batch_size}", "--shard-size=100"]
     commands = [
-        (tokenize_fast, [f"--out={folder}/t", "--images=500", f"--batch-size={batch_size}", "--shard-size=200"]),
+        (tokenize_fast, options),
         (build_index, ["build", f"--tokens={folder}/t", f"--index={folder}/i", f"--index-input={folder}/in"]),
         (generate_images, [sampler, f"--index={folder}/i", f"--out={folder}/o", "--sequences=60", "--decoded=5"]),
     ]
@@ -46,10 +48,24 @@ def night(folder: Path, *, threads: int, batch_size: int, shard_images: int, sam
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("sampler", ["kernel", "ntd"])
-def test_a_report_depends_on_no_number_of_threads_batches_or_shards(tmp_path: Path, sampler: str) -> None:
+def test_a_report_depends_on_no_number_of_threads_batches_shards_or_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
     folder = tmp_path / "here"  # the same path, which stands in the report
     one = night(folder, threads=1, batch_size=256, shard_images=0, sampler=sampler)
     folder.rename(tmp_path / "before")
+
+    # The second time another process has tokenized its share, and was killed in its last shard.
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    share = ["--dataset=digits", "--codec=tiny", "--images=500", "--shard-size=100", f"--out={folder}/t"]
+    assert run_script(tokenize_imagenet_large.main, tokenize_imagenet_large.Config, "", share) == 0
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    assert sorted(file.name for file in (folder / "t").glob("shard-*.json")) == ["shard-00001.json", "shard-00003.json"]
+    (folder / "t" / "shard-00003.json").unlink()
+    (folder / "t" / "shard-00003.npy").write_bytes(b"cut sho")
+
     many = night(folder, threads=2, batch_size=17, shard_images=170, sampler=sampler)
     assert len(list((folder / "i").glob("table.*"))) == 3
     # How an index is split is part of its hash, under which what is made from it is kept.

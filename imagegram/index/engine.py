@@ -8,6 +8,7 @@ uniform draw from the ranges is a draw from `ntd`'s distribution, however many m
 names the image and the position. `creativity` gives the longest match that starts at each position.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ def open_fastgram(folder: Path) -> Any:
         from fastgram.engine import GramEngine
     except ImportError as error:
         raise UserError(f"Fastgram cannot be loaded ({error}): {INSTALL}") from error
-    gram = GramEngine(str(folder), eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
+    # As bytes: a name need not be text in the locale of this process.
+    names: list[Any] = [os.fsencode(folder)]
+    gram = GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
     missing = [call for call in CALLS if not hasattr(gram.engine, call)]
     if missing:
         raise UserError(f"this Fastgram is too old (it has no {', '.join(missing)}): {INSTALL}")
