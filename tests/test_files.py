@@ -95,10 +95,13 @@ def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
         result = subprocess.run([command, *arguments], cwd=job, env=environment | more, capture_output=True, text=True)
         return result.stdout + result.stderr
 
-    tokenize = [sys.executable, str(ROOT / "tokenize_fast.py"), "--images", "40", "--workers", "0", "--out"]
-    for name in ("one", "a b"):
+    tokenize = [sys.executable, str(ROOT / "tokenize_fast.py"), "--workers", "0", "--images", "40"]
+    for name, dataset in (("one", "digits"), ("a b", "shapes")):
         subprocess.run(
-            [*tokenize, name], cwd=job, env=environment | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(ROOT)}, check=True
+            [*tokenize, "--dataset", dataset, "--out", name],
+            cwd=job,
+            env=environment | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(ROOT)},
+            check=True,
         )
     assert "index: x\n" in call(tmp_path / "bin" / "build", TOKENS="a b", INDEX="x", INDEX_INPUT="in", BUILDER="auto")
     assert "index: y y\n" in call(

@@ -60,7 +60,7 @@ def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
     ],
 )
 def test_a_misspelt_sampler_is_one_line(tmp_path: Path, wrong: str, message: str) -> None:
-    script = (ROOT / "overnight_run.py").read_text().replace("Kernel(step=0.7)", wrong)
+    script = (ROOT / "overnight_run.py").read_text().replace("Kernel(step=0.85)", wrong)
     (tmp_path / "my_night.py").write_text(script)
     command = [sys.executable, str(tmp_path / "my_night.py"), "--dry-run"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

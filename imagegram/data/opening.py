@@ -17,6 +17,7 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, scenes, tables, webdataset
 from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, counted, first_names, permutation, printable
+from imagegram.data.preprocess import deep_to_8_bit, to_rgb
 from imagegram.data.survey import KINDS, ZIPPED, Tree, kind_of_file, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
@@ -67,8 +68,6 @@ def looked_at(dataset: ImageDataset) -> ImageDataset:
 
     Floats have one scale for the whole data set, that of the largest number among the few.
     """
-    from imagegram.data.preprocess import to_rgb  # waits for torch
-
     notes: list[str] = []
     floats: dict[int, float] = {}  # the largest number of each
     brightest: list[float] = []
@@ -96,7 +95,6 @@ def looked_at(dataset: ImageDataset) -> ImageDataset:
 
 def _with_scale(dataset: ImageDataset, top: int) -> ImageDataset:
     """The data set, its pictures of floats read as 0 to `top`."""
-    from imagegram.data.preprocess import deep_to_8_bit
 
     def read(i: int) -> tuple[Image.Image, int]:
         image, label = dataset.read(i)

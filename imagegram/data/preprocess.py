@@ -1,22 +1,25 @@
 """Any picture to the pixels that a codec takes."""
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from imagegram.data.arrays import top_of
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
 
 
-def to_signed(images: torch.Tensor) -> torch.Tensor:
+def to_signed(images: "Tensor") -> "Tensor":
     """Pixels uint8 (or floats from 0 to 255) of any shape -> float32 in [-1, 1], what networks see."""
     return images.float() / 127.5 - 1
 
 
-def to_bytes(images: torch.Tensor) -> torch.Tensor:
+def to_bytes(images: "Tensor") -> "Tensor":
     """Floats in [-1, 1] of any shape -> pixels uint8, rounded; what lies outside is cut."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
@@ -80,7 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def preprocess(image: Image.Image, size: int) -> torch.Tensor:
+def preprocess(image: Image.Image, size: int) -> "Tensor":
     """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size, size].
 
     Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory than itself.
@@ -98,4 +101,6 @@ def preprocess(image: Image.Image, size: int) -> torch.Tensor:
         down = image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box)
+    import torch  # takes seconds, which a look at a data set need not wait for
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
