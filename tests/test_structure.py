@@ -30,6 +30,9 @@ STATIONS = [
 MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
+# Lines of the package, and of all Python. What adds says in its commit what it deleted; both are to fall.
+MOST_OF_PACKAGE = 13_800
+MOST_OF_ALL = 27_600
 CODE = sorted(
     [
         *ROOT.glob("*.py"),
@@ -75,6 +78,18 @@ def test_no_import_runs_upward() -> None:
             if STATIONS.index(name.split(".")[1]) > STATIONS.index(parts[1]):
                 upward.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not upward
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in (ROOT / "imagegram").rglob("*.py") if not path.stem.startswith("__")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_the_project_does_not_grow_unseen() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in [*CODE, *TESTS]}
+    package = sum(count for path, count in lines.items() if ROOT / "imagegram" in path.parents)
+    assert package <= MOST_OF_PACKAGE
+    assert sum(lines.values()) <= MOST_OF_ALL
 
 
 def test_no_circle() -> None:
