@@ -88,15 +88,20 @@ class Classifier(nn.Module):
         return torch.cat([self(chunk.clamp(-1, 1)).softmax(1) for chunk in images.split(batch)])
 
 
-def train_classifier(images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0) -> Classifier:
-    """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment."""
+def train_classifier(
+    images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0, shown: bool = True
+) -> Classifier:
+    """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
+
+    shown: with a bar, of which one is enough where several are trained at a time.
+    """
     rng = torch.Generator().manual_seed(seed)
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(int(labels.max()) + 1).to(images.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in trange(steps, desc="training a classifier", unit="step", delay=3):
+    for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=not shown):
         rows = torch.randint(len(images), (batch,), generator=rng)
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
@@ -134,7 +139,7 @@ class Classifiers:
         def train(half: int) -> Classifier:
             known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            return train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half)
+            return train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half, shown=half == 0)
 
         return cls(_each(train, (0, 1)), real, baseline)
 

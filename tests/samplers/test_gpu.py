@@ -16,9 +16,10 @@ ASK = """
 import sys, numpy, torch
 from pathlib import Path
 from imagegram.index.folder import Index
+from imagegram.samplers import Kernel
 index = Index.open(Path(sys.argv[1]))
-numpy.save(sys.argv[2], probabilities(index, Sampler("kernel"), numpy.array(index.tokens[:20])))
-numpy.save(sys.argv[3], sample(index, Sampler("kernel"), 1000, numpy.random.default_rng(0)).tokens)
+numpy.save(sys.argv[2], Kernel().probabilities(index, numpy.array(index.tokens[:20])))
+numpy.save(sys.argv[3], Kernel().sample(index, 1000, numpy.random.default_rng(0)).tokens)
 print(torch.cuda.is_available())
 """
 
