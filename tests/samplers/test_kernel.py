@@ -18,7 +18,7 @@ from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
 from imagegram.samplers.kernel.fit import fit, fit_file, open_kernel
 from imagegram.samplers.kernel.model import OWN_TOKENS, MovedVotes, context_places, digits_of
-from imagegram.samplers.kernel.regression import Regression
+from imagegram.samplers.kernel.regression import Regression, principal_axes
 from tests.support.corpora import index_of
 
 CPU = torch.device("cpu")
@@ -342,3 +342,15 @@ def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> 
         Kernel().sample(no_codes, 5, np.random.default_rng(0))
     with pytest.raises(UserError, match="must not be negative"):
         Kernel(step=-1)
+
+
+@pytest.mark.parametrize("images", [3, 21, 400])
+def test_principal_axes_hold_what_a_singular_value_decomposition_says(images: int) -> None:
+    digits = np.random.default_rng(0).integers(0, 8, (images, 192))
+    numbers = torch.from_numpy(digits / 4 - 1).float()
+    numbers[1:] = numbers[:1] + numbers[1:] * (torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1)
+    numbers = numbers - numbers.mean(0)
+    axes = principal_axes(numbers, 48)
+    assert torch.allclose(axes.T @ axes, torch.eye(48), atol=1e-4)
+    held = torch.linalg.svdvals(numbers)[:48].square().sum()
+    assert torch.isclose((numbers @ axes).square().sum(), held, rtol=1e-3)

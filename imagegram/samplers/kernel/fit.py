@@ -29,7 +29,7 @@ from imagegram.samplers.kernel.model import (
     MovedVotes,
     digits_of,
 )
-from imagegram.samplers.kernel.regression import PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS
+from imagegram.samplers.kernel.regression import PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS, principal_axes
 
 FORMAT = 4  # of the stored fit; another one is fitted again
 SEED = 0
@@ -120,8 +120,7 @@ def _regress(
             if context.shape[1] <= len(projection):
                 projection.mul_(scale)
             else:
-                axes = torch.linalg.eigh(context.T @ context)[1][:, -len(projection) :]
-                projection.copy_(axes.T * scale)
+                projection.copy_(principal_axes(context, len(projection)).T * scale)
 
     list(pool.map(one, reversed(range(model.rows))))
 

@@ -11,6 +11,17 @@ IMAGES_AT_ONCE = 4096  # bounds the memory
 MOST_LEVERAGE = 0.95
 
 
+def principal_axes(numbers: Tensor, count: int) -> Tensor:
+    """The `count` directions [C, count] in which centred `numbers` [M, C] vary most."""
+    spread = numbers.T @ numbers
+    try:
+        return torch.linalg.eigh(spread)[1][:, -count:]
+    except torch.linalg.LinAlgError:
+        # Where images are few, or digits are always the same, most of the spectrum is rounding: the solver may fail.
+        spread = spread.double() + torch.eye(len(spread), dtype=torch.float64, device=spread.device)
+        return torch.linalg.eigh(spread)[1][:, -count:].float()
+
+
 class Regression(nn.Module):
     """The regression of one row: for each digit, on the context and the digits of the token before it.
 
@@ -64,8 +75,7 @@ class Regression(nn.Module):
         """
         self.center.copy_(codes.mean(0))
         if self.axes.shape[1]:
-            context = (codes - self.center)[:, : self.context]
-            self.axes.copy_(torch.linalg.eigh(context.T @ context)[1][:, -PRINCIPAL:])
+            self.axes.copy_(principal_axes((codes - self.center)[:, : self.context], PRINCIPAL))
 
         parts = codes.split(IMAGES_AT_ONCE)
         gram = torch.diag(self._ridge().double()).to(codes.device)
