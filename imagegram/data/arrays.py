@@ -29,7 +29,7 @@ from imagegram.data.dataset import (
     digest,
     first_names,
 )
-from imagegram.data.labels import Classes, choose, files_of_split, fraction_among, kind_of, split_of, text_of
+from imagegram.data.labels import Classes, choose, files_of_split, fraction_among, kind_of, labelled, split_of, text_of
 from imagegram.data.survey import Tree
 
 # Names of pictures and of labels in archives, alone or beside the name of a split: x_test, train_labels.
@@ -61,7 +61,7 @@ def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     for file in {*files} - {pictures[0], partner}:
         tree.leave_out("other IDX files", found[file])
     used = f"images from {found[pictures[0]]}, {f'labels from {found[partner]}' if partner else 'no file of labels'}"
-    return _arrays(name, split, values, labels, kind="IDX files", notes=[note, used], tree=tree)
+    return _arrays(tree, values, labels, [note, used], name=name, split=split, kind="IDX files")
 
 
 def labels_of(pictures: str) -> str:
@@ -126,9 +126,9 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     rest = [key for key in keys if key not in (image_key, label_key)]
     used = f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
     used += f"; not used: {first_names(rest)}" * bool(rest)
-    columns = image_key, label_key
+    facts = {"name": name, "split": split, "kind": "a NumPy archive"}
     values = _load(path, image_key)
-    return _arrays(name, split, values, labels, kind="a NumPy archive", notes=[note, used], tree=tree, columns=columns)
+    return _arrays(tree, values, labels, [note, used], **facts, image_column=image_key, label_column=label_key)
 
 
 def array_names(path: Path) -> list[str]:
@@ -166,47 +166,32 @@ def _load(path: Path, key: str) -> NDArray[np.generic]:
 
 
 def _arrays(
-    name: str,
-    split: str,
-    values: NDArray[np.generic],
-    labels: NDArray[np.generic] | None,
-    *,
-    kind: str,
-    notes: list[str],
-    tree: Tree,
-    columns: tuple[str, str] = ("", ""),
+    tree: Tree, values: NDArray[np.generic], labels: NDArray[np.generic] | None, notes: list[str], **facts: str
 ) -> ImageDataset:
     """A data set of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
+    name = facts["name"]
     shape = values.shape
     if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         notes.append("the channels come first: taken for the last axis")
         values = np.moveaxis(values, 1, 3)
     if not values.size or values.ndim not in (3, 4) or values.shape[3:] not in ((), *((c,) for c in CHANNELS)):
-        raise UserError(
-            f"{name}: the array {columns[0]} {list(shape)} holds no pictures: they are [n, h, w(, channels)]"
-        )
+        array = f"{name}: the array {facts.get('image_column', '')} {list(shape)}"
+        raise UserError(f"{array} holds no pictures: they are [n, h, w(, channels)]")
     if values.shape[3:] == (4,):
         notes.append("four channels are taken for red, green, blue and opacity")
     classes = _classes(name, labels, len(values))
     values, assumed = _to_bytes(name, values)
     pixels = values[..., 0] if values.shape[3:] == (1,) else values
     contents = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
-    notes += [assumed, classes.note, copies([f"row {i}" for i in range(len(values))], contents)]
-    return ImageDataset(
-        name=name,
-        split=split,
-        fingerprint=digest(
-            [str(values.shape).encode(), values.tobytes(), classes.labels.tobytes(), *classes.identity()]
-        ),
-        size=len(values),
-        read=lambda i: (Image.fromarray(np.asarray(pixels[i])), int(classes.labels[i])),
-        class_names=classes.names,
-        image_column=columns[0],
-        label_column=columns[1],
-        kind=kind,
-        notes=tuple(line for line in notes if line),
+    parts = [str(values.shape).encode(), values.tobytes(), classes.labels.tobytes(), *classes.identity()]
+    return labelled(
+        lambda i: Image.fromarray(np.asarray(pixels[i])),
+        classes,
+        [*notes, assumed, classes.note, copies([f"row {i}" for i in range(len(values))], contents)],
+        fingerprint=digest(parts),
         left_out=tree.left_out(),
         name_of=lambda i: f"row {i}",
+        **facts,
     )
 
 

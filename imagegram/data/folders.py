@@ -24,7 +24,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import Classes, choose, kind_of
+from imagegram.data.labels import Classes, choose, kind_of, labelled
 from imagegram.data.metadata import read_labels
 from imagegram.data.survey import Tree, masks_among
 
@@ -57,21 +57,20 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     fingerprint = digest([*parts, classes.labels.tobytes(), *classes.identity()] if found else parts)
     notes += [copies(map(printable, pictures), contents), contents.note]
 
-    def read(i: int) -> tuple[Image.Image, int]:
+    def read(i: int) -> Image.Image:
         if reason := tree.unreadable.get(pictures[i]):
             raise FileNotFoundError(reason)
-        return open_picture(contents.read(i, files[i])), int(classes.labels[i])
+        return open_picture(contents.read(i, files[i]))
 
-    return ImageDataset(
+    return labelled(
+        read,
+        classes,
+        notes,
         name=name,
         split=split,
         fingerprint=fingerprint,
-        size=len(pictures),
-        read=read,
-        class_names=classes.names,
         kind="a folder of pictures",
         label_column=column,
-        notes=tuple(line for line in notes if line),
         left_out=tree.left_out(),
         name_of=lambda i: printable(pictures[i]),
     )

@@ -2,14 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import NO_SPLITS, first_names, printable
+from imagegram.data.dataset import NO_SPLITS, ImageDataset, first_names, printable
 
 # The words that `datasets` knows (its data_files.py).
 KEYWORDS = {
@@ -80,6 +82,19 @@ class Classes:
     def none(cls, images: int, note: str = "") -> "Classes":
         """No image has a label."""
         return cls(np.full(images, NO_LABEL, np.int32), (), note)
+
+
+def labelled(
+    picture: Callable[[int], Image.Image], classes: Classes, notes: Iterable[str], **facts: Any
+) -> ImageDataset:
+    """The data set of pictures with these classes, as every reader makes it; empty notes are none."""
+    return ImageDataset(
+        size=len(classes.labels),
+        read=lambda i: (picture(i), int(classes.labels[i])),
+        class_names=classes.names,
+        notes=tuple(filter(None, notes)),
+        **facts,
+    )
 
 
 def text_of(value: object) -> str | None:

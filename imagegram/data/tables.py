@@ -26,7 +26,7 @@ from imagegram.data.dataset import (
     first_names,
     open_picture,
 )
-from imagegram.data.labels import Classes, choose, fraction_among, text_of
+from imagegram.data.labels import Classes, choose, fraction_among, labelled, text_of
 from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
@@ -103,17 +103,17 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     else:  # label=cat/0.parquet, as partitioned tables are written
         keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
         classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
-    dataset = _read_table(
+    return _read_table(
         name,
         data,
         classes,
         columns,
+        [note, contents.note, _used(parts[0], columns)],
         split=split,
         kind=f"{len(files)} parquet file{'s' * (len(files) > 1)}",
         fingerprint=digest([fingerprint.encode(), classes.labels.tobytes(), *classes.identity()]),
-        notes=[note, contents.note, _used(parts[0], columns)],
+        left_out=tree.left_out(),
     )
-    return replace(dataset, left_out=tree.left_out())
 
 
 def _values(path: Path, column: str) -> list[Any]:
@@ -195,8 +195,7 @@ def _read_whole(
         values = data.select_columns([column]).with_format("arrow")[:][column].to_pylist()
         classes = _classes(name, column, [(data.features[column], values)], named=bool(wanted.label_column))
     notes = [*notes, _used(data.features, columns)]
-    fingerprint = data._fingerprint
-    return _read_table(name, data, classes, columns, split=split, kind=kind, fingerprint=fingerprint, notes=notes)
+    return _read_table(name, data, classes, columns, notes, split=split, kind=kind, fingerprint=data._fingerprint)
 
 
 def _used(features: Any, columns: tuple[str, str]) -> str:
@@ -208,15 +207,7 @@ def _used(features: Any, columns: tuple[str, str]) -> str:
 
 
 def _read_table(
-    name: str,
-    data: Any,
-    classes: Classes,
-    columns: tuple[str, str],
-    *,
-    split: str,
-    kind: str,
-    fingerprint: str,
-    notes: Sequence[str],
+    name: str, data: Any, classes: Classes, columns: tuple[str, str], notes: Sequence[str], **facts: Any
 ) -> ImageDataset:
     import datasets
 
@@ -228,25 +219,21 @@ def _read_table(
         shown = repr(first[0]["path"][:60])
         raise UserError(f"column {image_column!r} of {name} holds no pictures and names no files: {shown}")
 
-    def read(i: int) -> tuple[Image.Image, int]:
+    def read(i: int) -> Image.Image:
         cell = data[i][image_column]
         if cell is None or (cell["bytes"] is None and not cell["path"]):
             raise ValueError("the row has no picture")
-        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        return open_picture(content), int(classes.labels[i])
+        return open_picture(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
 
-    return ImageDataset(
+    return labelled(
+        read,
+        classes,
+        (*notes, classes.note, _copies(data, image_column)),
         name=name,
-        split=split,
-        fingerprint=fingerprint,
-        size=len(data),
-        read=read,
-        class_names=classes.names,
         image_column=image_column,
         label_column=label_column,
-        kind=kind,
-        notes=tuple(line for line in (*notes, classes.note, _copies(data, image_column)) if line),
         name_of=lambda i: f"row {i}",
+        **facts,
     )
 
 

@@ -30,7 +30,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import Classes, text_of
+from imagegram.data.labels import Classes, labelled, text_of
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
@@ -83,28 +83,25 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         f"{picture.place} {label}".encode() + b"\0" + content
         for picture, label, content in zip(pictures, classes.labels, contents, strict=True)
     )
-    fingerprint = digest([*parts, *classes.identity()])
 
-    def read(i: int) -> tuple[Image.Image, int]:
+    def read(i: int) -> Image.Image:
         picture = pictures[i]
         if picture.size < 0:
             raise FileNotFoundError("a link to a member that the tar does not hold")
-        data = contents.read(i, picture.tar, picture.offset, picture.size)
-        return open_picture(data), int(classes.labels[i])
+        return open_picture(contents.read(i, picture.tar, picture.offset, picture.size))
 
     used = f"images from {', '.join(columns)}" + (f", labels from {label_column}" if label_column else ", no labels")
     copied = copies((picture.place for picture in pictures), contents)
-    return ImageDataset(
+    return labelled(
+        read,
+        classes,
+        [note, used, label_hint, classes.note, copied, contents.note],
         name=name,
         split=split,
-        fingerprint=fingerprint,
-        size=len(pictures),
-        read=read,
-        class_names=classes.names,
+        fingerprint=digest([*parts, *classes.identity()]),
         image_column=wanted.image_column,
         label_column=label_column,
         kind=f"WebDataset, {len(files)} tar{'s' * (len(files) > 1)}",
-        notes=tuple(filter(None, [note, used, label_hint, classes.note, copied, contents.note])),
         left_out=tree.left_out(),
         name_of=lambda i: pictures[i].place,
         flaw="; ".join(flaws),
