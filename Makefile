@@ -1,7 +1,7 @@
 # make demo    images in, generated images out, on whatever this machine has (a few minutes on two cores)
 # make test    lint, types and tests
 # make test-page  the page in Chromium: accessibility, keyboard, pointing; part of `make test` where Chromium is installed
-# make bench   the samplers timed beside Fastgram's own calls; benchmarks/bench_index.py times the builders
+# make bench   the samplers timed beside Fastgram's own calls
 # make setup   only .venv
 # Each sets up .venv by itself; nothing needs root, nothing outside this folder is touched.
 

@@ -32,7 +32,7 @@ from imagegram.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from imagegram.codec.tiny_flextok import TinyFlexTok
-    from imagegram.training.images import Images
+    from training.images import Images
 
 FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
@@ -57,9 +57,9 @@ def main(config: Config) -> None:
     import torch
 
     from imagegram.codec.tiny import TinyCodec
-    from imagegram.training.card import write_card
-    from imagegram.training.images import read_images
-    from imagegram.training.tokenizer import train
+    from training.card import write_card
+    from training.images import read_images
+    from training.tokenizer import train
 
     # 1) Check everything before anything is touched.
     torch.set_flush_denormal(True)  # what GELU leaves of large negative numbers slows products down many times

@@ -32,8 +32,8 @@ from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
 from imagegram.metrics.intervals import wilson
-from imagegram.training.figures import encode
-from imagegram.training.images import read_images
+from training.figures import encode
+from training.images import read_images
 
 ROOT = Path(__file__).parents[1]
 DECODED = 16  # images

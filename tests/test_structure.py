@@ -22,7 +22,6 @@ STATIONS = [
     "samplers",
     "metrics",
     "report",
-    "training",
     "generating",
     "overnight",
     "api",
@@ -39,6 +38,7 @@ CODE = sorted(
         *(ROOT / "imagegram").rglob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),
         *(ROOT / "experiments").rglob("*.py"),
+        *(ROOT / "training").rglob("*.py"),
     ]
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -78,6 +78,15 @@ def test_no_import_runs_upward() -> None:
             if STATIONS.index(name.split(".")[1]) > STATIONS.index(parts[1]):
                 upward.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not upward
+
+
+def test_the_package_needs_nothing_that_is_not_in_its_wheel() -> None:
+    outside = {"benchmarks", "experiments", "tests", "training"}
+    for path in (ROOT / "imagegram").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not outside.intersection(name.split(".")[0] for name in names), path
 
 
 def test_no_two_modules_share_a_name() -> None:

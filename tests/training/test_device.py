@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.training import loop
-from imagegram.training import losses as t
-from imagegram.training.images import Images
-from imagegram.training.loop import Stage, fit
-from imagegram.training.teacher import Teacher
-from imagegram.training.tokenizer import Batches, compile_blocks
+from training import loop
+from training import losses as t
+from training.images import Images
+from training.loop import Stage, fit
+from training.teacher import Teacher
+from training.tokenizer import Batches, compile_blocks
 
 GPU = torch.device("cuda")
 

@@ -16,9 +16,9 @@ from imagegram.codec import load_codec, miniatures
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.scenes import scene
 from imagegram.metrics.coherence import Classifier, train_classifier
-from imagegram.training import card, figures, loop, teacher, tokenizer
-from imagegram.training.images import Images
 from tests.support.fake_codec import FakeCodec
+from training import card, figures, loop, teacher, tokenizer
+from training.images import Images
 
 STEPS = ("--encoder-steps=5", "--decoder-steps=4")
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from imagegram.codec.tiny_flextok import Decoder, TinyFlexTok
-from imagegram.training import losses as t
-from imagegram.training.teacher import Teacher
+from training import losses as t
+from training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from imagegram.training.loop import Muon
+from training.loop import Muon
 
 
 def test_steps_are_those_of_torch() -> None:

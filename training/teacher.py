@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imagegram.files import atomic
 from imagegram.metrics.coherence import Classifier, seen, shrunk, train_classifier
-from imagegram.training.images import Images
+from training.images import Images
 
 SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
 MOST_STEPS = 1000

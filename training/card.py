@@ -14,9 +14,9 @@ from imagegram.codec.tiny import TinyCodec
 from imagegram.files import atomic, write_json
 from imagegram.metrics.intervals import to_json
 from imagegram.report.sheets import rows_of_images
-from imagegram.training.figures import FEWEST_JUDGED, encode, evaluate_all
-from imagegram.training.images import Images
-from imagegram.training.losses import KEEPS
+from training.figures import FEWEST_JUDGED, encode, evaluate_all
+from training.images import Images
+from training.losses import KEEPS
 
 SHOWN = 12  # images of reconstructions.png
 

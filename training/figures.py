@@ -15,8 +15,8 @@ from imagegram.codec.familiarity import codes_in_use, flat_errors, reconstructio
 from imagegram.files import atomic
 from imagegram.metrics.coherence import CLASSIFIER_VERSION, Classifier, seen, train_classifier
 from imagegram.metrics.intervals import Figure, wilson
-from imagegram.training.images import Images
-from imagegram.training.losses import KEEPS
+from training.images import Images
+from training.losses import KEEPS
 
 TRAINED_ON = 40_000  # at most so many training images train a classifier
 CLASSIFIER_STEPS = (400, 1000)  # of a classifier of few images, and of many

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagegram.codec.tiny_flextok import TinyFlexTok
-from imagegram.training.loop import Losses
-from imagegram.training.teacher import Teacher
+from training.loop import Losses
+from training.teacher import Teacher
 
 KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are trained most and evaluated
 DROP_ALL = 0.1  # share of images whose tokens are all dropped, for the guidance

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_signed
 from imagegram.machine import choose_device
-from imagegram.training.images import Images, jitter
-from imagegram.training.loop import Stage, fit
-from imagegram.training.losses import (
+from training.images import Images, jitter
+from training.loop import Stage, fit
+from training.losses import (
     DECODER_WEIGHTS,
     ENCODER_WEIGHTS,
     Alignment,
@@ -19,7 +19,7 @@ from imagegram.training.losses import (
     decoder_losses,
     encoder_losses,
 )
-from imagegram.training.teacher import load_teacher
+from training.teacher import load_teacher
 
 BATCH = 48  # images a step, in equal parts of every data set
 FEW = 20_000  # training images: fewer are turned, scaled and shifted a little
