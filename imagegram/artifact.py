@@ -36,7 +36,7 @@ KINDS = {
         "an index",
         "index.json",
         "builder",
-        files=r"(tokenized|offset|table)\.\d+|images\.npy|index\.json(\.wrong)?|shard-\d+\.json",
+        files=r"(tokenized|offset|table)\.\d+|corpus|images\.npy|index\.json(\.wrong)?|shard-\d+\.json",
     ),
     "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
     "images": Kind("generated images", "report.json", "request"),

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imagegram.cli import UserError
 
 GRACE = 60  # seconds the first of several processes waits for others to start; one without its lock then is gone
@@ -83,6 +86,12 @@ def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically, indented, keys in the order given."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as .npy, atomically."""
+    with atomic(path) as temporary, temporary.open("wb") as f:
+        np.save(f, array)
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,11 @@ from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.data.dataset import SAMPLE_SEED, mixed, sample
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import atomic, read_json, sha256, write_json
+from imagegram.files import atomic, read_json, save_array, sha256, write_json
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
-# What says which data set it is, and how its reader saw it, beside its name.
-OF_THE_DATA = {"fingerprint", "split", "class_names", "image_column", "label_column"}
 MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
 MAX_BAD = 100
 
@@ -82,16 +80,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], place: Path) -> "Manifest":
-        """What `to_json` wrote in this version or an older one; UserError naming `place` for a newer one's."""
-        known = {field.name: field for field in fields(cls)}
-        if newer := sorted(found.keys() - known):
-            what = f"was written by a newer version of Imagegram (it says {', '.join(newer)})"
-            raise UserError(f"{place} {what}: use that one, or tokenize again into another folder")
-        if missing := sorted({name for name, field in known.items() if field.default is MISSING} - found.keys()):
-            raise UserError(f"{place} lacks {', '.join(missing)}: tokenize again into another folder")
+        """What `to_json` wrote; UserError naming `place` where another version of Imagegram wrote it."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-        values["dataset"] = DatasetSpec.from_json(found["dataset"])
-        return cls(**values)
+        try:
+            return cls(**values | {"dataset": DatasetSpec.from_json(found["dataset"])})
+        except (TypeError, KeyError) as error:
+            what = f"was written by another version of Imagegram ({error})"
+            raise UserError(f"{place} {what}: use that one, or tokenize again into another folder") from None
 
 
 def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
@@ -138,10 +133,7 @@ class TokenFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
-        """Start or resume a folder; UserError where it holds tokens of something else.
-
-        The same data under another path is not something else: its fingerprint says what it is.
-        """
+        """Start or resume a folder; UserError where it holds tokens of something else (see `manifest_changes`)."""
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset.name!r} has no images")
@@ -151,11 +143,8 @@ class TokenFolder:
         if file.exists():
             before = Manifest.from_json(read_json(file), file)
             if changed := manifest_changes(before.to_json(), manifest.to_json()):
-                same = set(changed) <= (OF_THE_DATA | {"images"} if "fingerprint" in changed else OF_THE_DATA)
-                said = "; ".join(changed.values())
-                what = "tokens of this data set as it was before, or as an earlier version read it" if same else ""
                 raise UserError(
-                    f"{path} holds {what or 'other tokens'} ({said}): what is finished stays and can be "
+                    f"{path} holds other tokens ({'; '.join(changed.values())}): what is finished stays and can be "
                     "indexed; choose another folder with --out for the new ones"
                 )
             return cls.open(path)
@@ -187,7 +176,7 @@ class TokenFolder:
         """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""
         return sample(self.manifest.available or self.manifest.images, self.manifest.images, self.manifest.sample_seed)
 
-    def problem(self, shard: int, hashes: bool = False) -> str | None:
+    def problem(self, shard: int, *, hashes: bool = False) -> str | None:
         """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
         try:
             marker = json.loads(self._file("shard", shard, "json").read_text())
@@ -218,10 +207,18 @@ class TokenFolder:
         marked = (shard for shard in range(self.shards) if self._file("shard", shard, "json").exists())
         return {shard: problem for shard in marked if (problem := self.problem(shard))}
 
+    def check_shard(self, shard: int, *, hashes: bool = False) -> None:
+        """UserError where a shard is not finished and whole."""
+        if problem := self.problem(shard, hashes=hashes):
+            raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again")
+
+    def _markers(self) -> list[dict[str, Any]]:
+        """The done-markers of the finished shards."""
+        return [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+
     def images(self) -> int:
         """Images with tokens in the finished shards."""
-        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        return sum(int(marker["ok"]) for marker in markers)
+        return sum(int(marker["ok"]) for marker in self._markers())
 
     def write(
         self,
@@ -241,14 +238,9 @@ class TokenFolder:
         marker.unlink(missing_ok=True)
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
             left.unlink(missing_ok=True)
-        arrays: dict[str, NDArray[Any]] = {
-            "shard": check_tokens(tokens, self.manifest.vocab_size),
-            "labels": labels.astype(np.int32),
-        }
-        for kind, array in arrays.items():
-            with atomic(self._file(kind, shard)) as temporary, temporary.open("wb") as f:
-                np.save(f, array)
-        files = {kind: self._file(kind, shard) for kind in arrays}
+        files = {kind: self._file(kind, shard) for kind in ("shard", "labels")}
+        save_array(files["shard"], check_tokens(tokens, self.manifest.vocab_size))
+        save_array(files["labels"], labels.astype(np.int32))
         write_json(
             marker,
             {
@@ -266,13 +258,11 @@ class TokenFolder:
 
     def seconds(self) -> float:
         """How long the finished shards took, each when it was made."""
-        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        return sum(float(marker["seconds"]) for marker in markers)
+        return sum(float(marker["seconds"]) for marker in self._markers())
 
     def bad(self) -> dict[int, str]:
         """Unreadable images of the finished shards: ordinal -> reason."""
-        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        return {int(ordinal): str(reason) for marker in markers for ordinal, reason, *_ in marker["bad"]}
+        return {int(ordinal): str(reason) for marker in self._markers() for ordinal, reason, *_ in marker["bad"]}
 
     def contents(self) -> str:
         """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
@@ -282,16 +272,14 @@ class TokenFolder:
         """
         manifest = self.manifest.to_json()
         del manifest["dataset"]
-        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
-        shards = [[marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]] for marker in markers]
+        shards = [[marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]] for marker in self._markers()]
         return hashlib.sha256(json.dumps([manifest, shards]).encode()).hexdigest()[:16]
 
     def write_bad(self) -> int:
         """Write bad.jsonl; returns the number of bad images."""
-        markers = [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
         lines = [
             json.dumps({"ordinal": ordinal, "name": name, "reason": reason}) + "\n"
-            for marker in markers
+            for marker in self._markers()
             for ordinal, reason, name in marker["bad"]
         ]
         with atomic(self.path / "bad.jsonl") as temporary:
@@ -328,8 +316,7 @@ class TokenFolder:
     def load(self) -> Corpus:
         """All rows; the tokens stay on disk when there is a single shard. UserError where a shard is missing."""
         for shard in range(self.shards):
-            if problem := self.problem(shard):
-                raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again to complete it")
+            self.check_shard(shard)
         ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])
         tokens, labels = zip(*(self.read(s) for s in range(self.shards)), strict=True)
         return Corpus(
@@ -348,19 +335,18 @@ class IndexedImages:
 
     def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders
-        first = folders[0]
+        self.tokens_per_image = folders[0].manifest.tokens_per_image
         self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
         for folder in folders[1:]:
             for field in ("revision", "tokens_per_image", "vocab_size"):
                 here = getattr(folder.manifest, field)
-                there = getattr(first.manifest, field)
+                there = getattr(folders[0].manifest, field)
                 if here != there:
                     raise UserError(
-                        f"{folder.path} has {field} {here!r}, {first.path} has {there!r}: an index holds one codec"
+                        f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}: an index holds one codec"
                     )
         for _, folder, shard in self.shards:
-            if problem := folder.problem(shard):
-                raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
+            folder.check_shard(shard)
         kept = [int(folder.indexed(shard).sum()) for _, folder, shard in self.shards]
         self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
         if not self.starts[-1]:
@@ -369,20 +355,24 @@ class IndexedImages:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, TokenFolder, int, slice]]:
+        """The shards that hold images `first` to `stop`, each with which of its indexed images."""
+        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
+            low = max(first, start)
+            high = min(stop, end)
+            if low < high:
+                yield number, folder, shard, slice(low - start, high - start)
+
     def check(self, first: int, stop: int) -> None:
         """Read the token shards of images `first` to `stop`; UserError where one is not what was written."""
-        for (_, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
-            if max(first, start) < min(stop, end) and (problem := folder.problem(shard, hashes=True)):
-                raise UserError(f"{folder.path}: shard {shard} {problem}; run the tokenizing script again")
+        for _, folder, shard, _ in self._parts(first, stop):
+            folder.check_shard(shard, hashes=True)
 
     def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
         """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
         folder), ordinal and label [n, 3]."""
-        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
-            low = max(first, start) - start
-            high = min(stop, end) - start
-            if low < high:
-                rows = np.flatnonzero(folder.indexed(shard))[low:high]
-                tokens, labels = folder.read(shard)
-                identity = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
-                yield tokens[rows], np.stack(identity, 1).astype(np.int64)
+        for number, folder, shard, part in self._parts(first, stop):
+            rows = np.flatnonzero(folder.indexed(shard))[part]
+            tokens, labels = folder.read(shard)
+            origins = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
+            yield tokens[rows], np.stack(origins, 1).astype(np.int64)

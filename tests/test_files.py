@@ -111,4 +111,4 @@ def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
     assert (job / "y y" / "index.json").exists()
     assert "no tokens in nowhere" in call(ROOT / "build_index.sh", TOKENS="nowhere")
     assert "--shard-images" in call(ROOT / "build_index.sh", "--help")
-    assert "WORKERS=many is no whole number" in call(ROOT / "build_index.sh", WORKERS="many")
+    assert "SHARD_IMAGES=many is no whole number" in call(ROOT / "build_index.sh", SHARD_IMAGES="many")

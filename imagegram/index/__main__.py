@@ -29,13 +29,13 @@ def token_folders() -> tuple[Path, ...]:
     return tuple(map(Path, names))
 
 
-def number(name: str, default: int) -> int:
-    """A whole number from the environment; UserError where it is none."""
-    given = os.environ.get(name) or str(default)
+def shard_images() -> int:
+    """SHARD_IMAGES; UserError where it is no whole number."""
+    given = os.environ.get("SHARD_IMAGES") or "0"
     try:
         return int(given)
     except ValueError:
-        raise UserError(f"{name}={given} is no whole number") from None
+        raise UserError(f"SHARD_IMAGES={given} is no whole number") from None
 
 
 @dataclass
@@ -51,10 +51,9 @@ class Build:
     """The finished index."""
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
     """auto | tg_build_index | divsufsort"""
-    shard_images: int = field(default_factory=lambda: number("SHARD_IMAGES", 0))
-    """Images a shard; 0: all in one. The shards are shared among the processes of torchrun."""
-    workers: int = field(default_factory=lambda: number("WORKERS", 1))
-    """Shards that a process builds at once, 10 bytes of memory a token each."""
+    shard_images: int = field(default_factory=shard_images)
+    """Images a shard; 0: all in one. The shards are shared among the processes of torchrun, each of which builds one
+    at a time with 10 bytes of memory a token."""
 
 
 @dataclass
@@ -76,10 +75,9 @@ def main(command: Build | Verify) -> None:
         c = command
         if not c.tokens:
             raise UserError("no token folders: name at least one with --tokens")
-        if c.workers < 1 or c.shard_images < 0:
-            raise UserError("--workers must be at least 1 and --shard-images at least 0 (all images in one shard)")
-        processes = Processes.from_environment()
-        build_share(c.tokens, c.index_input, c.index, c.builder, c.shard_images, c.workers, processes)
+        if c.shard_images < 0:
+            raise UserError("--shard-images must be at least 0 (all images in one shard)")
+        build_share(c.tokens, c.index_input, c.index, c.builder, c.shard_images, Processes.from_environment())
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError, summary
-from imagegram.files import atomic, others_at_work, read_json, require_space
+from imagegram.files import others_at_work, read_json, require_space, save_array
 from imagegram.index.builders import BUILDERS, find_tg_build_index
-from imagegram.index.folder import ENDING, FORMAT, Index, IndexInfo, file_record
-from imagegram.index.shards import Job, run_jobs, shard_of
+from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, file_record
+from imagegram.index.shards import Job, build_shard, shard_of, write_corpus
 from imagegram.index.table import MAX_TOKENS
 from imagegram.machine import Processes, memory_available
 from imagegram.tokens import IndexedImages, TokenFolder
@@ -30,49 +31,48 @@ DIGITS = 16  # of the hash of a request
 COMPARED = 1_000_000  # images of several data sets, at most, among which copies are looked for
 
 
-def chosen(builder: str) -> str:
-    """The builder that "auto" stands for."""
-    if builder != "auto":
-        return builder
-    return "tg_build_index" if find_tg_build_index() else "divsufsort"
-
-
 def memory_to_build(tokens: int, builder: str = "auto") -> float:
-    """Bytes of memory that one shard of `tokens` takes to build."""
-    builder = chosen(builder)
+    """Bytes of memory that one shard of `tokens` takes to build.
+
+    >>> memory_to_build(1000, "divsufsort"), memory_to_build(2**30, "divsufsort") / 2**30
+    (10000, 18.0)
+    """
+    if builder == "auto":
+        builder = "tg_build_index" if find_tg_build_index() else "divsufsort"
     return BUILDERS[builder] * tokens * (1.8 if builder == "divsufsort" and tokens >= 2**30 else 1)
 
 
-def disk_to_build(tokens: int) -> int:
-    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token."""
-    return 7 * tokens
+def disk_to_build(tokens: int, *, shards: int = 1) -> int:
+    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token, and 2 for several shards in one.
+
+    >>> disk_to_build(1000), disk_to_build(1000, shards=4)
+    (7000, 9000)
+    """
+    return (7 if shards == 1 else 9) * tokens
 
 
-def _plan(images: IndexedImages, shard_images: int, workers: int, builder: str, processes: Processes) -> int:
+def _shard_size(images: IndexedImages, shard_images: int, builder: str, processes: Processes) -> int:
     """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
     if processes.world_size > 1 and not shard_images:
         share = -(-len(images) // processes.world_size)
         raise UserError(f"{processes.world_size} processes need shards to share: set SHARD_IMAGES={share} or less")
-    workers *= processes.on_this_machine
-    stride = images.folders[0].manifest.tokens_per_image + 1
-    step = min(shard_images or len(images), len(images))
+    stride = images.tokens_per_image + 1
+    size = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
-    if step > most:
+    if size > most:
         raise UserError(
-            f"{step} images are {step * stride} tokens, a shard holds at most {MAX_TOKENS}: set SHARD_IMAGES={most}"
+            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: set SHARD_IMAGES={most}"
         )
-    builder = chosen(builder)
-    each = BUILDERS[builder] * workers * stride
+    need = processes.on_this_machine * memory_to_build(size * stride, builder)
     available = memory_available()
-    need = workers * memory_to_build(step * stride, builder)
     if need > available:
         raise UserError(
-            f"building {workers} x {step} images with {builder} needs {need / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} are available: SHARD_IMAGES={int(0.8 * available / each)}"
-            + ", fewer WORKERS" * (workers > 1)
+            f"building {processes.on_this_machine} x {size} images needs {need / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} are available: SHARD_IMAGES={int(0.8 * size * available / need)}"
+            + ", fewer processes" * (processes.on_this_machine > 1)
             + ", or BUILDER=divsufsort" * (builder == "tg_build_index")
         )
-    return step
+    return size
 
 
 def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
@@ -127,16 +127,15 @@ def _finished(out: Path, digest: str) -> Index | None:
 
 
 def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedImages) -> None:
-    """Write images.npy and index.json."""
-    with atomic(building / "images.npy") as temporary:
-        table = np.lib.format.open_memmap(temporary, "w+", np.int64, (len(images), 3))
-        done = 0
-        for _, identity in images.chunks(0, len(images)):
-            table[done : done + len(identity)] = identity
-            done += len(identity)
-        table.flush()
+    """Write images.npy, the corpus of several shards in one, and index.json."""
+    added = [building / "images.npy"]
+    save_array(added[0], np.concatenate([origins for _, origins in images.chunks(0, len(images))]))
+    if len(jobs) > 1:
+        added.append(building / CORPUS)
+        write_corpus(images, 0, len(images), added[1])
     shards = [read_json(job.marker) for job in jobs]
     manifest = images.folders[0].manifest
+    folders = [folder.path.resolve() for folder in images.folders]
     info: IndexInfo = {
         "format": FORMAT,
         "hash": digest,
@@ -149,47 +148,41 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
         "levels": list(manifest.levels),
         "codec": manifest.codec,
         "revision": manifest.revision,
-        "sources": [str(folder.path.resolve()) for folder in images.folders],
-        # The index and its tokens may move together: then these paths, from the index on, still lead there.
-        "relative_sources": [os.path.relpath(folder.path.resolve(), building.resolve()) for folder in images.folders],
+        "sources": list(map(str, folders)),
+        "relative_sources": [os.path.relpath(folder, building.resolve()) for folder in folders],
         "source_contents": [folder.contents() for folder in images.folders],
         "seconds": round(sum(shard["seconds"] for shard in shards), 3),
         "verify_seconds": round(sum(shard["verify_seconds"] for shard in shards), 3),
         "files": {name: entry for shard in shards for name, entry in shard["files"].items()}
-        | {"images.npy": file_record(building / "images.npy")},
+        | {file.name: file_record(file) for file in added},
     }
     Artifact(building, "index").finish(info)
 
 
-def _jobs(
-    building: Path,
-    images: IndexedImages,
-    index_input: Path,
-    builder: str,
-    step: int,
-    progress: bool,
-) -> list[Job]:
-    """The shards of `step` images each."""
-    parts = [(first, min(first + step, len(images))) for first in range(0, len(images), step)]
-    inputs = [index_input if len(parts) == 1 else index_input / f"shard-{i}" for i in range(len(parts))]
-    token_folders = [folder.path for folder in images.folders]
+def _jobs(building: Path, images: IndexedImages, index_input: Path, size: int) -> list[Job]:
+    """The shards of `size` images each."""
+    starts = range(0, len(images), size)
+    inputs = [index_input / f"shard-{number}" if len(starts) > 1 else index_input for number in range(len(starts))]
     return [
-        Job(token_folders, *part, i, source, building, builder, progress)
-        for i, (part, source) in enumerate(zip(parts, inputs, strict=True))
+        Job(number, start, min(start + size, len(images)), source, building)
+        for number, (start, source) in enumerate(zip(starts, inputs, strict=True))
     ]
 
 
 def _build_share(
-    building: Path, jobs: Sequence[Job], images: IndexedImages, workers: int, processes: Processes
+    building: Path, jobs: Sequence[Job], images: IndexedImages, builder: str, processes: Processes
 ) -> None:
     """Build this process's share of the shards in `building`."""
     todo = _clean(building, jobs, processes)
     for job in todo:
         images.check(job.first, job.stop)
-    unfinished = sum(job.images for job in jobs if not job.done())
-    tokens = (images.folders[0].manifest.tokens_per_image + 1) * unfinished
-    require_space(building, disk_to_build(tokens))
-    run_jobs(todo, workers)
+    unfinished = sum(job.stop - job.first for job in jobs if not job.done())
+    require_space(building, disk_to_build((images.tokens_per_image + 1) * unfinished, shards=len(jobs)))
+    total = sum(job.stop - job.first for job in todo)
+    with tqdm(total=total, unit="img", desc="indexing", disable=len(todo) < 2 or processes.rank > 0) as bar:
+        for job in todo:
+            build_shard(job, images, builder, progress=len(jobs) == 1)
+            bar.update(job.stop - job.first)
 
 
 def check_distinct(folders: Sequence[TokenFolder]) -> None:
@@ -218,20 +211,15 @@ def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -
             raise UserError(f"the index {out} and {kept} lie in each other: choose another folder for the index")
 
 
-def _growing(out: Path, digest: str, clear_others: bool) -> Path:
+def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
     """The folder in which the index of a request grows, until it is put in the place of `out`.
 
     Every request has its own, so that no process has to wait until another has cleared it. `clear_others` removes
     those of other requests, and what a run killed at its very end left.
     """
-    start = f".building-{out.name}"
-    building = out.parent / f"{start}-{digest}"
+    building = out.parent / f".building-{out.name}-{digest}"
     if clear_others:
-        for left in (
-            *out.parent.glob(f"{start}-{'[0-9a-f]' * DIGITS}"),
-            out.parent / start,
-            out.parent / f".old-{out.name}",
-        ):
+        for left in (*out.parent.glob(f".building-{out.name}-{'[0-9a-f]' * DIGITS}"), out.parent / f".old-{out.name}"):
             if left != building:
                 shutil.rmtree(left, ignore_errors=True)
     return building
@@ -251,21 +239,16 @@ def _put_in_place(building: Path, out: Path) -> None:
 
 
 def build_index(
-    token_folders: Sequence[Path],
-    index_input: Path,
-    out: Path,
-    builder: str = "auto",
-    shard_images: int = 0,
-    workers: int = 1,
+    token_folders: Sequence[Path], index_input: Path, out: Path, builder: str = "auto", shard_images: int = 0
 ) -> Index:
     """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
 
     `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort. All give the same bytes.
-    `shard_images` splits the images into shards (0: one), of which `workers` processes build one each at a time.
-    Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then is what it was.
-    A folder `out` is replaced only where it holds an index. A link is followed: its target is replaced, the link stays.
+    `shard_images` splits the images into shards (0: one). Finished shards of an interrupted run are kept. UserError on
+    bad input or a wrong table; `out` then is what it was. A folder `out` is replaced only where it holds an index. A
+    link is followed: its target is replaced, the link stays.
     """
-    index = build_share(token_folders, index_input, out, builder, shard_images, workers, Processes())
+    index = build_share(token_folders, index_input, out, builder, shard_images, Processes())
     assert index is not None  # one process builds all of it
     return index
 
@@ -276,7 +259,6 @@ def build_share(
     out: Path,
     builder: str,
     shard_images: int,
-    workers: int,
     processes: Processes,
 ) -> Index | None:
     """`build_index` by several processes on a shared folder: every `world_size`-th shard, from `rank` on.
@@ -287,9 +269,6 @@ def build_share(
     _check_places(token_folders, index_input, out)
     shown = out
     out = out.resolve() if out.is_symlink() else out
-    if builder == "numpy":
-        print("the builder numpy is no more: divsufsort writes the same bytes")
-        builder = "divsufsort"
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
     folders = [TokenFolder.open(path) for path in token_folders]
@@ -312,9 +291,9 @@ def build_share(
         started = time.monotonic()
         if not _finished(building, digest):  # it is where a run was killed before the next lines
             images = IndexedImages(folders)
-            step = _plan(images, shard_images, workers, builder, processes)
-            jobs = _jobs(building, images, index_input, builder, step, progress=first and workers == 1)
-            _build_share(building, jobs, images, workers, processes)
+            size = _shard_size(images, shard_images, builder, processes)
+            jobs = _jobs(building, images, index_input, size)
+            _build_share(building, jobs, images, builder, processes)
             locks = [place.lock_file(rank) for rank in range(1, processes.world_size)]
             if not first or _missing(jobs, locks, started):
                 return None
@@ -323,11 +302,6 @@ def build_share(
             return None
         _put_in_place(building, out)
     index = Index.open(out)
-    _print_summary(shown, index, time.monotonic() - started)
-    return index
-
-
-def _print_summary(shown: Path, index: Index, seconds: float) -> None:
     summary(
         index=shown,
         images=index.num_images,
@@ -335,5 +309,6 @@ def _print_summary(shown: Path, index: Index, seconds: float) -> None:
         builder=index.info["builder"],
         build_seconds=index.info["seconds"],
         verify_seconds=index.info["verify_seconds"],
-        seconds=seconds,
+        seconds=time.monotonic() - started,
     )
+    return index

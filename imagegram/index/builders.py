@@ -6,7 +6,6 @@ Both write the same bytes (table.py says which), and every table is proved right
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,16 +24,16 @@ from imagegram.machine import die_with_parent
 BUILDERS = {"tg_build_index": 32, "divsufsort": 10}
 
 
-def build_table(source: Path, table: Path, builder: str, progress: bool) -> str:
+def build_table(source: Path, table: Path, builder: str, *, progress: bool) -> str:
     """Build one shard's table with the builder asked for; returns the name of the one that did it."""
     tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to be able to write
-    tool = find_tg_build_index() if builder in ("auto", "tg_build_index") else None
+    tool = find_tg_build_index() if builder != "divsufsort" else None
     if builder == "tg_build_index" and not tool:
         raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use BUILDER=divsufsort")
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
-    build_with_divsufsort(tokens, table, progress)
+    build_with_divsufsort(tokens, table, progress=progress)
     return f"pydivsufsort {version('pydivsufsort')}"
 
 
@@ -46,12 +45,6 @@ def find_tg_build_index() -> Path | None:
         return Path(named)
     found = shutil.which("tg_build_index") or shutil.which("Fastgram/build/tg_build_index")
     return Path(found) if found else None
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid()))
-    if result.returncode:
-        raise UserError(f"{' '.join(command)} failed ({result.returncode}): {result.stderr.strip()[-300:]}")
 
 
 def suits_fastgram(tokens: int) -> bool:
@@ -70,33 +63,30 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
         raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use BUILDER=divsufsort")
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
-    _run([str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"])
+    command = [str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid()))
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()[-300:]}")
     (out / "table.0").replace(table)
     shutil.rmtree(out)
 
 
-def _write_table(table: Path, chunks: Iterator[NDArray[np.signedinteger]], tokens: int, progress: bool) -> None:
-    """Write a table of `tokens` entries from chunks of byte offsets in sorted order."""
-    width = pointer_width(tokens)
-    bar = tqdm(total=tokens, unit="tok", unit_scale=True, desc="writing the table", disable=not progress, delay=2)
-    with atomic(table) as temporary, temporary.open("wb") as f, bar:
-        for pointers in chunks:
-            entries = pointers.astype("<u4" if width <= 4 else "<u8")
-            np.ascontiguousarray(entries.view(np.uint8).reshape(-1, entries.itemsize)[:, :width]).tofile(f)
-            bar.update(len(pointers))
-
-
-def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path, progress: bool = False) -> None:
+def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path, *, progress: bool = False) -> None:
     """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort, on one core, and write the table.
 
     It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a token, 18 where
-    the shard has more than 2^30 tokens. Linear in practice, whatever repeats: a corpus that says the same over and over
-    takes no longer. Several shards are sorted at once with WORKERS.
+    the shard has more than 2^30 tokens. Linear in practice, whatever repeats.
     """
     from pydivsufsort import divsufsort
 
     # One thread: a process that was forked after OpenMP made threads would wait for them for ever.
     with threadpool_limits(limits=1, user_api="openmp"):
         suffixes = divsufsort(tokens.view(np.uint8))
-    chunks = (suffixes[i : i + 2 * CHUNK] for i in range(0, len(suffixes), 2 * CHUNK))
-    _write_table(table, (chunk[chunk & 1 == 0] for chunk in chunks), len(tokens), progress)
+    width = pointer_width(len(tokens))
+    bar = tqdm(total=len(suffixes), unit_scale=True, desc="writing the table", disable=not progress, delay=2)
+    with atomic(table) as temporary, temporary.open("wb") as f, bar:
+        for start in range(0, len(suffixes), 2 * CHUNK):
+            offsets = suffixes[start : start + 2 * CHUNK]
+            entries = offsets[offsets & 1 == 0].astype("<u8")
+            np.ascontiguousarray(entries.view(np.uint8).reshape(-1, 8)[:, :width]).tofile(f)
+            bar.update(len(offsets))

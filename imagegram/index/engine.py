@@ -18,13 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
-
-CALLS = ("find", "find_with_hint", "creativity", "ntd")  # what is asked of Fastgram
-INSTALL = ".venv/bin/uv pip install --upgrade fast-gram"
 
 
 @dataclass(frozen=True)
@@ -37,18 +33,12 @@ class NextTokens:
 
 
 def open_fastgram(folder: Path) -> Any:
-    """Fastgram's `GramEngine` over the files of `folder`; UserError where it is missing or too old."""
-    try:
-        from fastgram.engine import GramEngine
-    except ImportError as error:
-        raise UserError(f"Fastgram cannot be loaded ({error}): {INSTALL}") from error
+    """Fastgram's `GramEngine` over the files of `folder`."""
+    from fastgram.engine import GramEngine  # what only lists samplers need not wait for it
+
     # As bytes: a name need not be text in the locale of this process.
     names: list[Any] = [os.fsencode(folder)]
-    gram = GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
-    missing = [call for call in CALLS if not hasattr(gram.engine, call)]
-    if missing:
-        raise UserError(f"this Fastgram is too old (it has no {', '.join(missing)}): {INSTALL}")
-    return gram
+    return GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
 
 
 class Engine:

@@ -3,6 +3,7 @@
     tokenized.N     uint16 little-endian: for every image the separator 65535, then its tokens; then ENDING
     offset.N        uint64: the byte offset of every separator
     table.N         the suffix table
+    corpus          of several shards: all images in one, as tokenized.0 is where there is one shard
     images.npy      int64 [images, 3]: source (index into index.json's "sources"), ordinal, label of every image
     index.json      what it was made from, by which builder, with hashes; written last
 
@@ -20,7 +21,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,11 @@ from tqdm import tqdm
 from imagegram.cli import UserError, summary
 from imagegram.data.dataset import first_names
 from imagegram.files import read_json, sha256
-from imagegram.index.joined import joined
 from imagegram.index.table import open_table, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder
 
 ENDING = (SEPARATOR, SEPARATOR, TERMINATOR)
+CORPUS = "corpus"
 FORMAT = 2  # of the files; an index of another format is built again
 
 
@@ -60,8 +61,8 @@ class IndexInfo(TypedDict):
     codec: str
     revision: str
     sources: list[str]  # full paths of the token folders
-    relative_sources: NotRequired[list[str]]  # from the index on: the index and its tokens may move together
-    source_contents: NotRequired[list[str]]  # hashes
+    relative_sources: list[str]  # from the index on: the index and its tokens may move together
+    source_contents: list[str]  # hashes
     seconds: float  # of building
     verify_seconds: float
     files: dict[str, FileRecord]
@@ -119,6 +120,8 @@ class Index:
         info = read_json(path / "index.json")
         if info.get("format") != FORMAT:
             raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
+        if info["shards"] > 1 and CORPUS not in info["files"]:
+            raise UserError(f"{path} was built by an earlier version: run build_index.sh again")
         for name, entry in info["files"].items():
             if problem := changed_since(path / name, entry):
                 raise UserError(f"{path / name} {problem}: build the index again")
@@ -164,18 +167,16 @@ class Index:
     def token_folders(self) -> list[TokenFolder]:
         """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.
 
-        Looked for at their path from the index on, then at their full path. An index of an older version recorded the
-        path as it was typed, and nothing of the contents.
+        Looked for at their path from the index on, then at their full path.
         """
-        relative = self.info.get("relative_sources", self.sources)
-        contents = self.info.get("source_contents", [""] * len(relative))
-        return [self._token_folder(*paths) for paths in zip(relative, self.sources, contents, strict=True)]
+        parts = self.info["relative_sources"], self.sources, self.info["source_contents"]
+        return [self._token_folder(*paths) for paths in zip(*parts, strict=True)]
 
     def _token_folder(self, relative: str, full: str, contents: str) -> TokenFolder:
         paths = [self.path.resolve() / relative, Path(full)]
         folders = [TokenFolder.open(path) for path in paths if (path / "manifest.json").exists()]
         for folder in folders:
-            if contents in ("", folder.contents()):
+            if folder.contents() == contents:
                 return folder
         if folders:
             raise UserError(
@@ -202,10 +203,10 @@ class Index:
 
         SOURCE is the data set as it was named, the last part of that, or its number from 0 on.
         """
-        present = [divmod(number, 1 << 32) for number in np.unique(self.classes).tolist()]  # see class_numbers
         manifests = [folder.manifest for folder in self.token_folders()]
         names = {}
-        for source, row in present:
+        for number in np.unique(self.classes).tolist():
+            source, row = divmod(number, 1 << 32)  # see class_numbers
             if 0 < row <= len(manifests[source].class_names):
                 dataset = manifests[source].dataset.name
                 name = manifests[source].class_names[row - 1]
@@ -226,14 +227,14 @@ class Index:
         raise UserError(f"{self.path} holds no image of class {asked!r}: {listed}")
 
     @cached_property
-    def tokens(self) -> NDArray[np.uint16]:
-        """uint16 [num_images, tokens_per_image], on disk.
+    def corpus(self) -> NDArray[np.uint16]:
+        """All images as one shard would hold them, on disk: uint16 [num_images * (tokens_per_image + 1) + 3]."""
+        return self.shards[0].tokens if len(self.shards) == 1 else np.memmap(self.path / CORPUS, np.dtype("<u2"), "r")
 
-        A view of the file where there is one shard; of several shards a `Joined`, which is indexed like an array.
-        """
-        stride = self.tokens_per_image + 1
-        parts = [s.tokens[: len(s.tokens) - len(ENDING)].reshape(-1, stride)[:, 1:] for s in self.shards]
-        return joined(parts)
+    @cached_property
+    def tokens(self) -> NDArray[np.uint16]:
+        """uint16 [num_images, tokens_per_image], a view of the corpus."""
+        return self.corpus[: -len(ENDING)].reshape(-1, self.tokens_per_image + 1)[:, 1:]
 
 
 def verify_index(path: Path) -> None:
@@ -244,7 +245,12 @@ def verify_index(path: Path) -> None:
     index = Index.open(path)
     started = time.monotonic()
     try:
-        _verify(index)
+        check_contents(index)
+        for number, shard in enumerate(index.shards):
+            separators = np.flatnonzero(shard.tokens == SEPARATOR)
+            if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
+                raise UserError(f"{path}/offset.{number} does not list the separators: build the index again")
+            verify_table(shard.tokens, path / f"table.{number}", progress=True)
     except UserError:
         with contextlib.suppress(OSError):  # a folder that is not ours to write
             _set_aside(path)
@@ -282,13 +288,3 @@ def check_contents(index: Index) -> None:
 def _set_aside(path: Path) -> None:
     """Keep the index from opening; it remains one that a build may replace."""
     (path / "index.json").rename(path / "index.json.wrong")
-
-
-def _verify(index: Index) -> None:
-    path = index.path
-    check_contents(index)
-    for number, shard in enumerate(index.shards):
-        separators = np.flatnonzero(shard.tokens == SEPARATOR)
-        if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
-            raise UserError(f"{path}/offset.{number} does not list the separators: build the index again")
-        verify_table(shard.tokens, path / f"table.{number}", progress=True)

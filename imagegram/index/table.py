@@ -60,7 +60,7 @@ def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r", shape=(tokens, width))
 
 
-def verify_table(tokens: NDArray[np.uint16], path: Path, progress: bool = False) -> None:
+def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = False) -> None:
     """Prove that `path` is the suffix table of `tokens`; UserError says what is wrong.
 
     Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes, sorted by their

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index, Shard
-from imagegram.index.joined import joined
 from imagegram.index.table import pointers_at
 from imagegram.machine import cores
 from imagegram.samplers.base import Sampler, Tokens
@@ -159,21 +158,15 @@ class MatchesAnywhere:
         for number, shard in enumerate(self.index.shards):
             here = shards == number
             offsets[here] = start + pointers_at(shard.table, ranks[here])
-            start += len(shard.tokens)
+            start += len(shard.tokens) - len(ENDING)
         return offsets + depth
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
         return self.corpus[self.offsets(rows, picks)]
 
     def sources(self, rows: Ints, picks: Ints) -> Ints:
-        offsets = self.offsets(rows, picks)
-        stride = self.index.tokens_per_image + 1
-        sizes = np.array([len(shard.tokens) for shard in self.index.shards])
-        shard = np.searchsorted(np.cumsum(sizes), offsets, "right")
-        within = offsets - (np.cumsum(sizes) - sizes)[shard]
-        images = (sizes - len(ENDING)) // stride
-        first_image = (np.cumsum(images) - images)[shard]
-        return np.stack([first_image + within // stride, within % stride - 1], 1)
+        images, within = np.divmod(self.offsets(rows, picks), self.index.tokens_per_image + 1)
+        return np.stack([images, within - 1], 1)
 
 
 def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[MatchesAnywhere]:
@@ -187,7 +180,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     """
     n, length = drawn.shape
     engine = Engine(index)
-    corpus = joined([shard.tokens for shard in index.shards])
+    corpus = index.corpus
     copying = FOLLOW_COPIES and context > 0
     pays = copying and len(index.shards) == 1 and PAYS * n * length > len(corpus)
     unique = unique_contexts(index.shards[0], context) if pays else None

@@ -1,14 +1,9 @@
 """Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
 
-import importlib.util
-import json
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +15,16 @@ from imagegram.cli import UserError
 from imagegram.files import sha256
 from imagegram.index import build as indexing
 from imagegram.index import shards
-from imagegram.index.build import build_index, memory_to_build
+from imagegram.index.build import build_index, build_share
 from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
+from imagegram.machine import Processes
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
 from tests.support.kills import killed
 
 CORPORA = corpora()
-needs_infini_gram = pytest.mark.skipif(
-    importlib.util.find_spec("infini_gram") is None, reason="the package infini-gram is not installed"
-)
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -68,40 +61,6 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
             assert whole.count(query)["count"] == len(places) - 2 * (len(lines) - 1) * (query == [SEPARATOR])
 
 
-def test_several_processes_build_what_one_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
-    one = index_of(tmp_path, tokens, shard_images=7)
-    two = build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "two", "divsufsort", 7, workers=2)
-    assert len(two.shards) == 6
-    assert files_of(one.path) == files_of(two.path)
-    assert "shard 5: table by pydivsufsort" in capfd.readouterr().out
-
-
-@needs_infini_gram
-@pytest.mark.parametrize("shard_images", [0, 60])
-def test_infini_grams_engine_answers_as_fastgram_does(tmp_path: Path, shard_images: int) -> None:
-    from infini_gram.engine import InfiniGramEngine
-
-    rng = np.random.default_rng(1)
-    tokens = np.minimum(rng.zipf(1.3, (200, 16)) - 1, 511)
-    index = index_of(tmp_path, tokens, shard_images=shard_images)
-    fastgram = open_fastgram(index.path)
-    end = 512  # how that engine reports a separator
-    infini_gram: Any = InfiniGramEngine(str(index.path), eos_token_id=end, vocab_size=SEPARATOR, token_dtype="u16")
-    for i in range(300):
-        row, length = tokens[rng.integers(len(tokens))], int(rng.integers(1, 6))
-        start = int(rng.integers(0, 16 - length))
-        query = [int(t) for t in row[start : start + length]]
-        if i % 5 == 0:
-            query[-1] = int(rng.integers(0, 512))
-        theirs = infini_gram.ntd(query, max_support=100_000)
-        ours = fastgram.primitive_ntd(query, max_support=100_000)
-        assert infini_gram.count(query)["count"] == fastgram.count(query)["count"]
-        assert theirs["prompt_cnt"] == ours["prompt_cnt"]
-        expected = {SEPARATOR if t == end else t: v["cont_cnt"] for t, v in theirs["result_by_token_id"].items()}
-        assert {t: v["cont_cnt"] for t, v in ours["result_by_token_id"].items()} == expected
-
-
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no table", "no marker"])
 def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
@@ -111,11 +70,11 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "divsufsort", 10
     verify, calls = shards.verify_table, []
 
-    def fourth_time_unlucky(*args: object) -> None:
+    def fourth_time_unlucky(*args: object, progress: bool) -> None:
         calls.append(args)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        verify(*args)  # type: ignore[arg-type]
+        verify(*args, progress=progress)  # type: ignore[arg-type]
 
     monkeypatch.setattr(shards, "verify_table", fourth_time_unlucky)
     with pytest.raises(KeyboardInterrupt):
@@ -187,24 +146,6 @@ def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Pa
     assert kills > 8
 
 
-def test_a_killed_command_takes_its_workers_along_and_goes_on(tmp_path: Path) -> None:
-    tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
-    right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
-    command = [sys.executable, "-m", "imagegram.index", "build", "--tokens", str(tmp_path / "tokens")]
-    command += ["--index-input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--builder", "divsufsort"]
-    command += ["--shard-images", "500", "--workers", "2"]
-    for lines in (2, 3):  # a shard began or ended
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(lines):
-            process.stdout.readline()
-        process.kill()
-        process.communicate()  # until the workers have closed it as well
-        assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in p.read_text(errors="ignore")]
-    subprocess.run(command, check=True)
-    assert files_of(tmp_path / "out") == right
-
-
 def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
@@ -212,20 +153,15 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
         build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort")
     assert len(build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort", 60).shards) == 2
     monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
-    with pytest.raises(UserError, match=r"2 x 60 images with divsufsort needs .*: SHARD_IMAGES=40, fewer WORKERS$"):
-        build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60, workers=2)
+    two = Processes(0, 2, on_this_machine=2)
+    with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: SHARD_IMAGES=40, fewer processes$"):
+        build_share([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60, two)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="needs 0 MB, 0 MB are free: free some space first"):
         build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
-    usage.free = 7000
+    usage.free = 9000
     build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
-
-
-def test_divsufsort_takes_18_bytes_a_token_where_bytes_are_numbered_beyond_32_bits() -> None:
-    assert memory_to_build(2**30 - 1, "divsufsort") == 10 * (2**30 - 1)  # 2^31 bytes, each with an int32; the corpus
-    assert memory_to_build(2**30, "divsufsort") == pytest.approx(18 * 2**30)
-    assert memory_to_build(2**30, "tg_build_index") == 32 * 2**30
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,13 +171,6 @@ def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):
         build_index([folder], tmp_path / "in", tmp_path / "index", "tg_build_index")
-
-
-def test_the_record_of_a_build(tmp_path: Path) -> None:
-    info = json.loads((index_of(tmp_path, CORPORA["one image"]).path / "index.json").read_text())
-    assert info["builder"].startswith("pydivsufsort ")
-    assert set(info["versions"]) == {"fast-gram", "numpy"}
-    assert set(info["files"]) == {"tokenized.0", "offset.0", "table.0", "images.npy"}
 
 
 def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:

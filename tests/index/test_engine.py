@@ -1,14 +1,11 @@
-"""The door to Fastgram: a missing or old one is named; places, counts and ends of images are those of brute force."""
+"""The door to Fastgram: places, counts and ends of images are those of brute force."""
 
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imagegram.cli import UserError
-from imagegram.index.engine import Engine, open_fastgram
+from imagegram.index.engine import Engine
 from imagegram.tokens import SEPARATOR
 from tests.support.corpora import corpora, index_of
 
@@ -44,16 +41,3 @@ def test_ntd_passes_over_a_context_that_only_ends_images(tmp_path: Path) -> None
     answer = engine.ntd([2, 3])  # no token follows 2, 3; after 3 follows 4
     assert answer.counts == {4: 1}
     assert answer.suffix_len == 1
-
-
-@pytest.mark.parametrize("missing", ["package", "call"])
-def test_a_fastgram_that_will_not_do_is_named_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
-    module = types.ModuleType("fastgram.engine")
-    if missing == "call":
-        old = types.SimpleNamespace(engine=types.SimpleNamespace(find=None, ntd=None, creativity=None))
-        monkeypatch.setattr(module, "GramEngine", lambda *args, **kwargs: old, raising=False)
-    monkeypatch.setitem(sys.modules, "fastgram.engine", module)
-    with pytest.raises(UserError, match="pip install --upgrade fast-gram"):
-        open_fastgram(tmp_path)

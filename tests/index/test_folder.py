@@ -90,7 +90,7 @@ def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
 
 
 def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(tokens: NDArray[np.uint16], table: Path, progress: bool) -> None:
+    def swapped(tokens: NDArray[np.uint16], table: Path, *, progress: bool) -> None:
         right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
         (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[:, : pointer_width(len(tokens))].tofile(table)
 

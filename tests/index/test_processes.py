@@ -32,7 +32,7 @@ def share(folder: Path, rank: int, world_size: int) -> Index | None:
     """The share of one process, in `folder`/shared."""
     shared = folder / "shared"
     return build_share(
-        [folder / "tokens"], shared / "input", shared / "index", "divsufsort", 10, 1, Processes(rank, world_size)
+        [folder / "tokens"], shared / "input", shared / "index", "divsufsort", 10, Processes(rank, world_size)
     )
 
 
@@ -93,7 +93,7 @@ def test_torchrun(tmp_path: Path) -> None:
 
 def test_processes_without_shards_to_share_are_told_so(tmp_path: Path, right: dict[str, str]) -> None:
     with pytest.raises(UserError, match="3 processes need shards to share: set SHARD_IMAGES=27 or less"):
-        build_share([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "auto", 0, 1, Processes(1, 3))
+        build_share([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "auto", 0, Processes(1, 3))
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

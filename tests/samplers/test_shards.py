@@ -8,7 +8,6 @@ import pytest
 
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.index.joined import Joined
 from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
 from tests.support.corpora import index_of
 
@@ -70,25 +69,3 @@ def test_the_corpus_is_not_copied_into_memory(tmp_path: Path, name: str) -> None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.7 * index.tokens.size * 2  # bytes
-
-
-def test_joined_arrays_are_indexed_like_one() -> None:
-    rng = np.random.default_rng(0)
-    whole = rng.integers(0, 65536, (20, 6)).astype(np.uint16)
-    table = Joined([whole[:7], whole[7:7], whole[7:12], whole[12:]])
-    rows = rng.integers(-20, 20, (4, 5))
-    keys = [
-        slice(None), slice(3, 15), slice(-4, None), slice(9, 4), slice(None, None, 3), slice(None, None, -1),
-        rows, rows[0], 13, whole[:, 0] > 30000,
-        (slice(None), 2), (slice(5, 18), slice(1, 4)), (slice(1, None, 2), 3),
-        (rows, 2), (rows, slice(1, 3)), (rows[:, :1], np.arange(6)), (rows, rows % 6),
-    ]  # fmt: skip
-    for key in keys:
-        assert np.array_equal(table[key], whole[key]), key
-        assert table[key].shape == whole[key].shape
-    column = Joined([whole[:4, 0], whole[4:, 0]])
-    assert np.array_equal(column[rows], whole[:, 0][rows])
-    assert np.array_equal(np.asarray(table), whole)
-    assert (table.shape, table.size, len(table)) == (whole.shape, whole.size, len(whole))
-    with pytest.raises(IndexError, match="of 20"):
-        table[np.array([3, 20])]
