@@ -33,7 +33,7 @@ from imagegram.codec.decoding import Decoder
 from imagegram.data.preprocess import to_signed
 from imagegram.files import atomic
 from imagegram.index.folder import Index
-from imagegram.machine import single_threads
+from imagegram.machine import has_bfloat16, single_threads
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import bootstrap, mean
 
@@ -45,7 +45,7 @@ SEED = 0
 K = 5  # neighbours, of density and coverage
 SIDE = 32  # pixels that classifiers and teachers see
 WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
-CLASSIFIER_VERSION = 1  # one more with every change of the code that changes a trained classifier
+CLASSIFIER_VERSION = 2  # one more with every change of the code that changes a trained classifier
 Floats = NDArray[np.float64]
 
 # They are drawn from torch's own generator, which threads share.
@@ -91,14 +91,19 @@ class Classifier(nn.Module):
 def train_classifier(
     images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0, shown: bool = True
 ) -> Classifier:
-    """Train on real images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
+    """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
 
     shown: with a bar, of which one is enough where several are trained at a time.
     """
     rng = torch.Generator().manual_seed(seed)
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(int(labels.max()) + 1).to(images.device)
+        classifier = Classifier(int(labels.max()) + 1)
+    # On a CPU convolutions take half the time with channels last and in bfloat16, and learn as much.
+    device = images.device.type
+    layout = torch.channels_last if device == "cpu" else torch.contiguous_format
+    half = device == "cpu" and has_bfloat16()
+    classifier.to(images.device, memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=not shown):
@@ -106,12 +111,14 @@ def train_classifier(
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
         shifted = padded[:, :, dy : dy + images.shape[2], dx : dx + images.shape[3]]
-        loss = F.cross_entropy(classifier(shifted), labels[rows], label_smoothing=0.05)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            logits = classifier(shifted.contiguous(memory_format=layout))
+            loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return classifier.eval()
+    return classifier.to(memory_format=torch.contiguous_format).eval()  # as it is read again
 
 
 @dataclass(frozen=True)

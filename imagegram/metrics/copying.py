@@ -4,7 +4,6 @@ measured the same way to compare with.
 Every figure has a 95 % interval: Wilson's for rates, the bootstrap over images for means.
 """
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.index.folder import Index
-from imagegram.metrics.intervals import RESAMPLES, mean, probability_closer, wilson
-from imagegram.metrics.nearest import Nearest, two_nearest
+from imagegram.metrics.intervals import mean, probability_closer, wilson
+from imagegram.metrics.nearest import two_nearest
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
 from imagegram.samplers.aligned import backoff
 from imagegram.samplers.ntd import longest_runs
@@ -21,7 +20,6 @@ from imagegram.samplers.ntd import longest_runs
 Tokens = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 PAIRS = 1 << 26  # pairs of a generated and a training sequence compared at a time
-FEW_RESAMPLES = 200
 RUN = 4  # tokens: shorter runs are not counted as copied
 KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 
@@ -104,56 +102,31 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
 
-@dataclass(frozen=True)
-class Closeness:
-    """How far sequences [n, k] are from the training images.
+def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """The figures of one set of sequences [n, k], and their distances to the nearest training images.
 
-    tokens: of the nearest in tokens, float64 [n]; codes: the nearest in code space, where the codec has codes.
+    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run,
+    in tokens; pieces, copied_share: means of the functions of these names. nearest_distance: in
+    tokens. With codes nearest_in_codes, the squared distance summed over the tokens, and f_mem
+    (nearest.py). The distances, float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES.
     """
-
-    tokens: Floats
-    codes: Nearest | None = None
-
-
-def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], Closeness]:
-    """The figures of one set of sequences [n, k], and how far they are from the training images.
-
-    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run, in tokens;
-    pieces, copied_share: means of the functions of these names. nearest_distance: in tokens. With codes, those of
-    `describe_in_codes` too.
-    """
-    n = len(sequences)
+    n, k = sequences.shape
     lengths = longest_runs(index, sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
-    closeness = Closeness(nearest(sequences, index.tokens)[1].astype(np.float64))
+    distances = {CLOSER.key: nearest(sequences, index.tokens)[1].astype(np.float64)}
     figures: dict[str, Any] = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
     figures |= {
         "longest_run": mean(lengths.max(1), rng),
         "pieces": mean(pieces(lengths), rng),
         "copied_share": mean(copied(lengths), rng),
-        "nearest_distance": mean(closeness.tokens, rng),
+        "nearest_distance": mean(distances[CLOSER.key], rng),
         "novelty": novelty(lengths),
     }
     if index.levels:
-        in_codes, closeness = describe_in_codes(sequences, index, closeness, rng)
-        figures |= in_codes
-    return figures, closeness
-
-
-def describe_in_codes(
-    sequences: Tokens, index: Index, closeness: Closeness, rng: np.random.Generator
-) -> tuple[dict[str, Any], Closeness]:
-    """The figures that ask how near codes are (nearest.py), and `closeness` with codes.
-
-    nearest_in_codes: the squared distance to the nearest training image, summed over the tokens. f_mem.
-    """
-    n, k = sequences.shape
-    training = np.unique(index.tokens[:, :k], axis=0)
-    codes = two_nearest(sequences, training, index.levels)
-    figures = {"nearest_in_codes": mean(codes.first**2, rng), "f_mem": wilson(int(codes.memorized.sum()), n)}
-    for _ in range(2 * RESAMPLES):
-        _spend(rng, n)
-    return figures, replace(closeness, codes=codes)
+        codes = two_nearest(sequences, np.unique(index.tokens[:, :k], axis=0), index.levels)
+        distances[CLOSER_IN_CODES.key] = codes.first
+        figures |= {"nearest_in_codes": mean(codes.first**2, rng), "f_mem": wilson(int(codes.memorized.sum()), n)}
+    return figures, distances
 
 
 def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
@@ -161,22 +134,9 @@ def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Ge
 
     CLOSER and CLOSER_IN_CODES compare their distances to the nearest training sequence.
     """
-    figures, closeness = describe(generated, index, rng)
+    figures, mine = describe(generated, index, rng)
     if not len(held_out):
         return {"generated": figures}
     real_figures, real = describe(held_out[:, : generated.shape[1]], index, rng)
-    figures[CLOSER.key] = probability_closer(closeness.tokens, real.tokens, rng)
-    if closeness.codes and real.codes:
-        figures[CLOSER_IN_CODES.key] = probability_closer(closeness.codes.first, real.codes.first, rng)
-        half = int((rng.permutation(len(held_out)) % 2 == 0).sum())
-        for sizes in ((len(generated), len(held_out)), (half, len(held_out) - half)):
-            for _ in range(FEW_RESAMPLES):
-                _spend(rng, *sizes)
+    figures |= {key: probability_closer(mine[key], real[key], rng) for key in mine}
     return {"generated": figures, "held_out": real_figures}
-
-
-def _spend(rng: np.random.Generator, *sizes: int) -> None:
-    """Draw what a resample of figures took that are no longer measured here, so that the intervals of the others stay
-    as they were published."""
-    for n in sizes:
-        rng.integers(0, n, n)

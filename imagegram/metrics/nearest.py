@@ -12,15 +12,16 @@ images, whatever these are.
   in each cell of the space, averaged (Meehan et al., 2020, arXiv:2004.05675). Far below 0 copies, far above underfits.
   P(closer) of copying.py *is* its U in a single cell: U = pairs x (1 - P(closer)). Cells are classes here: a sampler
   may copy in one and underfit in another, which P(closer) averages away.
-- near-copies: runs of tokens that match one training image in place within one level of every digit of a code, for a
-  copy that differs by a hair is one (Ippolito et al., 2023, arXiv:2210.17546).
+- near-copies: images whose every token is within one level of every digit of one training image's code, for a copy
+  that differs by a hair is one (Ippolito et al., 2023, arXiv:2210.17546).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.spatial.distance import cdist
+from scipy.stats import ranksums
 from tqdm import tqdm
 
 from imagegram.codec.fsq import fsq_codes, fsq_digits
@@ -28,7 +29,7 @@ from imagegram.index.folder import Index
 from imagegram.metrics.intervals import Figure, bootstrap, wilson
 
 GAP = 1 / 3  # of the distances to the nearest and the second nearest training image
-PAIRS = 1 << 27  # of a sequence and a training image whose runs are counted at a time, 256 MB
+PAIRS = 1 << 24  # of a sequence and a training image compared at a time, 128 MB
 FEW_RESAMPLES = 200  # of C_T, each of which takes milliseconds
 ROUNDING = 1e-6  # squared distances that differ by less are equal: those of codes differ by 1/16 and more
 LEAST_IN_CELL = 5  # of each kind: the statistic of fewer is not normal
@@ -63,7 +64,7 @@ def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
     lengths = (images**2).sum(1)
     rows = np.zeros((2, n), np.int64)
     distances = np.full((2, n), np.inf)
-    step = max(1, PAIRS // 8 // len(training))
+    step = max(1, PAIRS // len(training))
     for start in tqdm(range(0, n, step), desc="nearest in codes", unit="batch", delay=3):
         part = asked[start : start + step]
         squares = lengths - 2 * part @ images.T + (part**2).sum(1)[:, None]
@@ -86,71 +87,37 @@ def authentic(nearest: Nearest, training: Tokens, levels: tuple[int, ...]) -> ND
     return nearest.first > own[which]
 
 
-def mann_whitney_z(a: Floats, b: Floats) -> float:
-    """The z-score of Mann & Whitney's U (1947), the pairs in which `a` [n] is above `b` [m], corrected for ties.
+def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) -> float:
+    """C_T of distances to the nearest training image [n] and [m], in `cells` of generated and held-out images [n], [m].
 
-    Below 0 where `a` tends to be smaller; 0 where all are equal.
+    The mean z-score over the cells with LEAST_IN_CELL images of both kinds, each weighted by its held-out images; as in
+    the authors' code not corrected for ties. NaN where no cell has enough.
+
+    >>> distances, cells = np.arange(10.0), np.zeros(10, int)
+    >>> data_copying(distances, distances, (cells, cells)), data_copying(distances, distances, (cells, cells + 1))
+    (0.0, nan)
     """
-    n = len(a)
-    m = len(b)
-    total = n + m
-    ranks = rankdata(np.concatenate([a, b]))
-    above = ranks[:n].sum() - n * (n + 1) / 2
-    ties = np.unique(ranks, return_counts=True)[1].astype(np.float64)
-    variance = n * m / 12 * (total + 1 - (ties**3 - ties).sum() / (total * (total - 1)))
-    return float((above - n * m / 2) / np.sqrt(variance)) if variance > 0 else 0.0
-
-
-def cell_scores(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) -> dict[int, float]:
-    """The z-score of the distances in each cell with LEAST_IN_CELL images of both kinds. `cells` of the generated and
-    of the held-out images [n], [m]."""
-    scores = {}
-    for cell in np.intersect1d(*cells).tolist():
+    scores, weights = [], []
+    for cell in np.intersect1d(*cells):
         mine = generated[cells[0] == cell]
         real = held_out[cells[1] == cell]
         if min(len(mine), len(real)) >= LEAST_IN_CELL:
-            scores[cell] = mann_whitney_z(mine, real)
-    return scores
+            scores.append(ranksums(mine, real).statistic)
+            weights.append(len(real))
+    return float(np.average(scores, weights=weights)) if scores else float("nan")
 
 
-def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) -> float:
-    """C_T: the mean of `cell_scores`, each weighted by the held-out images in its cell. NaN where no cell has enough.
+def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether each of `sequences` [n, k] is within one level of every digit of one row of `training` [N, k]: bool [n].
 
-    Arguments as there.
+    >>> near_copies(np.array([[9, 2], [9, 3]], np.uint16), np.array([[0, 1]], np.uint16), levels=(8, 8)).tolist()
+    [True, False]
     """
-    scores = cell_scores(generated, held_out, cells)
-    weights = [np.count_nonzero(cells[1] == cell) for cell in scores]
-    return float(np.average(list(scores.values()), weights=weights)) if scores else float("nan")
-
-
-def near_runs(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> Ints:
-    """From every token of `sequences` [n, k] on, how many in a row match one row of `training` [N, L >= k] nearly.
-
-    int64 [n, k]. Two tokens at the same position match nearly where every digit differs by one level at most.
-    """
-    n, k = sequences.shape
-    lengths = np.zeros((n, k), np.int64)
+    digits, known = (fsq_digits(tokens, levels).reshape(len(tokens), -1) for tokens in (sequences, training))
     step = max(1, PAIRS // len(training))
-    starts = range(0, n, step)
-    for start in tqdm(starts, desc="near-copies", unit="batch", delay=3):
-        part = fsq_digits(sequences[start : start + step], levels)
-        running = np.zeros((len(part), len(training)), np.uint16)  # length of the run from here on
-        for position in reversed(range(k)):
-            near = _near_digits(training[:, position], levels)
-            for row, digits in enumerate(part[:, position]):
-                matches = near[0][digits[0]]
-                for of_digit, digit in zip(near[1:], digits[1:], strict=True):
-                    matches = matches & of_digit[digit]
-                running[row] += 1
-                running[row] *= matches
-                lengths[start + row, position] = running[row].max()
-    return lengths
-
-
-def _near_digits(column: Tokens, levels: tuple[int, ...]) -> list[NDArray[np.bool_]]:
-    """For every digit and each of its values v, which tokens of `column` [N] have v or a neighbour of v: [level, N]."""
-    digits = fsq_digits(column, levels)
-    return [np.abs(digits[:, d] - np.arange(level)[:, None]) <= 1 for d, level in enumerate(levels)]
+    starts = tqdm(range(0, len(digits), step), desc="near-copies", unit="batch", delay=3)
+    parts = [cdist(digits[start : start + step], known, "chebyshev").min(1) <= 1 for start in starts]
+    return np.concatenate(parts)
 
 
 def memorization_figures(
@@ -161,36 +128,25 @@ def memorization_figures(
     C_T is in cells of the classes of the nearest training images; that of the held-out images compares one half of them
     with the other. Left out where no cell has enough of both. For codecs with codes.
     """
-    training, first = np.unique(index.tokens[:, : generated.shape[1]], axis=0, return_index=True)
+    k = generated.shape[1]
+    training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
     result: dict[str, dict[str, Figure]] = {}
-    places = {}
-    for who, sequences in (("generated", generated), ("held_out", held_out[:, : generated.shape[1]])):
-        n, k = sequences.shape
+    found: dict[str, tuple[Floats, Ints]] = {}  # distances and cells
+    for who, sequences in (("generated", generated), ("held_out", held_out[:, :k])):
         codes = two_nearest(sequences, training, index.levels)
-        near = near_runs(sequences, training, index.levels)[:, 0] == k
         result[who] = {
-            "authentic": wilson(int(authentic(codes, training, index.levels).sum()), n),
-            "near_copies": wilson(int(near.sum()), n),
+            "authentic": wilson(int(authentic(codes, training, index.levels).sum()), len(sequences)),
+            "near_copies": wilson(int(near_copies(sequences, training, index.levels).sum()), len(sequences)),
         }
-        places[who] = (codes.first, index.classes[first[codes.rows]])
+        found[who] = codes.first, index.classes[first[codes.rows]]
     half = rng.permutation(len(held_out)) % 2 == 0
-    distances, cells = places["held_out"]
-    one, other = ((distances[part], cells[part]) for part in (half, ~half))
-    compared = {"generated": (places["generated"], places["held_out"]), "held_out": (one, other)}
-    for who, (mine, real) in compared.items():
-        if figure := c_t(mine, real, rng):
-            result[who]["c_t"] = figure
+    one, other = ((found["held_out"][0][part], found["held_out"][1][part]) for part in (half, ~half))
+    for who, mine, real in (("generated", found["generated"], found["held_out"]), ("held_out", one, other)):
+
+        def statistic(a: Ints, b: Ints, mine: tuple = mine, real: tuple = real) -> float:
+            return data_copying(mine[0][a], real[0][b], (mine[1][a], real[1][b]))
+
+        rows = (np.arange(len(mine[0])), np.arange(len(real[0])))
+        if not np.isnan(statistic(*rows)):
+            result[who]["c_t"] = bootstrap(statistic, rows, rng, FEW_RESAMPLES)
     return result
-
-
-def c_t(mine: tuple[Floats, Ints], real: tuple[Floats, Ints], rng: np.random.Generator) -> Figure | None:
-    """C_T of two sets of images, each given by its distances and cells [n]; bootstrap over both. None where no cell
-    has enough of both."""
-
-    def statistic(a: Ints, b: Ints) -> float:
-        return data_copying(mine[0][a], real[0][b], (mine[1][a], real[1][b]))
-
-    rows = (np.arange(len(mine[0])), np.arange(len(real[0])))
-    if np.isnan(statistic(*rows)):
-        return None
-    return bootstrap(statistic, rows, rng, FEW_RESAMPLES)

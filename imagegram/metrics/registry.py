@@ -9,7 +9,7 @@ from typing import Any
 
 from imagegram.metrics.intervals import Figure, number_text
 
-FIGURES_VERSION = 1  # one more with every change of the code that changes a figure of report.json
+FIGURES_VERSION = 2  # one more with every change of the code that changes a figure of report.json
 Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
 
 
@@ -256,7 +256,7 @@ OTHERS = (
         "near-copies",
         "share of sequences whose every token is within one level of every digit of one training image's",
         "lower, as for real images",
-        "nearest.near_runs",
+        "nearest.near_copies",
         unit="%",
         cite="Ippolito et al., 2023",
     ),
