@@ -103,7 +103,7 @@ def train_classifier(
     device = images.device.type
     layout = torch.channels_last if device == "cpu" else torch.contiguous_format
     half = device == "cpu" and has_bfloat16()
-    classifier.to(images.device, memory_format=layout)
+    classifier.to(images.device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=not shown):
