@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,49 +12,12 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.index.build import build_index
 from imagegram.index.builders import build_with_fastgram, find_tg_build_index
-from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index, file_record, verify_index
-from imagegram.index.table import pointer_width, pointers_at, verify_table
-from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder, held_out
-from tests.support.corpora import corpora, index_of, naive_suffixes, token_folder
+from imagegram.index.table import pointer_width, verify_table
+from imagegram.tokens import TERMINATOR, TokenFolder, held_out
+from tests.support.corpora import corpora, index_of, token_folder
 
 CORPORA = corpora()
-
-
-@pytest.mark.parametrize("builder", ["divsufsort"])
-@pytest.mark.parametrize("name", CORPORA)
-def test_the_table_is_the_sorted_suffixes(tmp_path: Path, name: str, builder: str) -> None:
-    (shard,) = index_of(tmp_path, CORPORA[name], TERMINATOR, builder=builder).shards
-    assert shard.tokens[-3:].tolist() == [SEPARATOR, SEPARATOR, TERMINATOR]
-    assert pointers_at(shard.table, slice(None)).tolist() == naive_suffixes(shard.tokens)
-
-
-@pytest.mark.parametrize("name", CORPORA)
-@pytest.mark.parametrize("shard_images", [0, 4])
-def test_fastgram_counts_as_brute_force_does(tmp_path: Path, name: str, shard_images: int) -> None:
-    tokens = CORPORA[name]
-    index = index_of(tmp_path, tokens, TERMINATOR, shard_images)
-    engine = open_fastgram(index.path)
-    rng = np.random.default_rng(1)
-    step = shard_images or len(tokens)
-    lines = [
-        [t for row in tokens[i : i + step].tolist() for t in (SEPARATOR, *row)] + [SEPARATOR, SEPARATOR, TERMINATOR]
-        for i in range(0, len(tokens), step)
-    ]
-    queries = [[], [SEPARATOR], *([SEPARATOR, int(t)] for t in tokens[:3, 0])]
-    for _ in range(60):
-        line, length = lines[rng.integers(len(lines))], int(rng.integers(1, 5))
-        start = int(rng.integers(0, len(line) - 1 - length))
-        queries.append(line[start : start + length])
-        if rng.random() < 0.2:
-            queries[-1][-1] = int(rng.integers(0, TERMINATOR))
-    for query in queries:
-        m = len(query)
-        ends = [(line, i + m) for line in lines for i in range(len(line) - m + 1 - (not m)) if line[i : i + m] == query]
-        assert engine.count(query)["count"] == len(ends)
-        follows = Counter(line[end] for line, end in ends)
-        answer = engine.primitive_ntd(query, max_support=10_000)
-        assert {t: v["cont_cnt"] for t, v in answer["result_by_token_id"].items()} == dict(follows)
 
 
 def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -> None:
@@ -103,33 +65,15 @@ def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "index" / "index.json").read_bytes() == good
 
 
-def test_the_verifier_finds_every_kind_of_damage(tmp_path: Path) -> None:
-    index = index_of(tmp_path, CORPORA["random, many tokens"])
-    tokens, table = np.array(index.shards[0].tokens), tmp_path / "index" / "table.0"
-    width, whole = pointer_width(len(tokens)), table.read_bytes()
-    verify_table(tokens, table)
-    entries = np.frombuffer(whole, np.uint8).reshape(-1, width)
-
-    def refused(changed: NDArray[np.uint8], message: str) -> None:
-        table.write_bytes(changed.tobytes())
-        with pytest.raises(UserError, match=message):
-            verify_table(tokens, table)
-
-    for i in (0, 7, len(tokens) - 2):
-        changed = entries.copy()
-        changed[[i, i + 1]] = changed[[i + 1, i]]
-        refused(changed, f"out of order at entry {max(i - 1, 0)}|out of order at entry {i}")
-    changed = entries.copy()
-    changed[5] = changed[6]
-    refused(changed, "not a permutation")
-    changed = entries.copy()
-    changed[5, 0] |= 1
-    refused(changed, "between or behind")
-    changed = entries.copy()
-    changed[5] = 254, *[255] * (width - 1)
-    refused(changed, "between or behind")
-    refused(entries[:, :-1].copy(), "bytes")  # a column short: Fastgram would load it
-    refused(entries[:-1].copy(), "bytes")
+def test_a_table_with_a_column_or_a_row_less_is_refused(tmp_path: Path) -> None:
+    """Fastgram would load it. Wrong entries: test_table.py."""
+    shard = index_of(tmp_path, CORPORA["random, many tokens"]).shards[0]
+    table = tmp_path / "index" / "table.0"
+    whole = np.array(shard.table)
+    for wrong in (whole[:, :-1], whole[:-1]):
+        table.write_bytes(wrong.tobytes())
+        with pytest.raises(UserError, match=f"has {wrong.size} bytes, {len(whole)} tokens need {whole.size}"):
+            verify_table(shard.tokens, table)
 
 
 @pytest.mark.parametrize("name", ["tokenized.0", "table.0", "offset.0", "images.npy"])
@@ -189,8 +133,6 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
     with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds one codec"):
         build_index([a, b], tmp_path / "input", tmp_path / "index")
-    with pytest.raises(UserError, match="unknown builder 'qsort'"):
-        build_index([a], tmp_path / "input", tmp_path / "index", "qsort")
     with pytest.raises(UserError, match="every image is held out"):
         build_index([token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)], tmp_path / "i", tmp_path / "index")
     data = bytearray((a / "shard-00000.npy").read_bytes())

@@ -41,12 +41,10 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
     return path
 
 
-def index_of(
-    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0, builder: str = "divsufsort"
-) -> Index:
+def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0) -> Index:
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
-    return build_index([folder], path / "input", path / "index", builder, shard_images)
+    return build_index([folder], path / "input", path / "index", "divsufsort", shard_images)
 
 
 @st.composite
