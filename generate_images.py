@@ -72,7 +72,7 @@ def default_out(config: Config) -> Path:
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.codec import familiarity
-    from imagegram.generating import Request, generate, open_codec
+    from imagegram.generating import Request, generating, open_codec
     from imagegram.index.folder import Index
     from imagegram.metrics.held_out import read_held_out
     from imagegram.metrics.intervals import from_json
@@ -80,25 +80,30 @@ def main(config: Config) -> None:
     from imagegram.samplers.draw import Draw
 
     index = Index.open(config.index)
+    codec = open_codec(index, config.codec)
+    held_out = read_held_out(index)
     for folder in index.token_folders():
         if line := familiarity.warning_of(folder.path):
             print(line)
     request = Request(
-        draw=Draw(config.sampler, config.length, config.prompt),
-        sequences=config.sequences,
-        decoded=config.decoded,
-        seed=config.seed,
+        Draw(config.sampler, config.length, config.prompt),
+        **{name: getattr(config, name) for name in ("sequences", "decoded", "seed", "timesteps", "guidance_scale")},
         prefixes=config.prefixes,
         noises=config.prefixes,
-        timesteps=config.timesteps,
-        guidance_scale=config.guidance_scale,
     )
     out = config.out or default_out(config)
-    result = generate(index, open_codec(index, config.codec), read_held_out(index), request, out)
-    if not result.new:
-        print(f"{result.path} is finished with these settings, nothing to do")
-    figures = from_json(result.report["generated"])
-    summary(out=result.path, **{metric.key: metric.text(figures) for metric in COLUMNS})
+    with generating(index, codec, held_out, request, out) as run:
+        if run.new:
+            samples = config.sampler.sample(
+                index, config.sequences, run.rng, length=config.length, prefix=run.prompts(config.prompt)
+            )
+            images = run.decode(samples)
+            figures = run.measure(samples, images)
+            run.save(samples, images, figures)
+        else:
+            print(f"{out} is finished with these settings, nothing to do")
+    shown = from_json(run.report["generated"])
+    summary(out=out, **{metric.key: metric.text(shown) for metric in COLUMNS})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@
 Nothing in the folder but its marker is touched before all of it is made.
 """
 
+import contextlib
+import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.codec.decoding import Decoder
-from imagegram.files import atomic, write_json
+from imagegram.files import atomic, save_array, write_json
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_classifiers
@@ -46,9 +49,9 @@ from imagegram.samplers.draw import Draw
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
-SHEETS = ("grid", "sources", "prefixes", "seeds", "listening")
-OURS = rf"(image|nearest|prefix)_[\d_]+\.png|({'|'.join(SHEETS)})\.png|(tokens|sources)\.npy|pictures\.json"
+OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
+Figures = dict[str, dict[str, Any]]  # "generated" and "held_out", each by the names of the metrics
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,6 @@ class Request:
         return self.draw.to_json() | settings | made_with
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A finished folder of generated images; its files are described at `generate`."""
-
-    path: Path
-    report: dict[str, Any]
-    new: bool  # False where it was finished before
-
-
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another.
 
@@ -126,8 +120,22 @@ def open_codec(index: Index, name: str = "") -> Codec:
     return codec
 
 
-def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Generated:
-    """Make the images of `request`, into `out`.
+def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> "Run":
+    """Make the images of `request`, into `out`; see `generating`."""
+    with generating(index, codec, held_out, request, out) as run:
+        if run.new:
+            draw = request.draw
+            samples = draw.sampler.sample(
+                index, request.sequences, run.rng, length=draw.length, prefix=run.prompts(draw.prompt)
+            )
+            images = run.decode(samples)
+            run.save(samples, images, run.measure(samples, images))
+    return run
+
+
+@contextlib.contextmanager
+def generating(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Iterator["Run"]:
+    """Claim and lock `out` for the images of `request`, which the body makes where they are `new`.
 
     A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
     differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
@@ -136,204 +144,180 @@ def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, ou
     request.check(index)
     if request.draw.prompt and not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
-    place = Artifact(out, "images")
-    place.claim()
-    asked = request.to_json(index, codec, held_out)
-    with place.lock():
-        before = finished(out)
-        changed = changes(before["request"], asked) if before else {}
-        if before and not changed and (out / "pictures.json").exists() == (request.decoded > 0):
-            return Generated(out, before, new=False)
-        if changed:
-            print(f"{out}: replaces a finished run of other settings ({', '.join(changed.values())})")
-        if not len(held_out.tokens):
+    with Run(index, codec, held_out, request, out).locked(request.to_json(index, codec, held_out)) as run:
+        if run.new and not len(held_out.tokens):
             print(f"no held-out images: {index.path} holds out none, so that there are no real ones to compare with")
-
-        started = time.monotonic()
-        samples, given = draw(index, held_out, request)
-        sampling_seconds = time.monotonic() - started
-        rng = np.random.default_rng(request.seed)
-        measures = measure(index, held_out, request, samples, rng)
-
-        started = time.monotonic()
-        decoder = Decoder(codec, request.timesteps, request.guidance_scale)
-        pictures, seeds = decode(decoder, samples, request)
-        decoding_seconds = time.monotonic() - started
-        if len(pictures):
-            measure_pictures(index, held_out, codec, pictures, measures, length=samples.tokens.shape[1], rng=rng)
-        drawings = illustrate(index, decoder, request, samples, pictures, seeds)
-        known = request.draw.sampler if request.draw.is_whole(index) else None
-        facts = describe_pictures(index, samples.tokens[: len(pictures)], samples, known)
-        for fact, row in zip(facts, given, strict=False):
-            fact["given"] = held_out.origins[row].tolist()
-
-        report = {
-            "request": asked,
-            "index": str(index.path),
-            "sources": index.sources,
-            "training_images": index.num_images,
-            "held_out_images": len(held_out.tokens),
-            "sequences_per_second": round(request.sequences / sampling_seconds, 1),
-            "decoded_images_per_second": round(len(pictures) / decoding_seconds, 1),
-            **to_json(measures),
-        }
-        write(out, tokens=samples.tokens, sources=origins(index, samples.sources), facts=facts, drawings=drawings)
-        place.finish(report)
-    return Generated(out, report, new=True)
+        yield run
 
 
-def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Generated:
+def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> "Run":
     """Decode held-out images from their own tokens, in random order: what every wall of pictures is compared with.
 
     Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
     held-out image itself. The sampler of `request` does not matter.
     """
     request = request.completed(codec)
-    place = Artifact(out, "images")
-    place.claim()
     asked = request.to_json(index, codec, held_out)
     asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
-    with place.lock():
-        before = finished(out)
-        if before and before["request"] == asked:
-            return Generated(out, before, new=False)
-        chosen = np.random.default_rng(request.seed).permutation(len(held_out.tokens))[: request.decoded]
-        tokens = held_out.tokens[chosen]
-        samples = Samples(tokens, np.full((*tokens.shape, 2), -1))
-        pictures, _ = decode(Decoder(codec, request.timesteps, request.guidance_scale), samples, request)
-        positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
-        places = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
-        report = {"request": asked, "index": str(index.path), "sources": index.sources}
-        write(
-            out,
-            tokens=tokens,
-            sources=np.concatenate([places, positions], 2),
-            facts=describe_pictures(index, tokens) if len(tokens) else [],
-            drawings=sheets.as_pictures(pictures),
-        )
-        place.finish(report)
-    return Generated(out, report, new=True)
+    with Run(index, codec, held_out, request, out).locked(asked) as run:
+        if run.new:
+            chosen = run.rng.permutation(len(held_out.tokens))[: request.decoded]
+            tokens = held_out.tokens[chosen]
+            images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
+            positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
+            places = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
+            facts = describe_pictures(index, tokens) if len(tokens) else []
+            run.write(tokens, np.concatenate([places, positions], 2), facts, sheets.as_pictures(images))
+    return run
 
 
-def finished(out: Path) -> dict[str, Any] | None:
-    """The report of the finished run in `out`; None where there is none."""
-    report = Artifact(out, "images").record()
-    if report and "sampler" not in report["request"]:
-        raise UserError(f"{out} was written by an earlier version: delete it, then run the same command again")
-    return report
+class Run:
+    """One folder of generated images: what it is made from, and what was made."""
 
+    new = True  # False where it was finished before
+    report: dict[str, Any]
 
-def draw(index: Index, held_out: HeldOut, request: Request) -> tuple[Samples, NDArray[np.int64]]:
-    """Sample the token sequences; with given tokens also the held-out image that gave them to each, else nothing."""
-    rng = np.random.default_rng(request.seed)
-    prefix = None
-    rows = np.zeros(0, np.int64)
-    if request.draw.prompt:
-        rows = rng.integers(0, len(held_out.tokens), request.sequences)
-        prefix = held_out.tokens[rows, : request.draw.prompt]
-    sampler = request.draw.sampler
-    return sampler.sample(index, request.sequences, rng, length=request.draw.length, prefix=prefix), rows
+    def __init__(self, index: Index, codec: Codec, held_out: HeldOut, request: Request, path: Path):
+        self.index = index
+        self.codec = codec
+        self.held_out = held_out
+        self.request = request
+        self.path = path
+        self.decoder = Decoder(codec, request.timesteps, request.guidance_scale)
+        self.rng = np.random.default_rng(request.seed)  # of prompts and samples
+        self.given = np.zeros(0, np.int64)  # the held-out image that gave its prompt to each sequence
+        self.seeds = np.zeros(0, np.int64)  # of the noise of each image
+        self.started = time.monotonic()
+        self.speeds: dict[str, float] = {}
 
+    @contextlib.contextmanager
+    def locked(self, asked: dict[str, Any]) -> Iterator["Run"]:
+        """Hold the folder, and look whether it is finished as `asked`; a line says what differs where it is not."""
+        place = Artifact(self.path, "images")
+        place.claim()
+        with place.lock():
+            before = place.record()
+            changed = changes(before["request"], asked) if before else {}
+            if before and not changed and (self.path / "pictures.json").exists() == (self.request.decoded > 0):
+                self.new = False
+            if changed:
+                print(f"{self.path}: replaces a finished run of other settings ({', '.join(changed.values())})")
+            self.report = (
+                before
+                if before and not self.new
+                else {
+                    "request": asked,
+                    "index": str(self.index.path),
+                    "sources": self.index.sources,
+                }
+            )
+            self.started = time.monotonic()
+            yield self
 
-def measure(
-    index: Index, held_out: HeldOut, request: Request, samples: Samples, rng: np.random.Generator
-) -> dict[str, dict[str, Any]]:
-    """The figures of tokens, of the samples and of held-out images; exact where whole sequences are drawn."""
-    measures = copying.measure(samples.tokens, index, held_out.tokens, rng)
-    if request.draw.is_whole(index):
-        measures["generated"] |= exact_figures(index, request.draw.sampler, held_out.tokens, np.random.default_rng(0))
-    return measures
+    def prompts(self, tokens: int) -> NDArray[np.uint16] | None:
+        """The first `tokens` of a held-out image for each sequence, [sequences, tokens]; None for 0."""
+        if not tokens:
+            return None
+        self.given = self.rng.integers(0, len(self.held_out.tokens), self.request.sequences)
+        return self.held_out.tokens[self.given, :tokens]
 
+    def decode(self, samples: Samples) -> Tensor:
+        """The first `decoded` images of the samples, uint8 [n, 3, S, S]."""
+        shown = samples.tokens[: self.request.decoded]
+        self.seeds = self.request.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
+        started = time.monotonic()
+        images = self.decoder(shown, self.seeds) if len(shown) else torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
+        self.speeds = {
+            "sequences_per_second": round(len(samples.tokens) / (started - self.started), 1),
+            "decoded_images_per_second": round(len(images) / (time.monotonic() - started), 1),
+        }
+        return images
 
-def decode(decoder: Decoder, samples: Samples, request: Request) -> tuple[Tensor, NDArray[np.int64]]:
-    """The first images uint8 [n, 3, S, S], and the seeds of their noise [n]."""
-    shown = samples.tokens[: request.decoded]
-    seeds = request.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
-    if not len(shown):
-        return torch.zeros((0, 3, 1, 1), dtype=torch.uint8), seeds
-    return decoder(shown, seeds), seeds
+    def measure(self, samples: Samples, images: Tensor) -> Figures:
+        """The figures of tokens and of decoded images, of the samples and of held-out images.
 
+        Exact ones where whole sequences are drawn, those of images where enough of them are held out.
+        """
+        rng = np.random.default_rng(self.request.seed)
+        figures = copying.measure(samples.tokens, self.index, self.held_out.tokens, rng)
+        if self.request.draw.is_whole(self.index):
+            sampler = self.request.draw.sampler
+            exact = exact_figures(self.index, sampler, self.held_out.tokens, np.random.default_rng(0))
+            figures["generated"] |= exact
+        length = samples.tokens.shape[1]
+        if len(images) and (classifiers := open_classifiers(self.index, self.held_out, self.codec, length)):
+            for who, found in classifiers.measure(images, rng).items():
+                figures[who] |= found
+        return figures
 
-def measure_pictures(
-    index: Index,
-    held_out: HeldOut,
-    codec: Codec,
-    pictures: Tensor,
-    measures: dict[str, dict[str, Any]],
-    *,
-    length: int,
-    rng: np.random.Generator,
-) -> None:
-    """Add the figures of decoded images, where enough images are held out."""
-    if classifiers := open_classifiers(index, held_out, codec, length):
-        for who, figures in classifiers.measure(pictures, rng).items():
-            measures[who] |= figures
+    def save(self, samples: Samples, images: Tensor, figures: Figures) -> None:
+        """Draw the sheets, and write everything."""
+        index = self.index
+        sampler = self.request.draw.sampler if self.request.draw.is_whole(index) else None
+        facts = describe_pictures(index, samples.tokens[: len(images)], samples, sampler)
+        for fact, row in zip(facts, self.given, strict=False):
+            fact["given"] = self.held_out.origins[row].tolist()
+        self.report |= {
+            "training_images": index.num_images,
+            "held_out_images": len(self.held_out.tokens),
+            **self.speeds,
+            **to_json(figures),
+        }
+        rows = samples.sources[..., 0]
+        origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])  # data set and ordinal
+        sources = np.concatenate([origins, samples.sources[..., 1:]], 2)
+        self.write(samples.tokens, sources, facts, self.sheets(samples, images) if len(images) else {})
 
+    def sheets(self, samples: Samples, images: Tensor) -> dict[str, Image.Image]:
+        """All pictures of the folder, by name."""
+        index = self.index
+        shown = samples.tokens[: min(len(images), GRID)]
+        length = shown.shape[1]
 
-def illustrate(
-    index: Index, decoder: Decoder, request: Request, samples: Samples, pictures: Tensor, seeds: NDArray[np.int64]
-) -> dict[str, Image.Image]:
-    """All pictures of the folder, by name."""
-    if not len(pictures):
-        return {}
-    shown = samples.tokens[: min(len(pictures), GRID)]
-    length = shown.shape[1]
+        # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
+        nearest, distances = copying.nearest(shown, index.tokens)
+        neighbours = images[: len(shown)].clone()
+        others = np.flatnonzero(distances)
+        if others.size:
+            neighbours[others] = self.decoder(index.tokens[nearest[others], :length], self.seeds[others])
+        drawings = {"grid": sheets.grid(images[: len(shown)], neighbours, distances == 0)}
+        drawings |= sheets.as_pictures(neighbours, "nearest")
 
-    # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
-    nearest, distances = copying.nearest(shown, index.tokens)
-    neighbours = pictures[: len(shown)].clone()
-    others = np.flatnonzero(distances)
-    if others.size:
-        neighbours[others] = decoder(index.tokens[nearest[others], :length], seeds[others])
-    drawings = {"grid": sheets.grid(pictures[: len(shown)], neighbours, distances == 0)}
-    drawings |= sheets.as_pictures(neighbours, "nearest")
+        # Images beside the training images that their tokens came from.
+        few = slice(0, min(STITCHED, len(shown)))
+        parts = [sheets.shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
+        rows = np.array([row for part in parts for (row,), _ in part])
+        originals = self.decoder(index.tokens[rows, :length])
+        named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
+        drawings["sources"] = sheets.provenance(images[few], originals, named)
 
-    # Images beside the training images that their tokens came from.
-    few = slice(0, min(STITCHED, len(shown)))
-    parts = [sheets.shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
-    rows = np.array([row for part in parts for (row,), _ in part])
-    originals = decoder(index.tokens[rows, :length])
-    named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
-    drawings["sources"] = sheets.provenance(pictures[few], originals, named)
+        relevance = self.request.draw.sampler.relevance(index)
+        if relevance is not None:
+            drawings["listening"] = sheets.position_relevance(relevance)
+        for sheet, count in ((sheets.prefixes, self.request.prefixes), (sheets.noises, self.request.noises)):
+            if count:
+                few = slice(0, min(count, len(shown)))
+                drawings |= sheet(self.decoder, shown[few], self.seeds[few], images[few])
+        return drawings | sheets.as_pictures(images)
 
-    relevance = request.draw.sampler.relevance(index)
-    if relevance is not None:
-        drawings["listening"] = sheets.position_relevance(relevance)
-    for draw_sheet, count in ((sheets.prefixes, request.prefixes), (sheets.noises, request.noises)):
-        if count:
-            drawings |= draw_sheet(decoder, shown[:count], seeds[: min(count, len(shown))], pictures[:count])
-    return drawings | sheets.as_pictures(pictures)
-
-
-def origins(index: Index, sources: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of the index and positions [n, k, 2] -> data set, ordinal and position [n, k, 3]; -1 stays -1."""
-    rows = sources[..., 0]
-    images = np.where(rows[..., None] < 0, -1, index.images[rows, :2])
-    return np.concatenate([images, sources[..., 1:]], 2)
-
-
-def write(
-    out: Path,
-    tokens: NDArray[np.uint16],
-    sources: NDArray[np.int64],
-    facts: list[dict[str, Any]],
-    drawings: dict[str, Image.Image],
-) -> None:
-    """Put the files of a run in place of what `out` held, but for report.json, which is to be written last."""
-    (out / "report.json").unlink(missing_ok=True)
-    (out / "pictures.json").unlink(missing_ok=True)
-    ours = [
-        *(file for kind in ("image", "nearest", "prefix") for file in out.glob(f"{kind}_*.png")),
-        *(out / f"{name}.png" for name in SHEETS),
-    ]
-    for picture in ours:
-        if picture.stem not in drawings:
-            picture.unlink(missing_ok=True)
-    for name, array in (("tokens", tokens), ("sources", sources)):
-        with atomic(out / f"{name}.npy") as temporary, temporary.open("wb") as f:
-            np.save(f, array)
-    for name, drawing in drawings.items():
-        with atomic(out / f"{name}.png") as temporary:
-            drawing.save(temporary, "png")
-    if facts:
-        write_json(out / "pictures.json", facts)
+    def write(
+        self,
+        tokens: NDArray[np.uint16],
+        sources: NDArray[np.int64],
+        facts: list[dict[str, Any]],
+        drawings: dict[str, Image.Image],
+    ) -> None:
+        """Put the files of a run in place of what the folder held, report.json last."""
+        (self.path / "report.json").unlink(missing_ok=True)
+        (self.path / "pictures.json").unlink(missing_ok=True)
+        for picture in self.path.glob("*.png"):
+            if OURS.fullmatch(picture.stem) and picture.stem not in drawings:
+                picture.unlink()
+        save_array(self.path / "tokens.npy", tokens)
+        save_array(self.path / "sources.npy", sources)
+        for name, drawing in drawings.items():
+            with atomic(self.path / f"{name}.png") as temporary:
+                drawing.save(temporary, "png")
+        if facts:
+            write_json(self.path / "pictures.json", facts)
+        Artifact(self.path, "images").finish(self.report)

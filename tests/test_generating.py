@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from imagegram.codec import Codec
-from imagegram.codec.decoding import Decoder
-from imagegram.generating import Request, decode, generate
+from imagegram.generating import Request, Run, generate
 from imagegram.index.folder import Index
 from imagegram.metrics.held_out import HeldOut
 from imagegram.samplers import Aligned, Samples
@@ -19,13 +18,13 @@ from tests.support.fake_codec import FakeCodec
 from tests.test_scripts import build, run_generate, run_tokenize
 
 
-def test_fewer_sequences_than_pictures_asked_for_are_all_shown() -> None:
-    codec = FakeCodec()
-    tokens = np.zeros((5, codec.tokens_per_image), np.uint16)
-    samples = Samples(tokens, np.zeros((*tokens.shape, 2), np.int64))
-    pictures, seeds = decode(Decoder(codec, 1, 1.0), samples, Request(Draw(Aligned()), sequences=9, decoded=9, seed=2))
-    assert len(pictures) == len(seeds) == 5
-    assert seeds.tolist() == [2_000_000 + i for i in range(5)]
+def test_fewer_sequences_than_pictures_asked_for_are_all_shown(tmp_path: Path) -> None:
+    index = index_of(tmp_path, np.zeros((5, 4), int), vocab_size=500)
+    held_out = HeldOut(np.zeros((0, 4), np.uint16), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+    run = Run(index, FakeCodec(), held_out, Request(Draw(Aligned()), sequences=9, decoded=9, seed=2), tmp_path)
+    images = run.decode(Samples(index.tokens, np.zeros((5, 4, 2), np.int64)))
+    assert len(images) == 5
+    assert run.seeds.tolist() == [2_000_000 + i for i in range(5)]
 
 
 def test_without_held_out_images_a_sampler_is_fitted_all_the_same(

@@ -13,14 +13,7 @@ from typing import NoReturn
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.codec import Codec
-from imagegram.generating import (
-    Generated,
-    Request,
-    finished,
-    generate,
-    open_codec,
-    reconstruct_held_out,
-)
+from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
 from imagegram.metrics.coherence import open_classifiers
@@ -90,7 +83,7 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
     """UserError where a finished run of other settings has the folder of a sampler."""
     for name, draw in plan.draws().items():
         folder = night.folder(plan.out, name)
-        before = finished(folder)
+        before = Artifact(folder, "images").record()
         if before is None:
             continue
         # Codec, index and held-out images are not known yet: where these differ, the images are made anew.
@@ -230,7 +223,7 @@ def publish(sources: Sources) -> None:
         fail(sources.night, PAGE, error)
 
 
-def attempt(night: Night, name: str, folder: Path, make: Callable[[], Generated]) -> None:
+def attempt(night: Night, name: str, folder: Path, make: Callable[[], Run]) -> None:
     """Make one folder of images; where that fails, name it and say why, and free the space that its half took."""
     started = time.monotonic()
     try:
