@@ -17,11 +17,12 @@ from tqdm import tqdm
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
+from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.preprocess import PREPROCESSING, preprocess
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import others_at_work, require_space
+from imagegram.files import others_at_work, require_space, write_json
 from imagegram.options import Options
 from imagegram.tokens import Manifest, TokenFolder, too_many_bad
 
@@ -85,7 +86,7 @@ def tokenizing(
                 time.sleep(0.5)
                 run.progress.look()
         if first:
-            _finish(folder, pending, time.monotonic() - started)
+            _finish(folder, dataset, pending, time.monotonic() - started)
 
 
 class Run:
@@ -102,6 +103,7 @@ class Run:
         self.options = options
         self.mine = mine
         self.items: list[Item] = []  # of the shard that is being read, without pixels
+        self.hashes: list[NDArray[np.uint64]] = []  # of its readable images
         self.started = time.monotonic()
 
     def say_what_is_there(self, pending: list[int], processes: int) -> None:
@@ -133,16 +135,18 @@ class Run:
         loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, self.options.workers))
         for shard, rows in covered.items():
             self.items = []
+            self.hashes = []
             self.started = time.monotonic()
             yield shard, self._images(itertools.islice(loaded, -(-len(rows) // size)))
 
     def _images(self, batches: Iterable[list[Item]]) -> Iterator[Tensor]:
         """The readable images of each batch; the others are remembered with their reasons."""
         for batch in batches:
-            pixels = [image for _, image, _, _ in batch if image is not None]
+            pixels = np.stack(kept) if (kept := [image for _, image, _, _ in batch if image is not None]) else None
             self.items += [(ordinal, None, label, reason) for ordinal, _, label, reason in batch]
-            if pixels:
-                yield torch.from_numpy(np.stack(pixels))
+            if pixels is not None:
+                self.hashes.append(duplicates.perceptual_hashes(pixels))
+                yield torch.from_numpy(pixels)
             self.progress.add(len(batch))
 
     def write(self, shard: int, tokens: list[NDArray[np.uint16]]) -> None:
@@ -153,7 +157,10 @@ class Run:
         names = {ordinal: self.dataset.name_of(ordinal) for ordinal in bad}
         _check_unchanged(self.folder, self.dataset, shard, bad, names)
         seconds = time.monotonic() - self.started
-        self.folder.write(shard, np.concatenate([nothing, *tokens]), labels, bad, seconds, names)
+        others = {"hashes": np.concatenate([np.zeros(0, np.uint64), *self.hashes])}
+        if self.dataset.groups is not None:
+            others["groups"] = self.dataset.groups[[ordinal for ordinal, _, _, reason in self.items if not reason]]
+        self.folder.write(shard, np.concatenate([nothing, *tokens]), labels, bad, seconds, names, others)
         if bad:
             self.folder.write_bad()
             self.folder.check_readable()
@@ -172,8 +179,9 @@ def _ahead(batches: Iterable[list[Item]]) -> Iterator[list[Item]]:
         pool.shutdown(wait=False, cancel_futures=True)  # stopped: nobody waits for what nobody will read
 
 
-def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
-    """Collect the bad images and print the summary; UserError where no image was good."""
+def _finish(folder: TokenFolder, dataset: ImageDataset, planned: list[int], seconds: float) -> None:
+    """Collect the bad images, look for near-duplicates across the split, and print the summary; UserError where no
+    image was good."""
     bad = folder.write_bad()
     good = folder.images()
     missing = folder.pending()
@@ -183,6 +191,8 @@ def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
             f"{len(missing)} of {folder.shards} shards are missing: other processes may still be at work; "
             "if they have stopped, the same command goes on from the others"
         )
+    elif line := _duplicates(folder, dataset):
+        print(line)
     read = sum(len(folder.range(s)) for s in set(planned) - set(missing))
     summary(
         tokens=folder.path,
@@ -191,6 +201,35 @@ def _finish(folder: TokenFolder, planned: list[int], seconds: float) -> None:
         seconds=round(seconds, 1),
         images_per_second=read / seconds,
     )
+
+
+def _duplicates(folder: TokenFolder, dataset: ImageDataset) -> str:
+    """Keep which held-out images are nearly a training image, by name; the line that says so, "" where none is held
+    out."""
+    hashes = [folder.hashes(shard) for shard in range(folder.shards)]
+    known = [found for found in hashes if found is not None]
+    out = np.concatenate([folder.held_out(shard) for shard in range(folder.shards)])
+    if len(known) < len(hashes) or not out.any():
+        return ""
+    ordinals = np.concatenate([folder.ordinals(shard) for shard in range(folder.shards)])
+    size = folder.manifest.image_size
+    found = duplicates.across(
+        np.concatenate(known), out, lambda row: preprocess(dataset.read(int(ordinals[row]))[0], size).numpy()
+    )
+    rows = [
+        {
+            "held_out": dataset.name_of(int(ordinals[pair.held_out])),
+            "training": dataset.name_of(int(ordinals[pair.training])),
+            "error": round(pair.error, 2),
+        }
+        for pair in found
+    ]
+    count = len({pair.held_out for pair in found})
+    write_json(
+        folder.path / duplicates.FILE, {"held_out_images": int(out.sum()), "near_duplicates": count, "pairs": rows}
+    )
+    example = f", e.g. {rows[0]['held_out']} of {rows[0]['training']} ({duplicates.FILE} names all)" if rows else ""
+    return f"near-duplicates: {count} of {out.sum()} held-out images are nearly a training image{example}"
 
 
 class _Progress:
@@ -241,12 +280,16 @@ def manifest_of(
         image_column=dataset.image_column,
         label_column=dataset.label_column,
         available=dataset.size,
+        group=dataset.group,
     )
 
 
 def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
     m = folder.manifest  # every process has one shard beside the finished ones before it is renamed
-    require_space(folder.path, (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4))
+    require_space(
+        folder.path,
+        (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4 + 8 + 8 * bool(m.group)),
+    )
 
 
 def _judge_codec(folder: TokenFolder, dataset: ImageDataset, codec: Codec) -> None:

@@ -3,7 +3,9 @@
     manifest.json       what the tokens are (Manifest); written first, compared on resume
     shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
     labels-00000.npy    int32 [n], -1 where the data set has no labels
+    hashes-00000.npy    uint64 [n], perceptual hashes (data/duplicates.py); groups-00000.npy too where there are groups
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
+    duplicates.json     held-out images that are nearly a training image, which the last process finds
     familiarity.json    whether the codec knows such images (codec/familiarity.py), where its card allows to tell
     bad.jsonl           all bad images of the finished shards: place in the data set, name (file, member, row), reason
 
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
-from imagegram.data.dataset import SAMPLE_SEED, mixed, sample
+from imagegram.data.dataset import SAMPLE_SEED, held_out, sample
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic, read_json, save_array, sha256, write_json
 
@@ -35,14 +37,6 @@ TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte 
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
 MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
 MAX_BAD = 100
-
-
-def held_out(ordinals: NDArray[np.integer] | int, share: float) -> NDArray[np.bool_]:
-    """Whether the images at these ordinals are held out: a hash of the ordinal falls below `share`.
-
-    The hash makes the split independent of the size of the data set, of shards and of the order of work.
-    """
-    return np.asarray(mixed(ordinals) / 2.0**64 < share)
 
 
 def too_many_bad(bad: int, images: int) -> bool:
@@ -73,6 +67,7 @@ class Manifest:
     label_column: str = ""
     available: int = 0  # images of the data set; 0: the first `images` of an unknown number
     sample_seed: int = SAMPLE_SEED
+    group: str = ""  # what keeps images on one side of the split (groups-*.npy); "": each is on its own
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self) | {"dataset": self.dataset.to_json()}
@@ -186,7 +181,9 @@ class TokenFolder:
             rows = marker["ok"]
             if rows + len(marker["bad"]) != len(self.range(shard)):
                 return "does not account for every image"
-            for kind, shape in (("shard", (rows, self.manifest.tokens_per_image)), ("labels", (rows,))):
+            kinds = dict.fromkeys(["shard", "labels", *["groups"] * bool(self.manifest.group), *marker["bytes"]])
+            for kind in kinds:
+                shape = (rows, self.manifest.tokens_per_image) if kind == "shard" else (rows,)
                 file = self._file(kind, shard)
                 if file.stat().st_size != marker["bytes"][kind] or np.load(file, mmap_mode="r").shape != shape:
                     return f"{file.name} is cut short or too long"
@@ -228,19 +225,25 @@ class TokenFolder:
         bad: dict[int, str],
         seconds: float,
         names: Mapping[int, str] | None = None,
+        others: Mapping[str, NDArray[np.uint64]] | None = None,
     ) -> None:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason.
 
-        `names` has the file, member or row of every bad image.
+        `names` has the file, member or row of every bad image; `others` groups [n] and hashes [n] of the readable ones.
         """
         named = names or {}
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
             left.unlink(missing_ok=True)
-        files = {kind: self._file(kind, shard) for kind in ("shard", "labels")}
-        save_array(files["shard"], check_tokens(tokens, self.manifest.vocab_size))
-        save_array(files["labels"], labels.astype(np.int32))
+        arrays: dict[str, NDArray[Any]] = {
+            "shard": check_tokens(tokens, self.manifest.vocab_size),
+            "labels": labels.astype(np.int32),
+            **(others or {}),
+        }
+        files = {kind: self._file(kind, shard) for kind in arrays}
+        for kind, array in arrays.items():
+            save_array(files[kind], array)
         write_json(
             marker,
             {
@@ -305,9 +308,15 @@ class TokenFolder:
         bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
         return np.setdiff1d(self.covered(shard), bad, assume_unique=True)
 
-    def indexed(self, shard: int) -> NDArray[np.bool_]:
-        """Which rows of a finished shard go into the index: those that are not held out."""
-        return ~held_out(self.ordinals(shard), self.manifest.held_out_share)
+    def held_out(self, shard: int) -> NDArray[np.bool_]:
+        """Which rows of a finished shard are held out of the index."""
+        groups = np.load(self._file("groups", shard)) if self.manifest.group else None
+        return held_out(self.ordinals(shard), self.manifest.held_out_share, groups)
+
+    def hashes(self, shard: int) -> NDArray[np.uint64] | None:
+        """The perceptual hash of every row of a finished shard; None where an older version wrote it."""
+        file = self._file("hashes", shard)
+        return np.load(file) if file.exists() else None
 
     def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
         """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""
@@ -323,7 +332,7 @@ class TokenFolder:
             tokens=tokens[0] if len(tokens) == 1 else np.concatenate(tokens),
             labels=np.concatenate(labels),
             ordinals=ordinals,
-            held_out=held_out(ordinals, self.manifest.held_out_share),
+            held_out=np.concatenate([self.held_out(s) for s in range(self.shards)]),
         )
 
 
@@ -347,7 +356,7 @@ class IndexedImages:
                     )
         for _, folder, shard in self.shards:
             folder.check_shard(shard)
-        kept = [int(folder.indexed(shard).sum()) for _, folder, shard in self.shards]
+        kept = [int((~folder.held_out(shard)).sum()) for _, folder, shard in self.shards]
         self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
         if not self.starts[-1]:
             raise UserError("every image is held out: lower the held-out share and tokenize again")
@@ -372,7 +381,7 @@ class IndexedImages:
         """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
         folder), ordinal and label [n, 3]."""
         for number, folder, shard, part in self._parts(first, stop):
-            rows = np.flatnonzero(folder.indexed(shard))[part]
+            rows = np.flatnonzero(~folder.held_out(shard))[part]
             tokens, labels = folder.read(shard)
             origins = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
             yield tokens[rows], np.stack(origins, 1).astype(np.int64)

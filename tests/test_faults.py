@@ -107,7 +107,7 @@ def test_a_damaged_shard_is_named_and_redone_alone(
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
     assert contents(out) == undisturbed
     redone = {n for n, t in times.items() if (out / n).stat().st_mtime_ns != t}
-    assert redone == {"shard-00007.npy", "labels-00007.npy", "shard-00009.npy", "labels-00009.npy"}
+    assert redone == {f"{kind}-0000{shard}.npy" for kind in ("shard", "labels", "hashes") for shard in (7, 9)}
     (out / "bad.jsonl").unlink()  # killed before it was written
     tokenize(out=out, **SMALL_JOB)
     assert contents(out) == undisturbed
@@ -116,11 +116,11 @@ def test_a_damaged_shard_is_named_and_redone_alone(
 def test_the_space_of_all_processes_is_asked_for(
     tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(free=20 * 10 * 12)  # 20 shards of 10 images of 4 tokens and a label
+    usage = SimpleNamespace(free=20 * 10 * 20)  # 20 shards of 10 images of 4 tokens, a label and a hash
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space first"):
         tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
-    usage.free = 22 * 10 * 12
+    usage.free = 22 * 10 * 20
     tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
     assert len(list(tmp_path.glob("shard-*.npy"))) == 10
 

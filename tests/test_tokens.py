@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import held_out
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic
-from imagegram.tokens import Manifest, TokenFolder, check_tokens, held_out, too_many_bad
+from imagegram.tokens import Manifest, TokenFolder, check_tokens, too_many_bad
 
 MANIFEST = Manifest(
     dataset=DatasetSpec("fake"),

@@ -11,7 +11,6 @@ from imagegram.cli import UserError
 from imagegram.data.loading import load_batches, worker_errors_as_user_errors
 from imagegram.data.spec import DatasetSpec
 from imagegram.options import Options
-from imagegram.tokens import held_out
 
 HELD_OUT_SHARE = Options.held_out_share  # of tokenize_fast.py: the tokenizer never sees the held-out images
 FEWEST = 20  # training images, and two held-out ones
@@ -90,7 +89,7 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
             progress.update(len(items))
 
     # 2) Split as tokenizing does, by the place in the data set.
-    out = torch.from_numpy(held_out(ordinals, HELD_OUT_SHARE))
+    out = torch.from_numpy(source.held_out(ordinals, HELD_OUT_SHARE))
     images = Images(source.name, source.fingerprint, pixels[readable], labels[readable], out[readable])
     bad = len(ordinals) - len(images.pixels)
     if bad:

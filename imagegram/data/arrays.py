@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ CHANNELS = (1, 3, 4)
 
 def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """One split of a folder of IDX files, or one file of pictures with its labels beside it."""
-    wanted.refuse(name, "a set of IDX files", "image_column", "label_column")
+    wanted.refuse(name, "a set of IDX files", "image_column", "label_column", "group")
     split, either, note = tree.of_split(name, "idx", wanted.split)
     # What is unpacked beside its .gz counts once.
     found = {file.removesuffix(".gz"): file for file in sorted(either, key=lambda file: not file.endswith(".gz"))}
@@ -112,10 +113,11 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     # 2) The arrays.
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
     label_key = wanted.label_column
-    for key, option in ((image_key, "image"), (label_key or image_key, "label")):
-        if key not in keys:
+    options = {"image-column": image_key, "label-column": label_key, "group": wanted.group}
+    for option, key in options.items():
+        if key not in keys and (key or option == "image-column"):
             missing = f"{name} has no array {key or 'images'!r}; it has {first_names(keys)}"
-            raise UserError(f"{missing}: name one with --{option}-column")
+            raise UserError(f"{missing}: name one with --{option}")
     labels: NDArray[np.generic] | None
     if mates and not label_key:
         label_key = array_names(tree.root / mates[0])[0]
@@ -126,8 +128,13 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     rest = [key for key in keys if key not in (image_key, label_key)]
     used = f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
     used += f"; not used: {first_names(rest)}" * bool(rest)
-    facts = {"name": name, "split": split, "kind": "a NumPy archive"}
+    facts: dict[str, Any] = {"name": name, "split": split, "kind": "a NumPy archive", "group": wanted.group}
     values = _load(path, image_key)
+    if wanted.group:
+        groups = _load(path, wanted.group)
+        if groups.shape != values.shape[:1]:
+            raise UserError(f"{name}: the array {wanted.group} {list(groups.shape)} is no group for every picture")
+        facts["groups"] = list(map(text_of, groups.tolist()))
     return _arrays(tree, values, labels, [note, used], **facts, image_column=image_key, label_column=label_key)
 
 
@@ -166,7 +173,7 @@ def _load(path: Path, key: str) -> NDArray[np.generic]:
 
 
 def _arrays(
-    tree: Tree, values: NDArray[np.generic], labels: NDArray[np.generic] | None, notes: list[str], **facts: str
+    tree: Tree, values: NDArray[np.generic], labels: NDArray[np.generic] | None, notes: list[str], **facts: Any
 ) -> ImageDataset:
     """A data set of arrays in memory: `values` [n, h, w] or [n, h, w, c]."""
     name = facts["name"]

@@ -16,7 +16,7 @@ TEXT = ("string", "large_string")
 
 def columns_of(name: str, features: Any, wanted: DatasetOptions) -> tuple[str, str]:
     """The column of pictures and that of labels, "" for none."""
-    for given in (wanted.image_column, wanted.label_column):
+    for given in (wanted.image_column, wanted.label_column, wanted.group):
         if given and given not in features:
             raise UserError(f"{name} has no column {given!r}; it has {_described(features)}")
     image_column = _image_column(name, features, wanted.image_column)

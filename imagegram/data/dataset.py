@@ -7,7 +7,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,6 +61,32 @@ def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
     return np.sort(permutation(n, seed)[:wanted]) if wanted < n else np.arange(n)
 
 
+def held_out(
+    ordinals: NDArray[np.integer] | int, share: float, groups: NDArray[np.uint64] | None = None
+) -> NDArray[np.bool_]:
+    """Whether the images at these ordinals are held out: a hash of the ordinal, or of the image's group, falls below
+    `share`.
+
+    The hash makes the split independent of the size of the data set, of shards and of the order of work.
+    """
+    return np.asarray((mixed(ordinals) if groups is None else groups) / 2.0**64 < share)
+
+
+def group_keys(names: Sequence[str | None]) -> NDArray[np.uint64]:
+    """A hash for every image, the same one for all of a group; where the group has no name, the image is its own.
+
+    >>> keys = group_keys(["a", "b", "a", None])
+    >>> bool(keys[0] == keys[2]), len(set(keys.tolist()))
+    (True, 3)
+    """
+    keys = mixed(np.arange(len(names)))
+    for i, name in enumerate(names):
+        if name:
+            content = hashlib.sha256(name.encode("utf-8", "surrogateescape"))
+            keys[i] = int.from_bytes(content.digest()[:8], "little")
+    return keys
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """What may be said of a data set beside its name; "" leaves the choice to the reader."""
@@ -69,6 +95,9 @@ class DatasetOptions:
     images: int = 0  # a random sample of so many images; 0: all (of shapes: 20,000)
     image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
     label_column: str = ""  # the same for labels, or a field of KEY.json in tars
+    group: str = ""
+    """what keeps images on one side of the held-out split: a column (as for labels), or for folders and tars a regular
+    expression with (...) around that part of the file name, such as '([0-9]+)_view'; emoji: the code point"""
 
     def refuse(self, name: str, what: str, *options: str) -> None:
         """UserError where an option was given that this kind of data set does not have."""
@@ -110,6 +139,8 @@ class ImageDataset:
     name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
     flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
     images: int = 0  # of the sample; 0: all
+    group: str = ""  # what the groups are, in a word: a column, an expression; "": every image is on its own
+    groups: NDArray[np.uint64] | None = field(default=None, compare=False)  # see `group_keys`, [size]
 
     def __len__(self) -> int:
         return self.images or self.size
@@ -118,6 +149,10 @@ class ImageDataset:
     def ordinals(self) -> NDArray[np.int64]:
         """The images that are meant, ascending: their row indices in the data set, int64 [len(self)]."""
         return sample(self.size, len(self))
+
+    def held_out(self, ordinals: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+        """Which of the images at `ordinals` are held out of the index, see `held_out`."""
+        return held_out(ordinals, share, None if self.groups is None else self.groups[ordinals])
 
     def describe(self) -> list[str]:
         """What was found, in lines for people: kind, images, classes, columns, what was left out and why."""

@@ -8,6 +8,7 @@ labels come from it: the rule of `datasets`' imagefolder (metadata.py).
 
 import os
 import posixpath
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -24,8 +25,8 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import Classes, choose, kind_of, labelled
-from imagegram.data.metadata import read_labels
+from imagegram.data.labels import Classes, choose, kind_of, labelled, parts_of_names
+from imagegram.data.metadata import read_groups, read_labels
 from imagegram.data.survey import Tree, masks_among
 
 
@@ -49,6 +50,10 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         classes, said = _classes_of_folders(tree, prefix, inside)
         notes += said
     notes.append(masks_among(pictures))
+    groups: Sequence[str | None] | None = None
+    if wanted.group:
+        groups, columns = read_groups(tree.root, tables, pictures, wanted.group)
+        groups = groups or parts_of_names(name, wanted.group, inside, columns)
 
     # 2) Names and contents make the fingerprint, not the place and not the dates.
     files = [tree.root / path for path in pictures]
@@ -66,6 +71,8 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         read,
         classes,
         notes,
+        groups,
+        group=wanted.group,
         name=name,
         split=split,
         fingerprint=fingerprint,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import NO_SPLITS, ImageDataset, first_names, printable
+from imagegram.data.dataset import NO_SPLITS, ImageDataset, digest, first_names, group_keys, printable
 
 # The words that `datasets` knows (its data_files.py).
 KEYWORDS = {
@@ -85,9 +85,20 @@ class Classes:
 
 
 def labelled(
-    picture: Callable[[int], Image.Image], classes: Classes, notes: Iterable[str], **facts: Any
+    picture: Callable[[int], Image.Image],
+    classes: Classes,
+    notes: Iterable[str],
+    groups: Sequence[str | None] | None = None,
+    **facts: Any,
 ) -> ImageDataset:
-    """The data set of pictures with these classes, as every reader makes it; empty notes are none."""
+    """The data set of pictures with these classes and, of each, the name of its group, as every reader makes it; empty
+    notes are none."""
+    if groups is not None:
+        keys = group_keys(groups)
+        facts |= {"groups": keys, "fingerprint": digest([facts["fingerprint"].encode(), keys.tobytes()])}
+        alone = sum(not name for name in groups)
+        said = f"{len(np.unique(keys))} groups by {facts['group']}, each on one side of the held-out split"
+        notes = [*notes, said + f"; {alone} images are in none, each on its own" * bool(alone)]
     return ImageDataset(
         size=len(classes.labels),
         read=lambda i: (picture(i), int(classes.labels[i])),
@@ -95,6 +106,27 @@ def labelled(
         notes=tuple(filter(None, notes)),
         **facts,
     )
+
+
+def parts_of_names(name: str, wanted: str, files: Sequence[str], columns: Iterable[str]) -> list[str | None]:
+    """The part of every file's name that a regular expression marks by (...); None where it does not match.
+
+    UserError where `wanted`, which is none of `columns`, is no such expression, or no name has that part.
+    """
+    try:
+        expression = re.compile(wanted)
+    except re.error as error:
+        raise UserError(f"--group {wanted} is no regular expression ({error})") from None
+    if not expression.groups:
+        has = first_names(columns) or "no columns"
+        raise UserError(
+            f"{name} has no column {wanted!r} (it has {has}): --group takes a column, or a regular expression with "
+            "(...) around the part of the file name that is the group"
+        )
+    found = [match[1] if (match := expression.search(file)) else None for file in files]
+    if not any(found):
+        raise UserError(f"--group {wanted} finds nothing in the names of the files, e.g. {printable(files[0])}")
+    return found
 
 
 def text_of(value: object) -> str | None:

@@ -32,14 +32,7 @@ def read_labels(
     """
     if not tables:
         return None, "", []
-    # 1) The rows of all tables, by the picture that they name.
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    columns: dict[str, None] = {}
-    for table in tables:
-        for row in _read_rows(root / table):
-            columns |= dict.fromkeys(column for column in row if column != FILE_NAME)
-            if name := row.get(FILE_NAME):
-                found.setdefault(_place(root, posixpath.dirname(table), str(name)), []).append(row)
+    found, columns = _rows_of(root, tables)
     names = first_names(tables)
     column = wanted or next((name for name in LABEL_NAMES if name in columns), "")
     if not found or column not in columns:
@@ -48,20 +41,45 @@ def read_labels(
         if wanted:
             raise UserError(f"{fault}: its labels belong to no picture")
         return None, "", [f"{fault}: the classes are the folders{' (--label-column takes another)' * bool(found)}"]
-
-    # 2) The labels.
-    texts = {picture: {(text_of(row.get(column)) or "").strip() for row in given} for picture, given in found.items()}
-    if wrong := [picture for picture, several in texts.items() if len(several) > 1]:
-        example = f"{printable(wrong[0])} is {' and '.join(map(repr, sorted(texts[wrong[0]])))}"
-        raise UserError(
-            f"{names}: {len(wrong)} pictures have two labels ({example}): mend the rows, or take one column"
-        )
-    classes = Classes.of([next(iter(texts.get(picture, {""}))) for picture in pictures])
+    classes = Classes.of(_texts(names, found, column, pictures, "labels"))
     notes = [f"labels from column {column!r} of {names}", classes.note]
     known = set(everything)
     if missing := [name for name in found if name not in known]:
         notes.append(f"rows that name no picture of the folder: {len(missing)}, e.g. {printable(missing[0])}")
     return classes, column, notes
+
+
+def read_groups(root: Path, tables: Sequence[str], pictures: list[str], column: str) -> tuple[list[str], list[str]]:
+    """The text that `tables` give to each of `pictures` in a column, "" for none, and all columns; without that column
+    no texts."""
+    found, columns = _rows_of(root, tables)
+    return _texts(first_names(tables), found, column, pictures, "groups") if column in columns else [], columns
+
+
+Rows = dict[str, list[Mapping[str, Any]]]  # by the picture that they name
+
+
+def _rows_of(root: Path, tables: Sequence[str]) -> tuple[Rows, list[str]]:
+    """The rows of all tables, and their columns."""
+    found: Rows = {}
+    columns: dict[str, None] = {}
+    for table in tables:
+        for row in _read_rows(root / table):
+            columns |= dict.fromkeys(column for column in row if column != FILE_NAME)
+            if name := row.get(FILE_NAME):
+                found.setdefault(_place(root, posixpath.dirname(table), str(name)), []).append(row)
+    return found, list(columns)
+
+
+def _texts(names: str, found: Rows, column: str, pictures: list[str], what: str) -> list[str]:
+    """What the rows of each picture say in a column, "" where nothing; UserError where they say two things."""
+    texts = {picture: {(text_of(row.get(column)) or "").strip() for row in given} for picture, given in found.items()}
+    if wrong := [picture for picture, several in texts.items() if len(several) > 1]:
+        example = f"{printable(wrong[0])} is {' and '.join(map(repr, sorted(texts[wrong[0]])))}"
+        raise UserError(
+            f"{names}: {len(wrong)} pictures have two {what} ({example}): mend the rows, or take one column"
+        )
+    return [next(iter(texts.get(picture, {""}))) for picture in pictures]
 
 
 def _place(root: Path, folder: str, name: str) -> str:

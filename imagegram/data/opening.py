@@ -5,8 +5,6 @@ A data set is map-style: `dataset.read(i)` gives the picture and the label of or
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -15,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data import arrays, folders, scenes, tables, webdataset
-from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, counted, first_names, permutation, printable
+from imagegram.data import arrays, folders, shipped, tables, webdataset
+from imagegram.data.dataset import DatasetOptions, ImageDataset, counted, first_names, permutation, printable
 from imagegram.data.preprocess import deep_to_8_bit, to_rgb
 from imagegram.data.survey import KINDS, ZIPPED, Tree, kind_of_file, survey, unreadable_folder
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
 BLACK = 8  # of 255: a picture whose brightest value is below
-MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
 UNPACK = "decompress it first (tar files must be plain: gunzip x.tar.gz gives x.tar)"
 READERS: dict[str, Callable[[str, Tree, DatasetOptions], ImageDataset]] = {
     "pictures": folders.read_folder,
@@ -44,9 +41,8 @@ def open_dataset(name: str, wanted: DatasetOptions, image_size: int) -> ImageDat
     if wanted.images < 0:
         raise UserError(f"--images must be at least 0, not {wanted.images}")
     path = Path(name)
-    if name in ("digits", "shapes"):
-        wanted.refuse(name, "made here", "split", "image_column", "label_column")
-        dataset = _digits() if name == "digits" else _shapes(wanted.images or MANY_SHAPES, image_size)
+    if name in shipped.SHIPPED:
+        dataset = shipped.open_shipped(name, wanted, image_size)
     elif path.is_dir():
         dataset = _open_folder(name, path, wanted)
     elif path.exists():
@@ -167,31 +163,3 @@ def _leave_out_others(path: Path, tree: Tree) -> None:
         for file in without:
             tree.files[kind].remove(file)
             tree.leave_out(f"{KINDS[kind]} without pictures", file)
-
-
-def _digits() -> ImageDataset:
-    # Only the file of scikit-learn is read: to import the package takes seconds.
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = rows[:, 64].astype(int).tolist()
-    return ImageDataset(
-        name="digits",
-        split=NO_SPLITS,
-        fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
-        size=len(values),
-        read=lambda i: (Image.fromarray(values[i]), labels[i]),
-        class_names=tuple("0123456789"),
-        kind="scikit-learn's handwritten digits",
-    )
-
-
-def _shapes(images: int, image_size: int) -> ImageDataset:
-    def read(i: int) -> tuple[Image.Image, int]:
-        pixels, label = scenes.scene(0, i, image_size)
-        return Image.fromarray(pixels), label
-
-    drawn = hashlib.sha256(b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))).hexdigest()[:16]
-    return ImageDataset("shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes")

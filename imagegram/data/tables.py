@@ -83,7 +83,7 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
 
     # Only the columns that are needed are read: of each file its own labels, whose names may be others.
     columns = columns_of(name, parts[0], wanted)
-    if any(column and column not in features for features in parts for column in columns):
+    if any(column and column not in features for features in parts for column in (*columns, wanted.group)):
         raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
     image_column, label_column = columns
     remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
@@ -103,12 +103,15 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     else:  # label=cat/0.parquet, as partitioned tables are written
         keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
         classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
+    groups = [text_of(value) for path in paths for value in _values(path, wanted.group)] if wanted.group else None
     return _read_table(
         name,
         data,
         classes,
         columns,
         [note, contents.note, _used(parts[0], columns)],
+        groups=groups,
+        group=wanted.group,
         split=split,
         kind=f"{len(files)} parquet file{'s' * (len(files) > 1)}",
         fingerprint=digest([fingerprint.encode(), classes.labels.tobytes(), *classes.identity()]),
@@ -191,11 +194,17 @@ def _read_whole(
     data = data.with_format(None)
     columns = columns_of(name, data.features, wanted)
     classes = Classes.none(len(data))
+
+    def values_of(column: str) -> list[Any]:
+        return list(data.select_columns([column]).with_format("arrow")[:][column].to_pylist())
+
     if column := columns[1]:
-        values = data.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+        values = values_of(column)
         classes = _classes(name, column, [(data.features[column], values)], named=bool(wanted.label_column))
     notes = [*notes, _used(data.features, columns)]
-    return _read_table(name, data, classes, columns, notes, split=split, kind=kind, fingerprint=data._fingerprint)
+    facts = {"split": split, "kind": kind, "fingerprint": data._fingerprint, "group": wanted.group}
+    groups = list(map(text_of, values_of(wanted.group))) if wanted.group else None
+    return _read_table(name, data, classes, columns, notes, groups=groups, **facts)
 
 
 def _used(features: Any, columns: tuple[str, str]) -> str:

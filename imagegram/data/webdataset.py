@@ -30,7 +30,7 @@ from imagegram.data.dataset import (
     open_picture,
     printable,
 )
-from imagegram.data.labels import Classes, labelled, text_of
+from imagegram.data.labels import Classes, labelled, parts_of_names, text_of
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
@@ -76,6 +76,11 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     # 2) Labels, from the files that belong to it.
     texts, label_column, label_hint = _label_texts(name, samples, pictures, wanted.label_column)
     classes = Classes.of(texts)
+    groups = None
+    if wanted.group:
+        groups = _texts_in(samples, wanted.group)
+        found = sorted({column for sample in samples for column in sample})
+        groups = groups or parts_of_names(name, wanted.group, [picture.name for picture in pictures], found)
 
     # 3) Names, labels and contents make the fingerprint.
     contents = contents_of([(picture.tar, picture.offset, max(picture.size, 0)) for picture in pictures])
@@ -96,6 +101,8 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         read,
         classes,
         [note, used, label_hint, classes.note, copied, contents.note],
+        groups,
+        group=wanted.group,
         name=name,
         split=split,
         fingerprint=digest([*parts, *classes.identity()]),
@@ -202,11 +209,8 @@ def _label_texts(
         return [sample[column].text() if column in sample else None for sample in samples]
 
     if wanted:
-        if wanted in counts and wanted != "json":
-            return texts_of(wanted), wanted, ""
-        fields = _fields(texts_of("json"), (wanted.removeprefix("json."),))
-        if any(text is not None for text in fields):
-            return fields, wanted, ""
+        if found := _texts_in(samples, wanted):
+            return found, wanted, ""
         raise UserError(
             f"{name} has no labels in {wanted!r}, neither as KEY.{wanted} nor as a field of KEY.json: "
             f"its files end in {first_names(sorted(counts))}"
@@ -237,6 +241,14 @@ def _label_texts(
             return texts, "txt", ""
         hint = f"KEY.txt holds {different} different texts, taken for captions: --label-column txt takes them as labels"
     return [None] * len(samples), "", hint
+
+
+def _texts_in(samples: list[Sample], wanted: str) -> list[str | None]:
+    """The text of every sample in KEY.wanted, or in a field of KEY.json; nothing where no sample has that."""
+    column = "json" if wanted == "json" or not any(wanted in sample for sample in samples) else wanted
+    texts = [sample[column].text() if column in sample else None for sample in samples]
+    found = _fields(texts, (wanted.removeprefix("json."),)) if column == "json" else texts
+    return found if any(text is not None for text in found) else []
 
 
 def _fields(texts: list[str | None], names: Sequence[str]) -> list[str | None]:

@@ -103,7 +103,7 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
     finished = [shard for shard in range(folder.shards) if not folder.problem(shard)]
     if len(finished) < folder.shards:
         print(f"{path}: {len(finished)} of {folder.shards} shards are finished, the prediction is made from these")
-    parts = [folder.read(shard)[0][folder.indexed(shard)] for shard in finished]
+    parts = [folder.read(shard)[0][~folder.held_out(shard)] for shard in finished]
     total = sum(map(len, parts))
     if images > total:
         raise UserError(f"{path} holds {total} images that are not held out, {images} were asked for")

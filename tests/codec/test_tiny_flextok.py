@@ -11,11 +11,11 @@ from torch import Tensor
 from imagegram.codec import load_codec
 from imagegram.codec.miniatures import SHIPPED, WEIGHTS, shipped
 from imagegram.codec.tiny_flextok import FSQ, QuickLinear, TinyConfig, TinyFlexTok
+from imagegram.data.dataset import held_out
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
-from imagegram.tokens import held_out
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,10 @@ import torch
 from PIL import Image, ImageOps
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import ImageDataset, open_picture
+from imagegram.data.dataset import ImageDataset, held_out, open_picture
 from imagegram.data.loading import load_batches
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
-from imagegram.tokens import held_out
 from tests.conftest import pixels, truncated_tar, whole_tar
 from tests.support.datasets import open_dataset
 

@@ -9,9 +9,9 @@ import torch
 
 from experiments.scaling import points
 from imagegram.codec import load_codec
+from imagegram.data.dataset import held_out
 from imagegram.data.scenes import scene
 from imagegram.metrics.counting import copy_figures
-from imagegram.tokens import held_out
 from tests.support.corpora import index_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "scaling.csv"

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import held_out
 from imagegram.index.build import build_index
 from imagegram.index.builders import build_with_fastgram, find_tg_build_index
 from imagegram.index.folder import Index, file_record, verify_index
 from imagegram.index.table import pointer_width, verify_table
-from imagegram.tokens import TERMINATOR, TokenFolder, held_out
+from imagegram.tokens import TERMINATOR, TokenFolder
 from tests.support.corpora import corpora, index_of, token_folder
 
 CORPORA = corpora()

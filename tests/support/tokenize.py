@@ -11,7 +11,11 @@ from imagegram.tokens import TokenFolder
 
 def tokenize(dataset: str, out: Path, rank: int = 0, world_size: int = 1, **options: Any) -> TokenFolder:
     """`tokenize_dataset`, its options given one by one."""
-    given = {name: options.pop(name) for name in ("split", "images", "image_column", "label_column") if name in options}
+    given = {
+        name: options.pop(name)
+        for name in ("split", "images", "image_column", "label_column", "group")
+        if name in options
+    }
     return tokenize_dataset(DatasetSpec(dataset, **given), out, Options(**options), rank, world_size)
 
 

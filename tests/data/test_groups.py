@@ -1,0 +1,172 @@
+"""Groups stay on one side of the held-out split, whatever says them, and what is nearly a copy across it is named."""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagegram.cli import UserError
+from imagegram.data.dataset import ImageDataset
+from imagegram.data.duplicates import near_pairs, perceptual_hashes
+from imagegram.data.preprocess import preprocess
+from imagegram.data.scenes import scene
+from imagegram.data.shipped import EMOJI
+from imagegram.data.spec import DatasetSpec
+from imagegram.index.build import build_index
+from tests.support.datasets import description, open_dataset, picture, put, save, write_tar
+from tests.support.tokenize import tokenize
+
+NAMES = [f"{i // 3:02d}_view{i % 3}" for i in range(60)]  # 20 groups of three
+
+
+def the_same(source: ImageDataset, expected: list[str]) -> None:
+    """Exactly the images with the same name of their group have the same key."""
+    assert source.groups is not None
+    keys = source.groups.tolist()
+    assert [keys.index(key) for key in keys] == [expected.index(name) for name in expected]
+    assert f"{len(set(expected))} groups by {source.group}" in description(source)
+
+
+def folder(place: Path) -> str:
+    for i, name in enumerate(NAMES):
+        put(place / f"{name}.png", picture(i))
+    return str(place)
+
+
+def test_groups_of_every_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    things = [name[:2] for name in NAMES]
+    pictures = [Image.open(io.BytesIO(picture(i))) for i in range(len(NAMES))]
+    columns = {"image": pictures, "thing": [int(thing) for thing in things]}
+    features = {"image": datasets.Image(), "thing": datasets.Value("int64")}
+
+    (tmp_path / "p").mkdir()
+    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(tmp_path / "p" / "0.parquet")
+    members = [(f"{name}.png", picture(i)) for i, name in enumerate(NAMES)]
+    members += [(f"{name}.json", json.dumps({"thing": name[:2]}).encode()) for name in NAMES]
+    np.savez(tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in pictures]), thing=things)
+    sources = {
+        "column": (str(tmp_path / "p"), "thing"),
+        "saved": (save(tmp_path / "s", columns, features), "thing"),
+        "json": (str(write_tar(tmp_path / "x.tar", *members)), "thing"),
+        "names in tars": (str(tmp_path / "x.tar"), "^([0-9]+)_"),
+        "array": (str(tmp_path / "x.npz"), "thing"),
+        "names": (folder(tmp_path / "f"), "([0-9]+)_view"),
+    }
+    (tmp_path / "t").mkdir()
+    put(
+        Path(folder(tmp_path / "t")) / "metadata.csv",
+        "\n".join(["file_name,thing", *(f"{n}.png,{n[:2]}" for n in NAMES)]).encode(),
+    )
+    sources["table"] = str(tmp_path / "t"), "thing"
+    for place, group in sources.values():
+        the_same(open_dataset(place, group=group), things)
+        assert open_dataset(place).groups is None
+        assert open_dataset(place).fingerprint != open_dataset(place, group=group).fingerprint
+        with pytest.raises(UserError, match=r"has no (column|array) 'maker'.*thing|--group takes") as refusal:
+            open_dataset(place, group="maker")
+        assert "\n" not in str(refusal.value)
+
+
+def test_images_without_a_group_are_their_own(tmp_path: Path) -> None:
+    place = Path(folder(tmp_path / "d"))
+    rows = [f"{name}.png,{name[:2] if i > 2 else ''}" for i, name in enumerate(NAMES)]
+    put(place / "metadata.csv", "\n".join(["file_name,thing", *rows]).encode())
+    source = open_dataset(str(place), group="thing")
+    the_same(source, ["a", "b", "c", *(name[:2] for name in NAMES[3:])])
+    assert "3 images are in none, each on its own" in description(source)
+    put(place / "metadata.jsonl", b'{"file_name": "03_view0.png", "thing": "x"}\n')
+    with pytest.raises(UserError, match="1 pictures have two groups"):
+        open_dataset(str(place), group="thing")
+    for wrong, match in (("([0-9]+", "no regular expression"), ("(owl)", "finds nothing in the names")):
+        with pytest.raises(UserError, match=match):
+            open_dataset(str(place), group=wrong)
+    with pytest.raises(UserError, match="--group x does not apply"):
+        open_dataset("digits", group="x")
+
+
+def test_a_group_is_on_one_side_and_its_shards_do_not_matter(tmp_path: Path) -> None:
+    place = folder(tmp_path / "d")
+    whole = tokenize(place, tmp_path / "a", group="^(.+)_", held_out_share=0.3)
+    corpus = whole.load()
+    sides = corpus.held_out.reshape(20, 3)
+    assert 2 <= sides[:, 0].sum() <= 12
+    assert (sides == sides[:, :1]).all()
+    parts = tokenize(place, tmp_path / "b", group="^(.+)_", held_out_share=0.3, shard_size=7, images=50)
+    assert np.array_equal(parts.load().held_out, corpus.held_out[parts.load().ordinals])
+    index = build_index([whole.path], tmp_path / "input", tmp_path / "index")
+    assert index.images[:, 1].tolist() == np.flatnonzero(~corpus.held_out).tolist()
+    assert json.loads((whole.path / "manifest.json").read_text())["group"] == "^(.+)_"
+    with pytest.raises(UserError, match="holds other tokens"):
+        tokenize(place, tmp_path / "a", held_out_share=0.3)
+    (whole.path / "groups-00000.npy").unlink()
+    assert whole.pending() == [0]
+
+
+def test_no_code_point_of_emoji_is_on_both_sides() -> None:
+    source = DatasetSpec("emoji").open()
+    out = source.held_out(np.arange(source.size), 0.1)
+    codes = np.array([re.sub(r".*/|-[a-z]+\.webp$", "", source.name_of(i)) for i in range(source.size)])
+    assert not set(codes[out]) & set(codes[~out])
+    assert (source.size, len(set(codes)), len(source.class_names)) == (5664, 1906, 9)
+    assert 0.08 < out.mean() < 0.12
+    image, label = source.read(0)
+    assert (image.size, source.class_names[label]) == ((64, 64), "Smileys and Emotion")
+
+
+def test_the_emoji_are_small_and_their_licences_lie_beside_them() -> None:
+    assert EMOJI.stat().st_size < 8e6
+    licences = (EMOJI.parent / "LICENCES.md").read_text()
+    with zipfile.ZipFile(EMOJI) as archive:
+        hands = {name.rpartition("-")[2].removesuffix(".webp") for name in archive.namelist()}
+        assert not any(f"1f3f{tone}" in name for name in archive.namelist() for tone in "bcdef")
+    assert hands == {"noto", "twemoji", "fluent"}
+    assert all(f"`{hand}`" in licences for hand in hands)
+
+
+def test_near_pairs_are_those_of_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    left = rng.integers(0, 2**64, 300, np.uint64)
+    right = np.concatenate([left[:200], rng.integers(0, 2**64, 100, np.uint64)])
+    for row in range(200):
+        for bit in rng.choice(64, row % 8, replace=False).tolist():
+            right[row] ^= np.uint64(1 << bit)
+    for most in (0, 2, 4):
+        distances = np.bitwise_count(left[:, None] ^ right[None])
+        assert np.array_equal(near_pairs(left, right, most), np.argwhere(distances <= most))
+    many = rng.integers(0, 3, 2000, np.uint64)  # nearly all pairs are equal
+    assert len(near_pairs(many, many[:50], 0)) == (many[:, None] == many[None, :50]).sum()
+
+
+def test_a_hash_outlives_scaling_and_tells_pictures_apart() -> None:
+    images = [Image.fromarray(scene(5, i, 64)[0]) for i in range(40)]
+    small = np.stack([preprocess(image.resize((48, 48)), 64).numpy() for image in images])
+    hashes = [perceptual_hashes(pixels) for pixels in (np.stack([preprocess(i, 64).numpy() for i in images]), small)]
+    distances = np.bitwise_count(hashes[0][:, None] ^ hashes[1][None])
+    assert (np.diag(distances) <= 4).mean() > 0.95
+    assert np.median(distances[~np.eye(40, dtype=bool)]) > 15
+
+
+def test_a_planted_near_duplicate_across_the_split_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(60):
+        put(tmp_path / "d" / f"{i:02d}.png", picture(i))
+    out = tokenize(str(tmp_path / "d"), tmp_path / "t").load().held_out
+    assert "near-duplicates: 0 of" in capsys.readouterr().out
+    held_out, training = np.flatnonzero(out)[1], np.flatnonzero(~out)[3]
+    buffer = io.BytesIO()
+    large = Image.fromarray(scene(2, int(training), 8)[0]).resize((32, 32), Image.Resampling.BILINEAR)
+    large.save(buffer, "JPEG", quality=90)
+    put(tmp_path / "d" / f"{held_out:02d}.png", buffer.getvalue())
+    tokenize(str(tmp_path / "d"), tmp_path / "t2")
+    line = f"1 of {out.sum()} held-out images are nearly a training image, e.g. {held_out:02d}.png of {training:02d}"
+    assert line in capsys.readouterr().out
+    found = json.loads((tmp_path / "t2" / "duplicates.json").read_text())
+    assert [(pair["held_out"], pair["training"]) for pair in found["pairs"]] == [
+        (f"{held_out:02d}.png", f"{training:02d}.png")
+    ]
