@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imagegram.cli import UserError, run_script, summary
+from experiments.common import Corpus
+from imagegram.cli import run_script, summary
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device
-from imagegram.metrics.held_out import read_held_out
 from imagegram.metrics.intervals import mean
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
 from imagegram.samplers.kernel.fit import fit
@@ -95,27 +95,18 @@ def fitted_bits(index: Index, held_out: NDArray[np.uint16], *, kind: type[MovedV
 
 
 def main(config: Config) -> None:
-    index = Index.open(config.index)
-    held_out = read_held_out(index).tokens
-    if not len(held_out):
-        raise UserError(f"{index.path} holds out no images: nothing to predict")
+    corpus = Corpus.open(config.index)
+    index, held_out = corpus.index, corpus.held_out.tokens
     rng = np.random.default_rng(0)
     measured: dict[str, Floats] = {}
-
-    def show(name: str, bits: Floats) -> None:
-        measured[name] = bits
+    print("| variant | held-out bits | more than the default |\n| --- | --- | --- |")
+    for name, (kind, seed, rank) in VARIANTS.items():
+        bits = measured[name] = fitted_bits(index, held_out, kind=kind, seed=seed, rank=rank)
         more = mean(bits - measured["the default"], rng)
         difference = f"{more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
         print(f"| {name} | {bits.mean():.3f} | {difference if len(measured) > 1 else ''} |", flush=True)
-
-    print("| variant | held-out bits | more than the default |\n| --- | --- | --- |")
-    for name, (kind, seed, rank) in VARIANTS.items():
-        show(name, fitted_bits(index, held_out, kind=kind, seed=seed, rank=rank))
-    summary(
-        training_images=index.num_images,
-        held_out_images=len(held_out),
-        **{name: bits.mean() for name, bits in measured.items()},
-    )
+    means = {name: bits.mean() for name, bits in measured.items()}
+    summary(training_images=index.num_images, held_out_images=len(held_out), **means)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from experiments.common import Corpus
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec.fsq import fsq_digits
 from imagegram.files import atomic, read_json, write_json
 from imagegram.index.folder import Index
-from imagegram.metrics.held_out import read_held_out
 from imagegram.metrics.intervals import mean, to_json
 from imagegram.samplers import Kernel
 
@@ -309,10 +309,7 @@ def main(config: Config) -> None:
     index = Index.open(config.index)
     if not index.levels:
         raise UserError(f"the codec {index.codec!r} has no FSQ levels: there are no digits to predict")
-    source = Index.open(config.held_out_from) if config.held_out_from else index
-    held_out = read_held_out(source).tokens
-    if not len(held_out):
-        raise UserError(f"{source.path} holds out no images: nothing to predict")
+    held_out = Corpus.open(config.held_out_from or config.index).held_out.tokens
 
     results = read_json(config.out) if config.out.exists() else {}
     for name in MODELS if config.model == "all" else (config.model,):

@@ -13,16 +13,26 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure as Plot
 from PIL import Image
 from tyro.conf import Positional
 
+from experiments.common import save_plot
 from imagegram.cli import run_script, summary
 from imagegram.files import atomic, read_json
 from imagegram.metrics.intervals import from_json
-from imagegram.metrics.registry import BY_KEY, CLOSER, COHERENCE, EXACT_COPY_PROBABILITY
+from imagegram.metrics.registry import (
+    BY_KEY,
+    CLOSER,
+    CLOSER_IN_CODES,
+    COHERENCE,
+    EXACT_COPY_PROBABILITY,
+    HELD_OUT_BITS,
+)
 from imagegram.report.pictures import colour_of
 from imagegram.report.record import Night
 from imagegram.report.sheets import rows_of_images
@@ -33,12 +43,10 @@ ROWS = {
     "unigram": "independent tokens",
 }
 COLUMNS = 10
-COLUMNS_OF_TABLE = tuple(
-    BY_KEY[key]
-    for key in (EXACT_COPY_PROBABILITY.key, "held_out_bits", CLOSER.key, "closer_in_codes", "mosaics", COHERENCE.key)
-)
+TABLE = (EXACT_COPY_PROBABILITY, HELD_OUT_BITS, CLOSER, CLOSER_IN_CODES, BY_KEY["mosaics"], COHERENCE)
 POINTED_AT = 3  # token of the first picture, in the screenshot of the page
 MARKERS = "osD^vP*X"
+Reports = dict[str, dict[str, Any]]  # of each sampler: generated and held_out
 
 
 @dataclass
@@ -58,41 +66,31 @@ def samplers(config: Config, night: Night) -> Image.Image:
     rows = []
     for name, label in ROWS.items():
         folder = night.folder(config.night, name)
-        facts = read_json(folder / "pictures.json")[:COLUMNS]
-        generated = [Image.open(folder / f"image_{i:04d}.png").convert("RGB") for i in range(len(facts))]
-        nearest = [Image.open(folder / f"nearest_{i:04d}.png").convert("RGB") for i in range(len(facts))]
-        rows.append((label, as_tensor(generated)))
-        rows.append(("its nearest training images, rebuilt", as_tensor(nearest)))
+        for kind, words in (("image", label), ("nearest", "its nearest training images, rebuilt")):
+            files = sorted(folder.glob(f"{kind}_*.png"))[:COLUMNS]
+            rows.append((words, as_tensor([Image.open(file).convert("RGB") for file in files])))
     return rows_of_images(rows)
 
 
-def frontier(config: Config, night: Night, path: Path) -> None:
+def frontier(reports: Reports, path: Path) -> None:
     """Coherence against P(closer) of every sampler, with 95 % intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Plot(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     axes.axhline(1, color="0.8", zorder=0)
     axes.axvline(0.5, color="0.8", zorder=0)
-    for number, name in enumerate(night.finished(config.night)):
-        figures = from_json(read_json(night.folder(config.night, name) / "report.json")["generated"])
+    for number, (name, report) in enumerate(reports.items()):
+        figures = report["generated"]
         closer = figures[CLOSER.key]
         coherence = figures[COHERENCE.key]
         error = [[[f.value - f.low], [f.high - f.value]] for f in (closer, coherence)]
-        chance = figures[EXACT_COPY_PROBABILITY.key].value_text("p")
-        marker = MARKERS[number % len(MARKERS)]
-        label = f"{name}, P(copy) {chance}"
-        colour = colour_of(name)
-        axes.errorbar(closer.value, coherence.value, error[1], error[0], marker, c=colour, lw=1, label=label)
+        label = f"{name}, P(copy) {figures[EXACT_COPY_PROBABILITY.key].value_text('p')}"
+        look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "c": colour_of(name), "lw": 1, "label": label}
+        axes.errorbar(closer.value, coherence.value, error[1], error[0], **look)
     axes.legend(loc="lower right", fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("P(closer to the training images than a held-out real image): 0.5 like real images, 1 a copier")
     axes.set_ylabel("coherence: 1 real images, 0 independent tokens")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
-    plt.close(figure)
+    save_plot(figure, path, dpi=130)
 
 
 def screenshot(page: Path, picture: Path) -> bool:
@@ -113,28 +111,24 @@ def screenshot(page: Path, picture: Path) -> bool:
     return True
 
 
-def table(config: Config, night: Night) -> str:
+def table(reports: Reports) -> str:
     """The figures of every sampler and of the held-out images, in Markdown."""
-    titles = " | ".join(metric.title for metric in COLUMNS_OF_TABLE)
-    lines = [f"| sampler | {titles} |", "| --- " * (len(COLUMNS_OF_TABLE) + 1) + "|"]
-    reports = [
-        from_json(read_json(night.folder(config.night, n) / "report.json")) for n in night.finished(config.night)
-    ]
-    rows = {f"`{name}`": r["generated"] for name, r in zip(night.finished(config.night), reports, strict=True)}
-    for name, figures in (rows | {"*held-out real images*": reports[-1]["held_out"]}).items():
-        lines.append(f"| {name} | {' | '.join(metric.text(figures) for metric in COLUMNS_OF_TABLE)} |")
+    lines = [f"| sampler | {' | '.join(metric.title for metric in TABLE)} |", "| --- " * (len(TABLE) + 1) + "|"]
+    rows = {f"`{name}`": report["generated"] for name, report in reports.items()}
+    rows["*held-out real images*"] = next(iter(reports.values()))["held_out"]
+    lines += [f"| {name} | {' | '.join(metric.text(figures) for metric in TABLE)} |" for name, figures in rows.items()]
     return "\n".join(lines)
 
 
 def main(config: Config) -> None:
     night = Night.read(config.night)
-    rows = config.docs / f"samplers_{config.name}.png"
-    plot = config.docs / f"frontier_{config.name}.png"
+    folders = {name: night.folder(config.night, name) for name in night.finished(config.night)}
+    reports = {name: from_json(read_json(folder / "report.json")) for name, folder in folders.items()}
+    rows, plot, page = (config.docs / f"{kind}_{config.name}.png" for kind in ("samplers", "frontier", "page"))
     with atomic(rows) as temporary:
         samplers(config, night).save(temporary, "PNG")
-    frontier(config, night, plot)
-    print(table(config, night))
-    page = config.docs / f"page_{config.name}.png"
+    frontier(reports, plot)
+    print(table(reports))
     shown = screenshot(config.night / "report.html", page)
     summary(samplers=rows, frontier=plot, page=page if shown else "not made: no Chromium, or no playwright")
 

@@ -34,7 +34,6 @@ SCENES = 1_120_000  # made and tokenized: a tenth is held out
 QUICK_SIZES = (1_000, 4_000)
 QUICK_SCENES = 14_000
 COHERENT_SIZES = (1_000, 16_000, 256_000, 1_000_000)  # whose samples are decoded
-COST_SIZES = (1_000, 16_000, 64_000, 256_000, 1_000_000)  # at which building and drawing are timed
 PREDICTED_FROM = 1_600  # images: the P(copy) of such corpora is predicted from a tenth of them
 CODECS = {"fashion_mnist": "fashion"}  # data sets with a codec of their own; --codec for all others
 DUPLICATES_SIZE = 16_000  # images of the corpus that holds some of them several times
@@ -90,15 +89,11 @@ def plan(data: "Data", quick: bool) -> "list[Task]":
     tasks = []
     for images in sizes(data, QUICK_SIZES if quick else SIZES):
         corpora = 1 if quick else data.corpora(images)
-        tasks += [Task(data.name, "counts", images, corpus) for corpus in range(corpora)]
-        tasks += [Task(data.name, "bits", images, corpus) for corpus in range(corpora)]
-        tasks += [Task(data.name, "kernel", images, corpus) for corpus in range(corpora)]
+        tasks += [Task(data.name, kind, images, n) for kind in ("counts", "bits", "kernel") for n in range(corpora)]
         if images >= PREDICTED_FROM:
             tasks.append(Task(data.name, "law", images, 0))
         if scenes and images == (max(QUICK_SIZES) if quick else DUPLICATES_SIZE):
             tasks.append(Task(data.name, "duplicates", images, 0))
-        if scenes and images in COST_SIZES and not quick:
-            tasks.append(Task(data.name, "cost", images, 0))
         if scenes and images in COHERENT_SIZES and not quick:
             tasks += [Task(data.name, "coherence", images, corpus) for corpus in range(corpora)]
     return tasks

@@ -20,7 +20,7 @@ from imagegram.samplers.aligned import backoff
 from imagegram.samplers.ntd import longest_runs
 
 Tokens = NDArray[np.uint16]
-Row = dict[str, Any]  # sampler, context, quantity, value, low, high
+Row = dict[str, Any]  # sampler, context, quantity, value; low, high where it is not exact
 
 CONTEXTS = range(1, 11)
 COUNTED = {"ntd": ("ntd", 1), "aligned": ("aligned", 1), "aligned, 2 images": ("aligned", 2)}
@@ -38,15 +38,14 @@ DUPLICATED = (1, 2, 4, 8, 16)  # times that an image is there
 DUPLICATES = 100  # images for each of these
 
 
-def row(sampler: str, context: int, quantity: str, value: float, low: float = np.nan, high: float = np.nan) -> Row:
-    """A row of results; without an interval the value is exact for its corpus."""
-    low, high = (value if np.isnan(bound) else bound for bound in (low, high))
-    return dict(sampler=sampler, context=context, quantity=quantity, value=value, low=low, high=high)
+def row(sampler: str, context: int, quantity: str, value: float) -> Row:
+    """A row of results without an interval: exact for its corpus."""
+    return {"sampler": sampler, "context": context, "quantity": quantity, "value": value}
 
 
 def figure_row(sampler: str, context: int, quantity: str, figure: Figure) -> Row:
     """A row of a figure with its interval."""
-    return row(sampler, context, quantity, figure.value, figure.low, figure.high)
+    return row(sampler, context, quantity, figure.value) | {"low": figure.low, "high": figure.high}
 
 
 def counts_point(tokens: Tokens) -> Iterator[Row]:
@@ -79,14 +78,11 @@ def bits_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     """Held-out bits of the position-unigram and of smoothed counts, and how long contexts match, of HELD_OUT images."""
     asked = held_out[:HELD_OUT]
     rng = np.random.default_rng(0)
-    for name, context, sampler in (
-        ("unigram", 0, Aligned(context=0)),
-        ("smoothed", 2, Smoothed(context=2)),
-    ):
+    for name, context, sampler in (("unigram", 0, Aligned(context=0)), ("smoothed", 2, Smoothed(context=2))):
         figures = exact_figures(index, sampler, asked, rng)
         yield figure_row(name, context, "copy_probability", figures["exact_copy_probability"])
-        yield figure_row(name, context, "held_out_bits", figures["held_out_bits"])
-        yield figure_row(name, context, "training_bits", figures["training_bits"])
+        for quantity in ("held_out_bits", "training_bits"):
+            yield figure_row(name, context, quantity, figures[quantity])
         for position, bits in enumerate(figures["held_out_bits_by_position"], 1):
             yield row(name, context, f"held_out_bits_{position}", bits)
 
@@ -105,24 +101,22 @@ def kernel_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     """Held-out bits, P(copy) and extraction of the kernel, of the first held-out and of random training images."""
     rng = np.random.default_rng(0)
     started = time.perf_counter()
-    p = Kernel().probabilities(index, held_out[:1])
+    Kernel().probabilities(index, held_out[:1])
     yield row("kernel", 0, "seconds_fit", time.perf_counter() - started)
 
     started = time.perf_counter()
     p = Kernel().probabilities(index, held_out[:KERNEL_IMAGES])
     yield row("kernel", 0, "seconds_an_image", (time.perf_counter() - started) / len(p))
-    bits = -np.log2(p)
-    yield figure_row("kernel", 0, "held_out_bits", mean(bits.mean(1), rng))
-    for position in range(bits.shape[1]):
-        yield figure_row("kernel", 0, f"held_out_bits_{position + 1}", mean(bits[:, position], rng))
+    yield figure_row("kernel", 0, "held_out_bits", mean(-np.log2(p).mean(1), rng))
+    for position in range(p.shape[1]):
+        yield figure_row("kernel", 0, f"held_out_bits_{position + 1}", mean(-np.log2(p[:, position]), rng))
     for start, figure in extraction(p, rng).items():
         yield figure_row("kernel", 0, f"held_out_extraction_{start}", figure)
 
     rows = rng.permutation(index.num_images)[:KERNEL_IMAGES]
     p = Kernel().probabilities(index, np.ascontiguousarray(index.tokens[rows]))
     yield figure_row("kernel", 0, "training_bits", mean(-np.log2(p).mean(1), rng))
-    copied = mean(p.prod(1), rng).scaled(index.num_images)
-    yield figure_row("kernel", 0, "copy_probability", copied)
+    yield figure_row("kernel", 0, "copy_probability", mean(p.prod(1), rng).scaled(index.num_images))
     for start, figure in extraction(p, rng).items():
         yield figure_row("kernel", 0, f"extraction_{start}", figure)
 
@@ -133,9 +127,8 @@ def coherence_point(index: Index, codec: Codec, classifiers: Classifiers) -> Ite
         drawn = coherent.sample(index, DECODED, np.random.default_rng(0)).tokens
         figures = classifiers.measure(Decoder(codec)(drawn), np.random.default_rng(0))
         sampler, context = name.rsplit(", ", 1)
-        yield figure_row(sampler, int(context), "coherence", figures["generated"]["coherence"])
-        yield figure_row(sampler, int(context), "density", figures["generated"]["density"])
-        yield figure_row(sampler, int(context), "coverage", figures["generated"]["coverage"])
+        for quantity in ("coherence", "density", "coverage"):
+            yield figure_row(sampler, int(context), quantity, figures["generated"][quantity])
     yield figure_row("held out", 0, "coherence", figures["held_out"]["coherence"])
 
 

@@ -1,6 +1,5 @@
 """Running the points of the scaling study, each once, and collecting them into one table."""
 
-import csv
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,24 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
 from tqdm import tqdm
 
+from experiments.common import write_table
 from experiments.scaling import points
 from experiments.scaling.corpora import Data, open_index
-from experiments.scaling.cost import drawing_cost, index_cost
 from experiments.scaling.points import Row
 from imagegram.codec import Codec, load_codec
 from imagegram.codec.decoding import Decoder
-from imagegram.files import atomic, read_json, run_lock, write_json
-from imagegram.index.folder import Index
-from imagegram.machine import choose_device
+from imagegram.files import read_json, run_lock, write_json
 from imagegram.metrics.coherence import MOST, Classifiers
-from imagegram.samplers.kernel.fit import open_kernel
 
 FORMAT = 2  # of a point's file: another one is measured again
-COLUMNS = ("dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high")
+COLUMNS = ["dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high"]
 # The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
 # images. They only weigh the progress bar.
 COSTS = {
@@ -34,7 +29,6 @@ COSTS = {
     "duplicates": (1.0, 0.0),
     "bits": (2.0, 0.06),
     "kernel": (60.0, 0.6),
-    "cost": (60.0, 0.2),
     "coherence": (90.0, 0.5),
 }
 
@@ -96,25 +90,13 @@ class Runner:
             return points.duplicates_point(tokens)
         if task.kind == "law":
             return points.law_point(tokens)
-        if task.kind == "bits":
-            return points.bits_point(self.index(task), data.held_out)
-        if task.kind == "kernel":
-            return points.kernel_point(self.index(task), data.held_out)
-        if task.kind == "cost":
-            return self.cost(task)
-        return points.coherence_point(self.index(task), *self.classifiers_of(data))
-
-    def cost(self, task: Task) -> Iterator[Row]:
-        """The rows of what a corpus costs."""
-        yield from index_cost(self.data[task.dataset], task.images, task.corpus, self.out / "indexes" / "timed")
-        index = self.index(task)
-        open_kernel(index, choose_device())  # fitted now, if it is not yet: drawing alone is timed
-        yield from drawing_cost(index)
-
-    def index(self, task: Task) -> Index:
-        """The index of a point's corpus."""
         place = self.out / "indexes" / f"{task.dataset}-{task.images}-{task.corpus}"
-        return open_index(self.data[task.dataset], task.images, task.corpus, place)
+        index = open_index(data, task.images, task.corpus, place)
+        if task.kind == "bits":
+            return points.bits_point(index, data.held_out)
+        if task.kind == "kernel":
+            return points.kernel_point(index, data.held_out)
+        return points.coherence_point(index, *self.classifiers_of(data))
 
     def classifiers_of(self, data: Data) -> tuple[Codec, Classifiers]:
         """The codec and the classifiers of a data set's images, the same for all its corpora."""
@@ -124,14 +106,9 @@ class Runner:
             real = data.held_out[:MOST]
             baseline = data.training[rng.integers(0, len(data.training), real.shape), np.arange(real.shape[1])]
             labels = data.held_out_labels[:MOST].astype(np.int64)
-            classifiers = Classifiers.train(self._decoded(codec, real), labels, self._decoded(codec, baseline))
+            classifiers = Classifiers.train(Decoder(codec)(real), labels, Decoder(codec)(baseline))
             self.classifiers[data.name] = codec, classifiers
         return self.classifiers[data.name]
-
-    @staticmethod
-    def _decoded(codec: Codec, tokens: points.Tokens) -> Tensor:
-        with torch.inference_mode():
-            return Decoder(codec)(tokens)
 
 
 def point_file(out: Path, task: Task) -> Path:
@@ -141,29 +118,18 @@ def point_file(out: Path, task: Task) -> Path:
 def read_point(out: Path, task: Task, tokens: str) -> dict[str, Any] | None:
     """A finished point of the same tokens; None where it has to be measured."""
     file = point_file(out, task)
-    if not file.exists():
-        return None
-    point: dict[str, Any] = read_json(file)
-    return point if (point["format"], point["tokens"]) == (FORMAT, tokens) else None
+    point: dict[str, Any] = read_json(file) if file.exists() else {}
+    return point if (point.get("format"), point.get("tokens")) == (FORMAT, tokens) else None
 
 
-def write_results(out: Path, tasks: list[Task]) -> list[dict[str, Any]]:
+def write_results(out: Path, tasks: list[Task]) -> pd.DataFrame:
     """All points in one table, `out`/results.csv: COLUMNS; returned as well.
 
     corpus is its number; value, low, high: the figure and its 95 % interval, empty where it is exact.
     """
-    table = []
+    rows = []
     for task in tasks:
-        for each in read_json(point_file(out, task))["rows"]:
-            table.append({"dataset": task.dataset, "images": task.images, "corpus": task.corpus} | each)
-        seconds = read_json(point_file(out, task))["seconds"]
-        row = points.row(task.kind, 0, "seconds_point", seconds)
-        table.append({"dataset": task.dataset, "images": task.images, "corpus": task.corpus} | row)
-    with atomic(out / "results.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for each in table:
-            exact = each["low"] == each["value"] == each["high"]
-            shown = each | {"low": "", "high": ""} if exact else each
-            writer.writerow({key: f"{cell:.5g}" if isinstance(cell, float) else cell for key, cell in shown.items()})
-    return table
+        point = read_json(point_file(out, task))
+        of = {"dataset": task.dataset, "images": task.images, "corpus": task.corpus}
+        rows += [of | each for each in (*point["rows"], points.row(task.kind, 0, "seconds_point", point["seconds"]))]
+    return write_table(out / "results.csv", pd.DataFrame(rows, columns=COLUMNS), digits=5)

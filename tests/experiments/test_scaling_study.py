@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments import scaling_study
@@ -70,9 +71,15 @@ def test_corpora_of_a_size_are_disjoint_and_the_first_ones_nested(tmp_path: Path
 
 
 def test_a_curve_has_the_widest_interval_of_its_corpora() -> None:
-    rows = [
-        {"images": 10, "value": 1.0, "low": 0.5, "high": 1.5},
-        {"images": 10, "value": 2.0, "low": 1.8, "high": 2.5},
-        {"images": 5, "value": 3.0, "low": 3.0, "high": 3.0},
-    ]
-    assert plots.curve(rows) == ([5, 10], [3.0, 1.5], [3.0, 0.5], [3.0, 2.5])
+    rows = [(10, 1.0, 0.5, 1.5), (10, 2.0, 1.8, 2.5), (5, 3.0, 3.0, 3.0)]
+    table = pd.DataFrame(rows, columns=["images", "value", "low", "high"])
+    assert plots.curve(table).values.tolist() == [[5, 3.0, 3.0, 3.0], [10, 1.5, 0.5, 2.5]]
+
+
+def test_every_prediction_stands_over_its_truth_and_coherence_over_its_copies(tmp_path: Path) -> None:
+    table = pd.read_csv(Path(__file__).parents[2] / "docs" / "scaling.csv")
+    predicted = plots.predictions(table)
+    assert len(predicted) == len(plots.select(table, quantity="predicted_copy_probability")) > 50
+    assert (predicted.truth - predicted.value).abs().median() < 0.05
+    plots.draw_coherence(tmp_path / "coherence.png", table)
+    assert (tmp_path / "coherence.png").stat().st_size > 10_000

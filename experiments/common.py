@@ -1,0 +1,73 @@
+"""What the experiments share: an index with its held-out images, tables that the same command completes, plots."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Plot
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError
+from imagegram.codec.decoding import Decoder
+from imagegram.files import atomic
+from imagegram.generating import open_codec
+from imagegram.index.folder import Index
+from imagegram.metrics import copying
+from imagegram.metrics.coherence import open_classifiers
+from imagegram.metrics.held_out import HeldOut, read_held_out
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An index and the images that it holds out, of which there are some."""
+
+    index: Index
+    held_out: HeldOut
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """Open an index; UserError where nothing is held out."""
+        index = Index.open(path)
+        held_out = read_held_out(index)
+        if not len(held_out.tokens):
+            raise UserError(f"{path} holds out no images: there is nothing to compare with")
+        return cls(index, held_out)
+
+    def measure(self, tokens: NDArray[np.uint16], images: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+        """Figures of sequences [n, L], of the first `images` of them decoded, and of held-out images."""
+        figures = copying.measure(tokens, self.index, self.held_out.tokens, rng)
+        codec = open_codec(self.index)
+        classifiers = open_classifiers(self.index, self.held_out, codec, self.index.tokens_per_image)
+        if images and classifiers:
+            for who, more in classifiers.measure(Decoder(codec)(tokens[:images]), rng).items():
+                figures[who] |= more
+        return figures
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file; an empty table where there is none."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def write_table(path: Path, table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
+    """Write a table as a CSV file, numbers to so many digits, and return it."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format=f"%.{digits}g")
+    return table
+
+
+def has(table: pd.DataFrame, **point: Any) -> bool:
+    """Whether a row has these values.
+
+    >>> has(pd.DataFrame({"data": ["digits"], "step": [1.0]}), data="digits", step=1), has(pd.DataFrame(), step=1)
+    (True, False)
+    """
+    return len(table) > 0 and bool((table[list(point)] == list(point.values())).all(axis=1).any())
+
+
+def save_plot(plot: Plot, path: Path, dpi: int = 110) -> None:
+    """Write a plot as a PNG file."""
+    with atomic(path) as temporary:
+        plot.savefig(temporary, dpi=dpi, format="png")
