@@ -16,26 +16,20 @@ in night.log as well, with its time: start it in tmux, or with nohup, and go to 
 """
 
 import math
-import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script, summary
+from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
-from imagegram.overnight.plan import Plan, finished_before, folder_names, needs_of, say_plan
+from imagegram.overnight.plan import Plan, folder_names, say_plan
 from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
 from imagegram.samplers.draw import Draw, sweep
 
-if TYPE_CHECKING:
-    from imagegram.report.record import Night
-
-DATASETS: tuple[DatasetSpec, ...] = (
-    DatasetSpec("digits"),
-)  # all of them go into one index, or with --separate into one each
+# All of them go into one index, or with --separate into one each.
+DATASETS: tuple[DatasetSpec, ...] = (DatasetSpec("digits"),)
 
 with constants(__file__):
     # What each of them teaches, from new images to copies, and to independent tokens.
@@ -108,12 +102,10 @@ def main(config: Config) -> None:
 
 def make_plans(config: Config) -> list[Plan]:
     """One plan for all data sets together, or one for each of them."""
-    data = DATASETS
     given = {name: value for name, value in asdict(config.each).items() if value}
+    data = tuple(replace(one, **given) for one in DATASETS)
     if config.dataset:
         data = DatasetSpec.of_each(config.dataset, config.each)
-    elif given:
-        data = tuple(replace(one, **given) for one in DATASETS)
     together = Plan(
         out=config.out,
         data=data,
@@ -134,54 +126,21 @@ def make_plans(config: Config) -> list[Plan]:
 
 def run_night(plan: Plan) -> None:
     """Tokenize, index, generate; UserError names what failed when everything else is finished."""
-    started = time.monotonic()
-    deadline = started + 3600 * (plan.hours or math.inf)
-    if night := finished_before(plan):
-        print(f"{plan.out} is finished, nothing to do")
-        closing(plan, night, started)
-        return
+    from imagegram.overnight.begin import begin
 
-    # Imported here, so that --help and a finished night need not wait for torch.
-    print(f"{plan.out}: looking at the data sets and the machine", flush=True)
-    needs_of(plan).check()
-    from imagegram.artifact import Artifact
-    from imagegram.files import remove_leftovers
-    from imagegram.overnight.log import logged
-    from imagegram.overnight.night import generate_all, index_all, new_night, refuse_replacing, tokenize_all
-
-    place = Artifact(plan.out, "run")
-    place.claim()
-    with place.lock(), logged(plan.out / "night.log"):
-        command = shlex.join(["overnight_run.py", *sys.argv[1:]])
-        print(command)
-        remove_leftovers(plan.out)
-        night = new_night(plan, command)
-        refuse_replacing(plan, night)
+    deadline = time.monotonic() + 3600 * (plan.hours or math.inf)
+    with begin(plan) as night:
+        if night.complete:
+            return
+        # Imported here, so that --help and a finished night need not wait for torch.
+        from imagegram.overnight.night import generate_all, index_all, tokenize_all
 
         print("1. Tokenize")
         folders = tokenize_all(plan, night)
-
         print("2. Build the index")
         index = index_all(plan, night, folders)
-
         print("3. Generate")
         generate_all(plan, night, folders, index, deadline)
-
-        closing(plan, night, started)
-        if night.failed:
-            raise UserError(
-                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
-                f"{len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same command tries again"
-            )
-
-
-def closing(plan: Plan, night: "Night", started: float) -> None:
-    """Print the figures of every sampler, and where everything is."""
-    from imagegram.report.record import figure_lines
-
-    for line in figure_lines(plan.out, night):
-        print(line)
-    summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""A night: tokenize, index, generate with every sampler; the page is written anew after each of them."""
+"""A night: tokenize, index, generate with every sampler; the page is written anew once in a while."""
 
 import contextlib
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from imagegram.artifact import Artifact, changes
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
@@ -23,13 +23,14 @@ from imagegram.options import Options
 from imagegram.overnight.plan import Plan
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.pictures import Originals
-from imagegram.report.record import CLASSIFIERS, FIDELITY, FILE, FITS, HELD_OUT, Night
-from imagegram.samplers import Kernel, Sampler
+from imagegram.report.record import CLASSIFIERS, FIDELITY, FITS, HELD_OUT, Night
+from imagegram.samplers import Kernel
 from imagegram.samplers.draw import Draw
 from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 PAGE = "writing the page"
+PAGE_EVERY = 60  # seconds; the last page of a night is always written
 WORKERS = -1  # loader processes; -1: one for each core
 
 
@@ -79,49 +80,8 @@ def stop(plan: Plan, night: Night) -> NoReturn:
     )
 
 
-def refuse_replacing(plan: Plan, night: Night) -> None:
-    """UserError where a finished run of other settings has the folder of a sampler."""
-    for name, draw in plan.draws().items():
-        folder = night.folder(plan.out, name)
-        before = Artifact(folder, "images").record()
-        if before is None:
-            continue
-        # Codec, index and held-out images are not known yet: where these differ, the images are made anew.
-        asked = draw.to_json() | {
-            "sequences": plan.sequences,
-            "decoded": min(plan.decoded, plan.sequences),
-            "prefixes": plan.prefixes,
-        }
-        if changed := changes({key: before["request"].get(key) for key in asked}, asked):
-            raise UserError(
-                f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "
-                "another name, choose another --out, or delete that folder"
-            )
-
-
-def new_night(plan: Plan, command: str) -> Night:
-    """A night that begins, with the durations that an earlier one in the same folder measured."""
-    night = Night(
-        command=command,
-        sequences=plan.sequences,
-        decoded=plan.decoded,
-        seed=plan.seed,
-        samplers={name: draw.to_json() for name, draw in plan.draws().items()},
-        plan=plan.to_json(),
-    )
-    if (plan.out / FILE).exists():
-        try:
-            before = Night.read(plan.out)
-            night.seconds = before.seconds
-            same = before.machine.partition("; before that ")[0] == night.machine
-            night.machine = before.machine if same else f"{night.machine}; before that {before.machine}"
-        except (UserError, TypeError):  # of another version
-            print(f"{plan.out / FILE} is of another version: its durations are not known")
-    return night
-
-
 def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: Index, deadline: float) -> None:
-    """Every sampler's images, and the page after each; what fails is named, the others are finished all the same.
+    """Every sampler's images, and the page; what fails is named, the others are finished all the same.
 
     No sampler begins after the `deadline`, of the monotonic clock.
     """
@@ -149,26 +109,31 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     folder = night.folder(plan.out, HELD_OUT)
     attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder))
     publish(sources)
-    if time.monotonic() < deadline:
+    shown = time.monotonic()
+    if shown < deadline:
         prepare(plan, night, sources, codec)
 
-    # 3) The samplers.
-    for number, (name, request) in enumerate(requests.items(), 1):
-        if name in night.failed:
-            continue
-        if time.monotonic() > deadline and not night.is_finished(plan.out, name):
-            night.skipped.append(name)
-            continue
-        print(f"sampler {number} of {len(requests)}, {name}: {request.draw.describe()}")
-        folder = night.folder(plan.out, name)
-        attempt(night, name, folder, partial(generate, index, codec, held_out, request, folder))
+    # 3) The samplers. The page is written anew once in a while, and in the end, however that comes.
+    try:
+        for number, (name, request) in enumerate(requests.items(), 1):
+            if name in night.failed:
+                continue
+            if time.monotonic() > deadline and not night.is_finished(plan.out, name):
+                night.skipped.append(name)
+                continue
+            print(f"sampler {number} of {len(requests)}, {name}: {request.draw.describe()}")
+            folder = night.folder(plan.out, name)
+            attempt(night, name, folder, partial(generate, index, codec, held_out, request, folder))
+            due = time.monotonic() - shown > PAGE_EVERY
+            publish(sources, page=due)
+            shown = time.monotonic() if due else shown
+        if night.skipped:
+            left_out = ", ".join(night.skipped)
+            print(f"left out after {plan.hours:g} hours: {left_out}; the same command goes on from there")
+        night.failed.pop(PAGE, None)  # tried again
+        night.complete = not night.failed
+    finally:
         publish(sources)
-    if night.skipped:
-        print(f"left out after {plan.hours:g} hours: {', '.join(night.skipped)}; the same command goes on from there")
-
-    night.failed.pop(PAGE, None)  # tried again
-    night.complete = not night.failed
-    publish(sources)
 
 
 def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
@@ -178,13 +143,21 @@ def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
     """
     index = sources.index
     todo = [name for name in night.samplers if name not in night.failed and not night.is_finished(plan.out, name)]
-    steps: dict[str, Callable[[], object]] = {}
-    if todo:
-        steps[FITS] = partial(fit_all, [night.draw(name).sampler for name in todo], index)
-    if todo and plan.decoded:
-        steps[CLASSIFIERS] = partial(open_classifiers, index, sources.held_out, codec, index.tokens_per_image)
-        steps[FIDELITY] = partial(measure_tokenizer, sources, codec)
+
+    def fit() -> None:
+        for name in todo:
+            with contextlib.suppress(UserError):
+                night.draw(name).sampler.prepare(index)
+
+    def measure_tokenizer() -> None:
+        if classifiers := open_classifiers(index, sources.held_out, codec, index.tokens_per_image):
+            open_fidelity(index, sources.held_out, classifiers, sources.originals.picture)
+
+    train = partial(open_classifiers, index, sources.held_out, codec, index.tokens_per_image)
+    steps: dict[str, Callable[[], object]] = {FITS: fit, CLASSIFIERS: train, FIDELITY: measure_tokenizer}
     for step, make in steps.items():
+        if not todo or (step != FITS and not plan.decoded):
+            continue
         before = kept(plan.out)
         started = time.monotonic()
         with contextlib.suppress(UserError, OSError):
@@ -194,30 +167,17 @@ def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
             print(f"{step} took {night.seconds[step]:.0f} s")
 
 
-def fit_all(samplers: Sequence[Sampler], index: Index) -> None:
-    """What samplers make once for an index and keep beside it."""
-    for sampler in samplers:
-        with contextlib.suppress(UserError):
-            sampler.prepare(index)
-
-
-def measure_tokenizer(sources: Sources, codec: Codec) -> None:
-    """What the tokenizer keeps of held-out images, for the first lines of the page."""
-    index = sources.index
-    if classifiers := open_classifiers(index, sources.held_out, codec, index.tokens_per_image):
-        open_fidelity(index, sources.held_out, classifiers, sources.originals.picture)
-
-
 def kept(out: Path) -> dict[Path, int]:
     """The files beside the index that are made from it, and when they were."""
     return {file: file.stat().st_mtime_ns for file in out.glob("index-*")}
 
 
-def publish(sources: Sources) -> None:
+def publish(sources: Sources, *, page: bool = True) -> None:
     """Write night.json and the page of what is finished; where that fails, say so, and the night goes on."""
     try:
         sources.night.write(sources.out)
-        write_page(sources)
+        if page:
+            write_page(sources)
     except Exception as error:
         say_where(error)
         fail(sources.night, PAGE, error)

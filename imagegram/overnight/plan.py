@@ -19,7 +19,6 @@ from imagegram.samplers.draw import Draw
 
 if TYPE_CHECKING:
     from imagegram.data.dataset import ImageDataset
-    from imagegram.report.record import Night
 
 PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photograph
 SOURCE_BYTES = 24  # of sources.npy, for a token
@@ -115,40 +114,6 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
     return [name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)]
 
 
-def finished_before(plan: Plan) -> "Night | None":
-    """The finished night of the same plan in its folder; None where there is none, or some of its files are gone.
-
-    Reads neither the pictures of the data sets nor the codec. A folder of images is looked at again: it may have grown.
-    """
-    from imagegram.files import read_json
-    from imagegram.index.folder import Index
-    from imagegram.report.record import FILE, HELD_OUT, Night
-    from imagegram.tokens import TokenFolder
-
-    if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():
-        return None
-    try:
-        night = Night.read(plan.out)
-        if not night.complete or night.skipped or night.plan != plan.to_json():
-            return None
-        index = Index.open(plan.out / "index")
-        for data in plan.data:
-            folder = TokenFolder.open(plan.token_folder(data))
-            if folder.pending():
-                return None
-            if Path(data.name).exists():
-                dataset = data.open(folder.manifest.image_size)
-                if dataset.fingerprint != folder.manifest.fingerprint:
-                    return None
-    except (UserError, TypeError):
-        return None
-    for name in [*night.samplers, HELD_OUT]:
-        report = night.folder(plan.out, name) / "report.json"
-        if not report.exists() or read_json(report)["request"]["index"] != index.info["hash"]:
-            return None
-    return night
-
-
 @dataclass(frozen=True)
 class Needs:
     """What is still to be done of a plan, and what that takes of the machine."""
@@ -189,8 +154,7 @@ class Needs:
         tokens = [self.plan.token_folder(data) for data in self.plan.data]
         for folder in (out, out / "generated", out / "index", out / "index_input", *tokens):
             require_writable(folder)
-        remedy = "free some space, choose another --out, or take fewer images (--images, --decoded)"
-        require_space(out, self.disk(), remedy)
+        require_space(out, self.disk(), "free some space, choose another --out, or lower --images or --decoded")
         available = memory_available()
         if self.memory() > available:
             raise UserError(
@@ -203,28 +167,19 @@ def needs_of(plan: Plan) -> Needs:
     """Look at the data sets, and at what is finished; UserError where a data set or the codec cannot be opened."""
     from imagegram.data.dataset import check_different
     from imagegram.report.record import FILE, Night
-
-    codec = sizes_of(plan.codec)
-    datasets = []
-    to_tokenize = []
-    for data in plan.data:
-        datasets.append(data.open(codec.image_size))
-        to_tokenize.append(images_left(plan.token_folder(data), len(datasets[-1])))
-    check_different(datasets)
-    night = Night.read(plan.out) if (plan.out / FILE).exists() else None
-    finished = {name for name in night.samplers if night.is_finished(plan.out, name)} if night else set()
-    to_generate = tuple(name for name in plan.draws() if name not in finished)
-    return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), to_generate)
-
-
-def images_left(folder: Path, images: int) -> int:
-    """How many of `images` a token folder does not hold yet."""
     from imagegram.tokens import TokenFolder
 
-    if not (folder / "manifest.json").exists():
-        return images
-    tokens = TokenFolder.open(folder)
-    return sum(len(tokens.range(shard)) for shard in tokens.pending())
+    codec = sizes_of(plan.codec)
+    datasets = [data.open(codec.image_size) for data in plan.data]
+    check_different(datasets)
+    to_tokenize = [len(dataset) for dataset in datasets]
+    for i, data in enumerate(plan.data):
+        if (plan.token_folder(data) / "manifest.json").exists():
+            tokens = TokenFolder.open(plan.token_folder(data))
+            to_tokenize[i] = sum(len(tokens.range(shard)) for shard in tokens.pending())
+    night = Night.read(plan.out) if (plan.out / FILE).exists() else None
+    to_generate = [name for name in plan.draws() if not night or not night.is_finished(plan.out, name)]
+    return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), tuple(to_generate))
 
 
 def say_plan(plan: Plan) -> None:

@@ -1,0 +1,121 @@
+"""The frame of a night: whether it is finished already, its folder with lock and log, and what came of it."""
+
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagegram.artifact import Artifact, changes
+from imagegram.cli import UserError, summary
+from imagegram.files import read_json, remove_leftovers
+from imagegram.index.folder import Index
+from imagegram.overnight.log import logged
+from imagegram.overnight.plan import Plan, needs_of
+from imagegram.report.record import FILE, HELD_OUT, Night, figure_lines
+from imagegram.tokens import TokenFolder
+
+
+@contextlib.contextmanager
+def begin(plan: Plan) -> Iterator[Night]:
+    """The night of a plan; where it is `complete`, nothing is left to do.
+
+    UserError where the machine is too small or the folder is another's, before anything is made; and in the end where
+    something failed.
+    """
+    started = time.monotonic()
+    night = finished_before(plan)
+    if night:
+        print(f"{plan.out} is finished, nothing to do")
+        yield night
+        say_end(plan, night, started)
+        return
+
+    print(f"{plan.out}: looking at the data sets and the machine", flush=True)
+    needs_of(plan).check()
+    place = Artifact(plan.out, "run")
+    place.claim()
+    with place.lock(), logged(plan.out / "night.log"):
+        command = shlex.join(["overnight_run.py", *sys.argv[1:]])
+        print(command)
+        remove_leftovers(plan.out)
+        night = new_night(plan, command)
+        refuse_replacing(plan, night)
+        yield night
+        say_end(plan, night, started)
+        if night.failed:
+            raise UserError(
+                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
+                f"{len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same command tries again"
+            )
+
+
+def say_end(plan: Plan, night: Night, started: float) -> None:
+    """Print the figures of every sampler, and where everything is."""
+    for line in figure_lines(plan.out, night):
+        print(line)
+    summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
+
+
+def finished_before(plan: Plan) -> Night | None:
+    """The finished night of the same plan in its folder; None where there is none, or some of its files are gone.
+
+    Reads neither the pictures of the data sets nor the codec. A folder of images is looked at again: it may have grown.
+    """
+    if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():
+        return None
+    try:
+        night = Night.read(plan.out)
+        if not night.complete or night.skipped or night.plan != plan.to_json():
+            return None
+        index = Index.open(plan.out / "index")
+        for data in plan.data:
+            folder = TokenFolder.open(plan.token_folder(data))
+            if folder.pending():
+                return None
+            seen = data.open(folder.manifest.image_size) if Path(data.name).exists() else None
+            if seen and seen.fingerprint != folder.manifest.fingerprint:
+                return None
+    except (UserError, TypeError):
+        return None
+    for name in [*night.samplers, HELD_OUT]:
+        report = night.folder(plan.out, name) / "report.json"
+        if not report.exists() or read_json(report)["request"]["index"] != index.identity:
+            return None
+    return night
+
+
+def refuse_replacing(plan: Plan, night: Night) -> None:
+    """UserError where a finished run of other settings has the folder of a sampler."""
+    for name, draw in plan.draws().items():
+        folder = night.folder(plan.out, name)
+        before = Artifact(folder, "images").record()
+        if before is None:
+            continue
+        # Codec, index and held-out images are not known yet: where these differ, the images are made anew.
+        asked = draw.to_json() | {
+            "sequences": plan.sequences,
+            "decoded": min(plan.decoded, plan.sequences),
+            "prefixes": plan.prefixes,
+        }
+        if changed := changes({key: before["request"].get(key) for key in asked}, asked):
+            raise UserError(
+                f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "
+                "another name, choose another --out, or delete that folder"
+            )
+
+
+def new_night(plan: Plan, command: str) -> Night:
+    """A night that begins, with the durations that an earlier one in the same folder measured."""
+    samplers = {name: draw.to_json() for name, draw in plan.draws().items()}
+    night = Night(command, plan.sequences, plan.decoded, plan.seed, samplers, plan.to_json())
+    if (plan.out / FILE).exists():
+        try:
+            before = Night.read(plan.out)
+            night.seconds = before.seconds
+            same = before.machine.partition("; before that ")[0] == night.machine
+            night.machine = before.machine if same else f"{night.machine}; before that {before.machine}"
+        except (UserError, TypeError):  # of another version
+            print(f"{plan.out / FILE} is of another version: its durations are not known")
+    return night
