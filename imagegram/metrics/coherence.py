@@ -218,8 +218,7 @@ def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
     """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its K-th neighbour."""
-    within = cdist(reference, reference)
-    radii = np.partition(within, K, axis=1)[:, K]  # itself is the nearest
+    radii = np.partition(cdist(reference, reference), K, axis=1)[:, K]  # itself is the nearest
     return cdist(candidates, reference) <= radii
 
 
@@ -240,23 +239,10 @@ def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -
 
     Not the versions of torch and of the processor's arithmetic, which change the last digits of any figure.
     """
-    inputs = {
-        "version": CLASSIFIER_VERSION,
-        "steps": STEPS,
-        "batch": BATCH,
-        "most": MOST,
-        "side": SIDE,
-        "seed": SEED,
-        "codec": codec.name,
-        "revision": codec.revision,
-        "precision": codec.precision,
-        "timesteps": codec.timesteps,
-        "guidance_scale": codec.guidance_scale,
-        "index": index.identity,
-        "held_out": held_out.content,
-        "length": length,
-    }
-    return json.dumps(inputs)
+    settings = [CLASSIFIER_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
+    decoded = [codec.name, codec.revision, codec.precision, codec.timesteps, codec.guidance_scale]
+    inputs = {"index": index.identity, "held_out": held_out.content, "length": length}
+    return json.dumps(inputs | {"settings": settings, "codec": decoded})
 
 
 def chosen_rows(held_out: HeldOut, rng: np.random.Generator) -> NDArray[np.int64]:

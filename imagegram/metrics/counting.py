@@ -2,7 +2,7 @@
 
 `ntd` and `aligned` are Markov chains made of counts, so that the chance that a training image comes out is a product of
 ratios of counts. Every context of every training image is counted at once, by sorting, which is hundreds of times as
-fast as asking an index for the images one by one (sampling/likelihood.py, which answers for any sequence).
+fast as asking an index for the images one by one (samplers, which answer for any sequence).
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,19 +64,13 @@ def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
 
 
 def multiplicity(tokens: NDArray[np.uint16]) -> Ints:
-    """How often every row of `tokens` [n, L] stands in it: int32 [n]."""
-    result = np.ones(len(tokens), np.int32)
-    rows = np.arange(len(tokens))
-    prefix = np.zeros(len(tokens), np.int32)
-    often = result
-    for position in range(tokens.shape[1]):
-        prefix, often = number(prefix * np.int64(65536) + tokens[rows, position])
-        kept = often > 1
-        rows = rows[kept]
-        prefix = prefix[kept]
-        often = often[kept]
-    result[rows] = often
-    return result
+    """How often every row of `tokens` [n, L] stands in it: int32 [n].
+
+    >>> multiplicity(np.array([[1, 2], [3, 4], [1, 2]], np.uint16)).tolist()
+    [2, 1, 2]
+    """
+    _, rows, counts = np.unique(tokens, axis=0, return_inverse=True, return_counts=True)
+    return counts.astype(np.int32)[rows]
 
 
 @dataclass(frozen=True)

@@ -67,24 +67,16 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     if longest < 1:
         raise UserError(f"--contexts {longest}: at least 1 is needed")
 
-    # 1) What the tokens are like.
-    positions = [position_figures(tokens[:, i]) for i in range(tokens.shape[1])]
-    bits_of_grams = gram_entropies(tokens, GRAMS)
-    grams = {length: bits if np.isfinite(bits) else None for length, bits in bits_of_grams.items()}
-
-    # 2) P(copy) of the whole and of its subsets, and the law through them.
     curves = copy_curves(tokens, longest)
     pairs = copy_figures(tokens, range(1, longest + 1), aligned=True, min_images=2)
-
-    # 3) Say it.
     figures: dict[str, Any] = {
         "tokens": str(path),
         "codec": folder.manifest.codec,
         "images": len(tokens),
         "tokens_per_image": tokens.shape[1],
         "vocab_size": folder.manifest.vocab_size,
-        "bits_by_position": positions,
-        "collision_bits_of_n_grams": grams,
+        "bits_by_position": [position_figures(column) for column in tokens.T],
+        "collision_bits_of_n_grams": {n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()},
         "copy_probability": [describe(curve, len(tokens)) for curve in curves],
         "aligned_two_images": {context: float(np.exp(each.log_copy)) for context, each in pairs.items()},
     }
@@ -120,7 +112,12 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
 def position_figures(column: Tokens) -> dict[str, float | None]:
     """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two are equal."""
     collision = collision_entropy(number(column.astype(np.int64))[1])
-    return {"entropy": entropy(column), "collision": collision if np.isfinite(collision) else None}
+    return {"entropy": entropy(column), "collision": finite(collision)}
+
+
+def finite(value: float) -> float | None:
+    """A number as it may stand in JSON."""
+    return value if np.isfinite(value) else None
 
 
 def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
@@ -153,37 +150,34 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
 
 def describe(curve: Curve, images: int) -> dict[str, Any]:
     """A curve: P(copy) now and with more images, None where it cannot be told, and the images for WANTED."""
-    needed = curve.images_for(WANTED)
     return {
         "sampler": curve.sampler,
         "context": curve.context,
         "now": curve.now,
         **{f"at_{times}_times": curve.told(times * images) for times in TIMES},
-        "images_for_10_percent": needed if np.isfinite(needed) else None,
+        "images_for_10_percent": finite(curve.images_for(WANTED)),
     }
 
 
 def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     """Sentences: what more images would do, and which sampler to take."""
     curves = [each for each in figures["copy_probability"] if each["sampler"] == "ntd"]
-    known = [(each["context"], figure) for each in curves if (figure := each["at_100_times"])]
-    cured = [context for context, figure in known if figure.value < WANTED]
-    said = "no context of these" if not cured else f"contexts of at most {max(cured)} token{'s' * (max(cured) > 1)}"
+    known = {each["context"]: figure for each in curves if (figure := each["at_100_times"])}
+    cured = [context for context, figure in known.items() if figure.value < WANTED]
+    said = f"contexts of at most {_tokens(max(cured))}" if cured else "no context of these"
     sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
     if len(known) < len(curves):
-        longest = max((context for context, _ in known), default=0)
         sentences.append(
-            f"For contexts above {longest} token{'s' * (longest != 1)} it cannot be told from {figures['images']:,} "
+            f"For contexts above {_tokens(max(known, default=0))} it cannot be told from {figures['images']:,} "
             "images: hardly any two of them share one."
         )
+    usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
     if has_codes:
         sentences.append(
             "Take the sampler kernel: its contexts need only be near. How often it copies, exact_copy_probability in "
             "its report.json says; a larger --step makes it less."
         )
-        return sentences
-    usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
-    if usable:
+    elif usable:
         sentences.append(
             f"Take aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
             "FSQ codes, which kernel needs.)"
@@ -191,6 +185,10 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     else:
         sentences.append("Take the sampler smoothed: every context that is shared makes copies here.")
     return sentences
+
+
+def _tokens(n: int) -> str:
+    return f"{n} token{'s' * (n != 1)}"
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -234,11 +232,10 @@ def print_figures(figures: dict[str, Any]) -> None:
 def draw(path: Path, curves: list[Curve], images: int) -> None:
     """Plot P(copy) against the number of images for each context, a hundredth to a hundred times those at hand."""
     import matplotlib
+    from matplotlib.figure import Figure as Plot
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plot, both = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    plot = Plot(figsize=(9, 3.8), layout="constrained")
+    both = plot.subplots(1, 2, sharey=True)
     colors = matplotlib.colormaps["viridis"]
     longest = max(curve.context for curve in curves)
     sizes = np.geomspace(images / 100, images * max(TIMES), 60)
@@ -258,4 +255,3 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
     both[1].legend(title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     with atomic(path) as temporary:
         plot.savefig(temporary, dpi=110, format="png")
-    plt.close(plot)

@@ -6,10 +6,9 @@ on originals of the index in a second; it is there to compare two kinds of image
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +97,10 @@ def _measure(
     """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are `there` by row."""
     rng = np.random.default_rng(SEED)
     rows = list(there)
-    real = np.stack([_pixels(picture) for picture in there.values()])
+    real = _pixels(there.values())
     again = rebuilt[rows].permute(0, 2, 3, 1).numpy().astype(np.float64)
-    error = np.sqrt(np.square(again - real).mean((1, 2, 3)))
-    flat = np.sqrt(np.square(real - real.mean((1, 2), keepdims=True)).mean((1, 2, 3)))
-    figures: dict[str, Any] = {"error": mean(error, rng), "flat_error": mean(flat, rng)}
+    flat = real.mean((1, 2), keepdims=True)
+    error, flat_error = (mean(np.sqrt(np.square(other - real).mean((1, 2, 3))), rng) for other in (again, flat))
     told = told_of_originals = None
     classes = labels[rows]
     if len(np.unique(classes)) > 1:
@@ -110,14 +108,14 @@ def _measure(
         bar = tqdm(chosen, desc="reading originals", unit="img", delay=3)
         known = {row: picture for row in bar if (picture := original(tuple(index.images[row, :2].tolist())))}
         if known:
-            training = np.stack([_pixels(picture) for picture in known.values()])
-            answers = tell(training, index.classes[list(known)], np.concatenate([real, again])) == np.tile(classes, 2)
-            told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in np.split(answers, 2))
-    return Fidelity(**figures, told=told, told_of_originals=told_of_originals)
+            answers = tell(_pixels(known.values()), index.classes[list(known)], np.concatenate([real, again]))
+            right = np.split(answers == np.tile(classes, 2), 2)
+            told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in right)
+    return Fidelity(error, flat_error, told, told_of_originals)
 
 
-def _pixels(picture: Image.Image) -> Pixels:
-    return np.asarray(picture.convert("RGB"), np.float64)
+def _pixels(pictures: Iterable[Image.Image]) -> Pixels:
+    return np.stack([np.asarray(picture.convert("RGB"), np.float64) for picture in pictures])
 
 
 def tell(training: Pixels, labels: NDArray[np.int64], images: Pixels) -> NDArray[np.int64]:

@@ -13,6 +13,12 @@ FIGURES_VERSION = 2  # one more with every change of the code that changes a fig
 Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
 
 
+LIKE_REAL = "as for real images"
+LOWER = "lower, as for real images"
+MEEHAN = "Mann & Whitney, 1947; Meehan et al., 2020"
+NAEEM = "Naeem et al., 2020"
+
+
 @dataclass(frozen=True)
 class Metric:
     """What is known of a figure in report.json besides its value."""
@@ -20,8 +26,8 @@ class Metric:
     key: str
     title: str
     help: str
-    better: str  # what a good sampler has
-    where: str  # MODULE.FUNCTION of imagegram.metrics that computes it
+    better: str = LIKE_REAL  # what a good sampler has
+    where: str = "copying.describe"  # MODULE.FUNCTION of imagegram.metrics that computes it
     unit: str = ""  # of `number_text`: "%" of a share, "p" of a probability however small
     cite: str = ""
     shown: bool = True  # as a column of the page; else in report.json and the CSV alone
@@ -70,7 +76,7 @@ EXACT_COPY_PROBABILITY = Metric(
     "exact_copy_probability",
     "P(exact copy)",
     "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
-    "lower, as for real images",
+    LOWER,
     "exact.exact_figures",
     unit="p",
 )
@@ -80,7 +86,7 @@ CLOSER = Metric(
     "probability of lying closer to the training set than a held-out real image does; 1 for a copier",
     "0.5",
     "intervals.probability_closer",
-    cite="Mann & Whitney, 1947; Meehan et al., 2020",
+    cite=MEEHAN,
 )
 COHERENCE = Metric(
     "coherence",
@@ -91,12 +97,7 @@ COHERENCE = Metric(
     "coherence.Classifiers",
 )
 EXACT_COPIES = Metric(
-    "exact_copies",
-    "exact copies",
-    "share of sequences equal to a training sequence",
-    "lower, as for real images",
-    "copying.describe",
-    unit="%",
+    "exact_copies", "exact copies", "share of sequences equal to a training sequence", LOWER, unit="%"
 )
 HELD_OUT_BITS = Metric(
     "held_out_bits",
@@ -111,7 +112,7 @@ CLOSER_IN_CODES = Metric(
     "P(closer) by the distance of the codes, for which a token can be nearly another",
     "0.5",
     "intervals.probability_closer",
-    cite="Mann & Whitney, 1947; Meehan et al., 2020",
+    cite=MEEHAN,
 )
 
 METRICS = (  # what the answer speaks of first: later ones may lie beyond the edge of a screen
@@ -149,67 +150,30 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
         "shifted_copies",
         "shifted",
         "half the tokens or more copied in one run to another position",
-        "lower, as for real images",
-        "copying.describe",
+        LOWER,
         unit="%",
     ),
     Metric(
         "mosaics",
         "mosaics",
         "half the tokens or more in copied runs of at least four: patches of several training images, joined",
-        "lower, as for real images",
-        "copying.describe",
+        LOWER,
         unit="%",
         cite="Kamb & Ganguli, 2024",
     ),
-    Metric("novel", "novel", "none of these", "higher, as for real images", "copying.describe", unit="%"),
-    Metric(
-        "longest_run",
-        "longest run",
-        "mean longest run of tokens that stands in one training image, at any position",
-        "as for real images",
-        "copying.describe",
-    ),
-    Metric(
-        "pieces",
-        "pieces",
-        "mean number of runs of training images that a sequence can be put together from, at least",
-        "as for real images",
-        "copying.pieces",
-        shown=False,
-    ),
-    Metric(
-        "copied_share",
-        "copied share",
-        "mean share of the tokens that lie in copied runs of at least four",
-        "as for real images",
-        "copying.copied",
-        unit="%",
-        shown=False,
-    ),
-    Metric(
-        "nearest_distance",
-        "nearest",
-        "mean number of tokens that differ from the nearest training sequence",
-        "as for real images",
-        "copying.nearest",
-    ),
+    Metric("novel", "novel", "none of these", "higher, as for real images", unit="%"),
+    Metric("longest_run", "longest run", "mean longest run of tokens in one training image, at any position"),
+    Metric("pieces", "pieces", "mean number of runs that a sequence can be put together from, at least", shown=False),
+    Metric("copied_share", "copied share", "mean share of the tokens in copied runs of four", unit="%", shown=False),
+    Metric("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
     CLOSER_IN_CODES,
-    Metric(
-        "nearest_in_codes",
-        "nearest, codes",
-        "mean squared distance of the codes to the nearest training image",
-        "as for real images",
-        "nearest.two_nearest",
-        shown=False,
-    ),
+    Metric("nearest_in_codes", "nearest, codes", "mean squared distance to the nearest training image", shown=False),
     Metric(
         "f_mem",
         "f_mem",
         "share of sequences less than a third as far from the nearest training image as from the second nearest, in "
         "codes",
-        "lower, as for real images",
-        "nearest.Nearest",
+        LOWER,
         unit="%",
         cite="Yoon et al., 2023",
     ),
@@ -219,16 +183,15 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
         "how crowded with held-out real images the places of the generated ones are",
         "1",
         "coherence.Classifiers",
-        cite="Naeem et al., 2020",
+        cite=NAEEM,
     ),
     Metric(
         "coverage",
         "coverage",
         "share of held-out real images with a generated one near them",
-        "as for real images",
-        "coherence.Classifiers",
+        where="coherence.Classifiers",
         unit="%",
-        cite="Naeem et al., 2020",
+        cite=NAEEM,
     ),
 )
 # Measured beside a night, by nearest.memorization_figures: a copier of a fifth passes all but the last of them.
@@ -240,14 +203,13 @@ OTHERS = (
         "above lies further away than real images",
         "0",
         "nearest.data_copying",
-        cite="Meehan et al., 2020",
+        cite=MEEHAN,
     ),
     Metric(
         "authentic",
         "AuthPct",
         "share of sequences further from the nearest training image, in codes, than that is from its own nearest one",
-        "as for real images",
-        "nearest.authentic",
+        where="nearest.authentic",
         unit="%",
         cite="Alaa et al., 2022",
     ),
@@ -255,7 +217,7 @@ OTHERS = (
         "near_copies",
         "near-copies",
         "share of sequences whose every token is within one level of every digit of one training image's",
-        "lower, as for real images",
+        LOWER,
         "nearest.near_copies",
         unit="%",
         cite="Ippolito et al., 2023",

@@ -14,7 +14,7 @@ from torch import Tensor
 from imagegram.data.scenes import scene
 from imagegram.index.folder import Index
 from imagegram.metrics import coherence
-from imagegram.metrics.coherence import Classifiers, K, _coherence, _inside, open_classifiers, seen
+from imagegram.metrics.coherence import Classifier, Classifiers, K, _coherence, _inside, open_classifiers, seen
 from imagegram.metrics.held_out import HeldOut
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
@@ -121,12 +121,12 @@ class Changed(FakeCodec):
 def test_classifiers_are_trained_anew_whenever_anything_they_depend_on_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coherence, "STEPS", 2)
+    monkeypatch.setattr(coherence, "train_classifier", lambda *data, **how: Classifier(4).eval())
     rng = np.random.default_rng(0)
     index = index_of(tmp_path / "a", rng.integers(0, 500, (60, 4)), vocab_size=500)
     another = index_of(tmp_path / "b", rng.integers(0, 500, (60, 4)), vocab_size=500)
     other_index = replace(another, path=index.path)  # kept in the same place
-    held_out = HeldOut(rng.integers(0, 500, (50, 4)).astype(np.uint16), np.arange(50) % 3, np.zeros((50, 2), np.int64))
+    held_out = HeldOut(rng.integers(0, 500, (40, 4)).astype(np.uint16), np.arange(40) % 3, np.zeros((40, 2), np.int64))
     codec = Changed()
 
     def trained(index: Index = index, held_out: HeldOut = held_out, codec: Changed = codec, length: int = 4) -> bool:
