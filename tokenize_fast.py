@@ -2,6 +2,7 @@
 
     .venv/bin/python tokenize_fast.py                        # the digits, with the embedded tokenizer: 6 to 15 s
     .venv/bin/python tokenize_fast.py --dataset shapes --images 20000
+    .venv/bin/python tokenize_fast.py --dataset emoji --codec linear --out data/emoji    # fitted to them, no network
     .venv/bin/python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
@@ -34,12 +35,10 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.codec import load_codec
-    from imagegram.tokenizing import check, tokenizing
+    from imagegram.tokenizing import check, open_both, tokenizing
 
     check(config.out, config.tokenizing)
-    codec = load_codec(config.tokenizing.codec)
-    dataset = config.dataset.open(codec.image_size)
+    codec, dataset = open_both(config.dataset, config.out, config.tokenizing)
     with tokenizing(config.dataset, dataset, codec, config.out, config.tokenizing) as run:
         for shard, batches in run.pending():
             tokens = [codec.encode(images) for images in batches]

@@ -40,8 +40,9 @@ KINDS = {
     ),
     "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
     "images": Kind("generated images", "report.json", "request"),
-    "run": Kind("results of a night", "night.json", "samplers", guests=r"(tokens|index).*"),
+    "run": Kind("results of a night", "night.json", "samplers", guests=r"(tokens|index|codec).*"),
     "codec": Kind("a codec", "training/recipe.json", "encoder_steps"),
+    "linear": Kind("a linear codec", "linear.json", "fingerprint"),
     "study": Kind("a study", guests=r"points|tokens.*|indexes|results\.csv"),
 }
 

@@ -146,6 +146,15 @@ def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process, after whichever has it; on a file system without locks at once."""
+    with (folder / ".lock").open("a") as f:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(f, fcntl.LOCK_EX)
+        yield
+
+
 def is_held(file: Path) -> bool:
     """Whether another process holds the run lock on this file."""
     try:

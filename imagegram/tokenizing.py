@@ -17,6 +17,8 @@ from tqdm import tqdm
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
+from imagegram.codec.linear_fit import FOLDER, copy_linear, open_linear
+from imagegram.codec.sizes import is_linear, sizes_of
 from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
@@ -33,12 +35,23 @@ def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int =
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
     check(out, options)
-    codec = load_codec(options.codec)
-    dataset = spec.open(codec.image_size)
+    codec, dataset = open_both(spec, out, options)
     with tokenizing(spec, dataset, codec, out, options, rank, world_size) as run:
         for shard, batches in run.pending():
             run.write(shard, [codec.encode(images) for images in batches])
     return run.folder
+
+
+def open_both(spec: DatasetSpec, out: Path, options: Options) -> tuple[Codec, ImageDataset]:
+    """Codec and data set. A linear codec is fitted to the training images where it is not in the token folder yet."""
+    if not is_linear(options.codec):
+        codec = load_codec(options.codec)
+        return codec, spec.open(codec.image_size)
+    dataset = spec.open(sizes_of(options.codec).image_size)
+    Artifact(out, "tokens").claim()
+    if Path(options.codec).expanduser().is_dir():
+        return copy_linear(Path(options.codec).expanduser(), out / FOLDER), dataset
+    return open_linear(options.codec, [dataset], options.held_out_share, out / FOLDER), dataset
 
 
 def check(out: Path, options: Options) -> None:

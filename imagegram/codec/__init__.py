@@ -1,10 +1,13 @@
 """Codecs: images to tokens and back, the embedded miniature or the real FlexTok behind one interface."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imagegram.cli import UserError
 
 if TYPE_CHECKING:
     # Not imported when the program runs: sizes.py needs no torch.
@@ -38,13 +41,20 @@ class Codec(Protocol):
 
 def load_codec(name: str = "tiny", revision: str = "") -> Codec:
     """Load a codec by name: a miniature that is shipped ("tiny", "fashion"), a folder that train_tiny_flextok.py wrote,
-    a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder of one.
+    that of a fitted linear codec, a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder of one.
 
     `revision` is that of a hub's model whose name has none. UserError where a package, a file or a connection is
     missing, with what to install or change.
     """
     from imagegram.codec import miniatures
+    from imagegram.codec.sizes import LINEAR, is_linear
 
+    if is_linear(name):
+        from imagegram.codec.linear import LinearCodec
+
+        if Path(name).expanduser().is_dir():
+            return LinearCodec(Path(name).expanduser(), LINEAR)
+        raise UserError(f"the codec {name} is fitted to a data set by tokenizing, and kept in TOKENS/codec: name that")
     folder = miniatures.find(name)
     if folder:
         from imagegram.codec.tiny import TinyCodec

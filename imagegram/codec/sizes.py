@@ -1,12 +1,14 @@
 """What is known of a codec by its name alone: nothing is loaded, and nothing waits for torch."""
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.cli import UserError
 from imagegram.codec import miniatures
+from imagegram.files import read_json
 
 # Of https://huggingface.co/EPFL-VILAB; the numbers are the depths of encoder and decoder.
 ZOO = (
@@ -15,6 +17,10 @@ ZOO = (
     "EPFL-VILAB/flextok_d18_d18_in1k",
     "EPFL-VILAB/flextok_d12_d12_in1k",
 )
+
+
+LINEAR = "linear"  # the codec that is fitted to each data set, see linear.py
+MOST_IDS = 65_000  # of a token
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,13 @@ class Sizes:
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # of FSQ
 
 
+LINEAR_SIZES = Sizes(image_size=64, tokens_per_image=64)
+
+
 def sizes_of(name: str) -> Sizes:
     """The sizes of the codec that `load_codec(name)` would load; UserError where it cannot be one."""
+    if is_linear(name):
+        return linear_sizes(name)
     folder = miniatures.find(name)
     if folder is None:
         if not Path(name).exists():
@@ -40,10 +51,43 @@ def sizes_of(name: str) -> Sizes:
     return Sizes(config["image_size"], config["tokens"], tuple(config["levels"]))
 
 
+def is_linear(name: str) -> bool:
+    """Whether the name is that of a linear codec, fitted or to be fitted."""
+    return name.partition(":")[0] == LINEAR or (Path(name).expanduser() / f"{LINEAR}.json").exists()
+
+
+def linear_sizes(name: str) -> Sizes:
+    """The sizes of a linear codec, as its name or its folder says them; UserError where it cannot have them.
+
+    >>> linear_sizes("linear:tokens=16,levels=8-8-8-8").levels
+    (8, 8, 8, 8)
+    """
+    sizes = LINEAR_SIZES
+    if (file := Path(name).expanduser() / f"{LINEAR}.json").exists():
+        found = read_json(file)
+        return Sizes(found["image_size"], found["tokens"], tuple(found["levels"]))
+    given = dict(part.partition("=")[::2] for part in name.partition(":")[2].split(",") if part)
+    try:
+        size = int(given.pop("size", sizes.image_size))
+        tokens = int(given.pop("tokens", sizes.tokens_per_image))
+        levels = tuple(map(int, given.pop("levels", "-".join(map(str, sizes.levels))).split("-")))
+        sizes = Sizes(size, tokens, levels)
+    except ValueError:
+        given[""] = ""
+    if given:
+        raise UserError(f"{name} says something else than linear:tokens=64,size=64,levels=8-8-8-5-5-5")
+    if sizes.image_size not in range(32, 129, 2) or not 1 <= sizes.tokens_per_image <= 256:
+        raise UserError(f"{name}: a linear codec has 1 to 256 tokens and an even size of 32 to 128 pixels")
+    if min(sizes.levels) < 2 or math.prod(sizes.levels) > MOST_IDS:
+        raise UserError(f"{name}: levels are 2 or more each, and their product is at most {MOST_IDS}")
+    return sizes
+
+
 def check_name(name: str) -> None:
     """UserError where `name`, which is no folder, cannot be that of a model of the Hugging Face hub."""
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(
-            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, a folder that train_tiny_flextok.py wrote, a "
-            f"local FlexTok folder, or one of the hub (OWNER/NAME or OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
+            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, linear, a folder that train_tiny_flextok.py "
+            f"wrote, a local FlexTok folder, or one of the hub (OWNER/NAME or OWNER/NAME@REVISION) such as "
+            f"{', '.join(ZOO)}"
         )

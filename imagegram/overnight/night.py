@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,8 @@ from typing import NoReturn
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec import Codec
+from imagegram.codec.linear_fit import FOLDER, open_linear
+from imagegram.codec.sizes import is_linear, sizes_of
 from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
@@ -38,8 +41,12 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
     """The tokens of every data set; UserError names those that failed when the others are tokenized."""
     folders = []
     for data in plan.data:
-        options = Options(codec=plan.codec, workers=WORKERS)
         try:
+            options = Options(codec=plan.codec, workers=WORKERS)
+            if is_linear(plan.codec) and len(plan.data) > 1 and not Path(plan.codec).is_dir():
+                datasets = [one.open(sizes_of(plan.codec).image_size) for one in plan.data]
+                open_linear(plan.codec, datasets, options.held_out_share, plan.out / FOLDER)  # one for all of them
+                options = replace(options, codec=str(plan.out / FOLDER))
             folders.append(tokenize_dataset(data, plan.token_folder(data), options))
         except (UserError, OSError) as error:
             fail(night, f"tokenizing {data.name}", error)
