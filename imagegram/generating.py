@@ -155,7 +155,7 @@ def generating(index: Index, codec: Codec, held_out: HeldOut, request: Request, 
 
 
 def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> "Run":
-    """Decode held-out images from their own tokens, in random order: what every wall of pictures is compared with.
+    """Decode held-out images from their own tokens, in random order: what every gallery is compared with.
 
     Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
     held-out image itself. The sampler of `request` does not matter.

@@ -19,15 +19,11 @@ class Point:
 
     name: str
     colour: str
-    x: float
-    y: float
-    low_x: float
-    high_x: float
-    low_y: float
-    high_y: float
+    x: Figure
+    y: Figure
     copies: bool  # may copy more than real images do
-    label_y: float = 0.0
-    left: bool = False  # its name stands to the left
+    label_y: float
+    left: bool  # its name stands to the left
 
 
 @dataclass(frozen=True)
@@ -69,26 +65,17 @@ def frontier(runs: list[Run]) -> Frontier | None:
 
 
 def _point(run: Run, across: Scale, up: Scale) -> Point:
-    closer: Figure = run.figures[CLOSER.key]
-    coherence: Figure = run.figures[COHERENCE.key]
-    return Point(
-        name=run.name,
-        colour=colour_of(run.name),
-        x=across(closer.value),
-        y=up(coherence.value),
-        low_x=across(closer.low),
-        high_x=across(closer.high),
-        low_y=up(coherence.low),
-        high_y=up(coherence.high),
-        copies=rule.copies(run.figures),
-        label_y=up(coherence.value),
-        left=closer.value > 0.6,
+    x, y = (
+        Figure(scale(figure.value), scale(figure.low), scale(figure.high))
+        for scale, figure in ((across, run.figures[CLOSER.key]), (up, run.figures[COHERENCE.key]))
     )
+    left = run.figures[CLOSER.key].value > 0.6
+    return Point(run.name, colour_of(run.name), x, y, rule.copies(run.figures), label_y=y.value, left=left)
 
 
 def _spread(points: list[Point]) -> None:
     """Move the names of points on one side apart, downwards from the highest."""
     ceiling = 100.0
-    for point in sorted(points, key=lambda point: -point.y):
+    for point in sorted(points, key=lambda point: -point.y.value):
         point.label_y = min(point.label_y, ceiling)
         ceiling = point.label_y - LABEL

@@ -1,10 +1,10 @@
 // Pointing at where a picture came from. Without this script the page shows everything but that.
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const names = Object.keys(data.walls);
+const names = Object.keys(data.galleries);
 const panel = document.getElementById("panel");
 const view = document.getElementById("view");
-const chosen = { wall: names[0], picture: -1, token: -1 };
+const chosen = { gallery: names[0], picture: -1, token: -1 };
 
 // Elements: tag, properties, children.
 function make(tag, properties = {}, ...children) {
@@ -24,12 +24,12 @@ function sprite(name, number, columns, rows, label) {
   return element;
 }
 
-const wallPicture = (wall, i, label) =>
-  sprite(`s${names.indexOf(wall)}`, i, 8, Math.ceil(data.walls[wall].pictures.length / 8), label);
+const galleryPicture = (gallery, i, label) =>
+  sprite(`s${names.indexOf(gallery)}`, i, 8, Math.ceil(data.galleries[gallery].pictures.length / 8), label);
 
 function original(number, label) {
   const rows = Math.ceil(data.thumbnails / 32);
-  if (number < data.thumbnails) return sprite("s-gallery", number, 32, rows, label);
+  if (number < data.thumbnails) return sprite("s-real", number, 32, rows, label);
   return sprite("", 0, 1, 1, `${label}, without a picture`);
 }
 
@@ -46,11 +46,11 @@ function caption(picture, text) {
 }
 
 // What the panel says of one token.
-function tokenText(wall, picture, t) {
+function tokenText(gallery, picture, t) {
   const number = picture.sources[t];
   const count = picture.sources.length;
   if (number < 0) return `Token ${t + 1} of ${count} was given.`;
-  if (!wall.drawn) {
+  if (!gallery.drawn) {
     const same = picture.same[t] === "1" ? "the same as in" : "not that of";
     return `Token ${t + 1} of ${count} is the image's own, and ${same} the nearest training image.`;
   }
@@ -61,8 +61,8 @@ function tokenText(wall, picture, t) {
 }
 
 function showToken(t) {
-  const wall = data.walls[chosen.wall];
-  const picture = wall.pictures[chosen.picture];
+  const gallery = data.galleries[chosen.gallery];
+  const picture = gallery.pictures[chosen.picture];
   const box = panel.querySelector(".token");
   chosen.token = t;
   panel.querySelectorAll(".tokens button").forEach((button, i) => {
@@ -74,7 +74,7 @@ function showToken(t) {
     return;
   }
   const number = picture.sources[t];
-  const text = make("p", { id: "token" }, tokenText(wall, picture, t));
+  const text = make("p", { id: "token" }, tokenText(gallery, picture, t));
   box.replaceChildren(...(number < 0 ? [] : [original(number, describe(number))]), text);
 }
 
@@ -110,34 +110,34 @@ function runs(picture) {
       `${bits.toFixed(0)} bits that independent tokens would need.`));
 }
 
-function slider(wall, i) {
-  const row = wall.prefixed.indexOf(i);
-  if (row < 0 && wall.prefixed.length) {
-    return [make("p", { className: "note" }, `The first ${wall.prefixed.length} pictures are decoded from fewer tokens as well.`)];
+function slider(gallery, i) {
+  const row = gallery.prefixed.indexOf(i);
+  if (row < 0 && gallery.prefixed.length) {
+    return [make("p", { className: "note" }, `The first ${gallery.prefixed.length} pictures are decoded from fewer tokens as well.`)];
   }
   if (row < 0) return [];
-  const last = wall.lengths.length - 1;
+  const last = gallery.lengths.length - 1;
   const said = make("output", {}, "all tokens");
   const input = make("input", { type: "range", min: 0, max: last, value: last, id: "prefix" });
   input.setAttribute("aria-label", "number of first tokens that are decoded");
   input.oninput = () => {
-    const length = wall.lengths[input.value];
+    const length = gallery.lengths[input.value];
     const label = `the picture from its first ${length} tokens`;
-    const name = `p${names.indexOf(chosen.wall)}`;
-    const number = row * wall.lengths.length + Number(input.value);
+    const name = `p${names.indexOf(chosen.gallery)}`;
+    const number = row * gallery.lengths.length + Number(input.value);
     panel.querySelector(".pair .sprite").replaceWith(
-      sprite(name, number, wall.lengths.length, wall.prefixed.length, label));
-    said.textContent = length === wall.lengths[last] ? "all tokens" : `${length} token${length > 1 ? "s" : ""}`;
+      sprite(name, number, gallery.lengths.length, gallery.prefixed.length, label));
+    said.textContent = length === gallery.lengths[last] ? "all tokens" : `${length} token${length > 1 ? "s" : ""}`;
   };
   return [make("div", { className: "slider" }, "decoded from", input, said)];
 }
 
 // The nearest training image as the codec rebuilds it: a copy looks like it, and need not like its original.
 function rebuilt(name, i) {
-  const wall = data.walls[name];
-  if (!wall.rebuilt) return [];
+  const gallery = data.galleries[name];
+  if (!gallery.rebuilt) return [];
   const words = "nearest in tokens, rebuilt by the same codec";
-  const rows = Math.ceil(wall.pictures.length / 8);
+  const rows = Math.ceil(gallery.pictures.length / 8);
   return [caption(sprite(`n${names.indexOf(name)}`, i, 8, rows, words), words)];
 }
 
@@ -155,11 +155,11 @@ function realImages(picture) {
   });
 }
 
-// Fill the panel with one picture of a wall.
+// Fill the panel with one picture of a gallery.
 function showPicture(name, i, token = -1) {
-  const wall = data.walls[name];
-  const picture = wall.pictures[i];
-  Object.assign(chosen, { wall: name, picture: i, token: -1 });
+  const gallery = data.galleries[name];
+  const picture = gallery.pictures[i];
+  Object.assign(chosen, { gallery: name, picture: i, token: -1 });
   document.querySelectorAll(".picture[aria-current]").forEach((link) => link.removeAttribute("aria-current"));
   const link = document.getElementById(`${name}/${i}`);
   link.setAttribute("aria-current", "true");
@@ -171,18 +171,18 @@ function showPicture(name, i, token = -1) {
      `(gap ratio; below 0.333 it counts as memorized).`];
   const close = make("button", { type: "button", className: "button close", textContent: "Close" });
   close.onclick = () => { panel.hidden = true; link.focus({ preventScroll: true }); };
-  const what = wall.drawn ? `${name}, picture ${i}: ${data.kinds[picture.kind]}` : `held-out image ${i}: ${describe(picture.sources[0])}`;
+  const what = gallery.drawn ? `${name}, picture ${i}: ${data.kinds[picture.kind]}` : `held-out image ${i}: ${describe(picture.sources[0])}`;
   const box = make("div", { className: "token" });
   box.setAttribute("aria-live", "polite");
   panel.replaceChildren(
     close,
     make("h3", {}, what),
     make("div", { className: "pair" },
-      caption(wallPicture(name, i, what), wall.drawn ? "generated" : "decoded from its tokens"),
-      ...(wall.drawn ? [] : [caption(original(picture.sources[0], "the original"), "the original")]),
+      caption(galleryPicture(name, i, what), gallery.drawn ? "generated" : "decoded from its tokens"),
+      ...(gallery.drawn ? [] : [caption(original(picture.sources[0], "the original"), "the original")]),
       ...rebuilt(name, i),
       ...realImages(picture)),
-    ...slider(wall, i),
+    ...slider(gallery, i),
     tokenButtons(picture),
     box,
     make("p", {}, `${picture.differs} of ${count} tokens differ from the nearest training image; the longest run ` +
@@ -194,14 +194,14 @@ function showPicture(name, i, token = -1) {
   showToken(token);
 }
 
-// Which walls are seen, and in which order.
+// Which galleries are seen, and in which order.
 function arrange() {
-  const walls = [document.getElementById("choose").value, document.getElementById("beside").value];
-  view.classList.toggle("two", walls[1] !== "" && walls[1] !== walls[0]);
-  document.querySelectorAll(".wall").forEach((wall) => wall.classList.toggle("shown", walls.includes(wall.id)));
+  const galleries = [document.getElementById("choose").value, document.getElementById("beside").value];
+  view.classList.toggle("two", galleries[1] !== "" && galleries[1] !== galleries[0]);
+  document.querySelectorAll(".gallery").forEach((gallery) => gallery.classList.toggle("shown", galleries.includes(gallery.id)));
   const order = document.getElementById("order").value;
   document.querySelectorAll(".pictures").forEach((list) => {
-    const pictures = data.walls[list.dataset.wall].pictures;
+    const pictures = data.galleries[list.dataset.gallery].pictures;
     const keys = {
       random: (i) => i,
       nearest: (i) => pictures[i].differs,
@@ -216,19 +216,19 @@ function arrange() {
   });
 }
 
-// #kernel, #kernel/17 and #kernel/17/3: a wall, one of its pictures, one token of it.
+// #kernel, #kernel/17 and #kernel/17/3: a gallery, one of its pictures, one token of it.
 function follow() {
   const parts = decodeURIComponent(location.hash.slice(1)).split("/");
   const token = parts.length > 2 ? parts.pop() : -1;
-  const name = data.walls[parts.join("/")] ? parts.join("/") : parts.slice(0, -1).join("/");
-  if (!data.walls[name]) return;
+  const name = data.galleries[parts.join("/")] ? parts.join("/") : parts.slice(0, -1).join("/");
+  if (!data.galleries[name]) return;
   const i = name === parts.join("/") ? -1 : Number(parts[parts.length - 1]);
   const choose = document.getElementById("choose");
   if (choose.value !== name && document.getElementById("beside").value !== name) {
     choose.value = name;
     arrange();
   }
-  if (data.walls[name].pictures[i]) showPicture(name, i, Number(token));
+  if (data.galleries[name].pictures[i]) showPicture(name, i, Number(token));
   else view.scrollIntoView();
 }
 
@@ -252,14 +252,14 @@ if (names.length) {
   document.querySelectorAll(".controls select").forEach((select) => { select.onchange = arrange; });
   document.querySelectorAll(".figures thead button").forEach((button) => { button.onclick = () => sortTable(button); });
   document.querySelectorAll(".pictures").forEach((list) => {
-    // Pointing at a cell of a strip shows its token; a click goes to the picture.
+    // Pointing at a cell under a picture shows its token; a click goes to the picture.
     list.onpointermove = (event) => {
       if (!event.target.classList.contains("bar") || event.pointerType === "touch") return;
       const i = Number(event.target.parentElement.id.split("/").pop());
       const box = event.target.getBoundingClientRect();
-      const count = data.walls[list.dataset.wall].pictures[i].sources.length;
+      const count = data.galleries[list.dataset.gallery].pictures[i].sources.length;
       const t = Math.min(count - 1, Math.floor((count * (event.clientX - box.left)) / box.width));
-      if (chosen.wall !== list.dataset.wall || chosen.picture !== i) showPicture(list.dataset.wall, i, t);
+      if (chosen.gallery !== list.dataset.gallery || chosen.picture !== i) showPicture(list.dataset.gallery, i, t);
       else if (chosen.token !== t) showToken(t);
     };
     list.onkeydown = (event) => {
@@ -270,9 +270,9 @@ if (names.length) {
       if (!next) return;
       event.preventDefault();
       next.firstElementChild.focus();
-      const [, wall, i] = next.firstElementChild.id.match(/^(.*)\/(\d+)$/);
-      history.replaceState(null, "", `#${wall}/${i}`);
-      showPicture(wall, Number(i));
+      const [, gallery, i] = next.firstElementChild.id.match(/^(.*)\/(\d+)$/);
+      history.replaceState(null, "", `#${gallery}/${i}`);
+      showPicture(gallery, Number(i));
     };
   });
   arrange();

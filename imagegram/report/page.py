@@ -23,14 +23,14 @@ from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import Figure, from_json
 from imagegram.metrics.registry import COLUMNS, Figures
 from imagegram.report.frontier import frontier
-from imagegram.report.pictures import PALETTE, Gallery, Labels, Originals, Place, Wall, bars, read_wall, sheet, small
+from imagegram.report.pictures import PALETTE, Gallery, Originals, Place, RealImages, bars, read_gallery, sheet, small
 from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.sheets import shares
 from imagegram.report.verdict import Run, answer, best_of, remarks
 
 BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
-WALL_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
-GALLERY_COLUMNS = 32
+GALLERY_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
+REAL_COLUMNS = 32
 STITCHED = 3  # pictures whose sources are shown without pointing at them
 MOST_SOURCES = 6  # of each
 RECONSTRUCTED = 12  # real images beside what the codec keeps of them
@@ -95,17 +95,17 @@ def _content(sources: Sources) -> dict[str, Any]:
     runs, real = read_runs(out, night)
     best = best_of(runs)
 
-    # 1) The walls, the best one first, the held-out images last.
+    # 1) The galleries, the best one first, the held-out images last.
     shown = sorted((run.name for run in runs), key=lambda name: best is not None and name != best.name)
     shown = [name for name in shown if _has_pictures(night.folder(out, name))]
     bar = tqdm(shown, desc="reading the pictures of the page", unit="sampler", delay=3)
-    walls = [read_wall(name, night.folder(out, name)) for name in bar]
+    galleries = [read_gallery(name, night.folder(out, name)) for name in bar]
     held_out = night.folder(out, HELD_OUT)
     if _has_pictures(held_out):
-        walls.append(read_wall(HELD_OUT, held_out, drawn=False))
+        galleries.append(read_gallery(HELD_OUT, held_out, drawn=False))
 
     # 2) The real images that they refer to.
-    gallery = Gallery(_uses(walls), sources.originals, Labels(sources.index, sources.held_out))
+    real_images = RealImages(_uses(galleries), sources.originals, sources.index, sources.held_out)
     manifests = [folder.manifest for folder in sources.originals.folders]
 
     return {
@@ -126,22 +126,25 @@ def _content(sources: Sources) -> dict[str, Any]:
         "columns": [
             c for c in COLUMNS if any(c.cell(figures)[0] != "-" for figures in (real, *(r.figures for r in runs)))
         ],
-        "walls": [_wall(wall, out, night) for wall in tqdm(walls, desc="writing the page", unit="sampler", delay=3)],
+        "galleries": [
+            _gallery(gallery, out, night)
+            for gallery in tqdm(galleries, desc="writing the page", unit="sampler", delay=3)
+        ],
         "by_name": {run.name: run for run in runs},
         "frontier": frontier(runs),
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
-        "reconstructions": _reconstructions(walls, sources.originals),
-        "stitched": _stitched(walls, gallery) if walls and walls[0].drawn else [],
-        "kinds": _kinds(walls, gallery),
+        "reconstructions": _reconstructions(galleries, sources.originals),
+        "stitched": _stitched(galleries, real_images) if galleries and galleries[0].drawn else [],
+        "kinds": _kinds(galleries, real_images),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
         "novelty_rows": [(run.name, run.figures) for run in runs],
-        "gallery": {
-            "url": sheet(gallery.thumbnails, GALLERY_COLUMNS),
-            "columns": GALLERY_COLUMNS,
-            "rows": max(1, -(-len(gallery.thumbnails) // GALLERY_COLUMNS)),
-            "count": len(gallery.thumbnails),
+        "real_images": {
+            "url": sheet(real_images.thumbnails, REAL_COLUMNS),
+            "columns": REAL_COLUMNS,
+            "rows": max(1, -(-len(real_images.thumbnails) // REAL_COLUMNS)),
+            "count": len(real_images.thumbnails),
         },
-        "data": _data(walls, gallery, manifests),
+        "data": _data(galleries, real_images, manifests),
         "csv": _csv(runs, real),
         "seconds": _seconds(sources),
     }
@@ -162,11 +165,11 @@ def _has_pictures(folder: Path) -> bool:
     return (folder / "report.json").exists() and (folder / "pictures.json").exists()
 
 
-def _uses(walls: list[Wall]) -> Counter[Place]:
+def _uses(galleries: list[Gallery]) -> Counter[Place]:
     """How often the page refers to each real image; nearest images and held-out ones before sources of tokens."""
     uses: Counter[Place] = Counter()
-    for wall in walls:
-        for row, fact in zip(wall.sources, wall.facts, strict=True):
+    for gallery in galleries:
+        for row, fact in zip(gallery.sources, gallery.facts, strict=True):
             for key in REAL:
                 if key in fact:
                     uses[tuple(fact[key])] += len(row)
@@ -175,82 +178,65 @@ def _uses(walls: list[Wall]) -> Counter[Place]:
     return uses
 
 
-def _is_rebuilt(wall: Wall) -> bool:
-    """Whether the nearest training image of every picture is there as the codec rebuilds it."""
-    return bool(wall.nearest) and len(wall.nearest) == len(wall.pictures)
-
-
-def _wall(wall: Wall, out: Path, night: Night) -> dict[str, Any]:
-    """What the template needs of a wall."""
-    pictures = [small(picture) for picture in wall.pictures]
-    lengths = sorted({length for prefixes in wall.prefixes.values() for length in prefixes})
-    numbers = sorted(i for i in wall.prefixes if i < len(pictures))
+def _gallery(gallery: Gallery, out: Path, night: Night) -> dict[str, Any]:
+    """What the template needs of a gallery."""
+    pictures = [small(picture) for picture in gallery.pictures]
+    lengths = gallery.prefix_lengths
     blank = Image.new("RGB", pictures[0].size)
+    prefixes = [small(gallery.prefixes[i].get(k, blank)) for i in gallery.prefixed for k in lengths]
     return {
-        "name": wall.name,
-        "drawn": wall.drawn,
-        "url": sheet(pictures, WALL_COLUMNS),
-        "nearest": sheet([small(picture) for picture in wall.nearest], WALL_COLUMNS) if _is_rebuilt(wall) else "",
-        "bars": bars(wall.colours, wall.copied, PALETTE),
-        "columns": WALL_COLUMNS,
-        "rows": -(-len(pictures) // WALL_COLUMNS),
+        "name": gallery.name,
+        "drawn": gallery.drawn,
+        "url": sheet(pictures, GALLERY_COLUMNS),
+        "nearest": sheet([small(picture) for picture in gallery.nearest], GALLERY_COLUMNS)
+        if gallery.is_rebuilt
+        else "",
+        "bars": bars(gallery.colours, gallery.copied, PALETTE),
+        "columns": GALLERY_COLUMNS,
+        "rows": -(-len(pictures) // GALLERY_COLUMNS),
         "count": len(pictures),
-        "folder": night.folder(out, wall.name).relative_to(out).as_posix(),
-        "facts": wall.facts,
+        "folder": night.folder(out, gallery.name).relative_to(out).as_posix(),
+        "facts": gallery.facts,
         "prefixes": {
             "lengths": lengths,
-            "pictures": len(numbers),
-            "url": sheet([small(wall.prefixes[i].get(k, blank)) for i in numbers for k in lengths], len(lengths))
-            if numbers
-            else "",
+            "pictures": len(gallery.prefixed),
+            "url": sheet(prefixes, len(lengths)) if prefixes else "",
         },
     }
 
 
-def _reconstructions(walls: list[Wall], originals: Originals) -> dict[str, Any]:
-    """Held-out images beside what the codec makes of their tokens, and the mean error over all of the wall."""
-    held_out = next((wall for wall in walls if not wall.drawn), None)
+def _reconstructions(galleries: list[Gallery], originals: Originals) -> dict[str, Any]:
+    """Held-out images beside what the codec makes of their tokens."""
+    held_out = next((gallery for gallery in galleries if not gallery.drawn), None)
     if held_out is None:
         return {}
     real = [originals.picture((int(row[0, 0]), int(row[0, 1]))) for row in held_out.sources]
-    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None]
+    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None][:RECONSTRUCTED]
     if not pairs:
         return {}
-    errors = [np.square(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in pairs]
-    few = pairs[:RECONSTRUCTED]
-    return {
-        "url": sheet([small(picture) for pair in zip(*few, strict=True) for picture in pair], len(few)),
-        "count": len(few),
-        "of": len(pairs),
-        "error": float(np.mean(np.sqrt(errors))),
-    }
+    shown = [small(picture) for pair in zip(*pairs, strict=True) for picture in pair]
+    return {"url": sheet(shown, len(pairs)), "count": len(pairs)}
 
 
-def _stitched(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
-    """The sources of the first pictures of the first wall, most tokens first."""
+def _stitched(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, Any]]:
+    """The sources of the first pictures of the first gallery, most tokens first."""
     rows = []
-    for i, sources in enumerate(walls[0].sources[:STITCHED]):
+    for i, sources in enumerate(galleries[0].sources[:STITCHED]):
         parts = shares(sources[:, :2])
-        rows.append(
-            {
-                "picture": i,
-                "parts": [(gallery.numbers[place], count) for place, count in parts[:MOST_SOURCES]],
-                "others": len(parts) - MOST_SOURCES,
-            }
-        )
+        shown = [(real_images.numbers[place], count) for place, count in parts[:MOST_SOURCES]]
+        rows.append({"picture": i, "parts": shown, "others": len(parts) - MOST_SOURCES})
     return rows
 
 
-def _kinds(walls: list[Wall], gallery: Gallery) -> list[dict[str, Any]]:
-    """Each kind of picture with its definition and the first example on the walls."""
+def _kinds(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, Any]]:
+    """Each kind of picture with its definition and the first generated example."""
+    drawn = [(w, gallery.facts) for w, gallery in enumerate(galleries) if gallery.drawn]
     rows = []
     for key, (name, definition) in KINDS.items():
-        found = [(w, i) for w, wall in enumerate(walls) for i in range(len(wall.facts)) if wall.kind(i) == key]
-        drawn = [(w, i) for w, i in found if walls[w].drawn]
+        found = ((w, i, fact) for w, facts in drawn for i, fact in enumerate(facts) if fact["kind"] == key)
         row: dict[str, Any] = {"name": name, "definition": definition, "example": None}
-        if drawn:
-            w, i = drawn[0]
-            row |= {"example": drawn[0], "nearest": gallery.numbers[tuple(walls[w].facts[i]["nearest"])]}
+        if example := next(found, None):
+            row |= {"example": example[:2], "nearest": real_images.numbers[tuple(example[2]["nearest"])]}
         rows.append(row)
     return rows
 
@@ -278,34 +264,34 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w./:~])/(?:[^\s/'\"<>;,]+/)+([^\s/'\"<>;,]*)", r".../\1", text)
 
 
-def _data(walls: list[Wall], gallery: Gallery, manifests: list[Any]) -> str:
+def _data(galleries: list[Gallery], real_images: RealImages, manifests: list[Any]) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
     names = short_names([m.dataset.name for m in manifests])
     data = {
         "datasets": [{"name": n, "classes": list(m.class_names)} for n, m in zip(names, manifests, strict=True)],
-        "images": [[*place, label] for place, label in zip(gallery.places, gallery.labels, strict=True)],
-        "thumbnails": len(gallery.thumbnails),
+        "images": [[*place, label] for place, label in zip(real_images.places, real_images.labels, strict=True)],
+        "thumbnails": len(real_images.thumbnails),
         "kinds": {key: name for key, (name, _) in KINDS.items()},
-        "walls": {wall.name: _wall_data(wall, gallery) for wall in walls},
+        "galleries": {gallery.name: _gallery_data(gallery, real_images) for gallery in galleries},
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _wall_data(wall: Wall, gallery: Gallery) -> dict[str, Any]:
+def _gallery_data(gallery: Gallery, real_images: RealImages) -> dict[str, Any]:
     pictures = []
-    for row, fact, colours in zip(wall.sources, wall.facts, wall.colours, strict=True):
-        numbers = [gallery.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
+    for row, fact, colours in zip(gallery.sources, gallery.facts, gallery.colours, strict=True):
+        numbers = [real_images.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
         picture = {"colours": "".join(f"{colour:x}" for colour in colours), "sources": numbers} | fact
-        picture |= {key: gallery.numbers[tuple(fact[key])] for key in REAL if key in fact}
+        picture |= {key: real_images.numbers[tuple(fact[key])] for key in REAL if key in fact}
         if (row[:, 2] != np.arange(len(row))).any():
             picture["positions"] = row[:, 2].tolist()
         pictures.append(picture)
     return {
-        "drawn": wall.drawn,
-        "rebuilt": _is_rebuilt(wall),
+        "drawn": gallery.drawn,
+        "rebuilt": gallery.is_rebuilt,
         "pictures": pictures,
-        "prefixed": sorted(i for i in wall.prefixes if i < len(pictures)),
-        "lengths": sorted({length for prefixes in wall.prefixes.values() for length in prefixes}),
+        "prefixed": gallery.prefixed,
+        "lengths": gallery.prefix_lengths,
     }
 
 
@@ -315,10 +301,8 @@ def _seconds(sources: Sources) -> dict[str, float]:
     info = sources.index.info
     found = {f"tokenizing {folder.manifest.dataset.name}": folder.seconds() for folder in sources.originals.folders}
     found["building the index"] = info["seconds"] + info["verify_seconds"]
-    for name, seconds in night.seconds.items():
-        if name in (*night.samplers, *STEPS, HELD_OUT):  # and not of a sampler that this night leaves out
-            found[name] = seconds
-    return found
+    steps = (*night.samplers, *STEPS, HELD_OUT)  # and not a sampler that this night leaves out
+    return found | {name: seconds for name, seconds in night.seconds.items() if name in steps}
 
 
 def _csv(runs: list[Run], real: Figures) -> str:

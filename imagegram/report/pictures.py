@@ -1,4 +1,4 @@
-"""The pictures of the page: the galleries of every run, the originals of the data sets, and sheets as data: URLs."""
+"""The pictures of the page: the pictures of every run, the originals of the data sets, and sheets as data: URLs."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from imagegram.metrics.held_out import HeldOut
 from imagegram.report.sheets import as_picture
 from imagegram.tokens import TokenFolder
 
-MOST = 64  # pictures of a wall
+MOST = 64  # pictures of a gallery
 HUES = 8  # sources of one picture that have a colour of their own
 SINGLE = 0  # colour of a token whose source gave no other token
 OTHER = HUES + 1  # colour of a token whose source gave several, where eight others gave more
@@ -58,7 +58,7 @@ Place = tuple[int, ...]  # number of the data set, ordinal
 
 
 @dataclass(frozen=True)
-class Wall:
+class Gallery:
     """Pictures of one run, in the order in which they were drawn; facts as in pictures.json."""
 
     name: str
@@ -82,12 +82,23 @@ class Wall:
         k = self.sources.shape[1]
         return np.array([fact.get("steps", [0] * k) for fact in self.facts]) == 0
 
-    def kind(self, i: int) -> str:
-        """What picture `i` is, one of KINDS of measure/copying.py."""
-        return str(self.facts[i]["kind"])
+    @property
+    def is_rebuilt(self) -> bool:
+        """Whether the nearest training image of every picture is there as the codec rebuilds it."""
+        return bool(self.nearest) and len(self.nearest) == len(self.pictures)
+
+    @property
+    def prefixed(self) -> list[int]:
+        """The pictures that are there from fewer tokens as well."""
+        return sorted(i for i in self.prefixes if i < len(self.pictures))
+
+    @property
+    def prefix_lengths(self) -> list[int]:
+        """How many tokens these are decoded from."""
+        return sorted({length for prefixes in self.prefixes.values() for length in prefixes})
 
 
-def read_wall(name: str, folder: Path, drawn: bool = True) -> Wall:
+def read_gallery(name: str, folder: Path, drawn: bool = True) -> Gallery:
     """The first MOST pictures of a finished folder."""
     facts = read_json(folder / "pictures.json")[:MOST]
     numbers = range(len(facts))
@@ -95,7 +106,7 @@ def read_wall(name: str, folder: Path, drawn: bool = True) -> Wall:
     for file in sorted(folder.glob("prefix_*_*.png")):
         _, picture, tokens = file.stem.split("_")
         prefixes.setdefault(int(picture), {})[int(tokens)] = _opened(file)
-    return Wall(
+    return Gallery(
         name=name,
         pictures=[_opened(folder / f"image_{i:04d}.png") for i in numbers],
         sources=np.load(folder / "sources.npy", mmap_mode="r")[: len(facts)],
@@ -163,13 +174,17 @@ def _open(folder: TokenFolder) -> ImageDataset | None:
     return dataset if dataset.fingerprint == folder.manifest.fingerprint else None
 
 
-class Gallery:
+class RealImages:
     """Every real image that the page refers to, numbered from the most used on; the first ones have a thumbnail."""
 
-    def __init__(self, uses: Counter[Place], originals: Originals, labels: "Labels"):
+    def __init__(self, uses: Counter[Place], originals: Originals, index: Index, held_out: HeldOut):
         self.places = [place for place, _ in uses.most_common()]
         self.numbers = {place: number for number, place in enumerate(self.places)}
-        self.labels = [labels.of(place) for place in self.places]
+        keys = index.images[:, 0] << 40 | index.images[:, 1]  # ascending: data sets and ordinals are in order
+        known = dict(zip(map(tuple, held_out.origins.tolist()), held_out.labels.tolist(), strict=True))
+        rows = np.searchsorted(keys, [number << 40 | ordinal for number, ordinal in self.places]).clip(0, len(keys) - 1)
+        labels = index.images[rows, 2].tolist()
+        self.labels = [known.get(place, label) for place, label in zip(self.places, labels, strict=True)]  # -1: none
         side = min(SIDE, max(folder.manifest.image_size for folder in originals.folders))
         affordable = self.places[: MOST_PIXELS // side**2]
         self.thumbnails = [originals.thumbnail(place) for place in affordable]
@@ -183,23 +198,6 @@ def colour_of(sampler: str) -> str:
     """
     known = next((colour for name, colour in COLOURS.items() if sampler.startswith(name)), "")
     return known or SPARE[zlib.crc32(sampler.encode()) % len(SPARE)]
-
-
-class Labels:
-    """The class of every image of the index and of the held-out ones, by its place."""
-
-    def __init__(self, index: Index, held_out: HeldOut):
-        self._keys = index.images[:, 0] << 40 | index.images[:, 1]  # ascending: data sets and ordinals are in order
-        self._labels = index.images[:, 2]
-        places = zip(held_out.origins.tolist(), held_out.labels.tolist(), strict=True)
-        self._held_out = {(number, ordinal): label for (number, ordinal), label in places}
-
-    def of(self, place: Place) -> int:
-        """The class, -1 where the data set has none."""
-        if place in self._held_out:
-            return int(self._held_out[place])
-        row = int(np.searchsorted(self._keys, place[0] << 40 | place[1]))
-        return int(self._labels[row])
 
 
 def small(picture: Image.Image) -> Image.Image:

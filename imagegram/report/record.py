@@ -83,15 +83,11 @@ def figure_lines(out: Path, night: Night) -> list[str]:
 
 def machine() -> str:
     """This machine in a few words."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cores()} cores ({platform.machine()}), {memory:.0f} GiB of memory, {gpu()}"
-
-
-def gpu() -> str:
-    """The name of the GPU that is used."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{cores()} cores ({platform.machine()}), {memory:.0f} GiB of memory, {gpu}"
 
 
 def versions() -> dict[str, str]:

@@ -163,12 +163,12 @@ def test_a_picture_stands_beside_the_real_images_that_it_is_compared_with(show: 
     assert said_of(page) == "Token 2 of 6 was given."
 
 
-def test_the_wall_is_sorted_and_two_walls_stand_side_by_side(show: Any) -> None:
+def test_the_gallery_is_sorted_and_two_galleries_stand_side_by_side(show: Any) -> None:
     page = show()
     page.select_option("#choose", NAME)
     page.select_option("#beside", "copies")
-    walls = [page.locator(f'section[id="{name}"]').bounding_box() for name in (NAME, "copies")]
-    assert walls[0]["y"] == walls[1]["y"] or abs(walls[0]["x"] - walls[1]["x"]) > 100
+    galleries = [page.locator(f'section[id="{name}"]').bounding_box() for name in (NAME, "copies")]
+    assert galleries[0]["y"] == galleries[1]["y"] or abs(galleries[0]["x"] - galleries[1]["x"]) > 100
     page.select_option("#order", "nearest")
     labels = page.locator(f'section[id="{NAME}"] .picture .sprite').evaluate_all(
         "all => all.map((e) => e.getAttribute('aria-label'))"

@@ -117,7 +117,7 @@ def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -
     data = json.loads(page.data)
     for name in ("copies", "two words", "unigram"):
         sources = np.load(night.night.folder(night.out, name) / "sources.npy")
-        pictures = data["walls"][name]["pictures"]
+        pictures = data["galleries"][name]["pictures"]
         assert len(pictures) == 20
         for row, picture in zip(sources, pictures, strict=False):
             places = [tuple(data["images"][number][:2]) for number in picture["sources"]]
@@ -149,7 +149,7 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
         digits = [np.array([others // 3**d % 3 - row // 3**d % 3]) for d in range(3)]
         return np.sqrt(sum(np.square(digit.astype(float)).sum(-1) for digit in digits))[0]
 
-    for row, picture in zip(tokens, data["walls"]["completes"]["pictures"], strict=False):
+    for row, picture in zip(tokens, data["galleries"]["completes"]["pictures"], strict=False):
         given = held_out[tuple(data["images"][picture["given"]][:2])]
         assert given[:2].tolist() == row[:2].tolist()
         assert picture["sources"][:2] == [-1, -1]
@@ -165,7 +165,7 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     page = Page(tmp_path / "report.html")
     assert "copies failed" in page.text
     assert "a reason with <angles>" in page.text
-    assert set(json.loads(page.data)["walls"]) == {"two words", "unigram", "completes", "held-out"}
+    assert set(json.loads(page.data)["galleries"]) == {"two words", "unigram", "completes", "held-out"}
 
 
 def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     folders = sources.index.token_folders()
     write_page(Sources(tmp_path, sources.night, sources.index, sources.held_out, type(sources.originals)(folders)))
     page = Page(tmp_path / "report.html")
-    assert "without a picture" in page.source or "s-gallery" in page.source
+    assert "without a picture" in page.source or "s-real" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
 
 
@@ -226,8 +226,8 @@ def replace_path(index: Index, codec: str) -> Index:
 
 def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sources, page: Page) -> None:
     data = json.loads(page.data)
-    assert data["walls"]["copies"]["rebuilt"]
-    assert not data["walls"]["held-out"]["rebuilt"]
+    assert data["galleries"]["copies"]["rebuilt"]
+    assert not data["galleries"]["held-out"]["rebuilt"]
     folder = night.night.folder(night.out, "copies")
     facts = json.loads((folder / "pictures.json").read_text())
     exact = [i for i, fact in enumerate(facts) if fact["differs"] == 0]
