@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
+VERSION = 1  # one more with every change of the code that changes what a training ends with
 IMAGE_SIZES = (32, 64)  # pixels
 MOST_DATA_SETS = 12  # four images of each in every step
 
@@ -140,16 +141,17 @@ def start_model(config: Config) -> "TinyFlexTok":
 def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") -> dict[str, Any]:
     """What the weights are made from: a training goes on only from checkpoints of the same."""
     from imagegram.codec import miniatures
-    from imagegram.files import sha256
 
     folder = miniatures.find(config.start) if config.start else None
     return {
+        "version": VERSION,
         "data_sets": {images.name: images.fingerprint for images in data},
+        "columns": [[images.image_column, images.label_column] for images in data],
         "split": config.each.split,
         "images": [len(images.pixels) for images in data],
         "image_size": config.image_size,
         "start": config.start,
-        "start_revision": sha256(folder / miniatures.WEIGHTS)[:16] if folder else "",
+        "start_revision": miniatures.revision(folder) if folder else "",
         "encoder_steps": steps[0],
         "decoder_steps": steps[1],
         "seed": config.seed,
@@ -158,7 +160,9 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
 
 def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
-    changed = changes(place.record() or recipe, recipe)
+    # What older versions did not record was as it is now.
+    before = {key: recipe[key] for key in ("version", "columns")} | (place.record() or recipe)
+    changed = changes(before, recipe)
     if set(changed) == {"decoder_steps"}:
         # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.
         print(f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first step")

@@ -55,17 +55,19 @@ def main(config: Config) -> None:
     from experiments.scaling.corpora import load
     from experiments.scaling.plots import draw_all
     from experiments.scaling.run import COSTS, Runner, write_results
+    from imagegram.artifact import Artifact
+    from imagegram.overnight.plan import folder_names
 
     started = time.monotonic()
+    Artifact(config.out, "study").claim()
 
     print("1. Tokenize")
     scenes = QUICK_SCENES if config.quick else config.scenes
     data = {}
-    for name in config.datasets:
+    for name, folder in zip(config.datasets, folder_names(config.datasets), strict=True):
         codec = CODECS.get(Path(name).name, config.codec)
         spec = DatasetSpec("shapes", images=scenes) if name == "shapes" else DatasetSpec.of_each([name], config.each)[0]
-        one = load(spec, config.out, codec)
-        data[one.name] = one
+        data[folder] = load(spec, config.out, codec, folder)
 
     print("2. Measure the points")
     tasks = [task for one in data.values() for task in plan(one, config.quick)]

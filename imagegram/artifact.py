@@ -43,7 +43,10 @@ KINDS = {
     "run": Kind("results of a night", "night.json", "samplers", guests=r"(tokens|index|codec).*"),
     "codec": Kind("a codec", "training/recipe.json", "encoder_steps"),
     "linear": Kind("a linear codec", "linear.json", "fingerprint"),
-    "study": Kind("a study", guests=r"points|tokens.*|indexes|results\.csv"),
+    "study": Kind(
+        "a study",
+        guests=r"points|indexes|results\.csv|(copies|bits|matches|predictions|coherence)\.png|digits|shapes",
+    ),
 }
 
 
@@ -111,8 +114,7 @@ class Artifact:
 
     def lock(self, rank: int = 0) -> AbstractContextManager[None]:
         """Hold the folder for this process; UserError names the process that holds it already."""
-        file = self.lock_file(rank)
-        return run_lock(file.parent, file.name)
+        return run_lock(self.path, self.lock_file(rank))
 
     def require_space(self, bytes_needed: float) -> None:
         """UserError where the disk has less room than that."""

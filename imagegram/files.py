@@ -41,7 +41,8 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
-            raise UserError(f"cannot write {path} ({error}): fix that, then run the same command again") from None
+            what = f"put {path.parent} back" if error.errno == errno.ENOENT else "fix that"
+            raise UserError(f"cannot write {path} ({error}): {what}, then run the same command again") from None
         raise UserError(
             f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
             "free some space, then run the same command again"
@@ -116,16 +117,16 @@ def sha256(path: Path, told: Callable[[int], object] | None = None) -> str:
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold `folder` for this process; a second run fails at once and names the holder.
+def run_lock(folder: Path, file: Path) -> Iterator[None]:
+    """Hold `folder` for this process by a lock on `file`; a second run fails at once and names the holder.
 
     A file system without locks (some network mounts) is used without one, and a line says so.
 
     The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A record lock, not
     flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("a+") as f:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -166,6 +166,11 @@ class TokenFolder:
         part = self.range(shard)
         return self.asked[part.start : part.stop]
 
+    @property
+    def pictures(self) -> tuple[str, str]:
+        """Equal where two folders have the pictures of one data set; a table may have several columns of them."""
+        return self.manifest.fingerprint, self.manifest.image_column
+
     @functools.cached_property
     def asked(self) -> NDArray[np.int64]:
         """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""

@@ -91,6 +91,15 @@ def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
             os._exit(0)
         os.wait()
         assert os.read(reader, 2) == bytes([True, False])
+    with index.lock():
+        if os.fork() == 0:
+            try:
+                index.lock().__enter__()
+            except UserError as error:
+                os.write(writer, str(error).encode())
+            os._exit(0)
+        os.wait()
+        assert os.read(reader, 999).decode().startswith(f"{index.path} is in use by process {os.getpid()}: wait")
 
 
 def test_changes_name_what_differs_however_deep() -> None:

@@ -27,7 +27,7 @@ def test_without_locks_the_run_goes_on_with_a_warning(
 
     monkeypatch.setattr(fcntl, "lockf", fails)
     monkeypatch.setattr(os, "lockf", fails)
-    with run_lock(tmp_path):
+    with run_lock(tmp_path, tmp_path / ".lock"):
         assert not is_held(tmp_path / ".lock")  # nobody waits for a lock that nobody can hold
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -41,7 +41,7 @@ def test_a_held_lock_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(fcntl, "lockf", fails)
     monkeypatch.setattr(os, "lockf", fails)
-    with pytest.raises(UserError, match="in use by process unknown"), run_lock(tmp_path):
+    with pytest.raises(UserError, match="in use by process unknown"), run_lock(tmp_path, tmp_path / ".lock"):
         pass
     assert is_held(tmp_path / ".lock")
 

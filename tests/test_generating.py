@@ -70,7 +70,11 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         {"held_out": replace(held_out, tokens=held_out.tokens[::-1])},
         {"held_out": replace(held_out, labels=held_out.labels[::-1])},
         {"draw": Draw(Aligned(context=1))},
+        {"draw": Draw(Aligned(), length=3)},
+        {"draw": Draw(Aligned(), prompt=1)},
         {"sequences": 6},
+        {"prefixes": 1},
+        {"noises": 1},
         {"seed": 1},
         {"timesteps": 3},
         {"guidance_scale": 1.5},
@@ -78,5 +82,9 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         assert is_made(**change), change
         assert not is_made(**change), change
         assert is_made()
-    monkeypatch.setattr("imagegram.generating.FIGURES_VERSION", 99)
+    assert is_made(decoded=5)
+    assert not is_made(decoded=9)  # there are five
     assert is_made()
+    for constant in ("generating.FIGURES_VERSION", "samplers.Aligned.version"):
+        monkeypatch.setattr(f"imagegram.{constant}", 99)
+        assert is_made(), constant

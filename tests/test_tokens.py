@@ -1,7 +1,7 @@
 """The contract of token folders: what is finished, what is damaged, what is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,5 +158,17 @@ def test_more_than_a_hundred_bad_images_and_more_than_one_in_a_hundred_are_too_m
 
 
 def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="fix that"), atomic(tmp_path / "gone" / "x") as file:
+    with pytest.raises(UserError, match=r"put .*gone back, then"), atomic(tmp_path / "gone" / "x") as file:
         file.write_text("")
+
+
+OF_PLACES = {"dataset", "codec"}  # the same data and weights may lie elsewhere
+
+
+@pytest.mark.parametrize("changed", [field.name for field in fields(Manifest) if field.name not in OF_PLACES])
+def test_tokens_are_refused_whenever_anything_that_they_depend_on_changes(tmp_path: Path, changed: str) -> None:
+    other = {str: "another", int: 7, float: 0.7, tuple: (7, 7)}[type(getattr(MANIFEST, changed))]
+    TokenFolder.create(tmp_path, MANIFEST)
+    with pytest.raises(UserError, match=rf"holds .*tokens.* \({changed}: .*choose another folder with --out"):
+        TokenFolder.create(tmp_path, replace(MANIFEST, **{changed: other}))  # type: ignore[arg-type]
+    TokenFolder.create(tmp_path, replace(MANIFEST, dataset=DatasetSpec("elsewhere"), codec="moved"))

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from imagegram.codec import Codec
 from imagegram.codec.familiarity import codes_in_use, flat_errors, reconstruction_errors
 from imagegram.files import atomic
-from imagegram.metrics.coherence import CLASSIFIER_VERSION, Classifier, seen, train_classifier
+from imagegram.metrics.coherence import Classifier, seen, train_classifier
 from imagegram.metrics.intervals import Figure, wilson
+from imagegram.metrics.registry import FIGURES_VERSION
 from training.images import Images
 from training.losses import KEEPS
 
@@ -35,7 +36,8 @@ def load_classifier(images: Images, path: Path) -> Classifier:
     labels = images.labels[~images.held_out]
     classifier = Classifier(int(images.labels.max()) + 1)
     steps = CLASSIFIER_STEPS[len(labels) >= MANY]
-    key = f"{images.fingerprint} {int((~images.held_out).sum())} {steps} {TRAINED_ON} {CLASSIFIER_VERSION}"
+    of = f"{images.fingerprint} {images.image_column} {images.label_column} {len(labels)}"
+    key = f"{of} {steps} {TRAINED_ON} {FIGURES_VERSION}"
     kept = torch.load(path, weights_only=True) if path.exists() else {}
     if kept.get("key") != key:
         print(f"training the classifier of {images.name}", flush=True)

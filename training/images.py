@@ -26,6 +26,8 @@ class Images:
     pixels: Tensor  # uint8 [N, 3, S, S]
     labels: Tensor  # int64 [N], -1 where there is none
     held_out: Tensor  # bool [N]
+    image_column: str = ""  # of a table
+    label_column: str = ""
 
     @property
     def training(self) -> Tensor:
@@ -90,7 +92,8 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
 
     # 2) Split as tokenizing does, by the place in the data set.
     out = torch.from_numpy(source.held_out(ordinals, HELD_OUT_SHARE))
-    images = Images(source.name, source.fingerprint, pixels[readable], labels[readable], out[readable])
+    columns = source.image_column, source.label_column
+    images = Images(source.name, source.fingerprint, pixels[readable], labels[readable], out[readable], *columns)
     bad = len(ordinals) - len(images.pixels)
     if bad:
         print(f"{source.name}: {bad} of {len(ordinals)} images cannot be read and are left out")

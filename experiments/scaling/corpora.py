@@ -1,12 +1,15 @@
 """Corpora of the scaling study: so many training images of a data set, from which an index of their own is built."""
 
 import contextlib
+import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.data.dataset import permutation
 from imagegram.data.spec import DatasetSpec
@@ -37,14 +40,18 @@ class Data:
         holds number 0 of every smaller one."""
         return self.training[number * images : (number + 1) * images]
 
+    def digest(self, images: int, number: int) -> str:
+        """A hash of the tokens of a corpus."""
+        return hashlib.sha256(self.corpus(images, number).tobytes()).hexdigest()[:16]
+
     def corpora(self, images: int) -> int:
         """How many disjoint corpora of so many images there are."""
         return min(CORPORA, len(self.training) // images)
 
 
-def load(dataset: DatasetSpec, out: Path, codec: str) -> Data:
-    """Tokenize a data set into `out`/NAME/tokens, if that is not done, and read it. NAME: the last part of its name."""
-    name = Path(dataset.name).name
+def load(dataset: DatasetSpec, out: Path, codec: str, name: str = "") -> Data:
+    """Tokenize a data set into `out`/NAME/tokens, if that is not done, and read it; "": the last part of its name."""
+    name = name or Path(dataset.name).name
     folder = tokenize_dataset(dataset, out / name / "tokens", Options(codec=codec))
     corpus = folder.load()
     training = corpus.tokens[~corpus.held_out]
@@ -65,18 +72,25 @@ def sizes(data: Data, wanted: tuple[int, ...]) -> list[int]:
 
 
 def open_index(data: Data, images: int, number: int, place: Path) -> Index:
-    """The index of a corpus, built below `place` where that is not done; what the build prints goes to a log there."""
+    """The index of a corpus, built below `place` where that is not done; what the build prints goes to a log there.
+
+    That of another corpus, from before the data set or the code changed, is replaced.
+    """
     place.mkdir(parents=True, exist_ok=True)
     rows = data.corpus(images, number)
     manifest = replace(
         data.folder.manifest,
         dataset=DatasetSpec(f"{data.name}, corpus {number} of {images}"),
+        fingerprint=data.digest(images, number),
         images=len(rows),
         available=len(rows),
         held_out_share=0.0,
         shard_size=max(len(rows), 1),
     )
-    folder = TokenFolder.create(place / "tokens", manifest)
+    tokens = place / "tokens"
+    if Artifact(tokens, "tokens").record() != manifest.to_json():
+        shutil.rmtree(tokens, ignore_errors=True)
+    folder = TokenFolder.create(tokens, manifest)
     for shard in folder.pending():
         folder.write(shard, rows, np.full(len(rows), -1), {}, 0.0)
     with (place / "log.txt").open("a") as log, contextlib.redirect_stdout(log):

@@ -14,12 +14,15 @@ from experiments.common import write_table
 from experiments.scaling import points
 from experiments.scaling.corpora import Data, open_index
 from experiments.scaling.points import Row
+from imagegram.artifact import Artifact
 from imagegram.codec import Codec, load_codec
 from imagegram.codec.decoding import Decoder
-from imagegram.files import read_json, run_lock, write_json
+from imagegram.files import read_json, write_json
 from imagegram.metrics.coherence import MOST, Classifiers
+from imagegram.metrics.registry import FIGURES_VERSION
+from imagegram.samplers import Kernel
 
-FORMAT = 2  # of a point's file: another one is measured again
+FORMAT = 2  # one more with every change of the code that changes a point
 COLUMNS = ["dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high"]
 # The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
 # images. They only weigh the progress bar.
@@ -62,8 +65,8 @@ class Runner:
 
     def run(self, tasks: list[Task]) -> None:
         """Measure every point that is not finished, with a bar over the work that is left."""
-        with run_lock(self.out / "points"):
-            missing = [task for task in tasks if read_point(self.out, task, self.tokens(task)) is None]
+        with Artifact(self.out, "study").lock():
+            missing = [task for task in tasks if read_point(self.out, task, self.key(task)) is None]
             print(f"{len(tasks) - len(missing)} of {len(tasks)} points are finished")
             with tqdm(total=round(sum(task.cost for task in missing)), unit="work", smoothing=0) as bar:
                 for number, task in enumerate(missing, 1):
@@ -71,14 +74,22 @@ class Runner:
                     started = time.monotonic()
                     rows = list(self.measure(task))
                     seconds = round(time.monotonic() - started, 2)
-                    point = {"format": FORMAT, "tokens": self.tokens(task), "seconds": seconds, "rows": rows}
-                    write_json(point_file(self.out, task), point)
+                    point = {"key": self.key(task), "seconds": seconds, "rows": rows}
+                    file = point_file(self.out, task)
+                    file.parent.mkdir(exist_ok=True)
+                    write_json(file, point)
                     bar.update(round(task.cost))
 
-    def tokens(self, task: Task) -> str:
-        """What a point was measured on, for comparison: the data set's content and the codec's weights."""
-        manifest = self.data[task.dataset].folder.manifest
-        return f"{manifest.fingerprint} {manifest.codec} {manifest.revision}"
+    def key(self, task: Task) -> dict[str, Any]:
+        """All that a point depends on, beside the images and the corpus, which stand in its name."""
+        data = self.data[task.dataset]
+        return {
+            "tokens": data.folder.contents(),
+            "corpus": data.digest(task.images, task.corpus),
+            "format": FORMAT,
+            "figures": FIGURES_VERSION,
+            "kernel": Kernel.version,
+        }
 
     def measure(self, task: Task) -> Iterator[Row]:
         """The rows of a point."""
@@ -115,11 +126,11 @@ def point_file(out: Path, task: Task) -> Path:
     return out / "points" / f"{task.name}.json"
 
 
-def read_point(out: Path, task: Task, tokens: str) -> dict[str, Any] | None:
-    """A finished point of the same tokens; None where it has to be measured."""
+def read_point(out: Path, task: Task, key: dict[str, Any]) -> dict[str, Any] | None:
+    """A finished point of the same key; None where it has to be measured."""
     file = point_file(out, task)
     point: dict[str, Any] = read_json(file) if file.exists() else {}
-    return point if (point.get("format"), point.get("tokens")) == (FORMAT, tokens) else None
+    return point if point.get("key") == key else None
 
 
 def write_results(out: Path, tasks: list[Task]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
+from imagegram.files import sha256
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS = "weights.safetensors"
@@ -33,6 +34,11 @@ def find(name: str) -> Path | None:
             f"the training of the codec {folder} is not finished: the command that began it goes on from there"
         )
     return None
+
+
+def revision(folder: Path) -> str:
+    """What tells the weights in a miniature's folder from others."""
+    return sha256(folder / WEIGHTS)[:16]
 
 
 def own_error(card: dict[str, Any]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from imagegram.codec import miniatures
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_bytes, to_signed
-from imagegram.files import read_json, sha256
+from imagegram.files import read_json
 from imagegram.machine import has_bfloat16, single_threads
 
 # Images whose activations fit in a core's cache.
@@ -33,7 +33,7 @@ class TinyCodec:
         card = folder / miniatures.CARD
         self.name = name
         self.model = TinyFlexTok.load(weights)
-        self.revision = sha256(weights)[:16]
+        self.revision = miniatures.revision(folder)
         self.own_error = miniatures.own_error(read_json(card)) if card.exists() else None
         self.image_size = self.model.config.image_size
         self.tokens_per_image = self.model.config.tokens

@@ -174,15 +174,16 @@ class ImageDataset:
 
 
 def check_different(datasets: Iterable[Any]) -> None:
-    """UserError where two of them, each with a name and a fingerprint, are one under whatever names."""
-    first: dict[str, str] = {}
+    """UserError where two of them are one under whatever names: each has a name, a fingerprint and an image_column."""
+    first: dict[tuple[str, str], str] = {}
     for dataset in datasets:
-        if dataset.fingerprint in first:
+        pictures = dataset.fingerprint, dataset.image_column
+        if pictures in first:
             raise UserError(
-                f"{first[dataset.fingerprint]} and {dataset.name} are the same data set: its images would all be "
-                "copies of each other, name it once"
+                f"{first[pictures]} and {dataset.name} are the same data set: its images would all be copies of each "
+                "other, name it once"
             )
-        first[dataset.fingerprint] = dataset.name
+        first[pictures] = dataset.name
 
 
 def counted(left_out: Sequence[LeftOut]) -> list[str]:

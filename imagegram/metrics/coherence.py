@@ -36,6 +36,7 @@ from imagegram.index.folder import Index
 from imagegram.machine import has_bfloat16, single_threads
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import bootstrap, mean
+from imagegram.metrics.registry import FIGURES_VERSION
 
 LEAST = 40
 MOST = 400  # held-out images: fewer say nothing, more are not decoded
@@ -45,7 +46,6 @@ SEED = 0
 K = 5  # neighbours, of density and coverage
 SIDE = 32  # pixels that classifiers and teachers see
 WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
-CLASSIFIER_VERSION = 2  # one more with every change of the code that changes a trained classifier
 Floats = NDArray[np.float64]
 
 # They are drawn from torch's own generator, which threads share.
@@ -239,7 +239,7 @@ def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -
 
     Not the versions of torch and of the processor's arithmetic, which change the last digits of any figure.
     """
-    settings = [CLASSIFIER_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
+    settings = [FIGURES_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
     decoded = [codec.name, codec.revision, codec.precision, codec.timesteps, codec.guidance_scale]
     inputs = {"index": index.identity, "held_out": held_out.content, "length": length}
     return json.dumps(inputs | {"settings": settings, "codec": decoded})

@@ -21,8 +21,8 @@ from imagegram.index.folder import Index
 from imagegram.metrics.coherence import SEED, Classifiers, chosen_rows
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import Figure, from_json, mean, to_json, wilson
+from imagegram.metrics.registry import FIGURES_VERSION
 
-FIDELITY_VERSION = 1  # one more with every change of the code that changes the figures
 MOST_TRAINING = 2000  # originals that train the classifier
 CELLS = 4  # on a side of an image, each with its histogram of edges and its mean colour
 ANGLES = 8  # of edges
@@ -65,7 +65,7 @@ class Fidelity:
 def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, original: Read) -> Fidelity | None:
     """Measure what the tokenizer keeps, once for an index; None where the originals are gone."""
     path = _file(index)
-    key = {"version": FIDELITY_VERSION, "classifiers": json.loads(classifiers.key), "most": MOST_TRAINING}
+    key = {"version": FIGURES_VERSION, "classifiers": json.loads(classifiers.key), "most": MOST_TRAINING}
     if path.exists() and read_json(path)["key"] == key:
         return read_fidelity(index)
     chosen = chosen_rows(held_out, np.random.default_rng(SEED))

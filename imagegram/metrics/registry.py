@@ -9,7 +9,9 @@ from typing import Any
 
 from imagegram.metrics.intervals import Figure, number_text
 
-FIGURES_VERSION = 2  # one more with every change of the code that changes a figure of report.json
+# One more with every change of the code that changes a figure, or a classifier that is kept for them: all that was
+# measured before is then measured anew.
+FIGURES_VERSION = 2
 Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
 
 

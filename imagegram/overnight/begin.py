@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError, summary
+from imagegram.codec import miniatures
 from imagegram.files import read_json, remove_leftovers
 from imagegram.index.folder import Index
 from imagegram.overnight.log import logged
@@ -61,7 +62,8 @@ def say_end(plan: Plan, night: Night, started: float) -> None:
 def finished_before(plan: Plan) -> Night | None:
     """The finished night of the same plan in its folder; None where there is none, or some of its files are gone.
 
-    Reads neither the pictures of the data sets nor the codec. A folder of images is looked at again: it may have grown.
+    Reads no picture of the data sets, and of the codec no more than the hash of its weights. A folder of images is
+    looked at again: it may have grown.
     """
     if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():
         return None
@@ -70,6 +72,9 @@ def finished_before(plan: Plan) -> Night | None:
         if not night.complete or night.skipped or night.plan != plan.to_json():
             return None
         index = Index.open(plan.out / "index")
+        miniature = miniatures.find(plan.codec)
+        if miniature and miniatures.revision(miniature) != index.revision:
+            return None  # trained anew
         for data in plan.data:
             folder = TokenFolder.open(plan.token_folder(data))
             if folder.pending():
@@ -99,6 +104,7 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
             "decoded": min(plan.decoded, plan.sequences),
             "prefixes": plan.prefixes,
         }
+        asked.pop("version", None)  # nor where the code is another
         if changed := changes({key: before["request"].get(key) for key in asked}, asked):
             raise UserError(
                 f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "

@@ -14,6 +14,7 @@ from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import nearest_existing, require_space, require_writable
 from imagegram.machine import memory_available
+from imagegram.metrics.registry import FIGURES_VERSION
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
 
@@ -69,6 +70,7 @@ class Plan:
             "prefixes": self.prefixes,
             "seed": self.seed,
             "hours": self.hours,
+            "figures": FIGURES_VERSION,
         }
 
     def check(self) -> None:

@@ -32,6 +32,7 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]  # on the command line, and of folders
+    version: ClassVar[int] = 0  # one more with every change of the code that changes what is drawn
 
     temperature: float = 1.0  # below 1 sharpens the distribution, above 1 flattens it
     top_k: int = 0  # most likely tokens kept; 0: all
@@ -151,7 +152,8 @@ class Sampler(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """What `sampler_from` reads."""
-        return {"sampler": self.name} | self._values()
+        version = {"version": self.version} if self.version else {}
+        return {"sampler": self.name} | version | self._values()
 
     def _values(self) -> dict[str, Any]:
         """All fields, its own first."""

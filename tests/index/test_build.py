@@ -1,5 +1,6 @@
 """Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
 from imagegram.index.table import pointers_at
 from imagegram.machine import Processes
-from imagegram.tokens import SEPARATOR, TERMINATOR
+from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder
 from tests.support.corpora import corpora, index_of, naive_suffixes, token_arrays, token_folder
 from tests.support.kills import killed
 
@@ -216,3 +217,45 @@ def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) ->
     assert link.is_symlink()
     assert (disk / "index.json").exists()
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".old", ".building"))] == []
+
+
+def test_two_columns_of_pictures_of_one_table_are_two_data_sets(tmp_path: Path) -> None:
+    for side, seed in (("left", 0), ("right", 1), ("again", 0)):
+        path = token_folder(tmp_path / side, np.random.default_rng(seed).integers(0, 500, (30, 4)), vocab_size=500)
+        for file in (path / "manifest.json", path / "shard-00000.json"):
+            content = json.loads(file.read_text())
+            content.get("manifest", content).update(
+                fingerprint="of the table", image_column=side.replace("again", "left")
+            )
+            file.write_text(json.dumps(content))
+    both = [tmp_path / "left", tmp_path / "right"]
+    assert build_index(both, tmp_path / "input", tmp_path / "index").num_images == 60
+    with pytest.raises(UserError, match=r"left and .*again hold the same images"):
+        build_index([*both, tmp_path / "again"], tmp_path / "input", tmp_path / "other")
+
+
+def test_an_index_is_built_anew_whenever_anything_it_depends_on_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = np.random.default_rng(0).integers(0, 500, (30, 4))
+    one, two = (token_folder(tmp_path / name, tokens[::step], vocab_size=500) for name, step in (("1", 1), ("2", 2)))
+
+    def is_built(*folders: Path, shard_images: int = 0) -> bool:
+        build_index(folders, tmp_path / "input", tmp_path / "index", shard_images=shard_images)
+        return "is finished, nothing to build" not in capsys.readouterr().out
+
+    assert is_built(one)
+    assert not is_built(one)
+    assert is_built(one, shard_images=20)
+    assert is_built(two)
+    assert is_built(one, two)
+    assert is_built(two, one)
+    labels = np.load(two / "labels-00000.npy")
+    TokenFolder.open(two).write(0, tokens[::2], labels[::-1], {}, 1.0)
+    assert is_built(two, one)
+    TokenFolder.open(two).write(0, tokens[2::2], labels[1:], {0: "torn"}, 1.0)
+    assert is_built(two, one)
+    assert not is_built(two, one)
+    monkeypatch.setattr(indexing, "FORMAT", 99)
+    monkeypatch.setattr("imagegram.index.folder.FORMAT", 99)
+    assert is_built(two, one)

@@ -153,7 +153,7 @@ def test_classifiers_are_trained_anew_whenever_anything_they_depend_on_changes(
         assert trained(**change), change
         assert not trained(**change), change
         assert trained() or "length" in change  # those of another length are kept beside them
-    for constant in ("STEPS", "MOST", "BATCH", "SEED", "CLASSIFIER_VERSION"):
+    for constant in ("STEPS", "MOST", "BATCH", "SEED", "SIDE", "FIGURES_VERSION"):
         with monkeypatch.context() as patch:
             patch.setattr(coherence, constant, getattr(coherence, constant) + 1)
             assert trained(), constant

@@ -63,7 +63,7 @@ def test_it_is_kept_until_an_input_changes(measured, monkeypatch: pytest.MonkeyP
     dark = measured.real // 2
     assert measured(dark) == first == read_fidelity(measured.index)
     assert measured(dark, '{"index": "%s", "revision": "2"}') != first
-    for constant in ("FIDELITY_VERSION", "MOST_TRAINING"):
+    for constant in ("FIGURES_VERSION", "MOST_TRAINING"):
         monkeypatch.setattr(fidelity, constant, getattr(fidelity, constant) - 1)
         assert measured(measured.real).error.value == 0, constant
         assert measured(dark).error.value == 0, constant

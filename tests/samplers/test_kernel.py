@@ -294,7 +294,13 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
     open_kernel(other, CPU)
     assert fit_file(other).read_bytes() != before
     # Fitted otherwise, it is another one.
-    monkeypatch.setattr(module, "RATE", 0.06)
+    key = module._made_from(index, 0)
+    for name in [name for name in vars(module) if name.isupper() and name != "LEAST_IMAGES"]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1)
+            assert module._made_from(index, 0) != key, name
+    assert module._made_from(index, 7) != key
+    monkeypatch.setattr(module, "VERSION", 99)
     open_kernel(index, CPU)
     assert fit_file(index).read_bytes() != before
 

@@ -7,6 +7,7 @@ import pytest
 import overnight_run
 from imagegram import generating, tokenizing
 from imagegram.cli import run_script
+from imagegram.codec import miniatures
 from imagegram.metrics import coherence
 from imagegram.overnight import night
 from imagegram.samplers import Aligned, Ntd
@@ -28,6 +29,7 @@ def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
+    monkeypatch.setattr(miniatures, "revision", lambda folder: codec.revision)
     monkeypatch.setattr(night, "WORKERS", 0)
     monkeypatch.setattr(coherence, "STEPS", 2)
     samplers = {"two": Aligned(), "copies": Ntd(context=9), "one": Aligned(context=0)}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 import train_tiny_flextok as script
-from imagegram.cli import run_script
+from imagegram.artifact import Artifact
+from imagegram.cli import UserError, run_script
 from imagegram.codec import load_codec, miniatures
 from imagegram.codec.tiny import TinyCodec
+from imagegram.data.dataset import DatasetOptions
 from imagegram.data.scenes import scene
 from imagegram.metrics.coherence import Classifier, train_classifier
 from tests.support.fake_codec import FakeCodec
@@ -88,6 +91,11 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path,
         logs = [(folder / "training" / f"{stage}.jsonl").read_text() for folder in (whole, cut)]
         assert logs[0] == logs[1]
 
+    card_file = whole / "card.json"
+    card_of_before = json.loads(card_file.read_text())
+    card_file.unlink()
+    run("whole")
+    assert json.loads(card_file.read_text()) == card_of_before
     written = json.loads((cut / "card.json").read_text())
     assert [Path(name).name for name in written["data_sets"]] == ["classes", "plain"]
     labelled, plain = written["data_sets"].values()
@@ -169,6 +177,54 @@ def test_other_decoder_steps_keep_the_encoder_that_is_finished(
     assert load_codec(str(out)).revision != before.revision
 
 
+def test_a_training_goes_on_only_where_everything_it_depends_on_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats = Images("cats", "fingerprint", torch.zeros(30, 3, 1, 1), torch.zeros(30), torch.arange(30) < 3)
+    asked = script.Config(("cats",), out=tmp_path)
+    script.remember(Artifact(tmp_path, "codec"), script.make_recipe(asked, (10, 20), [cats]))
+
+    def goes_on(steps: tuple[int, int] = (10, 20), data: tuple[Images, ...] = (cats,), **changes: Any) -> bool:
+        recipe = script.make_recipe(replace(asked, **changes), steps, list(data))
+        try:
+            script.remember(Artifact(tmp_path, "codec"), recipe)
+        except UserError as error:
+            assert "belongs to another training (" in str(error)  # noqa: PT017
+            return False
+        return True
+
+    assert goes_on()
+    for change in (
+        {"data": (replace(cats, fingerprint="another"),)},
+        {"data": [replace(cats, image_column="left")]},
+        {"data": [replace(cats, label_column="kind")]},
+        {"data": [replace(cats, name="dogs")]},
+        {"data": [cats, replace(cats, name="dogs")]},
+        {"data": [replace(cats, pixels=cats.pixels[1:])]},
+        {"each": DatasetOptions(split="test")},
+        {"image_size": 64},
+        {"start": "tiny"},
+        {"steps": (11, 20)},
+        {"seed": 1},
+    ):
+        assert not goes_on(**change), change
+    assert goes_on()
+    monkeypatch.setattr(script, "VERSION", 99)
+    assert not goes_on()
+
+
+def test_a_training_that_began_with_weights_does_not_go_on_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Artifact(tmp_path, "codec")
+    asked = script.Config(("cats",), out=tmp_path, start="tiny")
+    script.remember(place, script.make_recipe(asked, (10, 20), []))
+    script.remember(place, script.make_recipe(asked, (10, 20), []))
+    monkeypatch.setattr(miniatures, "revision", lambda folder: "trained anew")
+    with pytest.raises(UserError, match=r"another training \(start_revision"):
+        script.remember(place, script.make_recipe(asked, (10, 20), []))
+
+
 @pytest.mark.parametrize("held_out", [39, 40])
 def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
     monkeypatch: pytest.MonkeyPatch, held_out: int
@@ -219,10 +275,15 @@ def test_the_classifier_of_a_training_is_trained_anew_where_its_images_or_settin
         figures.load_classifier(images, tmp_path / "classifier.pt")
         return "training the classifier" in capsys.readouterr().out
 
-    for changed in (images, replace(images, fingerprint="another"), replace(images, held_out=torch.arange(12) == 0)):
+    for changed in (
+        images,
+        replace(images, fingerprint="another"),
+        replace(images, label_column="x"),
+        replace(images, held_out=torch.arange(12) == 0),
+    ):
         assert is_trained(changed)
         assert not is_trained(changed)
     assert is_trained(images)
-    for constant, value in (("CLASSIFIER_STEPS", (3, 3)), ("TRAINED_ON", 7), ("CLASSIFIER_VERSION", 99)):
+    for constant, value in (("CLASSIFIER_STEPS", (3, 3)), ("TRAINED_ON", 7), ("FIGURES_VERSION", 99)):
         monkeypatch.setattr(figures, constant, value)
         assert is_trained(images), constant

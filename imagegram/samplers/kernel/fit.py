@@ -18,6 +18,7 @@ from imagegram.cli import UserError
 from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.machine import single_threads
+from imagegram.samplers.kernel import VERSION
 from imagegram.samplers.kernel.model import (
     FAR,
     FIRST_TOKENS,
@@ -31,7 +32,6 @@ from imagegram.samplers.kernel.model import (
 )
 from imagegram.samplers.kernel.regression import PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS, principal_axes
 
-FORMAT = 4  # of the stored fit; another one is fitted again
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
 IMAGES = 1 << 15  # training images that the regression is fitted to, at most: more do not change it
@@ -260,5 +260,11 @@ def _made_from(index: Index, steps: int) -> dict[str, str]:
     """All that a fit depends on, as text."""
     settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
     shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS]
+    shape += [WIDE_TOKENS, OWN_TOKENS, FAR, POWERS, NARROWED]
     rank = rank_of(index.num_images)
-    return {"index": str(index.identity), "format": str(FORMAT), "settings": str(settings + shape), "rank": str(rank)}
+    return {
+        "index": str(index.identity),
+        "format": str(VERSION),
+        "settings": str(settings + shape),
+        "rank": str(rank),
+    }

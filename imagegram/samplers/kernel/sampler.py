@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.samplers.base import Sampler, Tokens
+from imagegram.samplers.kernel import VERSION
 from imagegram.samplers.matches import Ints, Matches
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Kernel(Sampler):
     """
 
     name = "kernel"
+    version = VERSION
     how = "One training image gives the next token, the likelier the nearer it is so far, moved by the difference"
 
     step: float = 1.0  # how far tokens are moved from their sources; 1: as fitted, 0: tokens as they stand

@@ -1,0 +1,122 @@
+"""A finished night is left alone until anything that it depends on changes; then it goes on, or says why not."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import overnight_run
+from imagegram.data.spec import DatasetSpec
+from imagegram.overnight.begin import finished_before
+from imagegram.overnight.plan import Plan
+from imagegram.samplers import Aligned
+from tests.support.overnight import make_nights_quick, run
+
+OUT = Path("out")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_nights_quick(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set `cats` of noise and the finished night of it in `out`."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "cats").mkdir()
+    for i in range(450):
+        picture = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / "cats" / f"{i:03d}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        make_nights_quick(patch)
+        patch.chdir(folder)
+        assert again() == 0
+    return folder
+
+
+def again(*options: str) -> int:
+    return run(OUT, "--dataset", "cats", "--images", "0", *options)
+
+
+@pytest.fixture
+def plan(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The plan of the night, in a copy of its folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    config = overnight_run.Config(dataset=("cats",), out=OUT, sequences=30, decoded=6)
+    (plan,) = overnight_run.make_plans(config)
+    return plan
+
+
+def test_a_night_is_finished_until_its_plan_changes(plan: Plan) -> None:
+    [cats] = plan.data
+    assert finished_before(plan)
+    for change in (
+        {"data": (replace(cats, images=400),)},
+        {"data": (replace(cats, label_column="x"),)},
+        {"data": (cats, DatasetSpec("digits"))},
+        {"codec": "fashion"},
+        {"samplers": {**plan.samplers, "one": Aligned(context=1)}},
+        {"samplers": {"one": plan.samplers["one"]}},
+        {"sequences": 31},
+        {"decoded": 5},
+        {"prefixes": 2},
+        {"seed": 1},
+        {"hours": 1.0},
+    ):
+        assert not finished_before(replace(plan, **change)), change
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("imagegram.overnight.plan.FIGURES_VERSION", 99),
+        ("imagegram.samplers.Aligned.version", 99),
+        ("imagegram.codec.miniatures.revision", lambda folder: "trained anew"),
+        ("imagegram.index.folder.Index.identity", "of other tokens"),
+    ],
+)
+def test_a_night_is_not_finished_where_the_code_or_what_it_read_is_another(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, place: str, value: Any
+) -> None:
+    monkeypatch.setattr(place, value)
+    assert not finished_before(plan)
+
+
+@pytest.mark.parametrize(
+    "lost", ["index/table.0", "tokens/shard-00000.npy", "generated/one-seed0/report.json", "report.html", "night.json"]
+)
+def test_a_night_is_not_finished_where_a_file_of_it_is_gone(plan: Plan, lost: str) -> None:
+    (OUT / lost).unlink()
+    assert not finished_before(plan)
+
+
+def test_images_that_were_added_are_named_and_nothing_is_mixed(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (4, 4)).save("cats/new.png")
+    assert not finished_before(plan)
+    before = (OUT / "report.html").read_bytes()
+    assert again() == 1
+    assert "out/tokens holds other tokens (fingerprint" in capsys.readouterr().err
+    assert before != (OUT / "report.html").read_bytes()
+
+
+def test_figures_of_another_version_of_the_code_are_measured_anew(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("overnight.plan", "generating", "metrics.coherence", "metrics.fidelity"):
+        monkeypatch.setattr(f"imagegram.{module}.FIGURES_VERSION", 99)
+    monkeypatch.setattr("imagegram.samplers.Aligned.version", 7)
+    assert again() == 0
+    said = capsys.readouterr().out
+    assert said.count("replaces a finished run of other settings (figures: 2 -> 99, version: None -> 7)") == 2
+    assert (
+        said.count("replaces a finished run of other settings (figures: 2 -> 99)") == 2
+    )  # one of them the held-out images
+    assert "training the classifiers" in said
+    assert again() == 0
+    assert "is finished, nothing to do" in capsys.readouterr().out
