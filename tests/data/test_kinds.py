@@ -52,7 +52,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["split", "image_column", "label_column"])
-@pytest.mark.parametrize("name", ["digits", "shapes", "folder"])
+@pytest.mark.parametrize("name", ["digits", "emoji", "shapes", "folder"])
 def test_options_that_do_not_apply_are_refused(tmp_path: Path, name: str, option: str) -> None:
     put(tmp_path / "folder" / "a" / "0.png", picture(0))
     place = str(tmp_path / name) if name == "folder" else name
