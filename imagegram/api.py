@@ -170,9 +170,8 @@ def log2_probability(
     >>> bool((log2_probability(index, samples, "aligned", context=1) < 0).all())
     True
     """
-    rows = tokens.tokens if isinstance(tokens, Samples) else np.asarray(tokens, np.uint16)
     with np.errstate(divide="ignore"):
-        return np.log2(sampler_named(sampler, **fields).probabilities(index, rows)).sum(1)
+        return np.log2(sampler_named(sampler, **fields).probabilities(index, _rows(tokens))).sum(1)
 
 
 def decode(
@@ -192,12 +191,10 @@ def decode(
     >>> decode(index, index.tokens[:2]).shape
     torch.Size([2, 3, 32, 32])
     """
-    rows = tokens.tokens if isinstance(tokens, Samples) else np.asarray(tokens, np.uint16)
+    rows = _rows(tokens)
     if decoder is not None:
         return decoder(rows)
-    codec = open_codec(index)
-    seeds = seed * 1_000_000 + np.arange(len(rows))
-    return Decoder(codec, codec.timesteps, codec.guidance_scale)(rows, seeds)
+    return Decoder(open_codec(index))(rows, seed * 1_000_000 + np.arange(len(rows)))
 
 
 def evaluate(index: Index, samples: Samples | ArrayLike, *, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -212,8 +209,11 @@ def evaluate(index: Index, samples: Samples | ArrayLike, *, seed: int = 0) -> di
     >>> figures["generated"]["exact_copies"].value
     1.0
     """
-    rows = samples.tokens if isinstance(samples, Samples) else np.asarray(samples, np.uint16)
-    return measure(rows, index, read_held_out(index).tokens, np.random.default_rng(seed))
+    return measure(_rows(samples), index, read_held_out(index).tokens, np.random.default_rng(seed))
+
+
+def _rows(tokens: Samples | ArrayLike) -> NDArray[np.uint16]:
+    return tokens.tokens if isinstance(tokens, Samples) else np.asarray(tokens, np.uint16)
 
 
 def show(images: Tensor | NDArray[np.uint8], *, columns: int = 8) -> Image.Image:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
-from imagegram.files import read_json, require_space, run_lock, write_json
+from imagegram.files import read_json, run_lock, write_json
 
 MARKER = ".imagegram"
 FORMAT = 1  # of all folders; one of a higher number was written by a newer version
@@ -25,24 +25,22 @@ class Kind:
 
     what: str  # in messages: "holds files that are not WHAT"
     record: str = ""  # the file that says what the folder was made from
-    key: str = ""  # of the record: it tells ours from a file of that name that is not
     guests: str = ""  # names that may lie in a folder that has no marker yet
     files: str = ""  # all names that it may hold, where it is replaced as a whole; its lock then lies beside it
 
 
 KINDS = {
-    "tokens": Kind("tokens", "manifest.json", "tokens_per_image"),
+    "tokens": Kind("tokens", "manifest.json"),
     "index": Kind(
         "an index",
         "index.json",
-        "builder",
         files=r"(tokenized|offset|table)\.\d+|corpus|images\.npy|index\.json(\.wrong)?|shard-\d+\.json",
     ),
     "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
-    "images": Kind("generated images", "report.json", "request"),
-    "run": Kind("results of a night", "night.json", "samplers", guests=r"(tokens|index|codec).*"),
-    "codec": Kind("a codec", "training/recipe.json", "encoder_steps"),
-    "linear": Kind("a linear codec", "linear.json", "fingerprint"),
+    "images": Kind("generated images", "report.json"),
+    "run": Kind("results of a night", "night.json", guests=r"(tokens|index|codec).*"),
+    "codec": Kind("a codec", "training/recipe.json"),
+    "linear": Kind("a linear codec", "linear.json"),
     "study": Kind(
         "a study",
         guests=r"points|indexes|results\.csv|(copies|bits|matches|predictions|coherence)\.png|digits|shapes",
@@ -74,13 +72,10 @@ class Artifact:
             raise UserError(f"{self.path} holds files that are not {self.kind.what}, e.g. {found[0]!r}: {remedy}")
 
     def is_ours(self) -> bool:
-        """Whether the folder has the marker of this kind, or, made before there were markers, its record.
-
-        UserError where the marker is of another kind or of a newer version.
-        """
+        """Whether the folder has the marker of this kind; UserError where it is of another, or of a newer version."""
         marker = self.path / MARKER
         if not marker.exists():
-            return self.record() is not None
+            return False
         found = read_json(marker)
         if not isinstance(found, dict) or not {"kind", "format"} <= set(found):
             raise UserError(f"{marker} is damaged: it should hold a kind and a format. Choose another folder")
@@ -116,23 +111,16 @@ class Artifact:
         """Hold the folder for this process; UserError names the process that holds it already."""
         return run_lock(self.path, self.lock_file(rank))
 
-    def require_space(self, bytes_needed: float) -> None:
-        """UserError where the disk has less room than that."""
-        require_space(self.path, bytes_needed)
-
     def record(self) -> dict[str, Any] | None:
-        """What the folder was made from; None where it has no record, or a file of that name that is not ours."""
+        """What the folder was made from; None where it is not ours, or not finished."""
         file = self.path / self.kind.record
-        if not self.kind.record or not file.exists():
-            return None
-        found = read_json(file)
-        return found if isinstance(found, dict) and self.kind.key in found else None
+        found: dict[str, Any] | None = read_json(file) if self.is_ours() and file.is_file() else None
+        return found
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record: of index and images the done-marker, the last of all files."""
-        file = self.path / self.kind.record
-        file.parent.mkdir(exist_ok=True)
-        write_json(file, record)
+        (self.path / self.kind.record).parent.mkdir(exist_ok=True)
+        write_json(self.path / self.kind.record, record)
 
 
 def others(folder: Path, ours: str = "") -> list[str]:
@@ -146,8 +134,8 @@ def others(folder: Path, ours: str = "") -> list[str]:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs from one record to the next, also in the dictionaries within: key -> "seed: 0 -> 1".
 
-    >>> changes({"seed": 0, "sampler": {"context": 2}}, {"seed": 0, "sampler": {"context": 3}})
-    {'context': 'context: 2 -> 3'}
+    >>> changes({"seed": 0, "sampler": {"context": 2}, "gone": 1}, {"seed": 0, "sampler": {"context": 3}, "new": "x"})
+    {'context': 'context: 2 -> 3', 'gone': 'gone: 1 -> None', 'new': "new: None -> 'x'"}
     """
     found: dict[str, str] = {}
     for key in before | now:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagegram.artifact import FORMAT, KINDS, MARKER, Artifact, changes
+from imagegram.artifact import FORMAT, KINDS, MARKER, Artifact
 from imagegram.cli import UserError
 from imagegram.files import is_held
-
-RECORDS = {name: kind for name, kind in KINDS.items() if kind.record}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,18 +38,6 @@ def test_what_people_keep_is_never_ours(tmp_path: Path, kind: str) -> None:
         with pytest.raises(UserError, match=message):
             Artifact(path, kind).claim()
     assert not (tmp_path / MARKER).exists()
-
-
-@pytest.mark.parametrize("kind", RECORDS)
-def test_a_folder_made_before_there_were_markers_is_known_by_its_record(tmp_path: Path, kind: str) -> None:
-    record = tmp_path / KINDS[kind].record
-    record.parent.mkdir(exist_ok=True)
-    record.write_text('{"mine": 1}')
-    with pytest.raises(UserError, match=f"holds files that are not {KINDS[kind].what}"):
-        Artifact(tmp_path, kind).claim()
-    record.write_text(json.dumps({KINDS[kind].key: 1}))
-    Artifact(tmp_path, kind).claim()
-    assert (tmp_path / MARKER).exists()
 
 
 def test_what_would_be_replaced_as_a_whole_holds_nothing_else(tmp_path: Path) -> None:
@@ -100,15 +86,3 @@ def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
             os._exit(0)
         os.wait()
         assert os.read(reader, 999).decode().startswith(f"{index.path} is in use by process {os.getpid()}: wait")
-
-
-def test_changes_name_what_differs_however_deep() -> None:
-    before = {"seed": 0, "sampler": {"context": 2, "step": 1.0}, "gone": 1}
-    assert changes(before, before) == {}
-    now = {"seed": 1, "sampler": {"context": 2, "step": 0.7}, "new": "x"}
-    assert list(changes(before, now).values()) == [
-        "seed: 0 -> 1",
-        "step: 1.0 -> 0.7",
-        "gone: 1 -> None",
-        "new: None -> 'x'",
-    ]
