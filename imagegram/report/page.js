@@ -155,6 +155,20 @@ function realImages(picture) {
   });
 }
 
+// A link to a file beside the page. Where the page was sent without its folder, a click says so and leads nowhere.
+function atFullSize(href) {
+  const link = make("a", { href }, "The picture at full size");
+  link.onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const file = new Image();
+    file.onload = () => location.assign(href);
+    file.onerror = () => link.replaceWith("The picture at full size lies in the folder of the night, which is not beside this page.");
+    file.src = href;
+  };
+  return link;
+}
+
 // Fill the panel with one picture of a gallery.
 function showPicture(name, i, token = -1) {
   const gallery = data.galleries[name];
@@ -188,8 +202,8 @@ function showPicture(name, i, token = -1) {
     make("p", {}, `${picture.differs} of ${count} tokens differ from the nearest training image; the longest run ` +
       `that stands in one training image has ${picture.longest_run}.`, ...gap, ...chance),
     ...runs(picture),
-    make("p", { className: "note" }, make("a", { href: link.closest("[data-folder]").dataset.folder +
-      `/image_${String(i).padStart(4, "0")}.png` }, "the picture at full size"), " (in the folder beside this page)"));
+    make("p", { className: "note" },
+      atFullSize(`${link.closest("[data-folder]").dataset.folder}/image_${String(i).padStart(4, "0")}.png`)));
   panel.hidden = false;
   showToken(token);
 }

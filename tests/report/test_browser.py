@@ -92,6 +92,24 @@ def test_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, t
     page.close()
 
 
+def test_no_link_of_a_page_that_was_sent_alone_leads_nowhere(browser: Any, night: Sources, tmp_path: Path) -> None:
+    shutil.copy(night.out / "report.html", tmp_path)
+    said = "lies in the folder of the night, which is not beside this page"
+    for out in (night.out, tmp_path):
+        page = browser.new_page(viewport=WIDE)
+        page.goto((out / "report.html").as_uri() + f"#{NAME}/3")
+        links = page.evaluate("[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))")
+        outside = [link for link in links if not link.startswith(("#", "data:"))]
+        assert outside == [f"generated/{NAME}-seed3/image_0003.png"]
+        page.get_by_role("link", name="at full size").click()
+        if out == night.out:
+            page.wait_for_url("**/image_0003.png")
+        else:
+            page.get_by_text(said).wait_for()
+            assert page.url.endswith(f"report.html#{NAME.replace(' ', '%20')}/3")
+        page.close()
+
+
 def said_of(page: Any) -> str:
     return str(page.locator("#token").inner_text())
 
