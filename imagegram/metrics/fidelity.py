@@ -6,7 +6,7 @@ on originals of the index in a second; it is there to compare two kinds of image
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from imagegram.metrics.registry import FIGURES_VERSION
 MOST_TRAINING = 2000  # originals that train the classifier
 CELLS = 4  # on a side of an image, each with its histogram of edges and its mean colour
 ANGLES = 8  # of edges
+AT_ONCE = 16  # pictures: 0.25 GB where they have 256 x 256 pixels
 MOST_ERROR = 0.5  # of the error of a flat picture in the image's mean colour: above, little is kept
 LEAST_TOLD = 0.85  # of what is told of the originals, the upper end of its interval: below, little is kept
 Place = tuple[int, int]  # number of the data set, ordinal
@@ -70,7 +71,8 @@ def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, ori
         return read_fidelity(index)
     chosen = chosen_rows(held_out, np.random.default_rng(SEED))
     places = [tuple(place) for place in held_out.origins[chosen].tolist()]
-    there = {i: picture for i, place in enumerate(places) if (picture := original(place)) is not None}
+    bar = tqdm(places, desc="reading held-out originals", unit="img", delay=3)
+    there = {i: picture for i, place in enumerate(bar) if (picture := original(place)) is not None}
     if not there:
         return None
     found = _measure(index, held_out.classes[chosen], there, classifiers.real_images, original)
@@ -97,10 +99,14 @@ def _measure(
     """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are `there` by row."""
     rng = np.random.default_rng(SEED)
     rows = list(there)
-    real = _pixels(there.values())
-    again = rebuilt[rows].permute(0, 2, 3, 1).numpy().astype(np.float64)
-    flat = real.mean((1, 2), keepdims=True)
-    error, flat_error = (mean(np.sqrt(np.square(other - real).mean((1, 2, 3))), rng) for other in (again, flat))
+    real = list(there.values())
+    again = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in rebuilt[rows]]
+    errors = []
+    for one, other in zip(real, again, strict=True):
+        pixels, others = _pixels([one, other])
+        flat = pixels.mean((0, 1), keepdims=True)
+        errors.append([np.sqrt(np.square(off - pixels).mean()) for off in (others, flat)])
+    error, flat_error = (mean(column, rng) for column in np.array(errors).T)
     told = told_of_originals = None
     classes = labels[rows]
     if len(np.unique(classes)) > 1:
@@ -108,7 +114,7 @@ def _measure(
         bar = tqdm(chosen, desc="reading originals", unit="img", delay=3)
         known = {row: picture for row in bar if (picture := original(tuple(index.images[row, :2].tolist())))}
         if known:
-            answers = tell(_pixels(known.values()), index.classes[list(known)], np.concatenate([real, again]))
+            answers = tell(list(known.values()), index.classes[list(known)], [*real, *again])
             right = np.split(answers == np.tile(classes, 2), 2)
             told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in right)
     return Fidelity(error, flat_error, told, told_of_originals)
@@ -118,12 +124,19 @@ def _pixels(pictures: Iterable[Image.Image]) -> Pixels:
     return np.stack([np.asarray(picture.convert("RGB"), np.float64) for picture in pictures])
 
 
-def tell(training: Pixels, labels: NDArray[np.int64], images: Pixels) -> NDArray[np.int64]:
-    """The classes [m] of `images` [m, S, S, 3] by a linear discriminant of `training` images [n, S, S, 3]."""
+def tell(
+    training: Sequence[Image.Image], labels: NDArray[np.int64], pictures: Sequence[Image.Image]
+) -> NDArray[np.int64]:
+    """The classes [m] of m pictures by a linear discriminant of `training` pictures with labels [n]."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(edges_and_colours(training), labels)
-    return classifier.predict(edges_and_colours(images))
+    def seen(all_of_them: Sequence[Image.Image]) -> Pixels:
+        """A few at a time: as numbers, thousands of large pictures take more memory than there is."""
+        parts = [all_of_them[first : first + AT_ONCE] for first in range(0, len(all_of_them), AT_ONCE)]
+        return np.concatenate([edges_and_colours(_pixels(part)) for part in parts])
+
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(seen(training), labels)
+    return classifier.predict(seen(pictures))
 
 
 def edges_and_colours(images: Pixels) -> Pixels:

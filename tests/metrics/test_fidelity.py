@@ -1,5 +1,6 @@
 """What the tokenizer keeps: perfect and flat rebuilt images are told apart, and the result is kept with its inputs."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,3 +94,17 @@ def test_edges_have_the_direction_of_the_brightness() -> None:
     assert (features[:, :, : fidelity.ANGLES].sum(1) > 0).sum(1).tolist() == [1, 1]
     assert (angles[1] - angles[0]) % fidelity.ANGLES == fidelity.ANGLES // 4
     assert features[0, :, -1].reshape(4, 4).mean(0) == pytest.approx(np.array([3.5, 11.5, 19.5, 27.5]) / 255)
+
+
+def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 pictures of 256 x 256 pixels are 0.9 GB as maps of edges."""
+    pictures = [Image.fromarray(scene(5, i, 256)[0]) for i in range(60)]
+    labels = np.array([scene(5, i)[1] for i in range(60)])
+    tracemalloc.start()
+    told = fidelity.tell(pictures, labels, pictures)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (told == labels).mean() > 0.9
+    assert most < 0.4e9
+    monkeypatch.setattr(fidelity, "AT_ONCE", 7)
+    assert (fidelity.tell(pictures, labels, pictures) == told).all()
