@@ -91,13 +91,15 @@ def mutants(source: str) -> list[tuple[int, str, str]]:
 
 
 def nearest_tests(file: Path, most: int) -> list[str]:
-    """Tests of the same name, then those that name the module, its folder's first; else all of its folder."""
+    """Tests of the same name, then those that name the module, its folder's first; else all of its folder. And examples
+    in docstrings."""
     name = ".".join(file.with_suffix("").parts)
     every = sorted((ROOT / "tests").rglob("test_*.py"))
     found = [path for path in every if path.stem == f"test_{file.stem}" or name in path.read_text()]
     found = found or [path for path in every if path.parent.name == file.parent.name]
     found.sort(key=lambda path: (path.stem != f"test_{file.stem}", path.parent.name != file.parent.name))
-    return [str(path.relative_to(ROOT)) for path in found[:most]]
+    examples = [str(file)] if ">>> " in file.read_text() else []
+    return [*(str(path.relative_to(ROOT)) for path in found[:most]), *examples]
 
 
 def passes(tree: Path, tests: list[str], without: str, timeout: float) -> bool:
@@ -110,7 +112,9 @@ def passes(tree: Path, tests: list[str], without: str, timeout: float) -> bool:
         sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
         for name in [name for name in sys.modules if name.split(".")[0] in ("imagegram", "benchmarks")]:
             del sys.modules[name]
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", f"not ({without})", *tests]))
+        os._exit(
+            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--doctest-modules", "-k", f"not ({without})", *tests])
+        )
     deadline = time.monotonic() + timeout
     while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -22,7 +22,7 @@ def describe_pictures(
     nearest: data set and ordinal of the training image that differs in the fewest tokens, `differs`: in how many,
     `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes` likewise, and
     `gap_ratio`: how far it is, divided by the distance to the second nearest; below 1/3 counts as memorized (f_mem of
-    memorization.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
+    nearest.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
     code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
     row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
     With the `sampler` of whole sequences, `log2_probability` of the sequence; None where it has none.
@@ -30,18 +30,17 @@ def describe_pictures(
     rows, distances = nearest(tokens, index.tokens)
     lengths = longest_runs(index, tokens)
     kinds = classify(lengths, aligned_runs(tokens, index.tokens))
-    same = tokens == index.tokens[rows, : tokens.shape[1]]
-    facts: list[dict[str, Any]] = []
-    for i in range(len(tokens)):
-        facts.append(
-            {
-                "kind": KINDS[kinds[i]],
-                "longest_run": int(lengths[i].max()),
-                "nearest": index.images[rows[i], :2].tolist(),
-                "differs": int(distances[i]),
-                "same": "".join(map(str, same[i].astype(int))),
-            }
-        )
+    same = (tokens == index.tokens[rows, : tokens.shape[1]]).astype(int)
+    facts: list[dict[str, Any]] = [
+        {
+            "kind": KINDS[kinds[i]],
+            "longest_run": int(lengths[i].max()),
+            "nearest": index.images[rows[i], :2].tolist(),
+            "differs": int(distances[i]),
+            "same": "".join(map(str, same[i])),
+        }
+        for i in range(len(tokens))
+    ]
 
     if index.levels:
         training, first = np.unique(index.tokens[:, : tokens.shape[1]], axis=0, return_index=True)
@@ -93,15 +92,15 @@ def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64
 
 def copied_runs(sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: NDArray[np.float64]) -> list[list]:
     """Runs of RUN tokens or more copied in a row from one image, of one sequence: [first, number, bits], the most
-    surprising first. sources: row and position [k, 2]; steps, surprise: [k]."""
+    surprising first. sources: row and position [k, 2]; steps, surprise: [k].
+
+    >>> sources = np.array([[7, 0], [7, 1], [7, 2], [7, 3], [2, 4]])
+    >>> copied_runs(sources, np.zeros(5, int), np.full(5, 2.0)), copied_runs(sources, np.arange(5) % 2, np.ones(5))
+    ([[0, 4, 8.0]], [])
+    """
     copied = (sources[:, 0] >= 0) & (steps == 0)
-    follows = copied[1:] & copied[:-1] & (sources[1:, 0] == sources[:-1, 0]) & (np.diff(sources[:, 1]) == 1)
-    runs = []
-    first = 0
-    for end in range(1, len(sources) + 1):
-        if end < len(sources) and follows[end - 1]:
-            continue
-        if copied[first] and end - first >= RUN:
-            runs.append([first, end - first, round(float(surprise[first:end].sum()), 1)])
-        first = end
+    follows = copied[1:] & copied[:-1] & (np.diff(sources, axis=0) == (0, 1)).all(1)
+    parts = np.split(np.arange(len(sources)), np.flatnonzero(~follows) + 1)
+    long = [part for part in parts if copied[part[0]] and len(part) >= RUN]
+    runs = [[int(part[0]), len(part), round(float(surprise[part].sum()), 1)] for part in long]
     return sorted(runs, key=lambda run: -run[2])

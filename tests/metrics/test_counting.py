@@ -44,7 +44,9 @@ def test_figures_are_those_of_the_samplers_likelihood(
 
 def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16]) -> None:
     text = [["start", *row] for row in rows.tolist()]
-    for counts in context_counts(rows, 4, aligned=False):
+    counted = list(context_counts(rows, 4, aligned=False))
+    assert [counts.context for counts in counted] == [0, 1, 2, 3, 4]
+    for counts in counted:
         c = counts.context
         before = [[tuple(line[max(0, i + 1 - c) : i + 1]) for i in range(6)] for line in text]
         sizes = Counter(context for line in before for context in line)

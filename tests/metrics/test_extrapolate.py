@@ -73,13 +73,17 @@ def test_what_cannot_be_predicted_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="301 were asked for"):
         predict(folder, 1, images=301)
     with pytest.raises(UserError, match="too few"):
-        predict(folder, 1, images=20)
+        predict(folder, 1, images=99)
     with pytest.raises(UserError, match="at least 1"):
         predict(folder, 0)
-    monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: 1000)
-    with pytest.raises(UserError, match="take --images"):
+    need = 300 * 8 * 90  # bytes
+    monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: need - 1)
+    with pytest.raises(UserError, match="take --images 239"):
         predict(folder, 1)
     assert not list(tmp_path.rglob("prediction*"))
+    assert predict(folder, 1, images=100)["images"] == 100
+    monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: need)
+    assert predict(folder, 1)["images"] == 300
 
 
 def test_tokens_that_never_meet_are_certain_to_be_copied(tmp_path: Path) -> None:

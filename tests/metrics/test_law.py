@@ -61,3 +61,15 @@ def test_few_competitors_grow_in_proportion() -> None:
 
 def test_nothing_is_said_of_a_corpus_without_a_competitor() -> None:
     assert fit_law([1000, 2000], [0.0, 0.0], [2, 1], 0.0) is None
+
+
+def test_where_nothing_is_seen_the_priors_speak() -> None:
+    """b is about 0.3, g about 0.4; u is known to its Poisson count and 5 %, f to that of its events and 3 %."""
+    found = fit_law([4000], [0.001], [2], 0.002)
+    assert found is not None
+    scale, bend, slope = found.parameters
+    assert np.exp(scale - bend) == pytest.approx(0.3, rel=0.02)
+    assert slope == pytest.approx(0.4, abs=0.005)
+    events, of_u = 0.001 * 4000 * 2, 2 / (0.002 * 4000) + 0.05**2
+    assert found.covariance[0, 0] == pytest.approx(1 / (1 / (1 / events + 0.03**2) + 1 / of_u), rel=0.02)
+    assert np.sqrt(np.diag(found.covariance)[1:]) == pytest.approx([2.0, 0.2], rel=0.06)

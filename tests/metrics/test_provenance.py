@@ -1,0 +1,92 @@
+"""What is said of a single picture agrees with its tokens, written out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagegram.codec.fsq import fsq_codes
+from imagegram.index.folder import Index
+from imagegram.metrics.provenance import copied_runs, describe_pictures, steps_away, unigram_bits
+from imagegram.samplers import Aligned, Samples
+from tests.support.corpora import index_of
+
+LEVELS = (8, 8, 8)
+TRAINING = np.random.default_rng(0).integers(0, 512, (40, 8)).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return index_of(tmp_path_factory.mktemp("provenance"), TRAINING)
+
+
+def test_steps_are_levels_of_all_digits_and_none_for_a_prompt(index: Index) -> None:
+    tokens = np.array([[3 + 8 * 2 + 64 * 5, 7, 9]], np.uint16)
+    sources = np.array([[[4, 1], [-1, -1], [5, 2]]])
+    near, far = int(TRAINING[4, 1]), int(TRAINING[5, 2])
+    steps = abs(3 - near % 8) + abs(2 - near // 8 % 8) + abs(5 - near // 64)
+    more = abs(1 - far % 8) + abs(1 - far // 8 % 8) + far // 64
+    assert steps_away(index, tokens, sources).tolist() == [[steps, 0, more]]
+
+
+def test_without_codes_a_step_is_another_token(tmp_path: Path) -> None:
+    index = index_of(tmp_path, TRAINING, vocab_size=1000)
+    tokens = np.array([[TRAINING[0, 0], TRAINING[0, 1] + 1]], np.uint16)
+    assert steps_away(index, tokens, np.array([[[0, 0], [0, 1]]])).tolist() == [[0, 1]]
+
+
+def test_surprise_is_the_share_of_images_with_the_token_there(index: Index) -> None:
+    tokens = np.concatenate([TRAINING[:3], np.full((1, 8), 511, np.uint16)])
+    shares = (TRAINING[None] == tokens[:, None]).sum(1).clip(1) / 40  # what stands nowhere counts as once
+    assert unigram_bits(index, tokens) == pytest.approx(-np.log2(shares))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_runs_are_those_found_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    k = 60
+    goes_on = rng.random(k) < 0.85
+    sources = np.zeros((k, 2), int)
+    for i in range(k):
+        jump = rng.integers([-1, 0], [3, 9])
+        sources[i] = [sources[i - 1, 0], sources[i - 1, 1] + 1] if i and goes_on[i] else jump
+    steps = (rng.random(k) < 0.05).astype(int)
+    surprise = rng.random(k)
+
+    def copied(i: int) -> bool:
+        return bool(sources[i, 0] >= 0 and steps[i] == 0)
+
+    def joined(i: int) -> bool:
+        return copied(i - 1) and copied(i) and bool((sources[i] == sources[i - 1] + [0, 1]).all())
+
+    wanted = []
+    for first in range(k):
+        if copied(first) and not (first and joined(first)):
+            length = 1
+            while first + length < k and joined(first + length):
+                length += 1
+            if length >= 4:
+                wanted.append([first, length, round(float(surprise[first : first + length].sum()), 1)])
+    assert wanted
+    assert copied_runs(sources, steps, surprise) == sorted(wanted, key=lambda run: -run[2])
+
+
+def test_pictures_are_described_by_their_tokens(index: Index) -> None:
+    touched = TRAINING[6].copy()
+    touched[0] ^= 1  # one level of the first digit
+    tokens = np.stack([TRAINING[3], touched])
+    sources = np.stack([np.repeat([3, 6], 8).reshape(2, 8), np.tile(np.arange(8), (2, 1))], 2)
+    copy, near = describe_pictures(index, tokens, Samples(tokens, sources), Aligned(context=0))
+    assert (copy["kind"], copy["differs"], copy["longest_run"], copy["same"]) == ("exact_copies", 0, 8, "1" * 8)
+    assert (near["kind"], near["differs"], near["longest_run"], near["same"]) == ("mosaics", 1, 7, "0" + "1" * 7)
+    assert copy["nearest"] == copy["nearest_in_codes"] == index.images[3, :2].tolist()
+    assert near["nearest"] == near["nearest_in_codes"] == index.images[6, :2].tolist()
+    codes = fsq_codes(np.concatenate([touched[None], TRAINING]), LEVELS).reshape(41, -1).astype(float)
+    first, second = np.sort(np.linalg.norm(codes[1:] - codes[0], axis=1))[:2]
+    assert (copy["gap_ratio"], near["gap_ratio"]) == (0, round(first / second, 3))
+    assert near["steps"] == [1, *[0] * 7]
+    assert copy["runs"] == [[0, 8, pytest.approx(unigram_bits(index, tokens)[0].sum(), abs=0.06)]]
+    assert [run[:2] for run in near["runs"]] == [[1, 7]]
+    assert copy["log2_probability"] == pytest.approx(-unigram_bits(index, tokens)[0].sum(), abs=0.06)
+    assert (near["log2_probability"] is None) == (touched[0] not in TRAINING[:, 0])
+    assert not {"steps", "runs", "log2_probability"} & set(describe_pictures(index, tokens)[0])
