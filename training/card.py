@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure as Plot
 from PIL import Image
 
 from imagegram.codec import miniatures
@@ -69,17 +70,13 @@ def card_text(codec: TinyCodec, figures: dict[str, dict[str, Any]], recipe: dict
         f"|{' --- |' * (8 + len(KEEPS))}",
     ]
     for name, row in figures.items():
-        judged = ["real", *(f"relative_{k}" for k in KEEPS)]
-        cells = [
-            name,
-            f"{row['training_images']:.0f}",
-            f"{row['images']:.0f}",
-            f"{row['error']:.1f}",
-            f"{row['error_95']:.1f}",
-            f"{row['flat']:.1f}",
-            *(f"{row[key]}" if key in row else "" for key in judged),
-            f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})",
-        ]
+        numbers = [f"{row[key]:.0f}" for key in ("training_images", "images")]
+        numbers += [f"{row[key]:.1f}" for key in ("error", "error_95", "flat")]
+        numbers += [f"{row.get(key, '')}" for key in ("real", *(f"relative_{k}" for k in KEEPS))]
+        codes = (
+            f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})"
+        )
+        cells = [name, *numbers, codes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -98,12 +95,8 @@ def reconstructions(codec: TinyCodec, data: list[Images]) -> Image.Image:
 
 def plot(checkpoints: Path, figures: dict[str, dict[str, Any]], path: Path) -> None:
     """Losses against steps, relative accuracy against the number of tokens."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (*lefts, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    figure = Plot(figsize=(13, 3.6), layout="constrained")
+    *lefts, right = figure.subplots(1, 3)
     stages = (("encoder", ("pixels", "features")), ("decoder", ("flow", "alignment")))
     for axes, (stage, names) in zip(lefts, stages, strict=True):
         rows = [json.loads(line) for line in (checkpoints / f"{stage}.jsonl").read_text().splitlines()]
@@ -112,16 +105,14 @@ def plot(checkpoints: Path, figures: dict[str, dict[str, Any]], path: Path) -> N
         axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title=f"training of the {stage}")
         axes.locator_params(axis="x", nbins=5)
         axes.legend()
-
-    judged = {name: row for name, row in figures.items() if "real" in row}
-    for name, row in judged.items():
-        kept = [row[f"relative_{k}"] for k in KEEPS]
-        right.plot(KEEPS, [figure.value for figure in kept], "o-", label=Path(name).name)
-        right.fill_between(KEEPS, [figure.low for figure in kept], [figure.high for figure in kept], alpha=0.15)
+    for name, row in figures.items():
+        if "real" in row:
+            kept = [row[f"relative_{k}"] for k in KEEPS]
+            right.plot(KEEPS, [figure.value for figure in kept], "o-", label=Path(name).name)
+            right.fill_between(KEEPS, [figure.low for figure in kept], [figure.high for figure in kept], alpha=0.15)
+            right.legend()
     right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
     right.set_xscale("log", base=2)
     right.set_xticks(KEEPS, [str(k) for k in KEEPS])
     right.grid(alpha=0.3)
-    if judged:
-        right.legend()
     figure.savefig(path, dpi=110)

@@ -118,12 +118,6 @@ class State:
         self.muon.step()
         self.step += 1
 
-        self._average()
-        for key, value in values.items():
-            self.running[key] = 0.98 * self.running.get(key, value.item()) + 0.02 * value.item()
-
-    @torch.no_grad()
-    def _average(self) -> None:
         momentum = min(EMA, self.step / (self.step + 10))
         pairs = list(zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -131,14 +125,11 @@ class State:
         for kept, now in pairs:
             if not kept.is_floating_point():
                 kept.copy_(now)
+        for key, value in values.items():
+            self.running[key] = 0.98 * self.running.get(key, value.item()) + 0.02 * value.item()
 
 
-def fit(
-    stage: Stage,
-    part: nn.ModuleList,
-    losses: Callable[[torch.Generator], Losses],
-    folder: Path,
-) -> None:
+def fit(stage: Stage, part: nn.ModuleList, losses: Callable[[torch.Generator], Losses], folder: Path) -> None:
     """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving average of its
     weights. Losses go to `folder`/NAME.jsonl.
 
@@ -150,7 +141,8 @@ def fit(
     log.touch()
     if checkpoint.exists():
         state.load(checkpoint)
-        _cut(log, state.step)
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= state.step))
         print(f"{stage.name}: resuming from {checkpoint} at step {state.step}", flush=True)
 
     started = shown = time.monotonic()
@@ -176,12 +168,6 @@ def fit(
 
     part.load_state_dict(state.average.state_dict())
     part.eval().requires_grad_(False)
-
-
-def _cut(log: Path, step: int) -> None:
-    """Drop the lines that were written after the checkpoint of `step`."""
-    lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-    log.write_text("".join(line + "\n" for line in lines))
 
 
 def _show(stage: Stage, state: State, rate: float, speed: float) -> None:

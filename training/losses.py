@@ -100,11 +100,7 @@ def encoder_losses(
 
 
 def decoder_losses(
-    model: TinyFlexTok,
-    alignment: Alignment,
-    teacher: Teacher,
-    images: Tensor,
-    rng: torch.Generator,
+    model: TinyFlexTok, alignment: Alignment, teacher: Teacher, images: Tensor, rng: torch.Generator
 ) -> Losses:
     """Flow matching from prefixes of the codes, and how far the decoder's patches are from the teacher's features (one
     minus their cosine); the encoder is finished."""

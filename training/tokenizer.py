@@ -11,14 +11,7 @@ from imagegram.data.preprocess import to_signed
 from imagegram.machine import choose_device
 from training.images import Images, jitter
 from training.loop import Stage, fit
-from training.losses import (
-    DECODER_WEIGHTS,
-    ENCODER_WEIGHTS,
-    Alignment,
-    Regression,
-    decoder_losses,
-    encoder_losses,
-)
+from training.losses import DECODER_WEIGHTS, ENCODER_WEIGHTS, Alignment, Regression, decoder_losses, encoder_losses
 from training.teacher import load_teacher
 
 BATCH = 48  # images a step, in equal parts of every data set
@@ -50,12 +43,7 @@ def compile_blocks(model: TinyFlexTok, backend: str = "inductor") -> None:
 
 
 def train(
-    model: TinyFlexTok,
-    data: Sequence[Images],
-    folder: Path,
-    encoder_steps: int,
-    decoder_steps: int,
-    seed: int,
+    model: TinyFlexTok, data: Sequence[Images], folder: Path, encoder_steps: int, decoder_steps: int, seed: int
 ) -> None:
     """Train `model` in place, or resume from the checkpoints in `folder`; on the first CUDA GPU where there is one.
 
