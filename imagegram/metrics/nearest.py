@@ -4,16 +4,11 @@ Two images are as far apart as their FSQ codes, by the L2 distance over all toke
 and of held-out real images against the same training images: a generator that does not copy has the figures of real
 images, whatever these are.
 
-- f_mem: the share of images whose nearest training image is less than a third as far as the second nearest (Yoon et
-  al., 2023, "Diffusion probabilistic models generalize when they fail to memorize"; Gu et al., 2023, arXiv:2310.02664).
-- AuthPct: the share that is *authentic*, further from its nearest training image than that one is from its own nearest
-  training image (Alaa et al., 2022, arXiv:2102.08921).
-- C_T: the Mann-Whitney statistic of the distances of generated and held-out images to the training set, as a z-score
-  in each cell of the space, averaged (Meehan et al., 2020, arXiv:2004.05675). Far below 0 copies, far above underfits.
-  P(closer) of copying.py *is* its U in a single cell: U = pairs x (1 - P(closer)). Cells are classes here: a sampler
-  may copy in one and underfit in another, which P(closer) averages away.
-- near-copies: images whose every token is within one level of every digit of one training image's code, for a copy
-  that differs by a hair is one (Ippolito et al., 2023, arXiv:2210.17546).
+What each of them is stands in registry.py. f_mem is of Yoon et al. (2023, "Diffusion probabilistic models generalize
+when they fail to memorize") and Gu et al. (2023, arXiv:2310.02664), AuthPct of Alaa et al. (2022, arXiv:2102.08921), C_T
+of Meehan et al. (2020, arXiv:2004.05675), near-copies of Ippolito et al. (2023, arXiv:2210.17546). P(closer) of
+copying.py is C_T's U in a single cell: U = pairs x (1 - P(closer)). Cells are classes here: a sampler may copy in one
+and underfit in another, which P(closer) averages away.
 """
 
 from dataclasses import dataclass

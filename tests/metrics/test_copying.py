@@ -58,22 +58,6 @@ def test_distances_agree_with_brute_force(vocabulary: int) -> None:
     assert rows.tolist() == hamming.argmin(1).tolist()
 
 
-def test_planted_cases_are_told_apart(planted: NDArray[np.uint16], index: Index) -> None:
-    everywhere, in_place = longest_runs(index, planted), m.aligned_runs(planted, TRAINING)
-    assert [m.KINDS[kind] for kind in m.classify(everywhere, in_place)] == [
-        "exact_copies",
-        "shifted_copies",
-        "mosaics",
-        "mosaics",
-        "novel",
-    ]
-    assert m.pieces(everywhere)[[0, 2]].tolist() == [1, 2]
-    assert m.pieces(everywhere)[4] == 16
-    assert m.copied(everywhere).tolist() == [1, 13 / 16, 1, 15 / 16, 0]
-    figures, _ = m.describe(planted, index, RNG)
-    assert [figures[name].value for name in m.KINDS] == pytest.approx([0.2, 0.2, 0.4, 0.2])
-
-
 @pytest.mark.parametrize(
     ("runs", "shift", "kind", "share"),
     [

@@ -13,7 +13,6 @@ from imagegram.metrics.counting import (
     copy_figures,
     entropy,
     gram_entropies,
-    multiplicity,
 )
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of
@@ -56,15 +55,6 @@ def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16])
         for row, (line, own) in enumerate(zip(text, before, strict=True)):
             assert counts.sizes[row].tolist() == [sizes[context] for context in own]
             assert counts.hits[row].tolist() == [hits[context, line[i + 1]] for i, context in enumerate(own)]
-
-
-def test_rows_are_counted(rows: NDArray[np.uint16]) -> None:
-    times = Counter(map(tuple, rows.tolist()))
-    assert multiplicity(rows).tolist() == [times[tuple(row)] for row in rows.tolist()]
-
-
-def test_an_unbounded_context_copies_for_certain(rows: NDArray[np.uint16]) -> None:
-    assert np.exp(copy_figures(rows, [7], aligned=False)[7].log_copy) == pytest.approx(1)
 
 
 def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> None:

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 from threadpoolctl import threadpool_limits
 
 from imagegram.codec.fsq import fsq_codes, fsq_digits
 from imagegram.metrics import copying
 from imagegram.metrics import nearest as m
-from imagegram.metrics.intervals import probability_closer
 from tests.support.corpora import index_of
 
 LEVELS = (8, 8, 8)
@@ -78,14 +76,6 @@ def test_one_training_image_has_no_second(training: NDArray[np.uint16]) -> None:
     nearest = m.two_nearest(training[:3], training[:1], LEVELS)
     assert np.isinf(nearest.second).all()
     assert nearest.memorized.all()
-
-
-def test_p_closer_is_the_mann_whitney_statistic() -> None:
-    rng = np.random.default_rng(3)
-    a = rng.integers(0, 30, 50).astype(np.float64)
-    b = rng.integers(5, 40, 80).astype(np.float64)
-    value = probability_closer(a, b, rng).value
-    assert mannwhitneyu(a, b).statistic == pytest.approx(50 * 80 * (1 - value))
 
 
 def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
