@@ -1,22 +1,15 @@
-"""Where the time of the kernel sampler goes, and whether following near images alone would spare some of it.
+"""Where the time of the kernel sampler goes.
 
     python -m benchmarks.bench_kernel                          # 225,000 scenes as 256 tokens, from coarse to fine
     python -m benchmarks.bench_kernel --corpus unrelated       # as many images that have nothing in common
     python -m benchmarks.bench_kernel --index data/index       # an index at hand, such as the digits'
     python -m benchmarks.bench_kernel --folder data/bench      # keeps corpus and fit for the next time
 
-After the first tokens of some training images an image is drawn for the next one. Printed are
-
-- the time that each operation of it takes for a sequence, and so the sequences a second;
-- the voters: how many images a token listens to (the exponential of the entropy of its votes), and the least number
-  of them that holds all but 0.1, 0.001 and 0.000001 of the votes, medians over images, each left out. Far from all
-  images: following those would do. Nearly all of them: a sum over fewer is another number;
-- with --drawn N: how many sequences a second the sampler makes, of N, the median of three times.
-
-On a GPU where there is one.
+After the first tokens of some training images an image is drawn for the next one. Printed is the time that each
+operation of it takes for a sequence, and so the sequences a second; with --drawn N also how many sequences a second the
+sampler makes, of N, the median of three times. On a GPU where there is one.
 """
 
-import math
 import statistics
 import sys
 import tempfile
@@ -40,8 +33,6 @@ from imagegram.samplers.kernel.votes import Library
 
 NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads
-LEFT_OUT = (1e-1, 1e-3, 1e-6)  # of the votes
-MOST_VOTES = 64  # sequences whose votes are looked at
 
 
 @dataclass
@@ -66,14 +57,6 @@ def open_corpus(config: Config, folder: Path) -> Index:
     return CORPORA[config.corpus](folder, config.images)
 
 
-def voters(votes: torch.Tensor) -> list[float]:
-    """Of votes [n, N]: the effective number of voters, and the least numbers of them that hold all but LEFT_OUT."""
-    shares = votes.double() / votes.sum(1, keepdim=True, dtype=torch.float64)
-    effective = torch.special.entr(shares).sum(1).exp()
-    held = shares.sort(1, descending=True).values.cumsum(1)
-    return [float(effective.median()), *(float((held < 1 - left).sum(1).double().median()) + 1 for left in LEFT_OUT)]
-
-
 @torch.inference_mode()
 def profile_token(library: Library, position: int, queries: torch.Tensor) -> dict[str, float]:
     """Draw the images of a token: the seconds of each operation."""
@@ -93,14 +76,6 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
     return seconds
 
 
-@torch.inference_mode()
-def votes_of(library: Library, position: int, queries: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """The votes [n, N] for a token, each sequence left out."""
-    factors = library.prepare(position)
-    logs = library.against(position, queries, 1.0, factors) @ factors[:, : library.size]
-    return logs.scatter(1, own[:, None], -math.inf).softmax(1)
-
-
 def drawn_per_second(index: Index, n: int) -> float:
     """Sequences a second of the sampler, the median of three times."""
     seconds = []
@@ -112,7 +87,7 @@ def drawn_per_second(index: Index, n: int) -> float:
 
 
 def measure(config: Config, index: Index) -> None:
-    """Print what the docstring of this file promises."""
+    """Print the table of operations and the summary."""
     started = time.monotonic()
     model = open_kernel(index, choose_device())
     fit_seconds = time.monotonic() - started
@@ -122,17 +97,10 @@ def measure(config: Config, index: Index) -> None:
 
     n = min(config.sequences, index.num_images)
     rows = np.linspace(0, index.num_images - 1, n).astype(np.int64)
-    own = torch.from_numpy(rows).to(model.codes.device)
     queries = digits_of(index.tokens[rows], index.levels, model.codes.device)
     library = Library(index.tokens, model)
     positions = np.unique(np.geomspace(2, length, config.tokens).round().astype(int)) - 1
-    left = ", ".join(f"{share:g}" for share in LEFT_OUT)
-    print(f"voters, and the least images that hold all votes but {left}")
-    taken: list[dict[str, float]] = []
-    for position in positions.tolist():
-        taken.append(profile_token(library, position, queries))
-        figures = voters(votes_of(library, position, queries[:MOST_VOTES], own[:MOST_VOTES]))
-        print(f"  token {position}: {', '.join(f'{number:,.0f}' for number in figures)}", flush=True)
+    taken = [profile_token(library, position, queries) for position in positions.tolist()]
 
     # Tokens in between take what lies between.
     names = sorted({name for seconds in taken for name in seconds})

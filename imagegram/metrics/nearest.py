@@ -4,11 +4,11 @@ Two images are as far apart as their FSQ codes, by the L2 distance over all toke
 and of held-out real images against the same training images: a generator that does not copy has the figures of real
 images, whatever these are.
 
-What each of them is stands in registry.py. f_mem is of Yoon et al. (2023, "Diffusion probabilistic models generalize
-when they fail to memorize") and Gu et al. (2023, arXiv:2310.02664), AuthPct of Alaa et al. (2022, arXiv:2102.08921), C_T
-of Meehan et al. (2020, arXiv:2004.05675), near-copies of Ippolito et al. (2023, arXiv:2210.17546). P(closer) of
-copying.py is C_T's U in a single cell: U = pairs x (1 - P(closer)). Cells are classes here: a sampler may copy in one
-and underfit in another, which P(closer) averages away.
+What each of them is stands in registry.py. f_mem: Yoon et al. (2023, "Diffusion probabilistic models
+generalize when they fail to memorize"), Gu et al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022,
+arXiv:2102.08921). C_T: Meehan et al. (2020, arXiv:2004.05675). Near-copies: Ippolito et al. (2023,
+arXiv:2210.17546). P(closer) of copying.py is C_T's U in a single cell: U = pairs x (1 - P(closer)). Cells
+are classes here: a sampler may copy in one and underfit in another, which P(closer) averages away.
 """
 
 from dataclasses import dataclass
