@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +105,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
 
 
-def sha256(path: Path, told: Callable[[int], object] | None = None) -> str:
-    """Hex digest of a file; `told` is called with the number of bytes after every MiB that was read."""
-    digest = hashlib.sha256()
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
     with path.open("rb") as f:
-        while part := f.read(1 << 20):
-            digest.update(part)
-            if told:
-                told(len(part))
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

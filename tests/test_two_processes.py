@@ -19,7 +19,8 @@ from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
 from tests.conftest import truncated_tar
 from tests.support.fake_codec import FakeCodec
-from tests.support.two_processes import Process, fork, in_two_processes
+from tests.support.kills import fork
+from tests.support.two_processes import Process, in_two_processes
 
 
 def killed_between_data_and_marker(process: Process) -> None:

@@ -210,20 +210,19 @@ class Index:
             if 0 < row <= len(manifests[source].class_names):
                 dataset = manifests[source].dataset.name
                 name = manifests[source].class_names[row - 1]
-                sources = PurePath(dataset).name, dataset, str(source)
+                sources = PurePath(dataset).name, source, dataset
                 names[source, row - 1] = [name, *(f"{one}:{name}" for one in sources)]
-        found = {pair for pair, spellings in names.items() if asked in spellings}
+        found = [pair for pair, spellings in names.items() if asked in spellings]
         if len(found) == 1:
-            return found.pop()
+            return found[0]
 
         # The shortest spelling that tells them apart.
-        for spelling in (0, 1, 3):
-            shown = [spellings[spelling] for pair, spellings in names.items() if pair in found or not found]
+        for shown in zip(*(names[pair] for pair in found or names), strict=True):
             if len(set(shown)) == len(shown):
                 break
         if found:
             raise UserError(f"{self.path} holds several classes {asked!r}: name {' or '.join(shown)}")
-        listed = f"its classes are {first_names(shown)}" if shown else "its images have no classes"
+        listed = f"its classes are {first_names(shown)}" if names else "its images have no classes"
         raise UserError(f"{self.path} holds no image of class {asked!r}: {listed}")
 
     @cached_property
@@ -281,8 +280,9 @@ def check_contents(index: Index) -> None:
     total = sum(entry["bytes"] for entry in files.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="checking the index", delay=2) as bar:
         for name, entry in files.items():
-            if sha256(index.path / name, bar.update) != entry["sha256"]:
+            if sha256(index.path / name) != entry["sha256"]:
                 raise UserError(f"{index.path / name} differs from its hash: build the index again")
+            bar.update(entry["bytes"])
 
 
 def _set_aside(path: Path) -> None:

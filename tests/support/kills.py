@@ -1,15 +1,36 @@
 """SIGKILL at a chosen moment: what a crash leaves is what the next run finds."""
 
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from imagegram.machine import die_with_parent
+
+
+def fork(work: Callable[[], object], report: Path | None = None) -> int:
+    """Start `work` in a copy of this process, which ends with it; returns its id. An error is written to `report`."""
+    parent = os.getpid()
+    if child := os.fork():
+        return child
+    try:
+        die_with_parent(parent)
+        # tqdm's lock is shared by all copies: one that is killed while it holds the lock would stop every later one.
+        tqdm.set_lock(threading.RLock())
+        work()
+        os._exit(0)
+    except BaseException:
+        if report:
+            report.write_text(traceback.format_exc())
+    finally:
+        os._exit(1)
 
 
 def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
@@ -27,16 +48,12 @@ def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float 
             if events == at_event:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        # tqdm's lock is shared by all children: one that is killed while it holds the lock would stop every later one.
-        tqdm.set_lock(threading.RLock())
-        with contextlib.suppress(BaseException):
-            if at_event:
-                sys.addaudithook(count)
-            build()
-            os._exit(0)
-        os._exit(1)
+    def work() -> None:
+        if at_event:
+            sys.addaudithook(count)
+        build()
+
+    child = fork(work)
     if after_seconds:
         time.sleep(after_seconds)
         os.kill(child, signal.SIGKILL)

@@ -2,42 +2,21 @@
 
 import ctypes
 import os
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from imagegram import tokenizing
 from imagegram.cli import UserError
 from imagegram.codec import Codec
-from imagegram.machine import die_with_parent
 from imagegram.tokens import TokenFolder
 from tests.support.fake_codec import SMALL_JOB, FakeCodec
+from tests.support.kills import fork
 from tests.support.tokenize import contents, tokenize
 
 NEW_NAMESPACES = 0x10020000  # CLONE_NEWUSER | CLONE_NEWNS
-
-
-def fork(work: Callable[[], object], report: Path) -> int:
-    """Start `work` in a copy of this process, which ends with it; returns its id. An error is written to `report`."""
-    parent = os.getpid()
-    if child := os.fork():
-        return child
-    try:
-        die_with_parent(parent)
-        # tqdm's lock is shared by all copies: one that is killed while it holds the lock would stop every later one.
-        tqdm.set_lock(threading.RLock())
-        work()
-        os._exit(0)
-    except BaseException:
-        report.write_text(traceback.format_exc())
-    finally:
-        os._exit(1)
 
 
 class Process:
@@ -73,6 +52,7 @@ class Process:
         self.run(**changes)
         self.barrier("finished")
         if self.rank == 0:
+            changes.pop("codec", None)
             tokenize(out=self.folder / "clean", **SMALL_JOB | changes)
             assert contents(self.out) == contents(self.folder / "clean")
 
