@@ -33,6 +33,7 @@ from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
 from imagegram.codec import Codec, load_codec
 from imagegram.codec.decoding import Decoder
+from imagegram.codec.linear import LinearCodec
 from imagegram.codec.linear_fit import FOLDER
 from imagegram.codec.sizes import is_linear
 from imagegram.files import atomic, save_array, write_json
@@ -114,8 +115,9 @@ def open_codec(index: Index, name: str = "") -> Codec:
     if not local and Path(index.codec).is_absolute() and not Path(index.codec).exists():
         raise UserError(f"the codec {index.codec} of {index.path} is gone: say where it is with --codec FOLDER")
     if is_linear(index.codec) and not local:  # it lies with the tokens
-        name, local = str(index.token_folders()[0].path / FOLDER), True
-    codec = load_codec(name if local else index.codec, index.revision)
+        codec: Codec = LinearCodec(index.token_folders()[0].path / FOLDER, index.codec)
+    else:
+        codec = load_codec(name if local else index.codec, index.revision)
     if codec.revision != index.revision:
         raise UserError(
             f"{index.path} holds tokens of {index.codec!r} revision {index.revision}, here is {codec.revision}: "

@@ -18,7 +18,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.codec.linear_fit import FOLDER, copy_linear, open_linear
-from imagegram.codec.sizes import is_linear, sizes_of
+from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
@@ -49,8 +49,8 @@ def open_both(spec: DatasetSpec, out: Path, options: Options) -> tuple[Codec, Im
         return codec, spec.open(codec.image_size)
     dataset = spec.open(sizes_of(options.codec).image_size)
     Artifact(out, "tokens").claim()
-    if Path(options.codec).expanduser().is_dir():
-        return copy_linear(Path(options.codec).expanduser(), out / FOLDER), dataset
+    if fitted := linear_folder(options.codec):
+        return copy_linear(fitted, out / FOLDER), dataset
     return open_linear(options.codec, [dataset], options.held_out_share, out / FOLDER), dataset
 
 

@@ -1,7 +1,6 @@
 """Codecs: images to tokens and back, the embedded miniature or the real FlexTok behind one interface."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -47,13 +46,13 @@ def load_codec(name: str = "tiny", revision: str = "") -> Codec:
     missing, with what to install or change.
     """
     from imagegram.codec import miniatures
-    from imagegram.codec.sizes import LINEAR, is_linear
+    from imagegram.codec.sizes import LINEAR, is_linear, linear_folder
 
     if is_linear(name):
         from imagegram.codec.linear import LinearCodec
 
-        if Path(name).expanduser().is_dir():
-            return LinearCodec(Path(name).expanduser(), LINEAR)
+        if fitted := linear_folder(name):
+            return LinearCodec(fitted, LINEAR)
         raise UserError(f"the codec {name} is fitted to a data set by tokenizing, and kept in TOKENS/codec: name that")
     folder = miniatures.find(name)
     if folder:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.cli import UserError
 from imagegram.files import atomic, sha256
 
 if TYPE_CHECKING:
@@ -64,10 +65,13 @@ class LinearCodec:
     own_error: tuple[float, float] | None = None
 
     def __init__(self, folder: Path, name: str) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
 
-        with safe_open(folder / WEIGHTS, "numpy") as file:
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        try:
+            arrays = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the linear codec of {folder} is gone or damaged ({error}): tokenize anew") from None
         self.name = name
         self.revision = sha256(folder / WEIGHTS)[:16]
         self.levels = tuple(arrays["levels"].tolist())

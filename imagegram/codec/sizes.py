@@ -51,9 +51,15 @@ def sizes_of(name: str) -> Sizes:
     return Sizes(config["image_size"], config["tokens"], tuple(config["levels"]))
 
 
+def linear_folder(name: str) -> Path | None:
+    """The folder of a fitted linear codec that the name is the path of; None where it is none."""
+    folder = Path(name).expanduser()
+    return folder if (folder / f"{LINEAR}.json").exists() else None
+
+
 def is_linear(name: str) -> bool:
     """Whether the name is that of a linear codec, fitted or to be fitted."""
-    return name.partition(":")[0] == LINEAR or (Path(name).expanduser() / f"{LINEAR}.json").exists()
+    return name.partition(":")[0] == LINEAR or linear_folder(name) is not None
 
 
 def linear_sizes(name: str) -> Sizes:
@@ -63,8 +69,8 @@ def linear_sizes(name: str) -> Sizes:
     (8, 8, 8, 8)
     """
     sizes = LINEAR_SIZES
-    if (file := Path(name).expanduser() / f"{LINEAR}.json").exists():
-        found = read_json(file)
+    if folder := linear_folder(name):
+        found = read_json(folder / f"{LINEAR}.json")
         return Sizes(found["image_size"], found["tokens"], tuple(found["levels"]))
     given = dict(part.partition("=")[::2] for part in name.partition(":")[2].split(",") if part)
     try:

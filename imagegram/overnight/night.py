@@ -15,7 +15,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.codec.linear_fit import FOLDER, open_linear
-from imagegram.codec.sizes import is_linear, sizes_of
+from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
 from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index, keep_if_sound
@@ -43,7 +43,7 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
     for data in plan.data:
         try:
             options = Options(codec=plan.codec, workers=WORKERS)
-            if is_linear(plan.codec) and len(plan.data) > 1 and not Path(plan.codec).is_dir():
+            if is_linear(plan.codec) and len(plan.data) > 1 and not linear_folder(plan.codec):
                 datasets = [one.open(sizes_of(plan.codec).image_size) for one in plan.data]
                 open_linear(plan.codec, datasets, options.held_out_share, plan.out / FOLDER)  # one for all of them
                 options = replace(options, codec=str(plan.out / FOLDER))

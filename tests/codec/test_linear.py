@@ -183,7 +183,10 @@ def test_sizes_that_it_cannot_have(name: str, match: str) -> None:
         sizes_of(name)
 
 
-def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path) -> None:
+def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("linear").mkdir()  # no codec, whatever it is called
+    assert sizes_of("linear") == Sizes(64, 64, (8, 8, 8, 5, 5, 5))
     name = "linear:size=32,tokens=4,levels=5-5-5"
     tokens = tokenize("digits", tmp_path / "here" / "tokens", images=200, codec=name)
     index = build_index([tokens.path], tmp_path / "here" / "input", tmp_path / "here" / "index")
@@ -200,3 +203,8 @@ def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path) -> None:
     for folder in ("index", "both"):
         moved = type(index).open(tmp_path / "there" / folder)
         assert open_codec(moved).decode(list(moved.tokens[:2]), [0, 0], 1, 1.0).shape == (2, 3, 32, 32)
+    for content in (b"torn", None):
+        weights = tmp_path / "there" / "tokens" / "codec" / "linear.safetensors"
+        weights.write_bytes(content) if content else weights.unlink()
+        with pytest.raises(UserError, match=r"linear codec of .* is gone or damaged"):
+            open_codec(type(index).open(tmp_path / "there" / "index"))
