@@ -244,6 +244,23 @@ def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Pa
     assert (tmp_path / "絵" / "report.json").exists()
 
 
+def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from imagegram.report.page import short_names, write_stopped_page
+        from imagegram.report.record import Night
+        night = Night(f"overnight_run.py --dataset {sys.argv[1]}", 1, 1, 0, {}, failed={sys.argv[1]: "gone"})
+        write_stopped_page(Path(), night)
+        print(ascii(short_names([sys.argv[1]])))
+    """
+    python = [sys.executable, "-c", code, "日本"]
+    done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{['日本']!a}\n", done.stderr
+    assert "日本</" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_too_little_memory_for_pytorch_is_one_line(tmp_path: Path) -> None:
     command = f"ulimit -v 2500000; exec {sys.executable} {ROOT}/tokenize_fast.py --images 20 --out {tmp_path}/t"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

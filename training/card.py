@@ -28,7 +28,7 @@ def write_card(out: Path, codec: TinyCodec, data: list[Images], recipe: dict[str
     reconstructions(codec, data).save(out / "reconstructions.png")
     plot(out / "training", figures, out / "training.png")
     with atomic(out / "card.md") as temporary:
-        temporary.write_text(card_text(codec, figures, recipe))
+        temporary.write_text(card_text(codec, figures, recipe), encoding="utf-8", errors="surrogateescape")
     write_json(out / miniatures.CARD, {"data_sets": to_json(figures), "training": recipe})
     return advice(figures, recipe)
 

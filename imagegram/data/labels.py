@@ -22,6 +22,7 @@ KEYWORDS = {
 
 
 NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?")  # as a program writes it; 01 and 1_0 are names
+MISSING = {"nan", "NaN"}  # among numbers: as programs write one that is not there
 NO_LABEL = -1  # in a file of labels; all others are rows of the names of the classes
 
 
@@ -46,6 +47,9 @@ class Classes:
         given = [text or "" for text in texts]
         known = {text for text in given if text}
         numbers = {text: found for text in known if (found := NUMBER.fullmatch(text))}
+        if numbers and known - numbers.keys() <= MISSING:
+            given = [text if text in numbers else "" for text in given]
+            known = set(numbers)
         notes = []
         if len(numbers) == len(known) and len({found[2] for found in numbers.values()}) < 2:
             order = sorted(known, key=lambda text: int(numbers[text][1]))

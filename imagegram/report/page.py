@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from imagegram.codec.familiarity import warning_of
+from imagegram.data.dataset import printable
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
 from imagegram.metrics import rule
@@ -84,7 +85,9 @@ def render(template: str, path: Path, **content: Any) -> Path:
     )
     environment.filters["without_folders"] = without_folders
     with atomic(path) as temporary:
-        temporary.write_text(environment.get_template(template).render(palette=PALETTE, **content))
+        text = environment.get_template(template).render(palette=PALETTE, **content)
+        # Names that are no text in the locale keep their bytes.
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -247,7 +250,7 @@ def short_names(datasets: list[str]) -> list[str]:
     >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"])
     ['cats/train', 'dogs/train']
     """
-    parts = [Path(name).parts for name in datasets]
+    parts = [Path(printable(name)).parts for name in datasets]
     for length in range(1, max(map(len, parts), default=1) + 1):
         names = ["/".join(each[-length:]) or name for each, name in zip(parts, datasets, strict=True)]
         if len(set(names)) == len(set(datasets)):

@@ -55,6 +55,8 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
         ([("txt", b"cat"), ("txt", b"cat"), ("txt", b"cat")], [0, 0, 0], ("cat",)),
         ([("txt", b"cat"), ("txt", b"dog"), ("txt", b"dog"), ("txt", b"cat")], [0, 1, 1, 0], ("cat", "dog")),  # half
         ([("cls", b"0"), ("cls", b"1019")], [0, 1], ("0", "1019")),
+        ([("cls", b"0"), ("cls", b"nan"), ("cls", b"1")], [0, -1, 1], ("0", "1")),
+        ([("cls", b"nan"), ("cls", b"cat"), ("cls", b"nan")], [1, 0, 1], ("cat", "nan")),  # bread
         ([("txt", b"a cat"), ("txt", b"a dog"), ("txt", b"an owl")], [-1, -1, -1], ()),
     ],
 )
