@@ -16,6 +16,7 @@ from imagegram.codec.flextok import FlexTokCodec
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.dataset import permutation
 from imagegram.data.scenes import scene
+from imagegram.files import read_json
 from tests.support.datasets import put
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
@@ -148,3 +149,11 @@ def test_a_training_that_is_not_finished_is_no_codec(tmp_path: Path) -> None:
     (tmp_path / "half" / "training").mkdir(parents=True)
     with pytest.raises(UserError, match="is not finished"):
         load_codec(str(tmp_path / "half"))
+
+
+@pytest.mark.parametrize("name", miniatures.shipped())
+def test_what_is_shipped_keeps_more_than_a_flat_picture(name: str) -> None:
+    card = read_json(miniatures.SHIPPED / name / miniatures.CARD)
+    for row in card["data_sets"].values():
+        assert not familiarity.too_little(row["error"], row["flat"], row["codes_median"], int(row["tokenized"]))
+        assert row["error"] < row["flat"] / 2
