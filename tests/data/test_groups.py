@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset
-from imagegram.data.duplicates import near_pairs, perceptual_hashes
+from imagegram.data.duplicates import across, near_pairs, perceptual_hashes
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
 from imagegram.data.shipped import EMOJI
@@ -142,6 +142,16 @@ def test_near_pairs_are_those_of_brute_force() -> None:
         assert np.array_equal(near_pairs(left, right, most), np.argwhere(distances <= most))
     many = rng.integers(0, 3, 2000, np.uint64)  # nearly all pairs are equal
     assert len(near_pairs(many, many[:50], 0)) == (many[:, None] == many[None, :50]).sum()
+
+
+def test_what_is_near_and_what_is_alike() -> None:
+    bits = [0, 0b1111, 0b11111, 1 << 40]  # the first is held out, and differs in 4, 5 and 1 bits
+    levels = [100, 100, 100, 116]
+    found = across(np.array(bits, np.uint64), np.arange(4) == 0, lambda row: np.full((3, 8, 8), levels[row], np.uint8))
+    assert [(pair.held_out, pair.training, pair.error) for pair in found] == [(0, 1, 0.0), (0, 3, 16.0)]
+    levels[3] = 117
+    found = across(np.array(bits, np.uint64), np.arange(4) == 0, lambda row: np.full((3, 8, 8), levels[row], np.uint8))
+    assert [pair.training for pair in found] == [1]
 
 
 def test_a_hash_outlives_scaling_and_tells_pictures_apart() -> None:
