@@ -54,7 +54,7 @@ class Config:
 def measure(config: Config, corpus: Corpus, sampler: Ntd | Aligned) -> pd.DataFrame:
     """The measures of one sampler, and the same of held-out real images, each with its 95 % interval."""
     rng = np.random.default_rng(config.seed)
-    exact = copy_figures(corpus.index.tokens, [sampler.context], isinstance(sampler, Aligned))
+    exact = copy_figures(corpus.index.tokens, [sampler.context], aligned=isinstance(sampler, Aligned))
     tokens = sampler.sample(corpus.index, config.sequences, rng).tokens
     measures = corpus.measure(tokens, config.images, rng)
     for who, figures in memorization_figures(tokens, corpus.index, corpus.held_out.tokens, rng).items():

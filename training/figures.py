@@ -43,7 +43,7 @@ def load_classifier(images: Images, path: Path) -> Classifier:
         print(f"training the classifier of {images.name}", flush=True)
         rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:TRAINED_ON]
         pixels = torch.cat([seen(part) for part in images.training[rows].split(1000)])
-        kept = {"key": key, "net": train_classifier(pixels, labels[rows], steps).state_dict()}
+        kept = {"key": key, "net": train_classifier(pixels, labels[rows], steps=steps).state_dict()}
         with atomic(path) as temporary:
             torch.save(kept, temporary)
     classifier.load_state_dict(kept["net"])

@@ -70,7 +70,7 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, devi
     pixels = torch.cat([seen(part) for images, _ in targets for part in images.split(1000)]).to(device)
     labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
     teacher.to(device)
-    teacher.net = train_classifier(pixels, labels.to(device), min(steps, MOST_STEPS), seed=seed)
+    teacher.net = train_classifier(pixels, labels.to(device), steps=min(steps, MOST_STEPS), seed=seed)
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
     with atomic(path) as temporary:
         torch.save(teacher.state_dict(), temporary)

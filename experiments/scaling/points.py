@@ -51,7 +51,8 @@ def figure_row(sampler: str, context: int, quantity: str, figure: Figure) -> Row
 def counts_point(tokens: Tokens) -> Iterator[Row]:
     """Exact: P(copy), competitors, extraction by `ntd` after 1, 2, 4, ... tokens; collision entropies of n-grams."""
     for name, (method, min_images) in COUNTED.items():
-        for context, figures in copy_figures(tokens, CONTEXTS, method == "aligned", min_images).items():
+        counted = copy_figures(tokens, CONTEXTS, aligned=method == "aligned", min_images=min_images)
+        for context, figures in counted.items():
             yield row(name, context, "copy_probability", float(np.exp(figures.log_copy)))
             yield row(name, context, "minus_log_copy_probability", -figures.log_copy)
             if min_images == 1:

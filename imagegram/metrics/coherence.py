@@ -89,7 +89,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, steps: int = 600, batch: int = 128, seed: int = 0, shown: bool = True
+    images: Tensor, labels: Tensor, *, steps: int = 600, batch: int = 128, seed: int = 0, shown: bool = True
 ) -> Classifier:
     """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
 
@@ -146,7 +146,7 @@ class Classifiers:
         def train(half: int) -> Classifier:
             known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            return train_classifier(images, known, STEPS, batch=BATCH, seed=SEED + half, shown=half == 0)
+            return train_classifier(images, known, steps=STEPS, batch=BATCH, seed=SEED + half, shown=half == 0)
 
         return cls(_each(train, (0, 1)), real, baseline)
 

@@ -62,7 +62,11 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
 
 def novelty(lengths: NDArray[np.int64]) -> list[float]:
     """The n-novelty curve (McCoy et al., 2023, doi:10.1162/tacl_a_00567): for n = 1, 2 ... k the share of n-grams that
-    stand nowhere in the training set. `lengths` [n, k]: runs at any position."""
+    stand nowhere in the training set. `lengths` [n, k]: runs at any position.
+
+    >>> novelty(np.array([[2, 1, 0]]))
+    [0.3333333333333333, 0.5, 1.0]
+    """
     k = lengths.shape[1]
     return [float((lengths[:, : k - n + 1] < n).mean()) for n in range(1, k + 1)]
 
@@ -70,6 +74,9 @@ def novelty(lengths: NDArray[np.int64]) -> list[float]:
 def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]:
     runs at any position. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
+
+    >>> pieces(np.array([[3, 2, 1], [2, 1, 0], [0, 0, 0]])).tolist()
+    [1, 2, 3]
     """
     n, k = lengths.shape
     place = np.zeros(n, np.int64)
@@ -81,7 +88,11 @@ def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float64]:
-    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n, k]: as above."""
+    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n, k]: as above.
+
+    >>> copied(np.array([[4, 3, 2, 1, 0], [3, 2, 1, 1, 1]])).tolist()
+    [0.8, 0.0]
+    """
     k = lengths.shape[1]
     end = np.maximum.accumulate(np.where(lengths >= at_least, np.arange(k) + lengths, 0), axis=1)
     return (end > np.arange(k)).mean(1)

@@ -28,7 +28,7 @@ class Counts:
     sizes: Ints  # of the context with any token after it
 
 
-def context_counts(tokens: NDArray[np.uint16], longest: int, aligned: bool) -> Iterator[Counts]:
+def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -> Iterator[Counts]:
     """The counts of contexts of 0, 1 ... `longest` tokens before every token of a corpus [n, L].
 
     aligned: at the same position only. Else anywhere, and the separator before an image counts as a token of context.
@@ -58,7 +58,11 @@ def context_counts(tokens: NDArray[np.uint16], longest: int, aligned: bool) -> I
 
 
 def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
-    """Numbers from 0 for the distinct keys [m], and how often each key stands there: int32 [m] each."""
+    """Numbers from 0 for the distinct keys [m], and how often each key stands there: int32 [m] each.
+
+    >>> [each.tolist() for each in number(np.array([70, 50, 70]))]
+    [[1, 0, 1], [2, 1, 2]]
+    """
     _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return numbers.astype(np.int32), counts.astype(np.int32)[numbers]
 
@@ -90,13 +94,13 @@ class CopyFigures:
 
 
 def log_probabilities(
-    tokens: NDArray[np.uint16], longest: int, aligned: bool, min_images: int = 1
+    tokens: NDArray[np.uint16], longest: int, *, aligned: bool, min_images: int = 1
 ) -> Iterator[tuple[Counts, Floats]]:
     """ln p(x_i | context) of every token of the corpus [n, L] for contexts of 0, 1 ... `longest` tokens, as counted by
     `ntd`, or by `aligned` with `min_images`: with the counts. The array is the same one, changed, every time.
     """
     log_p = np.zeros(tokens.shape)
-    for counts in context_counts(tokens, longest, aligned):
+    for counts in context_counts(tokens, longest, aligned=aligned):
         # A context that fewer images share is not used: the shorter one before it stays.
         kept = (counts.sizes >= min_images) | (counts.context == 0)
         log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
@@ -104,7 +108,7 @@ def log_probabilities(
 
 
 def copy_figures(
-    tokens: NDArray[np.uint16], contexts: Sequence[int], aligned: bool, min_images: int = 1
+    tokens: NDArray[np.uint16], contexts: Sequence[int], *, aligned: bool, min_images: int = 1
 ) -> dict[int, CopyFigures]:
     """The figures of `ntd`, or of `aligned` with `min_images`, trained on `tokens` [n, L], for each of `contexts`.
 
@@ -117,7 +121,7 @@ def copy_figures(
     extraction: dict[int, dict[int, float]] = {}
     competitors: dict[int, float] = {}
     shorter = np.zeros(tokens.shape, np.int32)  # how often the context that is one token shorter stands there
-    for counts, log_p in log_probabilities(tokens, max(contexts) + 1, aligned, min_images):
+    for counts, log_p in log_probabilities(tokens, max(contexts) + 1, aligned=aligned, min_images=min_images):
         competitors[counts.context - 1] = float((shorter - counts.sizes).sum(1, dtype=np.int64).mean())
         shorter = counts.sizes
         if counts.context in contexts:
@@ -127,7 +131,11 @@ def copy_figures(
 
 
 def entropy(column: NDArray[np.uint16]) -> float:
-    """Shannon's entropy of tokens [n] in bits, with the correction of Miller (1955) for what was not seen."""
+    """Shannon's entropy of tokens [n] in bits, with the correction of Miller (1955) for what was not seen.
+
+    >>> round(entropy(np.repeat(np.uint16([1, 2, 3, 4]), 1000)), 3)
+    2.001
+    """
     counts = np.unique(column, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log2(shares)).sum() + (len(counts) - 1) / (2 * len(column) * np.log(2)))
@@ -138,6 +146,9 @@ def collision_entropy(hits: Ints) -> float:
 
     The estimate of that chance has no bias: pairs that are equal, of all pairs (Rényi's entropy of order 2). Infinite
     where no n-gram stands twice.
+
+    >>> 2 ** collision_entropy(np.array([2, 2, 1, 1])), collision_entropy(np.ones(9, int))
+    (6.0, inf)
     """
     m = hits.size
     equal = float((hits.astype(np.float64) - 1).sum())

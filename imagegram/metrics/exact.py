@@ -83,7 +83,11 @@ def floor_share(left_out: Floats, vocab_size: int) -> float:
 
 
 def bits(p: Floats, share: float, vocab_size: int) -> Floats:
-    """-log2 of a p + (1 - a) / V, a = `share`, of every token: float64 [n, L]."""
+    """-log2 of a p + (1 - a) / V, a = `share`, of every token: float64 [n, L].
+
+    >>> bits(np.array([0.5, 0.0]), share=0.5, vocab_size=4).round(3).tolist()
+    [1.415, 3.0]
+    """
     return -np.log2(share * p + (1 - share) / vocab_size)
 
 

@@ -136,7 +136,7 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
                 each = []
                 for corpus in range(corpora):
                     rows = tokens[corpus * size : (corpus + 1) * size]
-                    each.append(copy_figures(rows, contexts, sampler == "aligned"))
+                    each.append(copy_figures(rows, contexts, aligned=sampler == "aligned"))
                     bar.update(size)
                 for context in contexts:
                     means[context].append(-float(np.mean([figures[context].log_copy for figures in each])))

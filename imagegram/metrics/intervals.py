@@ -91,7 +91,11 @@ class Figure:
 
 
 def to_json(figures: Any) -> Any:
-    """Figures inside dictionaries and lists, as JSON; everything else as it is."""
+    """Figures inside dictionaries and lists, as JSON; everything else as it is.
+
+    >>> to_json({"chances": [Figure.exactly(0.5)], "images": 3})
+    {'chances': [{'value': 0.5, 'low': 0.5, 'high': 0.5, 'exact': True}], 'images': 3}
+    """
     if isinstance(figures, Figure):
         return figures.to_json()
     if isinstance(figures, list):
@@ -113,7 +117,11 @@ def from_json(data: Any) -> Any:
 
 
 def wilson(hits: int, n: int) -> Figure:
-    """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2 sigma is not."""
+    """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2 sigma is not.
+
+    >>> f"{wilson(0, 1000):%}"
+    '0 % (0 to 0.4)'
+    """
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Figure(hits / n, float(interval.low), float(interval.high))
 

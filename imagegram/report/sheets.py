@@ -109,7 +109,11 @@ def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int,
 
 
 def prefix_lengths(tokens: int) -> list[int]:
-    """1, 2, 4, ... and all of them: where a coarse-to-fine tokenizer shows what it adds."""
+    """1, 2, 4, ... and all of them: where a coarse-to-fine tokenizer shows what it adds.
+
+    >>> prefix_lengths(16), prefix_lengths(12), prefix_lengths(1)
+    ([1, 2, 4, 8, 16], [1, 2, 4, 8, 12], [1])
+    """
     return [*(2**i for i in range((tokens - 1).bit_length())), tokens]
 
 

@@ -6,14 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagegram.report.sheets import CELL, GAP, SEEDS, noises, prefix_lengths, prefixes
-
-
-def test_lengths_double_up_to_all() -> None:
-    assert prefix_lengths(256) == [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    assert prefix_lengths(16) == [1, 2, 4, 8, 16]
-    assert prefix_lengths(12) == [1, 2, 4, 8, 12]
-    assert prefix_lengths(1) == [1]
+from imagegram.report.sheets import CELL, GAP, SEEDS, noises, prefixes
 
 
 def test_every_sequence_has_its_prefixes_and_its_noises() -> None:

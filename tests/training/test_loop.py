@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 import train_tiny_flextok as script
-from imagegram.artifact import Artifact
-from imagegram.cli import UserError, run_script
+from imagegram.cli import run_script
 from imagegram.codec import load_codec, miniatures
 from imagegram.codec.tiny import TinyCodec
-from imagegram.data.dataset import DatasetOptions
 from imagegram.data.scenes import scene
 from imagegram.metrics.coherence import Classifier, train_classifier
 from tests.support.fake_codec import FakeCodec
@@ -35,7 +32,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The script on small batches, with classifiers hardly trained."""
 
     def hasty(images: Tensor, labels: Tensor, steps: int, seed: int = 0) -> Classifier:
-        return train_classifier(images, labels, 2, batch=8, seed=seed)
+        return train_classifier(images, labels, steps=2, batch=8, seed=seed)
 
     monkeypatch.setattr(figures, "train_classifier", hasty)
     monkeypatch.setattr(figures, "KEEPS", (1, 16))
@@ -66,7 +63,9 @@ def train(*arguments: str) -> int:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path, folders: list[str]) -> None:
+def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     def run(name: str) -> Path:
         assert train("--dataset", *folders, f"--out={tmp_path / name}", *STEPS) == 0
         return tmp_path / name
@@ -104,6 +103,15 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path,
     assert labelled["training_images"] + labelled["images"] == 45
     assert (cut / "reconstructions.png").exists()
     assert "| plain" in (cut / "card.md").read_text().replace(f"{tmp_path}/", "")
+
+    # Other decoder steps keep the encoder that is finished.
+    encoder = (cut / "training" / "encoder.pt").read_bytes()
+    capsys.readouterr()
+    assert train("--dataset", *folders, f"--out={cut}", STEPS[0], "--decoder-steps=2") == 0
+    assert "decoder_steps: 4 -> 2: the encoder stays" in capsys.readouterr().out
+    assert (cut / "training" / "encoder.pt").read_bytes() == encoder
+    assert json.loads((cut / "training" / "decoder.jsonl").read_text())["step"] == 2
+    assert load_codec(str(cut)).revision != load_codec(str(whole)).revision
 
 
 @pytest.mark.usefixtures("hasty")
@@ -159,70 +167,6 @@ def test_a_miniature_of_64_pixels_is_a_codec_too(
     assert tokens.shape == (3, 16)
     assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
     assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
-
-
-@pytest.mark.usefixtures("hasty")
-def test_other_decoder_steps_keep_the_encoder_that_is_finished(
-    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "mine"
-    assert train("--dataset", folders[0], f"--out={out}", *STEPS) == 0
-    encoder = (out / "training" / "encoder.pt").read_bytes()
-    before = load_codec(str(out))
-    capsys.readouterr()
-    assert train("--dataset", folders[0], f"--out={out}", STEPS[0], "--decoder-steps=2") == 0
-    assert "decoder_steps: 4 -> 2: the encoder stays" in capsys.readouterr().out
-    assert (out / "training" / "encoder.pt").read_bytes() == encoder
-    assert json.loads((out / "training" / "decoder.jsonl").read_text())["step"] == 2
-    assert load_codec(str(out)).revision != before.revision
-
-
-def test_a_training_goes_on_only_where_everything_it_depends_on_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cats = Images("cats", "fingerprint", torch.zeros(30, 3, 1, 1), torch.zeros(30), torch.arange(30) < 3)
-    asked = script.Config(("cats",), out=tmp_path)
-    script.remember(Artifact(tmp_path, "codec"), script.make_recipe(asked, (10, 20), [cats]))
-
-    def goes_on(steps: tuple[int, int] = (10, 20), data: tuple[Images, ...] = (cats,), **changes: Any) -> bool:
-        recipe = script.make_recipe(replace(asked, **changes), steps, list(data))
-        try:
-            script.remember(Artifact(tmp_path, "codec"), recipe)
-        except UserError as error:
-            assert "belongs to another training (" in str(error)  # noqa: PT017
-            return False
-        return True
-
-    assert goes_on()
-    for change in (
-        {"data": (replace(cats, fingerprint="another"),)},
-        {"data": [replace(cats, image_column="left")]},
-        {"data": [replace(cats, label_column="kind")]},
-        {"data": [replace(cats, name="dogs")]},
-        {"data": [cats, replace(cats, name="dogs")]},
-        {"data": [replace(cats, pixels=cats.pixels[1:])]},
-        {"each": DatasetOptions(split="test")},
-        {"image_size": 64},
-        {"start": "tiny"},
-        {"steps": (11, 20)},
-        {"seed": 1},
-    ):
-        assert not goes_on(**change), change
-    assert goes_on()
-    monkeypatch.setattr(script, "VERSION", 99)
-    assert not goes_on()
-
-
-def test_a_training_that_began_with_weights_does_not_go_on_with_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = Artifact(tmp_path, "codec")
-    asked = script.Config(("cats",), out=tmp_path, start="tiny")
-    script.remember(place, script.make_recipe(asked, (10, 20), []))
-    script.remember(place, script.make_recipe(asked, (10, 20), []))
-    monkeypatch.setattr(miniatures, "revision", lambda folder: "trained anew")
-    with pytest.raises(UserError, match=r"another training \(start_revision"):
-        script.remember(place, script.make_recipe(asked, (10, 20), []))
 
 
 @pytest.mark.parametrize("held_out", [39, 40])
