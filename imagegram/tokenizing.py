@@ -51,7 +51,7 @@ def open_both(spec: DatasetSpec, out: Path, options: Options) -> tuple[Codec, Im
     Artifact(out, "tokens").claim()
     if fitted := linear_folder(options.codec):
         return copy_linear(fitted, out / FOLDER), dataset
-    return open_linear(options.codec, [dataset], options.held_out_share, out / FOLDER), dataset
+    return open_linear(options.codec, [dataset], options.held_out_share, out / FOLDER, options.workers), dataset
 
 
 def check(out: Path, options: Options) -> None:

@@ -16,7 +16,7 @@ from imagegram.cli import UserError
 from imagegram.codec.linear import FORMAT, WEIGHTS, LinearCodec, features, save, scales
 from imagegram.codec.sizes import Sizes, linear_sizes
 from imagegram.data.dataset import ImageDataset, sample
-from imagegram.data.loading import load_batches
+from imagegram.data.loading import load_batches, worker_errors_as_user_errors
 from imagegram.files import turn
 
 FOLDER = "codec"  # in a token folder
@@ -31,9 +31,10 @@ FLOOR = 1e-4  # of the density's peak: where no training image was, an image may
 READ_AT_ONCE = 256
 
 
-def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: Path) -> LinearCodec:
+def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: Path, workers: int = -1) -> LinearCodec:
     """The linear codec `name` in the folder `out`, fitted to the images of `datasets` that are not held out; where it
     is there already, that one. Of several processes one fits, the others wait for it."""
+    started = time.monotonic()
     sizes = linear_sizes(name)
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -54,7 +55,7 @@ def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: 
                 "its own: choose another folder with --out"
             )
         if not before:
-            _fit_and_save(datasets, share, sizes, out)
+            _fit_and_save(training_images(datasets, share, sizes.image_size, workers), sizes, out, started)
             place.finish(record)
     return LinearCodec(out, name)
 
@@ -72,9 +73,7 @@ def copy_linear(folder: Path, out: Path) -> LinearCodec:
     return LinearCodec(out, "linear")
 
 
-def _fit_and_save(datasets: Sequence[ImageDataset], share: float, sizes: Sizes, out: Path) -> None:
-    started = time.monotonic()
-    images = training_images(datasets, share, sizes.image_size)
+def _fit_and_save(images: NDArray[np.uint8], sizes: Sizes, out: Path, started: float) -> None:
     if len(images) < 2:
         raise UserError("the linear codec is fitted to training images, and fewer than 2 can be read")
     with threadpool_limits(1, "blas"):  # sums in the same order, whatever the machine's cores
@@ -85,7 +84,7 @@ def _fit_and_save(datasets: Sequence[ImageDataset], share: float, sizes: Sizes, 
     print(f"a linear codec was fitted to {len(images):,} training images in {seconds}: {axes} axes, no network; {out}")
 
 
-def training_images(datasets: Sequence[ImageDataset], share: float, size: int) -> NDArray[np.uint8]:
+def training_images(datasets: Sequence[ImageDataset], share: float, size: int, workers: int = -1) -> NDArray[np.uint8]:
     """The readable images that are not held out, or a random sample of them, uint8 [n, 3, S, S]."""
     most = MOST_BYTES // (4 * size**2 * 3 // 2)
     training = [dataset.ordinals[~dataset.held_out(dataset.ordinals, share)] for dataset in datasets]
@@ -96,8 +95,9 @@ def training_images(datasets: Sequence[ImageDataset], share: float, size: int) -
         mine = ordinals[chosen[(chosen >= first) & (chosen < first + len(ordinals))] - first]
         first += len(ordinals)
         batches = [mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)]
-        for items in load_batches(dataset, batches, size):
-            found += [image for _, image, _, _ in items if image is not None]
+        with worker_errors_as_user_errors():
+            for items in load_batches(dataset, batches, size, workers):
+                found += [image for _, image, _, _ in items if image is not None]
     return np.stack(found) if found else np.zeros((0, 3, size, size), np.uint8)
 
 
