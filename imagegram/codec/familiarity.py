@@ -23,6 +23,7 @@ TIMESTEPS = 4  # of the reconstructions that are judged: an eighth of the work o
 HARDLY = 0.8  # of the error of a flat picture: a reconstruction that is no better keeps next to nothing
 FEW_CODES = 1 / 8  # of the images: so few different codes at a position tell them hardly apart
 ENOUGH = 16  # different images, to count codes
+CODES = 512  # of a position of the miniatures: more images have no more of them
 FILE = "familiarity.json"  # in a token folder
 
 
@@ -89,7 +90,7 @@ def too_little(error: float, flat: float, codes: float, images: int) -> str:
             f"its error of {error:.0f} levels of 255 is {beside} the {flat:.0f} of flat pictures of each image's "
             "mean colour"
         )
-    if images >= ENOUGH and codes < FEW_CODES * images:
+    if images >= ENOUGH and codes < FEW_CODES * min(images, CODES):
         return f"{images} different images have {codes:g} different codes at a position"
     return ""
 
