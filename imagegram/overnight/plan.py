@@ -14,7 +14,6 @@ from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import nearest_existing, require_space, require_writable
 from imagegram.machine import memory_available
-from imagegram.metrics.registry import FIGURES_VERSION
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
 
@@ -61,6 +60,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What decides the results."""
+        from imagegram.metrics.registry import FIGURES_VERSION  # with SciPy, for which --help need not wait
+
         return {
             "data": [data.to_json() for data in self.data],
             "codec": self.codec,
