@@ -90,4 +90,4 @@ def token_folder(path: Path, name: str, images: int, length: int = LENGTH) -> To
 
 
 def _index(folder: Path) -> Index:
-    return build_index([folder / "tokens"], folder / "input", folder / "index", "divsufsort")
+    return build_index([folder / "tokens"], folder / "input", folder / "index", builder="divsufsort")

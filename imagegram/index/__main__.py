@@ -77,7 +77,8 @@ def main(command: Build | Verify) -> None:
             raise UserError("no token folders: name at least one with --tokens")
         if c.shard_images < 0:
             raise UserError("--shard-images must be at least 0 (all images in one shard)")
-        build_share(c.tokens, c.index_input, c.index, c.builder, c.shard_images, Processes.from_environment())
+        share = Processes.from_environment()
+        build_share(c.tokens, c.index_input, c.index, builder=c.builder, shard_images=c.shard_images, processes=share)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def _put_in_place(building: Path, out: Path) -> None:
 
 
 def build_index(
-    token_folders: Sequence[Path], index_input: Path, out: Path, builder: str = "auto", shard_images: int = 0
+    token_folders: Sequence[Path], index_input: Path, out: Path, *, builder: str = "auto", shard_images: int = 0
 ) -> Index:
     """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
 
@@ -247,7 +247,9 @@ def build_index(
     bad input or a wrong table; `out` then is what it was. A folder `out` is replaced only where it holds an index. A
     link is followed: its target is replaced, the link stays.
     """
-    index = build_share(token_folders, index_input, out, builder, shard_images, Processes())
+    index = build_share(
+        token_folders, index_input, out, builder=builder, shard_images=shard_images, processes=Processes()
+    )
     assert index is not None  # one process builds all of it
     return index
 
@@ -256,8 +258,9 @@ def build_share(
     token_folders: Sequence[Path],
     index_input: Path,
     out: Path,
-    builder: str,
-    shard_images: int,
+    *,
+    builder: str = "auto",
+    shard_images: int = 0,
     processes: Processes,
 ) -> Index | None:
     """`build_index` by several processes on a shared folder: every `world_size`-th shard, from `rank` on.

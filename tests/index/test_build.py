@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +41,7 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
-    build_index([folder / "tokens"], folder / "input", folder / "whole", "divsufsort")
+    build_index([folder / "tokens"], folder / "input", folder / "whole", builder="divsufsort")
     whole = open_fastgram(folder / "whole")
     lines = []
     for shard in index.shards:
@@ -68,7 +69,8 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
 ) -> None:
     tokens = np.random.default_rng(0).integers(0, 9, (40, 6))
     right = files_of(index_of(tmp_path, tokens, shard_images=10).path)
-    arguments = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again", "divsufsort", 10
+    places = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "again"
+    build = partial(build_index, *places, builder="divsufsort", shard_images=10)
     verify, calls = shards.verify_table, []
 
     def fourth_time_unlucky(*args: object, progress: bool) -> None:
@@ -79,7 +81,7 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
 
     monkeypatch.setattr(shards, "verify_table", fourth_time_unlucky)
     with pytest.raises(KeyboardInterrupt):
-        build_index(*arguments)
+        build()
     (building,) = tmp_path.glob(".building-again-*")
     table = building / "table.1"
     data = table.read_bytes()
@@ -92,18 +94,21 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     (building / "table.3-parts").mkdir()  # of another builder, killed
     (building / "table.3-parts" / "table.0").touch()
     capsys.readouterr()
-    again = build_index(*arguments)
+    again = build()
     out = capsys.readouterr().out
     assert "2 of 4 shards are finished" in out
     assert [line[:8] for line in out.splitlines() if "sorting" in line] == ["shard 1:", "shard 3:"]
     assert files_of(again.path) == right
     again.path.rename(building)  # a run killed just before its last step
-    build_index(*arguments)
+    build()
     assert "sorting" not in capsys.readouterr().out
     assert files_of(again.path) == right
     again.path.rename(building)  # and another request: nothing of it is taken over
     other = token_folder(tmp_path / "other", tokens[:20])
-    assert build_index([other], tmp_path / "in", tmp_path / "again", "divsufsort", 10).num_images == 20
+    assert (
+        build_index([other], tmp_path / "in", tmp_path / "again", builder="divsufsort", shard_images=10).num_images
+        == 20
+    )
     assert not building.exists()
 
 
@@ -113,7 +118,9 @@ def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(t
     other = index_of(tmp_path / "other", tokens[:3]).path  # what the build replaces
 
     def build() -> None:
-        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", "divsufsort", 6)
+        build_index(
+            [tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", builder="divsufsort", shard_images=6
+        )
 
     for event in range(1, 1000):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -134,7 +141,7 @@ def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Pa
     kills, rng = 0, random.Random(0)
 
     def build() -> None:
-        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "divsufsort", 500)
+        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", builder="divsufsort", shard_images=500)
 
     for _ in range(4):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -151,27 +158,30 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
     with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds at most 603: set SHARD_IMAGES=60"):
-        build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort")
-    assert len(build_index([folder], tmp_path / "in", tmp_path / "index", "divsufsort", 60).shards) == 2
+        build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort")
+    assert (
+        len(build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60).shards)
+        == 2
+    )
     monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
     two = Processes(0, 2, on_this_machine=2)
     with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: SHARD_IMAGES=40, fewer processes$"):
-        build_share([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60, two)
+        build_share([folder], tmp_path / "in", tmp_path / "other", shard_images=60, processes=two)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="needs 0 MB, 0 MB are free: free some space first"):
-        build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
+        build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
     usage.free = 9000
-    build_index([folder], tmp_path / "in", tmp_path / "other", "divsufsort", 60)
+    build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
     with pytest.raises(UserError, match="unknown builder 'infini-gram': auto, tg_build_index, divsufsort"):
-        build_index([folder], tmp_path / "in", tmp_path / "index", "infini-gram")
+        build_index([folder], tmp_path / "in", tmp_path / "index", builder="infini-gram")
     monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):
-        build_index([folder], tmp_path / "in", tmp_path / "index", "tg_build_index")
+        build_index([folder], tmp_path / "in", tmp_path / "index", builder="tg_build_index")
 
 
 def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
@@ -199,10 +209,10 @@ def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
     (results / "index.json").write_text('{"home": "a page of its own"}')
     with pytest.raises(UserError, match=r"not an index, e\.g\. 'index.json'"):
         build_index([tokens], index_input, results)
-    index = build_index([tokens], index_input, tmp_path / "index", "divsufsort")
+    index = build_index([tokens], index_input, tmp_path / "index", builder="divsufsort")
     (index.path / "notes.txt").write_text("kept beside the index")
     with pytest.raises(UserError, match=r"not an index, e\.g\. 'notes.txt'"):
-        build_index([tokens], index_input, tmp_path / "index", "divsufsort")
+        build_index([tokens], index_input, tmp_path / "index", builder="divsufsort")
 
 
 def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) -> None:
@@ -211,8 +221,8 @@ def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) ->
     disk, link = tmp_path / "disk", tmp_path / "index"
     disk.mkdir()
     link.symlink_to(disk)
-    first = build_index([one], tmp_path / "input", link, "divsufsort")
-    second = build_index([two], tmp_path / "input", link, "divsufsort")
+    first = build_index([one], tmp_path / "input", link, builder="divsufsort")
+    second = build_index([two], tmp_path / "input", link, builder="divsufsort")
     assert first.info["hash"] != second.info["hash"]
     assert link.is_symlink()
     assert (disk / "index.json").exists()

@@ -26,14 +26,14 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     first, second = rng.integers(0, 512, (300, 6)), rng.integers(0, 512, (200, 6))
     a = token_folder(tmp_path / "a", first, held_out_share=0.3)
     b = token_folder(tmp_path / "b", second, held_out_share=0.3)
-    index = build_index([a, b], tmp_path / "input", tmp_path / "index", "divsufsort")
+    index = build_index([a, b], tmp_path / "input", tmp_path / "index", builder="divsufsort")
     kept = [np.flatnonzero(~held_out(np.arange(n), 0.3)) for n in (300, 200)]
     assert index.sources == [str(a), str(b)]
     assert index.images[:, 0].tolist() == [0] * len(kept[0]) + [1] * len(kept[1])
     assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
     assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
     assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
-    split = build_index([a, b], tmp_path / "input", tmp_path / "split", "divsufsort", shard_images=50)
+    split = build_index([a, b], tmp_path / "input", tmp_path / "split", builder="divsufsort", shard_images=50)
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
 
@@ -44,10 +44,10 @@ def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
     rng = np.random.default_rng(3)
     before = index_of(tmp_path, rng.integers(0, 512, (20, 4)))
     capsys.readouterr()
-    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
+    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort")
     assert "nothing to build" in capsys.readouterr().out
     other = token_folder(tmp_path / "other", rng.integers(0, 512, (30, 4)))
-    after = build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+    after = build_index([other], tmp_path / "input", tmp_path / "index", builder="divsufsort")
     assert (before.num_images, after.num_images) == (20, 30)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock-index"]
 
@@ -62,7 +62,7 @@ def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("imagegram.index.builders.build_with_divsufsort", swapped)
     other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
     with pytest.raises(UserError, match="out of order at entry"):
-        build_index([other], tmp_path / "input", tmp_path / "index", "divsufsort")
+        build_index([other], tmp_path / "input", tmp_path / "index", builder="divsufsort")
     assert (tmp_path / "index" / "index.json").read_bytes() == good
 
 
@@ -90,7 +90,7 @@ def test_changed_files_are_refused_and_the_same_command_builds_them_again(
         with pytest.raises(UserError, match=problem):
             Index.open(tmp_path / "index")
         capsys.readouterr()
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort")
+        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort")
         assert f"not kept: {file} {problem}" in capsys.readouterr().out
         assert file.read_bytes() == right
 
@@ -121,7 +121,9 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
             verify_index(tmp_path / "index")
         with pytest.raises(UserError, match="no index in"):
             Index.open(tmp_path / "index")
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", "divsufsort", 20)
+        build_index(
+            [tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=20
+        )
         verify_index(tmp_path / "index")
 
 
@@ -186,7 +188,7 @@ def test_the_token_folders_are_found_by_path_and_known_by_their_contents(
     here.mkdir()
     monkeypatch.chdir(here)
     token_folder(Path("tokens"), rows)
-    build_index([Path("tokens")], Path("input"), Path("index"), "divsufsort")
+    build_index([Path("tokens")], Path("input"), Path("index"), builder="divsufsort")
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(Index.open(Path("here/index")).token_folders()[0].load().tokens, rows)
 
@@ -209,5 +211,5 @@ def test_tokens_made_again_with_the_same_bytes_are_the_same(tmp_path: Path) -> N
     folder = TokenFolder.open(token_folder(tmp_path / "tokens", rows))
     marker = folder.path / "shard-00000.json"
     marker.write_text(marker.read_text().replace('"seconds": 1.0', '"seconds": 2.0'))
-    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", "divsufsort")
+    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", builder="divsufsort")
     assert again.info == index.info

@@ -32,7 +32,12 @@ def share(folder: Path, rank: int, world_size: int) -> Index | None:
     """The share of one process, in `folder`/shared."""
     shared = folder / "shared"
     return build_share(
-        [folder / "tokens"], shared / "input", shared / "index", "divsufsort", 10, Processes(rank, world_size)
+        [folder / "tokens"],
+        shared / "input",
+        shared / "index",
+        builder="divsufsort",
+        shard_images=10,
+        processes=Processes(rank, world_size),
     )
 
 
@@ -60,7 +65,7 @@ def test_one_is_killed_and_another_number_goes_on(
     assert hidden == {MARKER}
 
     assert share(tmp_path, 1, 2) is not None  # one that comes too late finds it finished
-    build_index([tmp_path / "tokens"], tmp_path / "shared" / "input", index.path, "divsufsort", 10)
+    build_index([tmp_path / "tokens"], tmp_path / "shared" / "input", index.path, builder="divsufsort", shard_images=10)
     assert "nothing to build" in capsys.readouterr().out
 
 
@@ -93,7 +98,7 @@ def test_torchrun(tmp_path: Path) -> None:
 
 def test_processes_without_shards_to_share_are_told_so(tmp_path: Path, right: dict[str, str]) -> None:
     with pytest.raises(UserError, match="3 processes need shards to share: set SHARD_IMAGES=27 or less"):
-        build_share([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", "auto", 0, Processes(1, 3))
+        build_share([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", processes=Processes(1, 3))
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
     tokens = rng.choice([3, 130, 256, 257, 511], (90, 10), p=[0.4, 0.3, 0.1, 0.1, 0.1])
     tokens[::4, 3:8] = rng.integers(0, 512, 5)
     one = index_of(folder, tokens)
-    seven = build_index([folder / "tokens"], folder / "input", folder / "seven", "divsufsort", 13)
+    seven = build_index([folder / "tokens"], folder / "input", folder / "seven", builder="divsufsort", shard_images=13)
     assert len(seven.shards) == 7
     return one, seven
 

@@ -44,7 +44,7 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
 def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0) -> Index:
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
-    return build_index([folder], path / "input", path / "index", "divsufsort", shard_images)
+    return build_index([folder], path / "input", path / "index", builder="divsufsort", shard_images=shard_images)
 
 
 @st.composite
