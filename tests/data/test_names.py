@@ -92,12 +92,6 @@ def test_only_what_a_program_writes_is_a_number(tmp_path: Path, texts: list[str]
     assert len({label for label in map(source.class_names.index, filter(None, classes(source)))}) == len(names)
 
 
-def test_folders_of_numbers_are_in_their_order(tmp_path: Path) -> None:
-    for i in range(12):
-        put(tmp_path / str(i) / "0.png", picture(i))
-    assert open_dataset(str(tmp_path)).class_names == tuple(map(str, range(12)))
-
-
 def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
     for i in range(3):
         put(tmp_path / f"{i}.png", picture(i))
