@@ -6,11 +6,8 @@
     .venv/bin/python generate_images.py aligned --help   # its options
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out images. Writes
-data/generated/kernel-seed0/: tokens.npy, sources.npy (image and position that every token was drawn from),
-image_0000.png ..., grid.png (each image above its nearest training image, exact copies framed), sources.png (images
-beside the training images they were stitched from), prefixes.png (the first sequences decoded from their first 1, 2,
-4, ... tokens), seeds.png (from several noises), listening.png (of the kernel sampler: which token of an image it looks
-at to predict which) and report.json. Prints, after the progress bars,
+data/generated/kernel-seed0/: tokens, the image and position that each was drawn from, images, sheets of them beside
+training images, and report.json (the files are described in imagegram/generating.py). Prints, after the progress bars,
 
     ---
     out: data/generated/kernel-seed0

@@ -40,7 +40,11 @@ MAX_BAD = 100
 
 
 def too_many_bad(bad: int, images: int) -> bool:
-    """Whether so many of `images` are bad that something is wrong with all of them."""
+    """Whether so many of `images` are bad that something is wrong with all of them.
+
+    >>> [too_many_bad(bad, images) for bad, images in ((100, 100), (101, 101), (101, 10_100), (102, 10_100))]
+    [False, True, False, True]
+    """
     return bad > MAX_BAD and bad > MAX_BAD_SHARE * images
 
 

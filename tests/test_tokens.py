@@ -11,7 +11,7 @@ from imagegram.cli import UserError
 from imagegram.data.dataset import held_out
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic
-from imagegram.tokens import Manifest, TokenFolder, check_tokens, too_many_bad
+from imagegram.tokens import Manifest, TokenFolder, check_tokens
 
 MANIFEST = Manifest(
     dataset=DatasetSpec("fake"),
@@ -143,22 +143,6 @@ def test_ids_that_would_wrap_are_refused_before_the_cast(wrong: int) -> None:
     with pytest.raises(UserError, match=r"outside \[0, 512\)"):
         check_tokens(np.array([[0, 511], [wrong, 3]], np.int64), 512)
     assert check_tokens(np.array([[0, 511]], np.int64), 512).dtype == np.uint16
-
-
-@pytest.mark.parametrize(
-    ("bad", "images", "too_many"),
-    [
-        (100, 100, False),
-        (101, 101, True),
-        (101, 1_281_167, False),
-        (12_811, 1_281_167, False),
-        (12_812, 1_281_167, True),
-    ],
-)
-def test_more_than_a_hundred_bad_images_and_more_than_one_in_a_hundred_are_too_many(
-    bad: int, images: int, too_many: bool
-) -> None:
-    assert too_many_bad(bad, images) == too_many
 
 
 def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:

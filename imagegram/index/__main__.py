@@ -52,8 +52,7 @@ class Build:
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
     """auto | tg_build_index | divsufsort"""
     shard_images: int = field(default_factory=shard_images)
-    """Images a shard; 0: all in one. The shards are shared among the processes of torchrun, each of which builds one
-    at a time with 10 bytes of memory a token."""
+    """Images a shard; 0: all in one. The processes of torchrun share the shards. A shard takes 10 bytes a token."""
 
 
 @dataclass
