@@ -75,7 +75,7 @@ def test_a_night_is_finished_until_its_plan_changes(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("imagegram.overnight.plan.FIGURES_VERSION", 99),
+        ("imagegram.metrics.registry.FIGURES_VERSION", 99),
         ("imagegram.samplers.Aligned.version", 99),
         ("imagegram.codec.miniatures.revision", lambda folder: "trained anew"),
         ("imagegram.index.folder.Index.identity", "of other tokens"),
@@ -108,7 +108,7 @@ def test_images_that_were_added_are_named_and_nothing_is_mixed(plan: Plan, capsy
 def test_figures_of_another_version_of_the_code_are_measured_anew(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("overnight.plan", "generating", "metrics.coherence", "metrics.fidelity"):
+    for module in ("metrics.registry", "generating", "metrics.coherence", "metrics.fidelity"):
         monkeypatch.setattr(f"imagegram.{module}.FIGURES_VERSION", 99)
     monkeypatch.setattr("imagegram.samplers.Aligned.version", 7)
     assert again() == 0

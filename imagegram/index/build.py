@@ -21,7 +21,7 @@ from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError, summary
 from imagegram.files import others_at_work, read_json, require_space, save_array
 from imagegram.index.builders import BUILDERS, find_tg_build_index
-from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, file_record
+from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, check_contents, file_record
 from imagegram.index.shards import Job, build_shard, shard_of, write_corpus
 from imagegram.index.table import MAX_TOKENS
 from imagegram.machine import Processes, memory_available
@@ -117,10 +117,12 @@ def _missing(jobs: Sequence[Job], locks: Sequence[Path], started: float) -> bool
 
 
 def _finished(out: Path, digest: str) -> Index | None:
-    """The index in `out` where it is the one asked for, and whole."""
+    """The index in `out` where it is the one asked for, and whole: all of it is read."""
     try:
         if (out / "index.json").exists() and read_json(out / "index.json").get("hash") == digest:
-            return Index.open(out)
+            index = Index.open(out)
+            check_contents(index)
+            return index
     except UserError as error:
         print(f"not kept: {error}")
     return None

@@ -252,26 +252,9 @@ def verify_index(path: Path) -> None:
             verify_table(shard.tokens, path / f"table.{number}", progress=True)
     except UserError:
         with contextlib.suppress(OSError):  # a folder that is not ours to write
-            _set_aside(path)
+            (path / "index.json").rename(path / "index.json.wrong")  # what a build may replace
         raise
     summary(index=path, images=index.num_images, shards=len(index.shards), verified_seconds=time.monotonic() - started)
-
-
-def keep_if_sound(path: Path) -> None:
-    """Where an index is there, read all of it; one that differs from its hashes does not open any more, and a line says
-    so: `build_index` builds it again.
-
-    Finds what `Index.open` cannot: bytes that changed while the size and the time of their file stayed.
-    """
-    try:
-        index = Index.open(path)
-    except UserError:  # none there, or one that does not open as it is
-        return
-    try:
-        check_contents(index)
-    except UserError as error:
-        print(f"not kept: {error}")
-        _set_aside(path)
 
 
 def check_contents(index: Index) -> None:
@@ -283,8 +266,3 @@ def check_contents(index: Index) -> None:
             if sha256(index.path / name) != entry["sha256"]:
                 raise UserError(f"{index.path / name} differs from its hash: build the index again")
             bar.update(entry["bytes"])
-
-
-def _set_aside(path: Path) -> None:
-    """Keep the index from opening; it remains one that a build may replace."""
-    (path / "index.json").rename(path / "index.json.wrong")

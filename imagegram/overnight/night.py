@@ -18,7 +18,7 @@ from imagegram.codec.linear_fit import FOLDER, open_linear
 from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
 from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
 from imagegram.index.build import build_index
-from imagegram.index.folder import Index, keep_if_sound
+from imagegram.index.folder import Index
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.fidelity import open_fidelity
 from imagegram.metrics.held_out import read_held_out
@@ -58,7 +58,6 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
 def index_all(plan: Plan, night: Night, folders: list[TokenFolder]) -> Index:
     """The index over all of them; UserError where it cannot be built."""
     try:
-        keep_if_sound(plan.out / "index")
         return build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
     except (UserError, OSError) as error:
         fail(night, "building the index", error)
