@@ -30,7 +30,14 @@ from imagegram.samplers.kernel.model import (
     MovedVotes,
     digits_of,
 )
-from imagegram.samplers.kernel.regression import PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS, principal_axes
+from imagegram.samplers.kernel.regression import (
+    JITTER,
+    LANDMARKS,
+    PRINCIPAL,
+    RIDGE,
+    RIDGE_OF_NEARNESS,
+    principal_axes,
+)
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
@@ -108,11 +115,12 @@ def _regress(
     model.images.copy_(torch.from_numpy(rows))
     positions = rng.integers(OWN_TOKENS, max(model.tokens, OWN_TOKENS + 1), len(rows))
     model.positions.copy_(torch.from_numpy(positions))
+    landmarks = torch.from_numpy(rng.permutation(len(rows))).to(digits.device)
 
     def one(row: int) -> None:
         with torch.no_grad():
             codes = model.training_codes(digits, row)
-            model.leverage[row] = model.regression_at(row).fit(codes)
+            model.leverage[row] = model.regression_at(row).fit(codes, landmarks)
             context = (codes - codes.mean(0))[:, : -model.digits]
             # Later tokens are predicted from more tokens, each of which then says less.
             scale = math.sqrt(max(0.3, 20 / 1.2**row))
@@ -259,8 +267,8 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
 def _made_from(index: Index, steps: int) -> dict[str, str]:
     """All that a fit depends on, as text."""
     settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
-    shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, PRINCIPAL, RIDGE, RIDGE_OF_PRODUCTS]
-    shape += [WIDE_TOKENS, OWN_TOKENS, FAR, POWERS, NARROWED]
+    shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, WIDE_TOKENS, OWN_TOKENS, FAR, POWERS, NARROWED]
+    shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER]
     rank = rank_of(index.num_images)
     return {
         "index": str(index.identity),

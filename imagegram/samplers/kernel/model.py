@@ -59,7 +59,7 @@ class MovedVotes(nn.Module):
         # The shares of the moved votes, of votes as they stand (the first token's alone) and of uniform tokens.
         self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
-        self.regressions = nn.ModuleList(self.regression(r, levels) for r in range(self.rows))
+        self.regressions = nn.ModuleList(self.regression(r, levels, images) for r in range(self.rows))
         self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))

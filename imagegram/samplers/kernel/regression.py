@@ -1,11 +1,17 @@
-"""What a context lets expect: a token's codes, by ridge regression on earlier digits and their products."""
+"""What a context lets expect: a token's codes, by kernel ridge regression on the digits before it.
+
+The kernel is Gaussian, and its features are the nearness to some training images, the landmarks (the
+Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up kernel machines").
+"""
 
 import torch
 from torch import Tensor, nn
 
-PRINCIPAL = 48  # numbers of a context whose products count: above it the leading principal components
-RIDGE = 20.0  # on a digit
-RIDGE_OF_PRODUCTS = 30.0
+LANDMARKS = 1000  # training images whose nearness is a feature, at most
+RIDGE_OF_NEARNESS = 0.1
+JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
+PRINCIPAL = 48  # numbers of a context that digits are multiplied with: above it the leading principal components
+RIDGE = 20.0  # on a digit, and on a product of two
 RIDGE_OF_CONSTANT = 1e-3
 IMAGES_AT_ONCE = 4096  # bounds the memory
 MOST_LEVERAGE = 0.95
@@ -29,32 +35,44 @@ class Regression(nn.Module):
     Cholesky factor of all features has those of every digit as its leading blocks.
     """
 
-    ridge_of_products = RIDGE_OF_PRODUCTS
+    ridge_of_nearness = RIDGE_OF_NEARNESS
+    ridge_of_products = RIDGE
     center: Tensor  # [C + D], the mean codes
+    landmarks: Tensor  # [K, C], centred contexts
+    spread: Tensor  # [], the squared distance at which nearness is 1 / e: the variance of contexts
     axes: Tensor  # [C, k], the principal components; 0 of them where all digits are multiplied
     weights: Tensor  # [D, P], 0 for the features that a digit does not see
 
-    def __init__(self, row: int, levels: tuple[int, ...]):
+    def __init__(self, row: int, levels: tuple[int, ...], images: int):
+        """images: that it is fitted to."""
         super().__init__()
         self.digits = len(levels)
         self.context = row * self.digits
         whole = self.context <= PRINCIPAL
-        self.multiplied = self.context if whole else PRINCIPAL
-        self.sizes = [1 + self.context + self.multiplied * (self.multiplied + 1) // 2]
+        multiplied = self.context if whole else PRINCIPAL
+        landmarks = min(LANDMARKS, images) if row else 0
+        self.near = slice(1 + self.context, 1 + self.context + landmarks)  # of the features
+        self.sizes = [self.near.stop]
         for digit in range(1, self.digits):
-            self.sizes.append(self.sizes[-1] + 1 + self.multiplied + digit)
+            self.sizes.append(self.sizes[-1] + 1 + multiplied + digit)
         self.register_buffer("center", torch.zeros(self.context + self.digits))
+        self.register_buffer("landmarks", torch.zeros(landmarks, self.context))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("axes", torch.zeros(self.context, 0 if whole else PRINCIPAL))
         self.register_buffer("weights", torch.zeros(self.digits, self.sizes[-1]))
 
+    def nearness(self, context: Tensor) -> Tensor:
+        """Of centred contexts [n, C] to the landmarks: [n, K], 1 where they are equal."""
+        squares = context.square().sum(1)[:, None] + self.landmarks.square().sum(1)
+        return ((squares - 2 * context @ self.landmarks.T) / -self.spread).exp()
+
     def features(self, codes: Tensor) -> Tensor:
-        """Codes [n, C + D] -> [n, P]: a constant, the context, products of its numbers; then of each digit
-        of the token but the last, itself and its products with all before it."""
+        """Codes [n, C + D] -> [n, P]: a constant, the context, its nearness to the landmarks; then of each
+        digit of the token but the last, itself and its products with all before it."""
         codes = codes - self.center
         context = codes[:, : self.context]
         numbers = context @ self.axes if self.axes.shape[1] else context
-        first, second = torch.triu_indices(self.multiplied, self.multiplied, device=codes.device)
-        parts = [torch.ones_like(codes[:, :1]), context, numbers[:, first] * numbers[:, second]]
+        parts = [torch.ones_like(codes[:, :1]), context, self.nearness(context)]
         for digit in range(self.digits - 1):
             end = self.context + digit + 1
             own = codes[:, end - 1 : end]
@@ -68,42 +86,56 @@ class Regression(nn.Module):
         return means + self.center[self.context :]
 
     @torch.no_grad()
-    def fit(self, codes: Tensor) -> Tensor:
+    def fit(self, codes: Tensor, landmarks: Tensor) -> Tensor:
         """Fit to training images [M, C + D]: their leverage [M, D], the diagonal h of the hat matrix.
 
-        Left out of the regression, an image's error r would be r / (1 - h).
+        Left out of the regression, an image's error r would be r / (1 - h). landmarks: int64 [K], of the images.
         """
         self.center.copy_(codes.mean(0))
+        context = (codes - self.center)[:, : self.context]
         if self.axes.shape[1]:
-            self.axes.copy_(principal_axes((codes - self.center)[:, : self.context], PRINCIPAL))
+            self.axes.copy_(principal_axes(context, PRINCIPAL))
+        self.landmarks.copy_(context[landmarks[: len(self.landmarks)]])
+        self.spread.copy_(context.square().mean(0).sum().clamp(min=1e-6))
 
         parts = codes.split(IMAGES_AT_ONCE)
+        white = self._whitening()
         gram = torch.diag(self._ridge().double()).to(codes.device)
         for part in parts:
-            features = self.features(part).double()
-            gram += features.T @ features
+            features = self._white(part, white)
+            gram += (features.T @ features).double()
         factor = torch.linalg.cholesky(gram)
-
         # In the orthogonal basis of the factor the prediction of a digit is a sum over its first features.
-        targets = codes.double() - self.center
+        upper = torch.linalg.solve_triangular(
+            factor, torch.eye(len(factor), dtype=torch.float64).to(factor), upper=False
+        ).T
+        targets = codes - self.center
         moments = torch.zeros(self.sizes[-1], self.digits, dtype=torch.float64, device=codes.device)
         leverage = []
         for part, target in zip(parts, targets.split(IMAGES_AT_ONCE), strict=True):
-            basis = torch.linalg.solve_triangular(factor, self.features(part).double().T, upper=False)
-            moments += basis @ target[:, self.context :]
-            leverage.append(torch.stack([basis[:size].square().sum(0) for size in self.sizes], 1))
+            basis = self._white(part, white) @ upper.float()
+            moments += (basis.T @ target[:, self.context :]).double()
+            basis.square_()
+            leverage.append(torch.stack([basis[:, :size].sum(1) for size in self.sizes], 1))
         for digit, size in enumerate(self.sizes):
-            solved = torch.linalg.solve_triangular(
-                factor[:size, :size].T, moments[:size, digit : digit + 1], upper=True
-            )
-            self.weights[digit, :size] = solved[:, 0].float()
-        return torch.cat(leverage).clamp(max=MOST_LEVERAGE).float()
+            self.weights[digit, :size] = (upper[:size, :size] @ moments[:size, digit]).float()
+        self.weights[:, self.near] = self.weights[:, self.near] @ white.T
+        return torch.cat(leverage).clamp(max=MOST_LEVERAGE)
+
+    def _whitening(self) -> Tensor:
+        """What makes the ridge of nearness that of the kernel: its inverse square root between landmarks, [K, K]."""
+        values, axes = torch.linalg.eigh(self.nearness(self.landmarks).double())
+        return (axes / (values.clamp(min=0) + JITTER).sqrt()).float()
+
+    def _white(self, codes: Tensor, white: Tensor) -> Tensor:
+        features = self.features(codes)
+        features[:, self.near] = features[:, self.near] @ white
+        return features
 
     def _ridge(self) -> Tensor:
         """What the square of each weight costs: [P]."""
-        pairs = self.multiplied * (self.multiplied + 1) // 2
-        parts = [[RIDGE_OF_CONSTANT], [RIDGE] * self.context, [self.ridge_of_products] * pairs]
-        parts += [
-            [RIDGE] + [self.ridge_of_products] * (self.multiplied + digit + 1) for digit in range(self.digits - 1)
-        ]
-        return torch.tensor([weight for part in parts for weight in part])
+        ridge = torch.full((self.sizes[-1],), self.ridge_of_products)
+        ridge[: self.near.start] = RIDGE
+        ridge[0] = RIDGE_OF_CONSTANT
+        ridge[self.near] = self.ridge_of_nearness
+        return ridge
