@@ -7,7 +7,7 @@ Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up ke
 import torch
 from torch import Tensor, nn
 
-LANDMARKS = 1000  # training images whose nearness is a feature, at most
+LANDMARKS = 1500  # training images whose nearness is a feature, at most
 RIDGE_OF_NEARNESS = 0.1
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
 PRINCIPAL = 48  # numbers of a context that digits are multiplied with: above it the leading principal components
@@ -26,6 +26,12 @@ def principal_axes(numbers: Tensor, count: int) -> Tensor:
         # Where images are few, or digits are always the same, most of the spectrum is rounding: the solver may fail.
         spread = spread.double() + torch.eye(len(spread), dtype=torch.float64, device=spread.device)
         return torch.linalg.eigh(spread)[1][:, -count:].float()
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """Upper triangular R with R R^T = `matrix`^-1, of a positive definite one [n, n], float64."""
+    one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), one, upper=False).T
 
 
 class Regression(nn.Module):
@@ -50,7 +56,7 @@ class Regression(nn.Module):
         self.context = row * self.digits
         whole = self.context <= PRINCIPAL
         multiplied = self.context if whole else PRINCIPAL
-        landmarks = min(LANDMARKS, images) if row else 0
+        landmarks = min(LANDMARKS, images // 2) if row else 0
         self.near = slice(1 + self.context, 1 + self.context + landmarks)  # of the features
         self.sizes = [self.near.stop]
         for digit in range(1, self.digits):
@@ -98,39 +104,29 @@ class Regression(nn.Module):
         self.landmarks.copy_(context[landmarks[: len(self.landmarks)]])
         self.spread.copy_(context.square().mean(0).sum().clamp(min=1e-6))
 
-        parts = codes.split(IMAGES_AT_ONCE)
-        white = self._whitening()
+        # Nearness in an orthogonal basis of the landmarks' own, so that its ridge is that of the kernel.
+        one = torch.eye(len(self.landmarks), dtype=torch.float64, device=codes.device)
+        white = _inverse_root(self.nearness(self.landmarks).double() + JITTER * one).float()
+        parts = [self.features(part) for part in codes.split(IMAGES_AT_ONCE)]
         gram = torch.diag(self._ridge().double()).to(codes.device)
-        for part in parts:
-            features = self._white(part, white)
+        for features in parts:
+            features[:, self.near] = features[:, self.near] @ white
             gram += (features.T @ features).double()
-        factor = torch.linalg.cholesky(gram)
-        # In the orthogonal basis of the factor the prediction of a digit is a sum over its first features.
-        upper = torch.linalg.solve_triangular(
-            factor, torch.eye(len(factor), dtype=torch.float64).to(factor), upper=False
-        ).T
-        targets = codes - self.center
+
+        # In an orthogonal basis of all features the prediction of a digit is a sum over its first ones.
+        root = _inverse_root(gram)
+        targets = (codes - self.center)[:, self.context :].split(IMAGES_AT_ONCE)
         moments = torch.zeros(self.sizes[-1], self.digits, dtype=torch.float64, device=codes.device)
         leverage = []
-        for part, target in zip(parts, targets.split(IMAGES_AT_ONCE), strict=True):
-            basis = self._white(part, white) @ upper.float()
-            moments += (basis.T @ target[:, self.context :]).double()
+        for features, target in zip(parts, targets, strict=True):
+            basis = features @ root.float()
+            moments += (basis.T @ target).double()
             basis.square_()
             leverage.append(torch.stack([basis[:, :size].sum(1) for size in self.sizes], 1))
         for digit, size in enumerate(self.sizes):
-            self.weights[digit, :size] = (upper[:size, :size] @ moments[:size, digit]).float()
+            self.weights[digit, :size] = (root[:size, :size] @ moments[:size, digit]).float()
         self.weights[:, self.near] = self.weights[:, self.near] @ white.T
         return torch.cat(leverage).clamp(max=MOST_LEVERAGE)
-
-    def _whitening(self) -> Tensor:
-        """What makes the ridge of nearness that of the kernel: its inverse square root between landmarks, [K, K]."""
-        values, axes = torch.linalg.eigh(self.nearness(self.landmarks).double())
-        return (axes / (values.clamp(min=0) + JITTER).sqrt()).float()
-
-    def _white(self, codes: Tensor, white: Tensor) -> Tensor:
-        features = self.features(codes)
-        features[:, self.near] = features[:, self.near] @ white
-        return features
 
     def _ridge(self) -> Tensor:
         """What the square of each weight costs: [P]."""
