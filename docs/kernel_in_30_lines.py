@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 Numbers = NDArray[Any]
 
 
-def features(x: Numbers, c: int, d: int) -> tuple[Numbers, Numbers]:
-    # Of centred codes [n, c + d]: the context, its products; each digit of the token, its products
-    first, second = np.triu_indices(c)
-    blocks = [(1e-3, np.ones((len(x), 1))), (20, x[:, :c]), (30, x[:, first] * x[:, second])]
-    for k in range(c, c + d):
-        blocks += [(20, x[:, k : k + 1]), (30, x[:, k : k + 1] * x[:, : k + 1])]
-    return np.hstack([block for _, block in blocks]), np.hstack([[price] * block.shape[1] for price, block in blocks])
+def features(x: Numbers, c: int, d: int, landmarks: Numbers, spread: Numbers) -> tuple[Numbers, Numbers]:
+    # Of centred codes [n, c + d]: the context, its nearness to landmarks; each digit of the token, its products
+    near, among = (np.exp(-np.square(y[:, None, :c] - landmarks).sum(2) / spread) for y in (x, landmarks))
+    own = [x[:, k : k + 1] * np.hstack([np.ones((len(x), 1)), x[:, : k + 1]]) for k in range(c, c + d)]
+    F = np.hstack([np.ones((len(x), 1)), x[:, :c], near, *own])
+    price = np.diag([1e-3] + [20.0] * (F.shape[1] - 1))
+    price[1 + c : 1 + c + len(among), 1 + c : 1 + c + len(among)] = 0.1 * (among + 0.01 * np.eye(len(among)))
+    return F, price
 
 
 def token_probability(fit: dict[str, Numbers], training: Numbers, image: Numbers, t: int, D: int) -> float:
@@ -38,11 +39,12 @@ def token_probability(fit: dict[str, Numbers], training: Numbers, image: Numbers
     # What they offer: their own digit, moved by what the difference of the contexts makes.
     for d in range(D):
         target = y[:, c + d] - y[:, c + d].mean()
-        F, price = features(y - y.mean(0), c, d)
-        inverse = np.linalg.inv(F.T @ F + np.diag(price))
+        near = fit[f"regressions.{t}.landmarks"], fit[f"regressions.{t}.spread"]
+        F, price = features(y - y.mean(0), c, d, *near)
+        inverse = np.linalg.inv(F.T @ F + price)
         w = inverse @ F.T @ target
         left_out = (target - F @ w) / (1 - np.einsum("np,pq,nq->n", F, inverse, F))
-        offer = features(x - y.mean(0), c, d)[0] @ w + y[:, c + d].mean() + left_out
+        offer = features(x - y.mean(0), c, d, *near)[0] @ w + y[:, c + d].mean() + left_out
         edges = np.hstack([-1e4, fit["edges"][t, d], 1e4])[image[c + d] + np.arange(2)]
         low, high = 1 / (1 + np.exp(np.clip((offer - edges[:, None]) / np.exp(fit["log_width"][t, d]), -500, 500)))
         chance = chance * (high - low)

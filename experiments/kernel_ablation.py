@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 class Unmoved(MovedVotes):
     """Images offer their own digits: votes alone, a local constant."""
 
-    def means(self, digits: Tensor, position: int) -> Tensor:
+    def means(self, digits: Tensor, position: int, expected: Tensor | None = None) -> Tensor:
         return torch.zeros((len(digits), self.digits), device=digits.device)
 
     def residuals(self, digits: Tensor, position: int, images: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ class Unmoved(MovedVotes):
 
 
 class LinearRegression(Regression):
-    """Products of digits cost so much that none is used."""
+    """Nearness to landmarks, and products of digits, cost so much that they are not used."""
 
-    ridge_of_products = 1e9
+    ridge_of_nearness = ridge_of_products = 1e9
 
 
 class MovedLinearly(MovedVotes):

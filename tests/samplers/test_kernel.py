@@ -18,7 +18,7 @@ from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
 from imagegram.samplers.kernel.fit import fit, fit_file, open_kernel
 from imagegram.samplers.kernel.model import OWN_TOKENS, MovedVotes, context_places, digits_of
-from imagegram.samplers.kernel.regression import Regression, principal_axes
+from imagegram.samplers.kernel.regression import JITTER, Regression, principal_axes
 from tests.support.corpora import index_of
 
 CPU = torch.device("cpu")
@@ -88,13 +88,16 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, m
 def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Regression:
     """The same regression of some rows, by the normal equations of each digit, with the same center and axes."""
     features = regression.features(codes)[rows].double()
-    other = Regression(regression.context // 3, LEVELS)
+    other = Regression(regression.context // 3, LEVELS, len(codes))
     other.load_state_dict(regression.state_dict())
     targets = (codes - regression.center)[rows, regression.context :].double()
-    price = regression._ridge().double()
+    price = torch.diag(regression._ridge().double())
+    near = regression.near
+    among = regression.nearness(regression.landmarks).double()
+    price[near, near] = regression.ridge_of_nearness * (among + JITTER * torch.eye(len(among)))
     for digit, size in enumerate(regression.sizes):
         some = features[:, :size]
-        solved = torch.linalg.solve(some.T @ some + torch.diag(price[:size]), some.T @ targets[:, digit])
+        solved = torch.linalg.solve(some.T @ some + price[:size, :size], some.T @ targets[:, digit])
         other.weights[digit, :size] = solved.float()
     return other
 

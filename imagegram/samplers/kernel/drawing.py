@@ -7,7 +7,7 @@ digits d (of its FSQ code) are moved and then step:
     c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
     p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
 
-m_d is a ridge regression of a digit's code on all digits before it and their products (regression.py);
+m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
 the digits of a token follow one another from one and the same image, which is the token's source. The
 first token has no context: all images vote alike, and a share b of them gives its token as it stands.
 The logistic's mass is cut at the edges between two digits. A_t, widths, edges, shares and where digits
@@ -194,9 +194,10 @@ def _draw_digits(
         anything |= stands
         stands = torch.zeros_like(stands)
 
+    expected = model.expect(digits, position)
     for digit, level in enumerate(model.levels):
         # The digits drawn so far are part of the context of the next one.
-        near = model.means(digits, position)[:, digit] * drawing.step + offers[:, digit]
+        near = model.means(digits, position, expected)[:, digit] * drawing.step + offers[:, digit]
         every = torch.arange(level, device=digits.device)[None]
         drawn = {"step": drawing.step, "temperature": drawing.temperature}
         p = model.chances(position, digit, every, near[:, None], **drawn).double()

@@ -125,14 +125,22 @@ class MovedVotes(nn.Module):
         own = list(range(position * self.digits, (position + 1) * self.digits))
         return _given_codes(digits, own, self.levels)
 
-    def means(self, digits: Tensor, position: int) -> Tensor:
+    def means(self, digits: Tensor, position: int, expected: Tensor | None = None) -> Tensor:
         """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the token's digits, [n, D].
 
         Of the token itself, a digit is predicted from those before it; the last one is not looked at.
+        expected: what `expect` made of the context, where its digits are the same.
         """
-        places = context_places(position, self.digits)
+        return self.regression_at(position).predict(self._codes_of(digits, position), expected)
+
+    def expect(self, digits: Tensor, position: int) -> Tensor:
+        """The part of the means that is the context's alone: [n, D]."""
+        return self.regression_at(position).expect(self._codes_of(digits, position))
+
+    def _codes_of(self, digits: Tensor, position: int) -> Tensor:
+        """The codes of the context and of the token: [n, C + D]."""
         own = list(range(position * self.digits, (position + 1) * self.digits))
-        return self.regression_at(position).predict(_given_codes(digits, places + own, self.levels))
+        return _given_codes(digits, context_places(position, self.digits) + own, self.levels)
 
     def training_codes(self, digits: Tensor, row: int) -> Tensor:
         """What the regression of a row is fitted to: of digits uint8 [M, F] of the training images, the codes of
@@ -143,8 +151,7 @@ class MovedVotes(nn.Module):
         codes = torch.empty((len(digits), (OWN_TOKENS + 1) * self.digits), device=digits.device)
         for position in self.positions.unique().tolist():
             seen = self.positions == position
-            own = list(range(position * self.digits, (position + 1) * self.digits))
-            codes[seen] = _given_codes(digits[seen], context_places(position, self.digits) + own, self.levels)
+            codes[seen] = self._codes_of(digits[seen], position)
         return codes
 
     def residuals(self, digits: Tensor, position: int, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up ke
 import torch
 from torch import Tensor, nn
 
-LANDMARKS = 1500  # training images whose nearness is a feature, at most
+LANDMARKS = 1500  # training images whose nearness is a feature: half of them, at most this many
 RIDGE_OF_NEARNESS = 0.1
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
 PRINCIPAL = 48  # numbers of a context that digits are multiplied with: above it the leading principal components
@@ -73,22 +73,38 @@ class Regression(nn.Module):
         return ((squares - 2 * context @ self.landmarks.T) / -self.spread).exp()
 
     def features(self, codes: Tensor) -> Tensor:
-        """Codes [n, C + D] -> [n, P]: a constant, the context, its nearness to the landmarks; then of each
-        digit of the token but the last, itself and its products with all before it."""
+        """Codes [n, C + D] -> [n, P]: those of the context, then those of the token's digits."""
+        return torch.cat([self.of_context(codes), self.of_token(codes)], 1)
+
+    def of_context(self, codes: Tensor) -> Tensor:
+        """A constant, the context, its nearness to the landmarks: [n, near.stop]."""
+        context = (codes - self.center)[:, : self.context]
+        return torch.cat([torch.ones_like(codes[:, :1]), context, self.nearness(context)], 1)
+
+    def of_token(self, codes: Tensor) -> Tensor:
+        """Of each digit of the token but the last, itself and its products with all before it."""
         codes = codes - self.center
         context = codes[:, : self.context]
         numbers = context @ self.axes if self.axes.shape[1] else context
-        parts = [torch.ones_like(codes[:, :1]), context, self.nearness(context)]
+        parts = [codes[:, :0]]
         for digit in range(self.digits - 1):
             end = self.context + digit + 1
             own = codes[:, end - 1 : end]
             parts += [own, own * numbers, own * codes[:, self.context : end]]
         return torch.cat(parts, 1)
 
-    def predict(self, codes: Tensor) -> Tensor:
-        """Codes [n, C + D] -> the mean codes of the token's digits [n, D]; the last digit is not looked at."""
-        parts = codes.split(IMAGES_AT_ONCE)
-        means = torch.cat([self.features(part) @ self.weights.T for part in parts])
+    def predict(self, codes: Tensor, expected: Tensor | None = None) -> Tensor:
+        """Codes [n, C + D] -> the mean codes of the token's digits [n, D]; the last digit is not looked at.
+
+        expected: what `expect` makes of the context, where that is known already.
+        """
+        expected = self.expect(codes) if expected is None else expected
+        return expected + self.of_token(codes) @ self.weights[:, self.near.stop :].T
+
+    def expect(self, codes: Tensor) -> Tensor:
+        """The part of it that the context alone tells: [n, D]."""
+        weights = self.weights[:, : self.near.stop].T
+        means = torch.cat([self.of_context(part) @ weights for part in codes.split(IMAGES_AT_ONCE)])
         return means + self.center[self.context :]
 
     @torch.no_grad()
