@@ -76,7 +76,7 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, m
     near = refitted.predict(codes[image : image + 1]) + model.residuals(digits, position, torch.arange(120))[others]
     own = digits[image, 6:9].long()
     y = model.project(model.embed(digits, position), position)
-    votes = torch.softmax(-(y[others] - y[image]).square().sum(1), 0)
+    votes = torch.softmax(-(y[others] - y[image]).square().sum(1).clamp(min=model.nearest[position]), 0)
     for digit in range(3):
         votes = votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
     shares = model.shares(position)
@@ -133,7 +133,7 @@ def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypa
     places = [min(place, OWN_TOKENS * 3 + place % 3) for place in context]
     embedded = model.codes[places].gather(1, digits[:, context].T.long()).T
     y = embedded @ model.projections[-1].T * (model.sharpness[-1] / 2).exp()
-    votes = torch.softmax(-(y[0] - y).square().sum(1), 0)
+    votes = torch.softmax(-(y[0] - y).square().sum(1).clamp(min=model.nearest[-1]), 0)
     own = digits[0, position * 3 :].long()
     near = model.means(digits[:1], position) + model.residuals(digits, position, torch.arange(24))
     for digit in range(3):
@@ -180,11 +180,23 @@ def test_sources_are_drawn_by_their_votes(index: Index, monkeypatch: pytest.Monk
     assert (samples.sources[:, 2, 1] == 2).all()
     model = open_kernel(index, CPU)
     y = model.project(model.embed(digits_of(index.tokens, LEVELS, CPU), 2), 2)
-    expected = n * torch.softmax(-(y - y[7]).square().sum(1).double() / 0.8, 0).numpy()
+    heard = (y - y[7]).square().sum(1).clamp(min=model.nearest[2])
+    expected = n * torch.softmax(-heard.double() / 0.8, 0).numpy()
     observed = np.bincount(samples.sources[:, 2, 0], minlength=120)
     common = expected > 5
     assert chisquare(observed[common], expected[common] * observed[common].sum() / expected[common].sum()).pvalue > 1e-3
     assert observed[~common].sum() == pytest.approx(expected[~common].sum(), abs=4 * np.sqrt(n / 10))
+
+
+def test_no_image_is_heard_as_if_nearer_than_every_other_one_has_another(index: Index) -> None:
+    """Against all pairs of training images."""
+    model = open_kernel(index, CPU)
+    digits = digits_of(index.tokens, LEVELS, CPU)
+    for position in (1, 3):
+        y = model.project(model.embed(digits, position), position).double()
+        apart = (y[:, None] - y).square().sum(2) + torch.eye(len(y)) * 1e9
+        assert model.nearest[position].item() == pytest.approx(apart.amin(1).median().item(), rel=0.02, abs=1e-4)
+    assert model.nearest[3] > 0
 
 
 def test_without_a_step_every_token_is_that_of_its_source(index: Index) -> None:
@@ -214,6 +226,7 @@ def test_an_image_far_nearer_than_the_sample_is_the_one_drawn(index: Index, monk
     monkeypatch.setattr(kernel_votes, "SAMPLE", 1)
     model = open_kernel(index, CPU)
     model.sharpness.add_(9.0)
+    model.nearest.zero_()
     library = kernel_votes.Library(index.tokens, model)
     queries = digits_of(index.tokens[[40, 80]], LEVELS, CPU)
     uniform = torch.rand((2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,1 +1,1 @@
-VERSION = 4  # of the sampler and of its fits: one more with every change of the code that changes them
+VERSION = 5  # of the sampler and of its fits: one more with every change of the code that changes them

@@ -3,12 +3,14 @@
 At token t with the digits x before it, training image j has a vote, and offers its own token, whose
 digits d (of its FSQ code) are moved and then step:
 
-    w_j  proportional to exp(-|A_t (x - y_j)|^2 / temperature)
+    w_j  proportional to exp(-max(n_t, |A_t (x - y_j)|^2) / temperature)
     c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
-    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
+    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature^(1/2) * width_d) + c / tokens
 
 m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
 the digits of a token follow one another from one and the same image, which is the token's source. The
+n_t is the squared distance at which every other training image has another: a sequence that has followed
+one image so far hears it no louder than that, or it would hear nobody else and copy it. The
 first token has no context: all images vote alike, and a share b of them gives its token as it stands.
 The logistic's mass is cut at the edges between two digits. A_t, widths, edges, shares and where digits
 lie for the distance are fitted by the leave-one-out likelihood of the training images (fit.py).
@@ -47,7 +49,7 @@ class Drawing:
     """How far from the fit it is drawn."""
 
     step: float = 1.0  # of moves and widths
-    temperature: float = 1.0  # of the votes and of the widths
+    temperature: float = 1.0  # of the votes; widths, as of a Gaussian, go with its root
     reweigh: Reweigh | None = None  # top-k and top-p, on the distribution of each digit
 
 

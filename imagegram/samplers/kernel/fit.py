@@ -53,6 +53,8 @@ RATES = {"projections": 0.03, "codes": 0.02, "edges": 0.01}  # of the optimizer
 RATE = 0.07  # for everything else
 NARROWER = 1.2  # times the squared distances, where the index is larger than the library
 POWERS = 9  # of it that are tried
+APART = 256  # training images whose nearest other is looked for
+QUANTILE = 0.5  # of its squared distances: no image votes as if it were nearer
 NARROWED = 1 << 17  # images that vote for it, at most
 
 
@@ -88,6 +90,7 @@ def fit(
         _descend(model, digits, rng, pool, steps or STEPS)
         if n > 2 * LIBRARY:
             _narrow(model, tokens, device, rng)
+        _keep_apart(model, tokens, device, rng)
     return model.requires_grad_(False).eval()
 
 
@@ -196,7 +199,7 @@ def left_out_bits(
         y = model.project(model.embed(digits, position), position)
         x = y[:batch]
         distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
-        distances = distances * sharper
+        distances = (distances * sharper).clamp(min=model.nearest[model.row(position)].item())
     else:
         distances = torch.zeros((batch, len(digits)), device=digits.device)
     logs = torch.log_softmax(-distances.scatter(1, own, FAR), 1)
@@ -236,6 +239,23 @@ def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device,
     model.sharpness.add_(int(bits.argmin()) * math.log(NARROWER))
 
 
+@torch.no_grad()
+def _keep_apart(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator) -> None:
+    """Set how near an image counts at most: as near as every other training image has another, for each token.
+
+    A sequence that has followed one image so far hears it no louder than a real image hears its nearest.
+    """
+    rows = rng.permutation(len(tokens))[:NARROWED]
+    digits = digits_of(tokens[rows], model.levels, device)
+    found: dict[int, list[float]] = {}
+    for position, _ in _tasks(model, rng)[1:]:
+        y = model.project(model.embed(digits, position), position)
+        apart = torch.cdist(y[:APART], y).square().fill_diagonal_(FAR)
+        found.setdefault(model.row(position), []).append(apart.amin(1).quantile(QUANTILE).item())
+    for row, each in found.items():
+        model.nearest[row] = float(np.median(each))
+
+
 def fit_file(index: Index) -> Path:
     """Where the fit of an index is kept: beside it."""
     return index.path.parent / f"{index.path.name}-kernel.safetensors"
@@ -268,6 +288,7 @@ def _made_from(index: Index, steps: int) -> dict[str, str]:
     """All that a fit depends on, as text."""
     settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
     shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, WIDE_TOKENS, OWN_TOKENS, FAR, POWERS, NARROWED]
+    shape += [APART, QUANTILE]
     shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER]
     rank = rank_of(index.num_images)
     return {

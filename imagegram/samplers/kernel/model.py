@@ -31,6 +31,7 @@ class MovedVotes(nn.Module):
 
     regression: type[Regression] = Regression
     edges_of_codes: Tensor  # [D, values - 1], half way between two codes of a digit
+    nearest: Tensor  # [R], the squared distance below which no image votes more than at it
     images: Tensor  # int64 [M], rows of the index that the regression was fitted to, ascending
     positions: Tensor  # int64 [M], the position at which the last row saw each of them, where it stands for many
     leverage: Tensor  # [R, M, D], how much each of those images weighed in its own prediction
@@ -60,6 +61,7 @@ class MovedVotes(nn.Module):
         self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
         self.regressions = nn.ModuleList(self.regression(r, levels, images) for r in range(self.rows))
+        self.register_buffer("nearest", torch.zeros(self.rows))
         self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))
@@ -115,7 +117,7 @@ class MovedVotes(nn.Module):
         end = edges.new_tensor([BEYOND])
         edges = torch.cat([-end, edges, end])
         low, high = edges[wanted], edges[wanted + 1]
-        narrow = (-self.log_width[row, digit]).exp() / max(step * temperature, NARROWEST)
+        narrow = (-self.log_width[row, digit]).exp() / max(step * math.sqrt(temperature), NARROWEST)
         # Both sigmoids on the side where they are small: the difference of two numbers near 1 has no digits left.
         side = torch.where(low + high > 2 * offers, -narrow, narrow)
         return (torch.sigmoid(side * (high - offers)) - torch.sigmoid(side * (low - offers))).abs()

@@ -79,7 +79,7 @@ class Library:
             torch.sum(numbers.square(), 0, out=factors[rank, tile])
         return factors
 
-    def against(self, position: int, queries: Tensor, temperature: float, factors: Tensor) -> Tensor:
+    def against(self, position: int, queries: Tensor, temperature: float, factors: Tensor) -> tuple[Tensor, Tensor]:
         """The sequences' factor, [n, r + 2]: with `factors` of `prepare`, it gives the log of each weight.
 
         queries: uint8 [n, >= position * D]. The nearest of a sample of the images has weight 1.
@@ -92,7 +92,9 @@ class Library:
         own = torch.cat([2 * numbers, minus, torch.zeros_like(minus)], 1) / temperature
         few = factors[:, : self.size : -(-self.size // SAMPLE)]
         own[:, -1] = -(own @ few).amax(1)
-        return own
+        least = self.model.nearest[self.model.row(position)]
+        most = own[:, -1:] + (numbers.square().sum(1, keepdim=True) - least) / temperature
+        return own, most
 
     def blocks(self, n: int, run: Callable[[slice, slice], None]) -> None:
         """Call `run` with a block of n sequences and a tile of the images, all pairs of them, on all cores."""
@@ -117,16 +119,17 @@ class Library:
         if not position:
             return (uniform[:, 0] * self.size).long().clamp(max=self.size - 1)
         factors = self.prepare(position)
-        own = self.against(position, queries, temperature, factors)
+        own, most = self.against(position, queries, temperature, factors)
         sums = torch.empty((n, factors.shape[1] // PART), device=self.device)
 
         def add(rows: slice, tile: slice) -> None:
             whole = slice(tile.start, -(-tile.stop // PART) * PART)
-            weights = (own[rows] @ factors[:, whole]).clamp_(LEAST_LOG, MOST_LOG).exp_()
+            logs = own[rows] @ factors[:, whole]
+            weights = torch.minimum(logs, most[rows], out=logs).clamp_(LEAST_LOG, MOST_LOG).exp_()
             sums[rows, whole.start // PART : whole.stop // PART] = weights.unflatten(1, (-1, PART)).sum(2)
 
         self.blocks(n, add)
-        self._mend(own, sums, factors, add)
+        self._mend(own, most, sums, factors, add)
 
         # A part by its sum, an image by its weight.
         cumulative = sums.double().cumsum(1)
@@ -136,18 +139,21 @@ class Library:
         images = []
         for rows in slices(n, PICKS_AT_ONCE):
             weights = torch.einsum("nr,rnp->np", own[rows], by_part[:, parts[rows]])
-            within = weights.clamp_(LEAST_LOG, MOST_LOG).exp_().double().cumsum(1)
+            within = weights.minimum(most[rows]).clamp_(LEAST_LOG, MOST_LOG).exp_().double().cumsum(1)
             picks = torch.searchsorted(within, uniform[rows, 1:] * within[:, -1:], right=True)[:, 0]
             images.append(parts[rows] * PART + picks.clamp(max=PART - 1))
         return torch.cat(images).clamp(max=self.size - 1)
 
-    def _mend(self, own: Tensor, sums: Tensor, factors: Tensor, add: Callable[[slice, slice], None]) -> None:
+    def _mend(
+        self, own: Tensor, most: Tensor, sums: Tensor, factors: Tensor, add: Callable[[slice, slice], None]
+    ) -> None:
         """Where an image is so much nearer than the sample that its weight was cut, count again from it."""
         for row in torch.nonzero(sums.amax(1) > np.exp(MOST_LOG - 5))[:, 0].tolist():
             nearest = torch.stack(
                 [(own[row] @ factors[:, tile]).amax() for tile in slices(self.size, self.tile)]
             ).amax()
             own[row, -1] -= nearest
+            most[row] -= nearest
             for tile in slices(self.size, self.tile):
                 add(slice(row, row + 1), tile)
 
@@ -167,13 +173,14 @@ class Library:
         """
         n = len(queries)
         factors = self.prepare(position)
-        own = self.against(position, queries, temperature, factors)
+        own, most = self.against(position, queries, temperature, factors)
         tiles = slices(self.size, self.tile)
         # Of each tile the log of its best weight, the sum of all, and the sum of what they offer.
         kept = torch.empty((3, n, len(tiles)), dtype=torch.float64, device=self.device)
 
         def add(rows: slice, tile: slice) -> None:
             logs = own[rows] @ factors[:, tile]
+            logs = torch.minimum(logs, most[rows], out=logs)
             if leave_out is not None:
                 mine = torch.nonzero((leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop))[:, 0]
                 logs[mine, leave_out[rows][mine] - tile.start] = -FAR
