@@ -79,6 +79,8 @@ def main(config: Config) -> None:
     index = Index.open(config.index)
     codec = open_codec(index, config.codec)
     held_out = read_held_out(index)
+    corpus = f"{index.num_images:,} images of {index.tokens_per_image} tokens"
+    print(f"{config.index}: {corpus}, {len(held_out.tokens):,} more are held out", flush=True)
     for folder in index.token_folders():
         if line := familiarity.warning_of(folder.path):
             print(line)

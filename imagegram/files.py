@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -60,7 +61,8 @@ def require_space(folder: Path, bytes_needed: float, remedy: str = "free some sp
     """UserError where the disk of `folder`, which need not exist yet, has less room than that."""
     free = shutil.disk_usage(nearest_existing(folder)).free
     if free < bytes_needed:
-        raise UserError(f"{folder} needs {bytes_needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free: {remedy}")
+        more, less = math.ceil(bytes_needed / 1e5) / 10, free // 1e5 / 10  # rounded apart: never two equal numbers
+        raise UserError(f"{folder} needs {more:,.1f} MB, {less:,.1f} MB are free: {remedy}")
 
 
 def require_writable(folder: Path) -> None:
@@ -121,6 +123,9 @@ def run_lock(folder: Path, file: Path) -> Iterator[None]:
     flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):  # who cannot write there needs no lock to read
+        yield
+        return
     with file.open("a+") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

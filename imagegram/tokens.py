@@ -294,8 +294,10 @@ class TokenFolder:
             for marker in self._markers()
             for ordinal, reason, name in marker["bad"]
         ]
-        with atomic(self.path / "bad.jsonl") as temporary:
-            temporary.write_text("".join(lines))
+        file = self.path / "bad.jsonl"
+        if not file.exists() or file.read_text() != "".join(lines):  # a finished folder may be read-only
+            with atomic(file) as temporary:
+                temporary.write_text("".join(lines))
         return len(lines)
 
     def check_readable(self) -> None:

@@ -1,6 +1,7 @@
 """Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under torchrun as well."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from imagegram.cli import UserError
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
 from tests.support.fake_codec import SMALL_JOB, FakeCodec
+from tests.support.kills import fork
 from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parent.parent
@@ -216,6 +218,27 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) ->
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
     assert result.stderr.startswith(f"error: {tmp_path}/file/below")
+
+
+def test_a_finished_folder_that_is_read_only_is_finished(
+    tmp_path: Path, codec: FakeCodec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for out in (tmp_path / "finished", tmp_path / "half"):
+        tokenize(out=out, **SMALL_JOB)
+        (tmp_path / "half" / "shard-00007.json").unlink(missing_ok=True)
+        for file in (out, *out.iterdir()):
+            file.chmod(0o555)
+
+    def without_privileges() -> None:
+        nothing = (ctypes.c_uint32 * 6)()  # what root may do as well
+        assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), nothing) == 0
+        tokenize(out=tmp_path / "finished", **SMALL_JOB)
+        with pytest.raises(UserError, match=r"cannot write .*half/.*Permission denied.*: fix that"):
+            tokenize(out=tmp_path / "half", **SMALL_JOB)
+
+    report = tmp_path / "failed"
+    ended = os.waitpid(fork(without_privileges, report), 0)[1]
+    assert ended == 0, report.read_text()
 
 
 def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Path) -> None:

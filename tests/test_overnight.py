@@ -259,7 +259,7 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
         raise OSError(30, "Read-only file system")
 
     for place, value, message in (
-        ("files.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1_000_000), "1 MB are free: free some"),
+        ("files.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1_000_000), "1.0 MB are free: free"),
         (
             "overnight.plan.memory_available",
             lambda: 2**30,

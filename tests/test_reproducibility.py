@@ -15,6 +15,7 @@ import tokenize_imagenet_large
 from imagegram.cli import run_script
 from imagegram.index import __main__ as build_index
 
+SAMPLERS = ("kernel", "ntd")
 DURATIONS = {"sequences_per_second", "decoded_images_per_second"}
 
 
@@ -28,31 +29,33 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def night(folder: Path, *, threads: int, batch_size: int, shard_images: int, sampler: str) -> dict[str, Any]:
-    """Pictures of a sampler from the first image on, in `folder`; its report without durations."""
+def night(folder: Path, *, threads: int, batch_size: int, shard_images: int) -> dict[str, dict[str, Any]]:
+    """Pictures of each sampler from the first image on, in `folder`; their reports without durations."""
     torch.set_num_threads(threads)
     options = [f"--out={folder}/t", "--images=500", f"--batch-size={batch_size}", "--shard-size=100"]
     commands = [
         (tokenize_fast, options),
         (build_index, ["build", f"--tokens={folder}/t", f"--index={folder}/i", f"--index-input={folder}/in"]),
-        (generate_images, [sampler, f"--index={folder}/i", f"--out={folder}/o", "--sequences=60", "--decoded=5"]),
+        *(
+            (generate_images, [name, f"--index={folder}/i", f"--out={folder}/{name}", "--sequences=60", "--decoded=5"])
+            for name in SAMPLERS
+        ),
     ]
     commands[1][1].append(f"--shard-images={shard_images}")
     with threadpool_limits(threads):
         for script, options in commands:
             config = script.Build | script.Verify if script is build_index else script.Config
             assert run_script(script.main, config, script.__doc__, options) == 0
-    report = json.loads((folder / "o" / "report.json").read_text())
-    return {key: value for key, value in report.items() if key not in DURATIONS}
+    reports = {name: json.loads((folder / name / "report.json").read_text()) for name in SAMPLERS}
+    return {n: {key: value for key, value in each.items() if key not in DURATIONS} for n, each in reports.items()}
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("sampler", ["kernel", "ntd"])
 def test_a_report_depends_on_no_number_of_threads_batches_shards_or_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "here"  # the same path, which stands in the report
-    one = night(folder, threads=1, batch_size=256, shard_images=0, sampler=sampler)
+    one = night(folder, threads=1, batch_size=256, shard_images=0)
     folder.rename(tmp_path / "before")
 
     # The second time another process has tokenized its share, and was killed in its last shard.
@@ -66,10 +69,12 @@ def test_a_report_depends_on_no_number_of_threads_batches_shards_or_processes(
     (folder / "t" / "shard-00003.json").unlink()
     (folder / "t" / "shard-00003.npy").write_bytes(b"cut sho")
 
-    many = night(folder, threads=2, batch_size=17, shard_images=170, sampler=sampler)
+    many = night(folder, threads=2, batch_size=17, shard_images=170)
     assert len(list((folder / "i").glob("table.*"))) == 3
     # How an index is split is part of its hash, under which what is made from it is kept.
-    assert one["request"].pop("index") != many["request"].pop("index")
+    for sampler in SAMPLERS:
+        assert one[sampler]["request"].pop("index") != many[sampler]["request"].pop("index")
+        for name in ("tokens.npy", *(f"image_{i:04d}.png" for i in range(5))):
+            files = [(place / sampler / name).read_bytes() for place in (folder, tmp_path / "before")]
+            assert files[0] == files[1]
     assert one == many
-    for name in ("tokens.npy", *(f"image_{i:04d}.png" for i in range(5))):
-        assert (folder / "o" / name).read_bytes() == (tmp_path / "before" / "o" / name).read_bytes()

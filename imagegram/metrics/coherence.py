@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from imagegram.codec import Codec
 from imagegram.codec.decoding import Decoder
@@ -89,11 +89,11 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, *, steps: int = 600, batch: int = 128, seed: int = 0, shown: bool = True
+    images: Tensor, labels: Tensor, *, steps: int = 600, batch: int = 128, seed: int = 0, bar: tqdm | None = None
 ) -> Classifier:
     """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
 
-    shown: with a bar, of which one is enough where several are trained at a time.
+    bar: of several that are trained, whose steps it counts; None: it has its own.
     """
     rng = torch.Generator().manual_seed(seed)
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
@@ -106,7 +106,7 @@ def train_classifier(
     classifier.to(images.device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=not shown):
+    for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=bar is not None):
         rows = torch.randint(len(images), (batch,), generator=rng)
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
@@ -118,6 +118,8 @@ def train_classifier(
         loss.backward()
         optimizer.step()
         schedule.step()
+        if bar is not None:
+            bar.update()
     return classifier.to(memory_format=torch.contiguous_format).eval()  # as it is read again
 
 
@@ -146,9 +148,10 @@ class Classifiers:
         def train(half: int) -> Classifier:
             known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            return train_classifier(images, known, steps=STEPS, batch=BATCH, seed=SEED + half, shown=half == 0)
+            return train_classifier(images, known, steps=STEPS, batch=BATCH, seed=SEED + half, bar=bar)
 
-        return cls(_each(train, (0, 1)), real, baseline)
+        with tqdm(total=2 * STEPS, desc="training the classifiers", unit="step", delay=3) as bar:
+            return cls(_each(train, (0, 1)), real, baseline)
 
     @classmethod
     def load(cls, path: Path, key: str) -> "Classifiers | None":

@@ -133,7 +133,8 @@ def _regress(
             else:
                 projection.copy_(principal_axes(context, len(projection)).T * scale)
 
-    list(pool.map(one, reversed(range(model.rows))))
+    rows_left = pool.map(one, reversed(range(model.rows)))
+    list(tqdm(rows_left, total=model.rows, desc="regression of the kernel", unit="token", delay=3))
 
 
 def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor, steps: int) -> None:
