@@ -1,81 +1,78 @@
-"""The plot of the page, coherence against copying: places in percent, so that its type has the size of the page's."""
+"""The plot of the page, coherence against copying, and what is taken away from a night: the figures as tables."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import csv
+import io
+import re
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure as Plot
 
 from imagegram.metrics import rule
 from imagegram.metrics.intervals import Figure
-from imagegram.metrics.registry import CLOSER, COHERENCE
+from imagegram.metrics.registry import CLOSER, COHERENCE, IN_SHORT, Figures
 from imagegram.report.pictures import colour_of
 from imagegram.report.verdict import Run
 
-LABEL = 6.5  # percent of the height that a name takes
-Scale = Callable[[float], float]  # a figure -> percent of the plot
+INK = "#010203"  # stands for the colour of the text around the plot
+MARKERS = "osD^vP*Xph<>"
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same figures, the same bytes
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 11} | {
+    key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+}
 
 
-@dataclass
-class Point:
-    """A run in the plot: x and y with their intervals in percent of its width and height, from the lower left."""
+def frontier(runs: list[Run], kind: str = "svg") -> bytes:
+    """Coherence against P(closer) of the runs that have both, with 95 % intervals; nothing where none has.
 
-    name: str
-    colour: str
-    x: Figure
-    y: Figure
-    copies: bool  # may copy more than real images do
-    label_y: float
-    left: bool  # its name stands to the left
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """Coherence against P(closer): copiers are to the right, independent tokens are at the bottom."""
-
-    points: list[Point]
-    ticks_y: list[tuple[float, str]]
-    ticks_x: list[tuple[float, str]]
-    real: tuple[float, float]  # where held-out real images are
-    band: tuple[float, float]  # of P(closer) as real images have it: left end and width
-
-
-def frontier(runs: list[Run]) -> Frontier | None:
-    """The plot of the runs whose figures are known; None where there are none."""
+    An SVG has the colour of the text around it, so that it can be read in light and in dark. Hollow: may copy more than
+    real images do.
+    """
     known = [run for run in runs if COHERENCE.of(run.figures) and CLOSER.of(run.figures)]
     if not known:
-        return None
-    coherence = [run.figures[COHERENCE.key] for run in known]
-    low = min(-0.1, *(figure.low for figure in coherence)) - 0.05
-    high = max(1.1, *(figure.high for figure in coherence)) + 0.05
-
-    def across(value: float) -> float:
-        return 100 * (value + 0.02) / 1.04
-
-    def up(value: float) -> float:
-        return 100 * (value - low) / (high - low)
-
-    points = [_point(run, across, up) for run in known]
-    for left in (True, False):
-        _spread([point for point in points if point.left == left])
-    return Frontier(
-        points=points,
-        ticks_y=[(up(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
-        ticks_x=[(across(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
-        real=(across(0.5), up(1)),
-        band=(across(rule.LEAST_CLOSER), across(rule.MOST_CLOSER) - across(rule.LEAST_CLOSER)),
-    )
-
-
-def _point(run: Run, across: Scale, up: Scale) -> Point:
-    x, y = (
-        Figure(scale(figure.value), scale(figure.low), scale(figure.high))
-        for scale, figure in ((across, run.figures[CLOSER.key]), (up, run.figures[COHERENCE.key]))
-    )
-    left = run.figures[CLOSER.key].value > 0.6
-    return Point(run.name, colour_of(run.name), x, y, rule.copies(run.figures), label_y=y.value, left=left)
+        return b""
+    with matplotlib.rc_context(STYLE if kind == "svg" else {}):
+        figure = Plot(figsize=(8.6, 4.4), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(1, color="#8884", zorder=0)
+        axes.axvspan(rule.LEAST_CLOSER, rule.MOST_CLOSER, color="#2a8f4f22", lw=0)
+        axes.plot(0.5, 1, "*", ms=16, color="#b8690b", label="held-out real images", ls="")
+        for number, run in enumerate(known):
+            x, y = run.figures[CLOSER.key], run.figures[COHERENCE.key]
+            dy, dx = ([[each.value - each.low], [each.high - each.value]] for each in (y, x))
+            fill = {"markerfacecolor": "none"} if rule.copies(run.figures) else {}
+            look: dict[str, Any] = {
+                "fmt": MARKERS[number % len(MARKERS)],
+                "color": colour_of(run.name),
+                "label": run.name,
+            } | fill
+            axes.errorbar(x.value, y.value, dy, dx, **look)
+        axes.set(xlabel="P(closer to the training images than a held-out image)", ylabel="coherence")
+        axes.set_xlim(-0.02, 1.02)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        file = io.BytesIO()
+        options = {"transparent": True, "metadata": NO_METADATA} if kind == "svg" else {"dpi": 130}
+        figure.savefig(file, format=kind, **options)
+    return file.getvalue().replace(INK.encode(), b"currentColor")
 
 
-def _spread(points: list[Point]) -> None:
-    """Move the names of points on one side apart, downwards from the highest."""
-    ceiling = 100.0
-    for point in sorted(points, key=lambda point: -point.y.value):
-        point.label_y = min(point.label_y, ceiling)
-        ceiling = point.label_y - LABEL
+def tables(runs: list[Run], real: Figures) -> dict[str, str]:
+    """figures.csv: every figure with its interval; figures.md and figures.tex: those that a night ends with."""
+    rows = [("held-out", "", real), *((run.name, run.settings, run.figures) for run in runs)]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
+    for name, settings, figures in rows:
+        of = {key: figure for key, figure in figures.items() if isinstance(figure, Figure)}
+        writer.writerows([name, settings, key, each.value, each.low, each.high] for key, each in of.items())
+    short = [["sampler", *(metric.title for metric in IN_SHORT)]]
+    short += [[name, *(metric.text(figures) for metric in IN_SHORT)] for name, _, figures in rows]
+    markdown = ["| " + " | ".join(row) + " |" for row in short]
+    latex = [" & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + r" \\" for row in short]
+    columns = "l" + "r" * len(IN_SHORT)
+    return {
+        "figures.csv": table.getvalue(),
+        "figures.md": "\n".join([markdown[0], "| --- " * len(short[0]) + "|", *markdown[1:], ""]),
+        "figures.tex": "\n".join([rf"\begin{{tabular}}{{{columns}}}", *latex, r"\end{tabular}", ""]),
+    }

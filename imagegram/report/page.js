@@ -57,7 +57,22 @@ function tokenText(gallery, picture, t) {
   const place = picture.positions ? picture.positions[t] : t;
   const step = picture.steps[t];
   const how = step ? `${step} level${step > 1 ? "s" : ""} of the code away from` : "equal to";
-  return `Token ${t + 1} of ${count} is ${how} token ${place + 1} of ${describe(number)}.`;
+  const why = step ? " It was moved because the tokens before it differ from that image's: by what a regression over near images makes of the difference." : "";
+  return `Token ${t + 1} of ${count} is ${how} token ${place + 1} of ${describe(number)}.${why}`;
+}
+
+// Every picture of the page that a training image gave tokens to, most tokens first.
+function gave(number) {
+  const found = names.filter((name) => data.galleries[name].drawn).flatMap((name) =>
+    data.galleries[name].pictures.map((picture, i) => ({ name, i, n: picture.sources.filter((s) => s === number).length })));
+  const some = found.filter(({ n }) => n).sort((a, b) => b.n - a.n);
+  const links = some.slice(0, 24).map(({ name, i, n }) => {
+    const words = `${name}/${i}, ${n} token${n > 1 ? "s" : ""}`;
+    return make("a", { href: `#${name}/${i}`, title: words }, galleryPicture(name, i, words));
+  });
+  return make("div", {},
+    make("p", { className: "note" }, `This training image gave tokens to ${some.length} picture${some.length > 1 ? "s" : ""} of this page:`),
+    make("div", { className: "gave" }, ...links));
 }
 
 function showToken(t) {
@@ -75,7 +90,9 @@ function showToken(t) {
   }
   const number = picture.sources[t];
   const text = make("p", { id: "token" }, tokenText(gallery, picture, t));
-  box.replaceChildren(...(number < 0 ? [] : [original(number, describe(number))]), text);
+  const others = number < 0 || !gallery.drawn ? [] : [gave(number)];
+  box.replaceChildren(...(number < 0 ? [] : [original(number, describe(number))]), make("div", {}, text, ...others));
+  share();
 }
 
 function tokenButtons(picture) {
@@ -206,6 +223,16 @@ function showPicture(name, i, token = -1) {
       atFullSize(`${link.closest("[data-folder]").dataset.folder}/image_${String(i).padStart(4, "0")}.png`)));
   panel.hidden = false;
   showToken(token);
+  share();
+}
+
+// The address of what is seen now: picture, token, the sampler beside it, the order.
+function share() {
+  const { gallery, picture, token } = chosen;
+  const place = [document.getElementById("choose").value, ...(picture < 0 ? [] : [picture, token < 0 ? [] : token].flat())];
+  if (picture >= 0) place[0] = gallery;
+  const state = new URLSearchParams({ choose: document.getElementById("choose").value, beside: document.getElementById("beside").value, order: document.getElementById("order").value });
+  document.getElementById("share").href = `#${place.map(encodeURIComponent).join("/")}?${state}`;
 }
 
 // Which galleries are seen, and in which order.
@@ -228,11 +255,18 @@ function arrange() {
       keys[order](number(a)) - keys[order](number(b)) || number(a) - number(b));
     list.append(...items);
   });
+  share();
 }
 
-// #kernel, #kernel/17 and #kernel/17/3: a gallery, one of its pictures, one token of it.
+// #kernel, #kernel/17 and #kernel/17/3: a gallery, one of its pictures, one token of it; ?choose=... what `share` adds.
 function follow() {
-  const parts = decodeURIComponent(location.hash.slice(1)).split("/");
+  const [, place, state] = location.hash.match(/^#?([^?]*)\??(.*)$/);
+  for (const [id, value] of new URLSearchParams(state)) {
+    const select = document.querySelector(`.controls select[id="${CSS.escape(id)}"]`);
+    if (select && [...select.options].some((option) => option.value === value)) select.value = value;
+  }
+  if (state) arrange();
+  const parts = decodeURIComponent(place).split("/");
   const token = parts.length > 2 ? parts.pop() : -1;
   const name = data.galleries[parts.join("/")] ? parts.join("/") : parts.slice(0, -1).join("/");
   if (!data.galleries[name]) return;

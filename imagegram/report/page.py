@@ -1,7 +1,5 @@
 """The page: one HTML file with the answer, the pictures, where their tokens came from, and the figures."""
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -21,9 +19,9 @@ from imagegram.index.folder import Index
 from imagegram.metrics import rule
 from imagegram.metrics.fidelity import read_fidelity
 from imagegram.metrics.held_out import HeldOut
-from imagegram.metrics.intervals import Figure, from_json
+from imagegram.metrics.intervals import from_json
 from imagegram.metrics.registry import COLUMNS, Figures
-from imagegram.report.frontier import frontier
+from imagegram.report.frontier import frontier, tables
 from imagegram.report.pictures import PALETTE, Gallery, Originals, Place, RealImages, bars, read_gallery, sheet, small
 from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.sheets import shares
@@ -59,8 +57,13 @@ class Sources:
 
 
 def write_page(sources: Sources) -> Path:
-    """Write report.html into the folder of the night, from what is finished in it; returns its place."""
-    path = render("page.html.j2", sources.out / "report.html", **_content(sources))
+    """Write report.html into the folder of the night, and figures/, from what is finished; returns the page's place."""
+    content = _content(sources)
+    (sources.out / "figures").mkdir(exist_ok=True)
+    for name, text in content["files"].items():
+        with atomic(sources.out / "figures" / name) as temporary:
+            temporary.write_text(text)
+    path = render("page.html.j2", sources.out / "report.html", **content)
     (sources.out / BEFORE).unlink(missing_ok=True)
     return path
 
@@ -134,13 +137,12 @@ def _content(sources: Sources) -> dict[str, Any]:
             for gallery in tqdm(galleries, desc="writing the page", unit="sampler", delay=3)
         ],
         "by_name": {run.name: run for run in runs},
-        "frontier": frontier(runs),
+        "files": tables(runs, real) | ({"frontier.svg": plot.decode()} if (plot := frontier(runs)) else {}),
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
         "reconstructions": _reconstructions(galleries, sources.originals),
         "stitched": _stitched(galleries, real_images) if galleries and galleries[0].drawn else [],
         "kinds": _kinds(galleries, real_images),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
-        "novelty_rows": [(run.name, run.figures) for run in runs],
         "real_images": {
             "url": sheet(real_images.thumbnails, REAL_COLUMNS),
             "columns": REAL_COLUMNS,
@@ -148,7 +150,6 @@ def _content(sources: Sources) -> dict[str, Any]:
             "count": len(real_images.thumbnails),
         },
         "data": _data(galleries, real_images, manifests),
-        "csv": _csv(runs, real),
         "seconds": _seconds(sources),
     }
 
@@ -247,8 +248,10 @@ def _kinds(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, 
 def short_names(datasets: list[str]) -> list[str]:
     """Names of data sets for captions: of paths as many of the last parts as tell them apart.
 
-    >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"])
-    ['cats/train', 'dogs/train']
+    >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"]), short_names(["a/train", "a/train"])
+    (['cats/train', 'dogs/train'], ['train', 'train'])
+    >>> short_names(["/data/of/mine/cats", "uoft-cs/cifar10", "."])
+    ['cats', 'cifar10', '.']
     """
     parts = [Path(printable(name)).parts for name in datasets]
     for length in range(1, max(map(len, parts), default=1) + 1):
@@ -261,8 +264,8 @@ def short_names(datasets: list[str]) -> list[str]:
 def without_folders(text: str) -> str:
     """Text whose absolute paths are cut to their last part: a page that is shared names no user and no machine.
 
-    >>> without_folders("overnight_run.py --dataset /home/me/cats --out=/tmp/a/b and/or https://x.org/y/z")
-    'overnight_run.py --dataset .../cats --out=.../b and/or https://x.org/y/z'
+    >>> without_folders("--codec /home/me/cats --out=/tmp/a/b and/or EPFL/x https://x.org/y/z")
+    '--codec .../cats --out=.../b and/or EPFL/x https://x.org/y/z'
     """
     return re.sub(r"(?<![\w./:~])/(?:[^\s/'\"<>;,]+/)+([^\s/'\"<>;,]*)", r".../\1", text)
 
@@ -306,15 +309,3 @@ def _seconds(sources: Sources) -> dict[str, float]:
     found["building the index"] = info["seconds"] + info["verify_seconds"]
     steps = (*night.samplers, *STEPS, HELD_OUT)  # and not a sampler that this night leaves out
     return found | {name: seconds for name, seconds in night.seconds.items() if name in steps}
-
-
-def _csv(runs: list[Run], real: Figures) -> str:
-    """Every figure with its interval, as a table of values separated by commas."""
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
-    for name, settings, figures in [("held-out", "", real), *((r.name, r.settings, r.figures) for r in runs)]:
-        for key, figure in figures.items():
-            if isinstance(figure, Figure):
-                writer.writerow([name, settings, key, figure.value, figure.low, figure.high])
-    return table.getvalue()

@@ -118,20 +118,20 @@ def prefix_lengths(tokens: int) -> list[int]:
 
 
 def prefixes(
-    decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor
+    decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor, none: bool = False
 ) -> dict[str, Image.Image]:
     """Decode the first 1, 2, 4, ... tokens of the sequences [n, L], each from its own noise `seeds` [n].
 
     Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S, S]; and besides each
-    at its own size, as prefix_IMAGE_TOKENS.
+    at its own size, as prefix_IMAGE_TOKENS. none: what the decoder makes of no token as well.
     """
-    steps = prefix_lengths(tokens.shape[1])
+    steps = [0] * none + prefix_lengths(tokens.shape[1])
     parts = [row[:k] for row in tokens for k in steps[:-1]]
     rows = [image[None] for image in images]
     if parts:
         decoded = decode(parts, np.repeat(seeds, len(steps) - 1)).split(len(steps) - 1)
         rows = [torch.cat([line, whole]) for line, whole in zip(decoded, rows, strict=True)]
-    titles = [f"{k} tokens" if k > 1 else "1 token" for k in steps]
+    titles = [f"{k} token{'s' * (k != 1)}" for k in steps]
     drawn = {"prefixes": rows_of_images([(f"{i}", line) for i, line in enumerate(rows)], titles)}
     for i, line in enumerate(rows):
         for k, picture in zip(steps, as_pictures(line).values(), strict=True):

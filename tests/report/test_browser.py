@@ -196,3 +196,18 @@ def test_the_gallery_is_sorted_and_two_galleries_stand_side_by_side(show: Any) -
     page.get_by_role("button", name="exact copies").click()
     first = page.locator(".figures tbody tr").first.inner_text()
     assert first.startswith("copies")
+
+
+def test_a_link_shares_what_is_seen_and_a_source_lists_its_pictures(show: Any, night: Sources) -> None:
+    page = show(f"#{NAME}/2/3")
+    page.select_option("#beside", "copies")
+    page.select_option("#order", "copied")
+    shared = page.locator("#share").get_attribute("href")
+    again = show(shared)
+    assert [again.locator(f"#{each}").input_value() for each in ("choose", "beside", "order")] == [
+        NAME,
+        "copies",
+        "copied",
+    ]
+    assert said_of(again) == said_of(page)
+    assert f"#{NAME}/2" in again.locator(".gave a").evaluate_all("all => all.map((a) => a.getAttribute('href'))")

@@ -1,5 +1,6 @@
 """The page: one file that asks nobody for anything, whose links lead somewhere and whose colours can be read."""
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.report.page import Sources, short_names, without_folders, write_page
+from imagegram.report.page import Sources, write_page
 from imagegram.report.pictures import COLOURS, PALETTE, SPARE
 from tests.support.nights import DRAWS, small_night
 
@@ -199,16 +200,7 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
 
 
-def test_a_caption_names_the_last_folder_of_a_data_set_where_that_tells_them_apart() -> None:
-    assert short_names(["/data/of/mine/cats", "uoft-cs/cifar10", "."]) == ["cats", "cifar10", "."]
-    assert short_names(["a/train", "b/train"]) == ["a/train", "b/train"]
-    assert short_names(["a/train", "a/train"]) == ["train", "train"]
-    assert short_names(["/home/me/a/train", "/home/me/b/train"]) == ["a/train", "b/train"]
-
-
 def test_no_page_names_the_folders_of_whoever_made_it(night: Sources, page: Page, tmp_path: Path) -> None:
-    assert without_folders("codec /home/me/my_codec, --out=/home/me/x") == "codec .../my_codec, --out=.../x"
-    assert without_folders("EPFL-VILAB/x at https://a.b/c and/or ./a/b") == "EPFL-VILAB/x at https://a.b/c and/or ./a/b"
     index = replace_path(night.index, codec="/home/me/my_codec")
     left = replace(night.night, command="overnight_run.py --out /home/me/night", failed={"x": "/home/me/night is full"})
     write_page(replace(night, out=tmp_path, night=left, index=index))
@@ -235,3 +227,14 @@ def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sourc
     for i in exact:
         assert (folder / f"nearest_{i:04d}.png").read_bytes() == (folder / f"image_{i:04d}.png").read_bytes()
     assert "the nearest training image, rebuilt by the same codec" in page.text
+
+
+def test_what_is_taken_away_has_the_figures_of_the_reports(night: Sources) -> None:
+    folder = night.out / "figures"
+    report = json.loads((night.night.folder(night.out, "copies") / "report.json").read_text())["generated"]
+    known = csv.DictReader((folder / "figures.csv").read_text().splitlines())
+    values = {row["figure"]: float(row["value"]) for row in known if row["sampler"] == "copies"}
+    assert values["closer_than_held_out"] == report["closer_than_held_out"]["value"]
+    assert re.search(r"\| copies \| .*\d", (folder / "figures.md").read_text())
+    assert re.search(r"\ncopies & .*\\% .*\\\\\n", (folder / "figures.tex").read_text())
+    assert (folder / "frontier.svg").exists() == ("coherence" in report)
