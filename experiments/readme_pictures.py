@@ -6,12 +6,11 @@
 Of the folder's index, in the order of drawing: docs/samplers_NAME.png, what the kernel, a copier and chaos make beside
 held-out images, each above its source; docs/tokens_NAME.gif, a few images growing token by token, each token beside the
 training image that gave it; docs/prefixes_NAME.png, what the decoder paints of few tokens, from two noises. Where the
-night is finished docs/frontier_NAME.png as well, coherence against P(closer), and with Chromium docs/page_NAME.png,
-what the page opens with.
+night is finished docs/frontier_NAME.png as well, coherence against P(closer). What the page opens with:
+
+    chromium --headless --window-size=1280,880 --screenshot=docs/page_NAME.png "file://NIGHT/report.html#kernel/0/3"
 """
 
-import importlib.util
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,6 @@ COLUMNS = 8
 SIDE = 96  # pixels of an image in the rows
 FRAME = 224  # and in the moving picture
 GROWING = 3  # images in it
-POINTED_AT = 3  # token of the first picture, in the screenshot of the page
 
 
 @dataclass
@@ -108,24 +106,6 @@ def growing(index: Index, samples: Samples, decode: Decoder) -> list[Image.Image
     return frames
 
 
-def screenshot(page: Path, picture: Path) -> bool:
-    """What the page opens with, one token of one picture pointed at; False where there is no browser to ask."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not chromium or not importlib.util.find_spec("playwright"):
-        return False
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        window = browser.new_page(viewport={"width": 1280, "height": 880})
-        window.goto(page.resolve().as_uri())
-        window.locator(".tokens button").nth(POINTED_AT).hover()
-        with atomic(picture) as temporary:
-            temporary.write_bytes(window.screenshot())
-        browser.close()
-    return True
-
-
 def pictures(config: Config, corpus: Corpus) -> dict[str, Path]:
     """Draw from the index, and write the pictures that need no figures."""
     decode = Decoder(open_codec(corpus.index))
@@ -156,14 +136,12 @@ def pictures(config: Config, corpus: Corpus) -> dict[str, Path]:
 
 
 def main(config: Config) -> None:
-    written: dict[str, object] = dict(pictures(config, Corpus.open(config.night / "index")))
+    written = pictures(config, Corpus.open(config.night / "index"))
     if (config.night / FILE).exists():
         night = Night.read(config.night)
-        plot, page = (config.docs / f"{kind}_{config.name}.png" for kind in ("frontier", "page"))
-        with atomic(plot) as temporary:
+        written["frontier"] = config.docs / f"frontier_{config.name}.png"
+        with atomic(written["frontier"]) as temporary:
             temporary.write_bytes(frontier(read_runs(config.night, night)[0], "png"))
-        shown = screenshot(config.night / "report.html", page)
-        written |= {"frontier": plot, "page": page if shown else "not made: no Chromium, or no playwright"}
     summary(**written)
 
 
