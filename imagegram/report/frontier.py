@@ -17,7 +17,7 @@ from imagegram.report.verdict import Run
 INK = "#010203"  # stands for the colour of the text around the plot
 MARKERS = "osD^vP*Xph<>"
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same figures, the same bytes
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 11} | {
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 14} | {
     key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 }
 
@@ -32,7 +32,7 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
     if not known:
         return b""
     with matplotlib.rc_context(STYLE if kind == "svg" else {}):
-        figure = Plot(figsize=(8.6, 4.4), layout="constrained")
+        figure = Plot(figsize=(6.6, 4.6 + 0.1 * len(known)), layout="constrained")
         axes = figure.subplots()
         axes.axhline(1, color="#8884", zorder=0)
         axes.axvspan(rule.LEAST_CLOSER, rule.MOST_CLOSER, color="#2a8f4f22", lw=0)
@@ -47,9 +47,8 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
                 "label": run.name,
             } | fill
             axes.errorbar(x.value, y.value, dy, dx, **look)
-        axes.set(xlabel="P(closer to the training images than a held-out image)", ylabel="coherence")
-        axes.set_xlim(-0.02, 1.02)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        axes.set(xlabel="P(closer to the training images than held out)", ylabel="coherence", xlim=(-0.02, 1.02))
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
         options = {"transparent": True, "metadata": NO_METADATA} if kind == "svg" else {"dpi": 130}
