@@ -188,14 +188,14 @@ def test_sources_are_drawn_by_their_votes(index: Index, monkeypatch: pytest.Monk
     assert observed[~common].sum() == pytest.approx(expected[~common].sum(), abs=4 * np.sqrt(n / 10))
 
 
-def test_no_image_is_heard_as_if_nearer_than_every_other_one_has_another(index: Index) -> None:
+def test_no_image_is_heard_as_if_nearer_than_most_have_another(index: Index) -> None:
     """Against all pairs of training images."""
     model = open_kernel(index, CPU)
     digits = digits_of(index.tokens, LEVELS, CPU)
     for position in (1, 3):
         y = model.project(model.embed(digits, position), position).double()
         apart = (y[:, None] - y).square().sum(2) + torch.eye(len(y)) * 1e9
-        assert model.nearest[position].item() == pytest.approx(apart.amin(1).median().item(), rel=0.02, abs=1e-4)
+        assert model.nearest[position].item() == pytest.approx(np.quantile(apart.amin(1), 0.85), rel=0.02, abs=1e-4)
     assert model.nearest[3] > 0
 
 

@@ -9,7 +9,7 @@ digits d (of its FSQ code) are moved and then step:
 
 m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
 the digits of a token follow one another from one and the same image, which is the token's source. The
-n_t is the squared distance at which every other training image has another: a sequence that has followed
+n_t is the squared distance within which most training images have another: a sequence that has followed
 one image so far hears it no louder than that, or it would hear nobody else and copy it. The
 first token has no context: all images vote alike, and a share b of them gives its token as it stands.
 The logistic's mass is cut at the edges between two digits. A_t, widths, edges, shares and where digits

@@ -54,7 +54,7 @@ RATE = 0.07  # for everything else
 NARROWER = 1.2  # times the squared distances, where the index is larger than the library
 POWERS = 9  # of it that are tried
 APART = 256  # training images whose nearest other is looked for
-QUANTILE = 0.5  # of its squared distances: no image votes as if it were nearer
+QUANTILE = 0.85  # of its squared distances: no image votes as if it were nearer
 NARROWED = 1 << 17  # images that vote for it, at most
 
 
@@ -242,7 +242,7 @@ def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device,
 
 @torch.no_grad()
 def _keep_apart(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator) -> None:
-    """Set how near an image counts at most: as near as every other training image has another, for each token.
+    """Set how near an image counts at most: as near as most training images have another.
 
     A sequence that has followed one image so far hears it no louder than a real image hears its nearest.
     """
