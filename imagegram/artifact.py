@@ -63,12 +63,11 @@ class Artifact:
             raise UserError(f"{self.path} is a link whose target is gone: mend the link, or {remedy}")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: {remedy}")
-        allowed = self.kind.guests
+        # Listed before the marker is looked for: another process that claims it meanwhile writes the marker first.
+        found = others(self.path, self.kind.guests)
         if self.is_ours():
-            if not self.kind.files:
-                return
-            allowed = self.kind.files
-        if found := others(self.path, allowed):
+            found = others(self.path, self.kind.files) if self.kind.files else []
+        if found:
             raise UserError(f"{self.path} holds files that are not {self.kind.what}, e.g. {found[0]!r}: {remedy}")
 
     def is_ours(self) -> bool:

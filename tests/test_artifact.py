@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagegram.artifact import FORMAT, KINDS, MARKER, Artifact
+from imagegram.artifact import FORMAT, KINDS, MARKER, Artifact, others
 from imagegram.cli import UserError
 from imagegram.files import is_held
 
@@ -86,3 +86,17 @@ def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
             os._exit(0)
         os.wait()
         assert os.read(reader, 999).decode().startswith(f"{index.path} is in use by process {os.getpid()}: wait")
+
+
+def test_a_folder_that_another_process_claims_meanwhile_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Artifact(tmp_path / "tokens", "tokens")
+
+    def meanwhile(path: Path, ours: str = "") -> list[str]:
+        folder.mark()
+        (path / "bad.jsonl").touch()
+        return others(path, ours)
+
+    monkeypatch.setattr("imagegram.artifact.others", meanwhile)
+    folder.check()
