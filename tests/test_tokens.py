@@ -96,15 +96,6 @@ def test_one_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:
     assert folder.problem(2, hashes=True) == "shard-00002.npy differs from its hash"
 
 
-def test_a_file_and_a_link_to_nothing_are_no_places(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file: choose another folder"):
-        TokenFolder.create(tmp_path / "file", MANIFEST)
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(UserError, match="a link whose target is gone"):
-        TokenFolder.create(tmp_path / "link", MANIFEST)
-
-
 def test_another_manifest_is_refused_with_the_difference(tmp_path: Path) -> None:
     fill(tmp_path)
     TokenFolder.create(tmp_path, MANIFEST)

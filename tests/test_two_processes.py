@@ -18,7 +18,6 @@ from imagegram.artifact import Artifact
 from imagegram.codec.flextok import oom_as_user_error
 from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
-from tests.conftest import truncated_tar
 from tests.support.fake_codec import FakeCodec
 from tests.support.kills import fork
 from tests.support.two_processes import Process, in_two_processes
@@ -135,15 +134,6 @@ def out_of_memory(process: Process) -> None:
     process.finish(codec=Large(), batch_size=2)
 
 
-def with_a_truncated_tar(process: Process) -> None:
-    tar = process.folder / "a.tar"
-    if process.rank == 0:
-        truncated_tar(tar)
-    process.barrier("written")
-    process.finish(dataset=str(tar), images=0, shard_size=2)
-    assert TokenFolder.open(process.out).images() == 7
-
-
 SCENARIOS = (
     killed_between_data_and_marker,
     killed_at_random_times,
@@ -151,7 +141,6 @@ SCENARIOS = (
     in_a_folder_in_use,
     with_a_killed_loader,
     out_of_memory,
-    with_a_truncated_tar,
 )
 
 
@@ -166,8 +155,7 @@ def on_a_full_disk(process: Process) -> None:
     process.out.mkdir(exist_ok=True)
     mount(process, "size=100k", process.out)
     error = process.error()
-    assert "cannot write" in error
-    assert "free some space, then run the same command again" in error
+    assert "free some space" in error  # to write a shard, or, where the other one was first, to begin
     process.barrier("full")
     assert not list(process.out.glob(".tmp-*-shard-*"))
     assert 0 < len(TokenFolder.open(process.out).pending()) < 20
