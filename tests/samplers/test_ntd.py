@@ -1,7 +1,6 @@
 """Runs found in the suffix tables are those that brute force finds."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,19 +8,19 @@ from numpy.typing import NDArray
 
 from imagegram.samplers import Ntd
 from imagegram.samplers.ntd import longest_runs, unique_contexts
-from tests.support.corpora import corpora, index_of
+from tests.support.corpora import corpora, shared_index_of
 
 
 @pytest.mark.parametrize("shard_images", [0, 5])
 @pytest.mark.parametrize("name", corpora())
-def test_longest_runs_agree_with_brute_force(tmp_path: Path, name: str, shard_images: int) -> None:
+def test_longest_runs_agree_with_brute_force(name: str, shard_images: int) -> None:
     training = corpora()[name]
     rng, length = np.random.default_rng(1), training.shape[1]
     sequences = rng.choice(np.unique(training), (12, length)).astype(np.uint16)
     sequences[:4] = np.roll(training[rng.integers(0, len(training), 4)], -1, 1)
     if length > 2:
         sequences[4:8, :2] = training[rng.integers(0, len(training), 4), -2:]
-    index = index_of(tmp_path, training, 65_279, shard_images)
+    index = shared_index_of(training, 65_279, shard_images)
     known = {tuple(row[i:j]) for row in training.tolist() for i in range(length) for j in range(i + 1, length + 1)}
     expected = [
         [max((j - i for j in range(i + 1, length + 1) if tuple(row[i:j]) in known), default=0) for i in range(length)]
@@ -32,8 +31,8 @@ def test_longest_runs_agree_with_brute_force(tmp_path: Path, name: str, shard_im
 
 @pytest.mark.parametrize("context", [1, 3, 4, 5, 9])
 @pytest.mark.parametrize("name", corpora())
-def test_unique_contexts_agree_with_brute_force(tmp_path: Path, name: str, context: int) -> None:
-    (shard,) = index_of(tmp_path, corpora()[name], 65_279).shards
+def test_unique_contexts_agree_with_brute_force(name: str, context: int) -> None:
+    (shard,) = shared_index_of(corpora()[name], 65_279).shards
     line = shard.tokens.tolist()
     all_of = Counter(tuple(line[i : i + context]) for i in range(len(line) - context + 1))
     expected = [i >= context and all_of[tuple(line[i - context : i])] == 1 for i in range(len(line) + 1)]
@@ -58,11 +57,11 @@ COPIED = corpora() | {"images that share their middle": shared_middles()}
 @pytest.mark.parametrize("context", [1, 2, 4, 5, 9])
 @pytest.mark.parametrize("name", COPIED)
 def test_copying_without_a_search_draws_the_same_matches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, context: int, shard_images: int
+    monkeypatch: pytest.MonkeyPatch, name: str, context: int, shard_images: int
 ) -> None:
     training = COPIED[name]
     rng = np.random.default_rng(2)
-    index = index_of(tmp_path, training, 65_279, shard_images)
+    index = shared_index_of(training, 65_279, shard_images)
     length = training.shape[1]
     given = training[rng.integers(0, len(training), 300)].astype(np.uint16)[:, : length // 2]  # and half of it shuffled
     given[::2] = rng.permuted(given[::2], axis=1)

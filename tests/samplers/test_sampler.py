@@ -2,7 +2,6 @@
 
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from imagegram.samplers import SAMPLERS, Aligned, Ntd, Sampler, Smoothed, sample
 from imagegram.samplers.matches import truncated
 from imagegram.samplers.ntd import matches_anywhere
 from imagegram.tokens import SEPARATOR, TERMINATOR
-from tests.support.corpora import corpora, index_of
+from tests.support.corpora import corpora, shared_index_of
 
 Distribution = dict[int, float]
 
@@ -82,8 +81,8 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
 
 @pytest.mark.parametrize("shard_images", [0, 7])
 @pytest.mark.parametrize("context", [1, 2, 9])
-def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_images: int) -> None:
-    index = index_of(tmp_path, SMALL, shard_images=shard_images)
+def test_ntd_samples_the_exact_distribution(context: int, shard_images: int) -> None:
+    index = shared_index_of(SMALL, shard_images=shard_images)
     drawn = Ntd(context=context).sample(index, 20_000, np.random.default_rng(1)).tokens
     rows = SMALL.tolist()
     for position in range(5):
@@ -91,8 +90,8 @@ def test_ntd_samples_the_exact_distribution(tmp_path: Path, context: int, shard_
         check(drawn, {p: anywhere(rows, list(p), context) for p in prefixes}, position)
 
 
-def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
-    index = index_of(tmp_path, SMALL, shard_images=11)
+def test_ntd_draws_from_what_fastgram_answers() -> None:
+    index = shared_index_of(SMALL, shard_images=11)
     engine = Engine(index)
     drawn = np.zeros((30, 5), np.uint16)
     drawn[:, :4] = np.random.default_rng(11).integers(0, 3, (30, 4))  # prefixes that need not occur
@@ -104,9 +103,9 @@ def test_ntd_draws_from_what_fastgram_answers(tmp_path: Path) -> None:
             assert counts == engine.ntd(context).counts
 
 
-def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences(tmp_path: Path) -> None:
+def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences() -> None:
     rows = np.random.default_rng(8).integers(0, 3, (12, 3))
-    index = index_of(tmp_path, rows)
+    index = shared_index_of(rows)
     context = 2
     n = 4000
 
@@ -134,8 +133,8 @@ def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences(tmp_path
 @pytest.mark.parametrize(
     ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
 )
-def test_aligned_samples_the_exact_distribution(tmp_path: Path, context: int, images: int, anchor: int) -> None:
-    index = index_of(tmp_path, SMALL)
+def test_aligned_samples_the_exact_distribution(context: int, images: int, anchor: int) -> None:
+    index = shared_index_of(SMALL)
     sampler = Aligned(context=context, min_images=images, anchor=anchor)
     drawn = sampler.sample(index, 20_000, np.random.default_rng(2)).tokens
     rows = SMALL.tolist()
@@ -166,8 +165,8 @@ RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)  # d
 
 @pytest.mark.parametrize("context", [1, 2, 9])
 @pytest.mark.parametrize("rows", [SMALL, RARE], ids=["few tokens", "rare tokens"])
-def test_smoothed_samples_the_exact_distribution(tmp_path: Path, rows: NDArray[np.int64], context: int) -> None:
-    index = index_of(tmp_path, rows, 7)
+def test_smoothed_samples_the_exact_distribution(rows: NDArray[np.int64], context: int) -> None:
+    index = shared_index_of(rows, 7)
     drawn = Smoothed(context=context).sample(index, 20_000, np.random.default_rng(12)).tokens
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
@@ -175,8 +174,8 @@ def test_smoothed_samples_the_exact_distribution(tmp_path: Path, rows: NDArray[n
 
 
 @pytest.mark.parametrize("method", ["ntd", "aligned", "smoothed"])
-def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Path, method: str) -> None:
-    index = index_of(tmp_path, RARE, 7)
+def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(method: str) -> None:
+    index = shared_index_of(RARE, 7)
     one_image = {"min_images": 1} if method == "aligned" else {}
     sampler = sampler_named(method, context=1, temperature=0.5, top_k=3, top_p=0.9, **one_image)
     drawn = sampler.sample(index, 5_000, np.random.default_rng(3)).tokens
@@ -198,8 +197,8 @@ def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
-def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> None:
-    index = index_of(tmp_path, np.arange(30)[:, None] + np.zeros((1, 4), int))  # labels 0, 1, 2, 0 ...
+def test_the_first_token_can_be_that_of_a_class(method: str) -> None:
+    index = shared_index_of(np.arange(30)[:, None] + np.zeros((1, 4), int))  # labels 0, 1, 2, 0 ...
     drawn = SAMPLERS[method](label="2").sample(index, 200, np.random.default_rng(0))
     assert set(drawn.tokens[:, 0].tolist()) == set(range(2, 30, 3))
     assert (index.labels[drawn.sources[:, 0, 0]] == 2).all()
@@ -219,8 +218,8 @@ def test_the_first_token_can_be_that_of_a_class(tmp_path: Path, method: str) -> 
         Smoothed(context=2, temperature=0.7),
     ],
 )
-def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, sampler: Sampler) -> None:
-    index = index_of(tmp_path, corpora()[name], TERMINATOR, shard_images=6)
+def test_every_token_stands_where_its_source_says(name: str, sampler: Sampler) -> None:
+    index = shared_index_of(corpora()[name], TERMINATOR, shard_images=6)
     drawn = sampler.sample(index, 50, np.random.default_rng(4))
     rows, positions = drawn.sources[..., 0], drawn.sources[..., 1]
     assert np.array_equal(index.tokens[rows, positions], drawn.tokens)
@@ -229,8 +228,8 @@ def test_every_token_stands_where_its_source_says(tmp_path: Path, name: str, sam
         assert (positions == np.arange(index.tokens_per_image)).all()
 
 
-def test_an_unlimited_context_copies_whole_images(tmp_path: Path) -> None:
-    index = index_of(tmp_path, np.random.default_rng(6).integers(0, 512, (50, 8)))
+def test_an_unlimited_context_copies_whole_images() -> None:
+    index = shared_index_of(np.random.default_rng(6).integers(0, 512, (50, 8)))
     known = set(map(tuple, index.tokens.tolist()))
     for sampler in (Ntd(context=99), Aligned(context=99, min_images=1)):
         assert set(map(tuple, sampler.sample(index, 30, np.random.default_rng(0)).tokens.tolist())) <= known
@@ -243,8 +242,8 @@ def test_codes_are_those_of_the_quantizer() -> None:
     assert np.allclose(fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy())
 
 
-def test_same_seed_same_output(tmp_path: Path) -> None:
-    index = index_of(tmp_path, SMALL)
+def test_same_seed_same_output() -> None:
+    index = shared_index_of(SMALL)
     for method in SAMPLERS:
         one, two, other = (SAMPLERS[method]().sample(index, 50, np.random.default_rng(s)) for s in (1, 1, 2))
         assert np.array_equal(one.tokens, two.tokens)
@@ -253,8 +252,8 @@ def test_same_seed_same_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
-def test_fewer_tokens_are_the_first_of_the_whole(tmp_path: Path, method: str) -> None:
-    index = index_of(tmp_path, SMALL)
+def test_fewer_tokens_are_the_first_of_the_whole(method: str) -> None:
+    index = shared_index_of(SMALL)
     whole, part = (SAMPLERS[method]().sample(index, 50, np.random.default_rng(1), length=k) for k in (0, 3))
     assert np.array_equal(part.tokens, whole.tokens[:, :3])
     assert np.array_equal(part.sources, whole.sources[:, :3])
@@ -263,8 +262,8 @@ def test_fewer_tokens_are_the_first_of_the_whole(tmp_path: Path, method: str) ->
 
 
 @pytest.mark.parametrize("sampler", [Ntd(context=99), Aligned(context=99, min_images=1)])
-def test_a_given_prefix_is_completed(tmp_path: Path, sampler: Sampler) -> None:
-    index = index_of(tmp_path, np.random.default_rng(14).integers(0, 512, (50, 8)))
+def test_a_given_prefix_is_completed(sampler: Sampler) -> None:
+    index = shared_index_of(np.random.default_rng(14).integers(0, 512, (50, 8)))
     drawn = sampler.sample(index, 50, np.random.default_rng(0), prefix=index.tokens[:, :3])
     assert np.array_equal(drawn.tokens, index.tokens)
     assert (drawn.sources[:, :3] == -1).all()
@@ -292,7 +291,7 @@ def test_truncation_by_hand() -> None:
         (Smoothed(context=1, top_p=0.8), 705581133, 3497718934),
     ],
 )
-def test_a_seed_draws_what_it_always_drew(tmp_path: Path, sampler: Sampler, tokens: int, sources: int) -> None:
+def test_a_seed_draws_what_it_always_drew(sampler: Sampler, tokens: int, sources: int) -> None:
     """Checksums of what samplers drew before they were classes: finished nights stay comparable."""
-    drawn = sampler.sample(index_of(tmp_path, RARE * 73), 200, np.random.default_rng(1))
+    drawn = sampler.sample(shared_index_of(RARE * 73), 200, np.random.default_rng(1))
     assert (zlib.crc32(drawn.tokens.tobytes()), zlib.crc32(drawn.sources.tobytes())) == (tokens, sources)

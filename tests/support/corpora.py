@@ -1,6 +1,8 @@
 """Small corpora as token folders and as indexes, for the tests."""
 
+import functools
 import hashlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,20 @@ def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, sha
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
     return build_index([folder], path / "input", path / "index", builder="divsufsort", shard_images=shard_images)
+
+
+PLACE = tempfile.TemporaryDirectory(prefix="indexes-")  # gone when the tests end
+
+
+def shared_index_of(tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0) -> Index:
+    """The same, built once for all tests that only read it."""
+    return _built(tokens.astype(np.int64).tobytes(), tokens.shape, vocab_size, shard_images)
+
+
+@functools.cache
+def _built(data: bytes, shape: tuple[int, int], vocab_size: int, shard_images: int) -> Index:
+    path = Path(tempfile.mkdtemp(dir=PLACE.name))
+    return index_of(path, np.frombuffer(data, np.int64).reshape(shape), vocab_size, shard_images)
 
 
 @st.composite
