@@ -244,6 +244,7 @@ class Run:
 
         Exact ones where whole sequences are drawn, those of images where enough of them are held out.
         """
+        print(f"measuring {len(samples.tokens):,} sequences and {len(images):,} images", flush=True)
         rng = np.random.default_rng(self.request.seed)
         figures = copying.measure(samples.tokens, self.index, self.held_out.tokens, rng)
         if self.request.draw.is_whole(self.index):
@@ -258,6 +259,7 @@ class Run:
 
     def save(self, samples: Samples, images: Tensor, figures: Figures) -> None:
         """Draw the sheets, and write everything."""
+        print(f"drawing and writing {self.path}", flush=True)
         index = self.index
         sampler = self.request.draw.sampler if self.request.draw.is_whole(index) else None
         facts = describe_pictures(index, samples.tokens[: len(images)], samples, sampler)

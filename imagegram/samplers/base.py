@@ -91,6 +91,7 @@ class Sampler(ABC):
         if prefix is not None:
             tokens[:, :prompt] = prefix
 
+        self.prepare(index)  # what is fitted has bars of its own
         rows = np.arange(n)
         reweigh = self.reweigh if self.reweighted else None
         progress = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)

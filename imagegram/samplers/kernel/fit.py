@@ -134,7 +134,7 @@ def _regress(
                 projection.copy_(principal_axes(context, len(projection)).T * scale)
 
     rows_left = pool.map(one, reversed(range(model.rows)))
-    list(tqdm(rows_left, total=model.rows, desc="regression of the kernel", unit="token", delay=3))
+    list(tqdm(rows_left, total=model.rows, desc="regression of the kernel", unit="token"))
 
 
 def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor, steps: int) -> None:
