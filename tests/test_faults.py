@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
+import tokenize_fast
 from imagegram import files, tokenizing
 from imagegram.artifact import Artifact
-from imagegram.cli import UserError
+from imagegram.cli import UserError, run_script
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
 from tests.support.fake_codec import SMALL_JOB, FakeCodec
@@ -212,12 +213,14 @@ def test_a_stop_that_arrives_during_a_fork_is_not_lost() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    command = [sys.executable, "tokenize_fast.py", "--images", "5", "--workers", "0", "--out", f"{tmp_path}/file/below"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
-    assert result.stderr.startswith(f"error: {tmp_path}/file/below")
+    assert run_script(tokenize_fast.main, tokenize_fast.Config, "", [f"--out={tmp_path}/file/below"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/file/below")
+    assert said.count("\n") == 1
 
 
 def test_a_finished_folder_that_is_read_only_is_finished(
@@ -247,18 +250,7 @@ def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Pa
     commands = [
         [str(ROOT / "tokenize_fast.py"), "--images", "60", "--workers", "0", "--out", "出"],
         ["-m", "imagegram.index", "build"],
-        [
-            str(ROOT / "generate_images.py"),
-            "ntd",
-            "--index",
-            "索引",
-            "--sequences",
-            "5",
-            "--decoded",
-            "0",
-            "--out",
-            "絵",
-        ],
+        [str(ROOT / "generate_images.py"), "ntd", "--index=索引", "--sequences=5", "--decoded=0", "--out=絵"],
     ]
     for command in commands:
         python = [sys.executable, *command]

@@ -124,10 +124,8 @@ def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(
 ) -> None:
     monkeypatch.setattr(coherence, "LEAST", 1000)  # held-out images: none are decoded for a classifier
     places = ["--index", str(overnight / "index"), "--out", str(tmp_path / "g")]
-    assert (
-        run_generate("aligned", *places, *["--sequences", "20", "--decoded", "2", "--length", "6", "--prompt", "2"])
-        == 0
-    )
+    few = ["--sequences=20", "--decoded=2", "--length=6", "--prompt=2"]
+    assert run_generate("aligned", *places, *few) == 0
     tokens, sources = np.load(tmp_path / "g" / "tokens.npy"), np.load(tmp_path / "g" / "sources.npy")
     assert tokens.shape == (20, 6)
     assert (sources[:, :2] == -1).all()
@@ -186,12 +184,9 @@ def test_the_default_folder_carries_what_differs_from_the_default() -> None:
 def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    arguments = [
-        *["--dataset", "digits", "--codec", "tiny", "--images", "50", "--shard-size", "20", "--out"],
-        str(tmp_path),
-    ]
+    few = ["--dataset=digits", "--codec=tiny", "--images=50", "--shard-size=20", f"--out={tmp_path}"]
     large = tokenize_imagenet_large
-    assert run_script(large.main, large.Config, large.__doc__, arguments) == 0
+    assert run_script(large.main, large.Config, large.__doc__, few) == 0
     assert [f.name for f in tmp_path.glob("shard-*.npy")] == ["shard-00001.npy"]
 
 

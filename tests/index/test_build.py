@@ -105,10 +105,8 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     assert files_of(again.path) == right
     again.path.rename(building)  # and another request: nothing of it is taken over
     other = token_folder(tmp_path / "other", tokens[:20])
-    assert (
-        build_index([other], tmp_path / "in", tmp_path / "again", builder="divsufsort", shard_images=10).num_images
-        == 20
-    )
+    built = build_index([other], tmp_path / "in", tmp_path / "again", builder="divsufsort", shard_images=10)
+    assert built.num_images == 20
     assert not building.exists()
 
 
@@ -159,10 +157,8 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
     with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds at most 603: set SHARD_IMAGES=60"):
         build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort")
-    assert (
-        len(build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60).shards)
-        == 2
-    )
+    built = build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60)
+    assert len(built.shards) == 2
     monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
     two = Processes(0, 2, on_this_machine=2)
     with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: SHARD_IMAGES=40, fewer processes$"):
