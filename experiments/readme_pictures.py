@@ -8,7 +8,8 @@ held-out images, each above its source; docs/tokens_NAME.gif, a few images growi
 training image that gave it; docs/prefixes_NAME.png, what the decoder paints of few tokens, from two noises. Where the
 night is finished docs/frontier_NAME.png as well, coherence against P(closer). What the page opens with:
 
-    chromium --headless --window-size=1280,880 --screenshot=docs/page_NAME.png "file://NIGHT/report.html#kernel/0/3"
+    chromium --headless --hide-scrollbars --window-size=1280,880 --screenshot=docs/page_NAME.png \\
+        "file://NIGHT/report.html#kernel/0/3"
 """
 
 import sys

@@ -57,7 +57,7 @@ function tokenText(gallery, picture, t) {
   const place = picture.positions ? picture.positions[t] : t;
   const step = picture.steps[t];
   const how = step ? `${step} level${step > 1 ? "s" : ""} of the code away from` : "equal to";
-  const why = step ? " It was moved because the tokens before it differ from that image's: by what a regression over near images makes of the difference." : "";
+  const why = step ? " It was moved as far as the tokens before it differ from that image's, by a regression over near images." : "";
   return `Token ${t + 1} of ${count} is ${how} token ${place + 1} of ${describe(number)}.${why}`;
 }
 
