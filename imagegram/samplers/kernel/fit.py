@@ -56,6 +56,7 @@ POWERS = 9  # of it that are tried
 APART = 256  # training images whose nearest other is looked for
 QUANTILE = 0.85  # of its squared distances: no image votes as if it were nearer
 NARROWED = 1 << 17  # images that vote for it, at most
+NARROWED_BY = 9  # tokens that tell it, at most
 
 
 def fit(
@@ -232,7 +233,10 @@ def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device,
     digits = digits_of(tokens[rows], model.levels, device)
     images = torch.from_numpy(rows).to(device)
     bits = np.zeros(POWERS)
-    for position, times in tqdm(_tasks(model, rng), desc="narrowing it to all images", unit="token"):
+    tasks = _tasks(model, rng)
+    for position, times in tqdm(
+        tasks[:: -(-len(tasks) // NARROWED_BY)], desc="narrowing it to all images", unit="token"
+    ):
         residuals = model.residuals(digits, position, images)
         for power in range(POWERS):
             found = left_out_bits(model, digits, residuals, position, BATCH, sharper=NARROWER**power)
@@ -288,7 +292,18 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
 def _made_from(index: Index, steps: int) -> dict[str, str]:
     """All that a fit depends on, as text."""
     settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
-    shape = [FIRST_TOKENS, LAST_TOKENS, MOST_RANK, IMAGES_A_RANK, WIDE_TOKENS, OWN_TOKENS, FAR, POWERS, NARROWED]
+    shape = [
+        FIRST_TOKENS,
+        LAST_TOKENS,
+        MOST_RANK,
+        IMAGES_A_RANK,
+        WIDE_TOKENS,
+        OWN_TOKENS,
+        FAR,
+        POWERS,
+        NARROWED,
+        NARROWED_BY,
+    ]
     shape += [APART, QUANTILE]
     shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER]
     rank = rank_of(index.num_images)
