@@ -5,7 +5,7 @@ digits d (of its FSQ code) are moved and then step:
 
     w_j  proportional to exp(-max(n_t, |A_t (x - y_j)|^2) / temperature)
     c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
-    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature^(1/2) * width_d) + c / tokens
+    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
 
 m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
 the digits of a token follow one another from one and the same image, which is the token's source. The
@@ -49,7 +49,7 @@ class Drawing:
     """How far from the fit it is drawn."""
 
     step: float = 1.0  # of moves and widths
-    temperature: float = 1.0  # of the votes; widths, as of a Gaussian, go with its root
+    temperature: float = 1.0  # of the votes and of the widths
     reweigh: Reweigh | None = None  # top-k and top-p, on the distribution of each digit
 
 

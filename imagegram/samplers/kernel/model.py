@@ -117,7 +117,7 @@ class MovedVotes(nn.Module):
         end = edges.new_tensor([BEYOND])
         edges = torch.cat([-end, edges, end])
         low, high = edges[wanted], edges[wanted + 1]
-        narrow = (-self.log_width[row, digit]).exp() / max(step * math.sqrt(temperature), NARROWEST)
+        narrow = (-self.log_width[row, digit]).exp() / max(step * temperature, NARROWEST)
         # Both sigmoids on the side where they are small: the difference of two numbers near 1 has no digits left.
         side = torch.where(low + high > 2 * offers, -narrow, narrow)
         return (torch.sigmoid(side * (high - offers)) - torch.sigmoid(side * (low - offers))).abs()
