@@ -39,6 +39,7 @@ KINDS = {
     "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
     "images": Kind("generated images", "report.json"),
     "run": Kind("results of a night", "night.json", guests=r"(tokens|index|codec).*"),
+    "figures": Kind("figures of a night"),
     "codec": Kind("a codec", "training/recipe.json"),
     "linear": Kind("a linear codec", "linear.json"),
     "study": Kind(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from imagegram.artifact import Artifact
 from imagegram.codec.familiarity import warning_of
 from imagegram.data.dataset import printable
 from imagegram.files import atomic, read_json
@@ -59,7 +60,7 @@ class Sources:
 def write_page(sources: Sources) -> Path:
     """Write report.html into the folder of the night, and figures/, from what is finished; returns the page's place."""
     content = _content(sources)
-    (sources.out / "figures").mkdir(exist_ok=True)
+    Artifact(sources.out / "figures", "figures").mark()
     for name, text in content["files"].items():
         with atomic(sources.out / "figures" / name) as temporary:
             temporary.write_text(text)
