@@ -376,3 +376,16 @@ def test_principal_axes_hold_what_a_singular_value_decomposition_says(images: in
     assert torch.allclose(axes.T @ axes, torch.eye(48), atol=1e-4)
     held = torch.linalg.svdvals(numbers)[:48].square().sum()
     assert torch.isclose((numbers @ axes).square().sum(), held, rtol=1e-3)
+
+
+def test_axes_that_the_solver_fails_to_give_are_asked_of_a_better_conditioned_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some solvers raise, some give nan."""
+    numbers = torch.randn(21, 150, generator=torch.Generator().manual_seed(0))
+    expected = principal_axes(numbers, 4)
+    solve = torch.linalg.eigh
+    bad = lambda matrix: solve(matrix) if matrix.dtype == torch.float64 else [matrix * torch.nan] * 2  # noqa: E731
+    monkeypatch.setattr(torch.linalg, "eigh", bad)
+    found = principal_axes(numbers, 4)
+    assert (found * expected).sum(0).abs().numpy() == pytest.approx(1, abs=1e-3)

@@ -33,6 +33,7 @@ from imagegram.samplers.kernel.model import (
 from imagegram.samplers.kernel.regression import (
     JITTER,
     LANDMARKS,
+    LEAST_SPREAD,
     PRINCIPAL,
     RIDGE,
     RIDGE_OF_NEARNESS,
@@ -305,7 +306,7 @@ def _made_from(index: Index, steps: int) -> dict[str, str]:
         NARROWED_BY,
     ]
     shape += [APART, QUANTILE]
-    shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER]
+    shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER, LEAST_SPREAD]
     rank = rank_of(index.num_images)
     return {
         "index": str(index.identity),

@@ -4,11 +4,14 @@ The kernel is Gaussian, and its features are the nearness to some training image
 Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up kernel machines").
 """
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
 LANDMARKS = 1500  # training images whose nearness is a feature: half of them, at most this many
 RIDGE_OF_NEARNESS = 0.1
+LEAST_SPREAD = 0.01  # of contexts, where digits hardly change
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
 PRINCIPAL = 48  # numbers of a context that digits are multiplied with: above it the leading principal components
 RIDGE = 20.0  # on a digit, and on a product of two
@@ -20,12 +23,13 @@ MOST_LEVERAGE = 0.95
 def principal_axes(numbers: Tensor, count: int) -> Tensor:
     """The `count` directions [C, count] in which centred `numbers` [M, C] vary most."""
     spread = numbers.T @ numbers
-    try:
-        return torch.linalg.eigh(spread)[1][:, -count:]
-    except torch.linalg.LinAlgError:
-        # Where images are few, or digits are always the same, most of the spectrum is rounding: the solver may fail.
-        spread = spread.double() + torch.eye(len(spread), dtype=torch.float64, device=spread.device)
-        return torch.linalg.eigh(spread)[1][:, -count:].float()
+    # Where images are few, or digits are always the same, most of the spectrum is rounding: the solver may fail.
+    with contextlib.suppress(torch.linalg.LinAlgError):
+        axes = torch.linalg.eigh(spread)[1][:, -count:]
+        if axes.isfinite().all():
+            return axes
+    spread = spread.double() + torch.eye(len(spread), dtype=torch.float64, device=spread.device)
+    return torch.linalg.eigh(spread)[1][:, -count:].float()
 
 
 def _inverse_root(matrix: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ class Regression(nn.Module):
         if self.axes.shape[1]:
             self.axes.copy_(principal_axes(context, PRINCIPAL))
         self.landmarks.copy_(context[landmarks[: len(self.landmarks)]])
-        self.spread.copy_(context.square().mean(0).sum().clamp(min=1e-6))
+        self.spread.copy_(context.square().mean(0).sum().clamp(min=LEAST_SPREAD))
 
         # Nearness in an orthogonal basis of the landmarks' own, so that its ridge is that of the kernel.
         one = torch.eye(len(self.landmarks), dtype=torch.float64, device=codes.device)
