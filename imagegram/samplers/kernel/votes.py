@@ -80,7 +80,8 @@ class Library:
         return factors
 
     def against(self, position: int, queries: Tensor, temperature: float, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """The sequences' factor, [n, r + 2]: with `factors` of `prepare`, it gives the log of each weight.
+        """The sequences' factor, [n, r + 2]: with `factors` of `prepare`, it gives the log of each weight; and the most
+        that a log may be, [n, 1]: that of an image at the distance `model.nearest`.
 
         queries: uint8 [n, >= position * D]. The nearest of a sample of the images has weight 1.
         """
