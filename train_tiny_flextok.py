@@ -3,23 +3,24 @@
     .venv/bin/python train_tiny_flextok.py --dataset my_pictures/ --start tiny --out data/my_codec
     .venv/bin/python tokenize_fast.py --dataset my_pictures/ --codec data/my_codec
 
-The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512 codes, and knows only what it was
-trained on. `--dataset` takes what tokenize_fast.py takes, one or several. `--start tiny` begins with the weights that
-are shipped, and needs a fraction of the steps. On two cores a training from scratch takes one to three hours, one from
-given weights 15 minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are written every 500
-steps; the same command goes on from them and ends with the same weights, and one with other --decoder-steps keeps the
-encoder. Prints one line per 100 steps or 10 seconds:
+The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512 codes (--tokens, --levels), and knows
+only what it was trained on. `--dataset` takes what tokenize_fast.py takes, one or several. `--start tiny` begins with
+the weights that are shipped, and needs a fraction of the steps. On two cores a training from scratch takes one to three
+hours, one from given weights 15 minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are
+written every 500 steps; the same command goes on from them and ends with the same weights, and one with other
+--decoder-steps keeps the encoder. Prints one line per 100 steps or 10 seconds:
 
     decoder step  10100/18000  flow 0.0616  alignment 0.1840  lr 1.5e-03  415 img/s  ETA 15 min
 
 Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a classifier on held-out
-images rebuilt from 1 to 16 tokens, errors, codes in use), reconstructions.png, training.png, and training/ with the
+images rebuilt from 1, 2, 4 ... tokens, errors, codes in use), reconstructions.png, training.png, and training/ with the
 checkpoints, which may be deleted at the end; and says in a line whether to train longer. The images that are held out
 are those that tokenize_fast.py holds out.
 
 The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from scratch.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import OmitArgPrefixes, UserError, run_script, summary
+from imagegram.codec.sizes import MOST_IDS
 from imagegram.data.dataset import DatasetOptions, check_different
 from imagegram.data.spec import DatasetSpec
 
@@ -38,6 +40,7 @@ FROM_SCRATCH = (10_000, 18_000)  # steps of the encoder and of the decoder
 FROM_WEIGHTS = (1_000, 4_000)
 VERSION = 1  # one more with every change of the code that changes what a training ends with
 IMAGE_SIZES = (32, 64)  # pixels
+MOST_TOKENS = 256
 MOST_DATA_SETS = 12  # four images of each in every step
 
 
@@ -47,6 +50,8 @@ class Config:
     each: OmitArgPrefixes[DatasetOptions] = DatasetOptions(images=60_000)
     out: Path = Path("data/my_codec")
     image_size: int = 32  # pixels: 32 or 64
+    tokens: int = 16  # of an image, 1 to 256
+    levels: tuple[int, ...] = (8, 8, 8)  # of a token's digits; their product is the number of codes
     start: str = ""  # a miniature to start from: tiny, fashion or a folder; "": from scratch
     encoder_steps: int = 0  # 0: 10,000 from scratch, 1,000 from given weights
     decoder_steps: int = 0  # 0: 18,000 from scratch, 4,000 from given weights
@@ -110,6 +115,10 @@ def check(config: Config) -> None:
         raise UserError(f"--images {config.each.images}: it is the most images of a data set, 60000 by default")
     if config.image_size not in IMAGE_SIZES:
         raise UserError(f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}")
+    if not 1 <= config.tokens <= MOST_TOKENS:
+        raise UserError(f"--tokens {config.tokens}: a miniature has 1 to {MOST_TOKENS}")
+    if min(config.levels, default=0) < 2 or math.prod(config.levels) > MOST_IDS:
+        raise UserError(f"--levels are 2 or more each, and their product is at most {MOST_IDS}")
     Artifact(config.out, "codec").check()
 
 
@@ -122,7 +131,7 @@ def start_model(config: Config) -> "TinyFlexTok":
 
     if not config.start:
         torch.manual_seed(config.seed)
-        return TinyFlexTok(TinyConfig(image_size=config.image_size, patch_size=config.image_size // 8))
+        return TinyFlexTok(TinyConfig(config.image_size, config.image_size // 8, config.tokens, config.levels))
     folder = miniatures.find(config.start)
     if not folder:
         raise UserError(
@@ -130,11 +139,12 @@ def start_model(config: Config) -> "TinyFlexTok":
             "folder that this script wrote"
         )
     model = TinyFlexTok.load(folder / miniatures.WEIGHTS)
-    if model.config.image_size != config.image_size:
-        raise UserError(
-            f"--start {config.start} has {model.config.image_size} pixels, not {config.image_size}: give "
-            f"--image-size {model.config.image_size}, or leave --start out"
-        )
+    for option in ("image_size", "tokens", "levels"):
+        has, asked = getattr(model.config, option), getattr(config, option)
+        if has != asked:
+            given = f"--{option.replace('_', '-')}"
+            has, asked = (" ".join(map(str, value)) if option == "levels" else value for value in (has, asked))
+            raise UserError(f"{given} {asked}: {config.start} has {has}: give {given} {has}, or leave --start out")
     return model
 
 
@@ -150,6 +160,8 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
         "split": config.each.split,
         "images": [len(images.pixels) for images in data],
         "image_size": config.image_size,
+        "tokens": config.tokens,
+        "levels": list(config.levels),
         "start": config.start,
         "start_revision": miniatures.revision(folder) if folder else "",
         "encoder_steps": steps[0],
@@ -161,7 +173,7 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
 def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
     # What older versions did not record was as it is now.
-    before = {key: recipe[key] for key in ("version", "columns")} | (place.record() or recipe)
+    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")} | (place.record() or recipe)
     changed = changes(before, recipe)
     if set(changed) == {"decoder_steps"}:
         # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.

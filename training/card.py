@@ -17,7 +17,7 @@ from imagegram.metrics.intervals import to_json
 from imagegram.report.sheets import rows_of_images
 from training.figures import FEWEST_JUDGED, encode, evaluate_all
 from training.images import Images
-from training.losses import KEEPS
+from training.losses import prefix_lengths
 
 SHOWN = 12  # images of reconstructions.png
 
@@ -47,6 +47,7 @@ def advice(figures: dict[str, dict[str, Any]], recipe: dict[str, Any]) -> str:
 
 def card_text(codec: TinyCodec, figures: dict[str, dict[str, Any]], recipe: dict[str, Any]) -> str:
     """The card in Markdown."""
+    lengths = prefix_lengths(codec.tokens_per_image)
     start = f"the weights of {recipe['start']}" if recipe["start"] else "scratch"
     lines = [
         f"# A miniature tokenizer for {', '.join(figures)}",
@@ -66,13 +67,13 @@ def card_text(codec: TinyCodec, figures: dict[str, dict[str, Any]], recipe: dict
         f"than {FEWEST_JUDGED} images are held out.",
         "",
         "| data set | training | held out | error | 95 % | flat | real | "
-        f"{' | '.join(map(str, KEEPS))} | codes in use |",
-        f"|{' --- |' * (8 + len(KEEPS))}",
+        f"{' | '.join(map(str, lengths))} | codes in use |",
+        f"|{' --- |' * (8 + len(lengths))}",
     ]
     for name, row in figures.items():
         numbers = [f"{row[key]:.0f}" for key in ("training_images", "images")]
         numbers += [f"{row[key]:.1f}" for key in ("error", "error_95", "flat")]
-        numbers += [f"{row.get(key, '')}" for key in ("real", *(f"relative_{k}" for k in KEEPS))]
+        numbers += [f"{row.get(key, '')}" for key in ("real", *(f"relative_{k}" for k in lengths))]
         codes = (
             f"{row['codes_min']:.0f} at the least, {row['codes_median']:.0f} in the median (on {row['tokenized']:.0f})"
         )
@@ -82,12 +83,12 @@ def card_text(codec: TinyCodec, figures: dict[str, dict[str, Any]], recipe: dict
 
 
 def reconstructions(codec: TinyCodec, data: list[Images]) -> Image.Image:
-    """Held-out images of all data sets, above what 1, 2, 4, 8 and 16 of their tokens give."""
+    """Held-out images of all data sets, above what 1, 2, 4, 8 ... of their tokens give."""
     shown = torch.cat([images.some_unseen(SHOWN // len(data))[0] for images in data])
     tokens = encode(codec, shown)
     seeds = range(len(shown))
     rows = [("original", shown)]
-    for k in KEEPS:
+    for k in prefix_lengths(codec.tokens_per_image):
         rebuilt = codec.decode([row[:k] for row in tokens], seeds, 2 * codec.timesteps, codec.guidance_scale)
         rows.append((f"{k} token{'s' * (k > 1)}", rebuilt))
     return rows_of_images(rows)
@@ -105,14 +106,15 @@ def plot(checkpoints: Path, figures: dict[str, dict[str, Any]], path: Path) -> N
         axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title=f"training of the {stage}")
         axes.locator_params(axis="x", nbins=5)
         axes.legend()
+    right.set_xscale("log", base=2)
     for name, row in figures.items():
         if "real" in row:
-            kept = [row[f"relative_{k}"] for k in KEEPS]
-            right.plot(KEEPS, [figure.value for figure in kept], "o-", label=Path(name).name)
-            right.fill_between(KEEPS, [figure.low for figure in kept], [figure.high for figure in kept], alpha=0.15)
+            lengths = [int(key.removeprefix("relative_")) for key in row if key.startswith("relative_")]
+            kept = [row[f"relative_{k}"] for k in lengths]
+            right.plot(lengths, [figure.value for figure in kept], "o-", label=Path(name).name)
+            right.fill_between(lengths, [figure.low for figure in kept], [figure.high for figure in kept], alpha=0.15)
+            right.set_xticks(lengths, [str(k) for k in lengths])
             right.legend()
     right.set(xlabel="tokens kept", ylabel="accuracy relative to real", ylim=(0, 1.05), title="held-out images")
-    right.set_xscale("log", base=2)
-    right.set_xticks(KEEPS, [str(k) for k in KEEPS])
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

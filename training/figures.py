@@ -17,7 +17,7 @@ from imagegram.metrics.coherence import Classifier, seen, train_classifier
 from imagegram.metrics.intervals import Figure, wilson
 from imagegram.metrics.registry import FIGURES_VERSION
 from training.images import Images
-from training.losses import KEEPS
+from training.losses import prefix_lengths
 
 TRAINED_ON = 40_000  # at most so many training images train a classifier
 CLASSIFIER_STEPS = (400, 1000)  # of a classifier of few images, and of many
@@ -78,7 +78,7 @@ def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dic
     real = _accuracy(classifier, shown, labels) if classifier and len(shown) >= FEWEST_JUDGED else None
     if classifier and real and real.value:
         figures["real"] = real
-        for k in tqdm(KEEPS, desc=f"judging {images.name}", unit="prefix"):
+        for k in tqdm(prefix_lengths(codec.tokens_per_image), desc=f"judging {images.name}", unit="prefix"):
             seeds = range(k * MEASURED, k * MEASURED + len(shown))
             rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
             figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels).scaled(1 / real.value)

@@ -26,7 +26,7 @@ WEIGHT_DECAY = 0.02
 EMA = 0.998  # the exponential moving average of the weights is what is kept
 SAVE_EVERY = 500  # steps
 SHOW_EVERY = 100  # steps
-SHOW_SECONDS = 10  # where steps are slow
+SHOW_SECONDS = 5  # where steps are slow: no silence reaches 10
 
 Losses = dict[str, Tensor]
 

@@ -11,11 +11,19 @@ from imagegram.codec.tiny_flextok import TinyFlexTok
 from training.loop import Losses
 from training.teacher import Teacher
 
-KEEPS = (1, 2, 4, 8, 16)  # prefix lengths that are trained most and evaluated
 DROP_ALL = 0.1  # share of images whose tokens are all dropped, for the guidance
 NOISE_SHIFT = 0.7  # mean of the logit of the time: what the tokens decide is decided among much noise
 ENCODER_WEIGHTS = {"pixels": 0.5, "features": 0.2, "spread": 0.05}
 DECODER_WEIGHTS = {"flow": 1.0, "alignment": 0.5}
+
+
+def prefix_lengths(tokens: int) -> tuple[int, ...]:
+    """How many of an image's tokens are kept where prefixes are trained most and evaluated: the powers of two.
+
+    >>> prefix_lengths(16)
+    (1, 2, 4, 8, 16)
+    """
+    return tuple(2**i for i in range(tokens.bit_length()))
 
 
 class Regression(nn.Module):
@@ -86,7 +94,8 @@ def encoder_losses(
     n, tokens = len(images), model.config.tokens
     z = model.encoder(images)
     codes = model.fsq(z)
-    prefix = torch.tensor(KEEPS)[torch.randint(len(KEEPS), (n,), generator=rng)]
+    lengths = torch.tensor(prefix_lengths(tokens))
+    prefix = lengths[torch.randint(len(lengths), (n,), generator=rng)]
     keep = torch.cat([torch.full((n,), tokens), prefix]).to(images.device)
     predicted = regression(codes.repeat(2, 1, 1), keep)
     pixels, maps, whole = (

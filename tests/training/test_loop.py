@@ -35,14 +35,14 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         return train_classifier(images, labels, steps=2, batch=8, seed=seed)
 
     monkeypatch.setattr(figures, "train_classifier", hasty)
-    monkeypatch.setattr(figures, "KEEPS", (1, 16))
+    monkeypatch.setattr(figures, "prefix_lengths", lambda tokens: (1, tokens))
     monkeypatch.setattr(figures, "ENCODED", 40)
     monkeypatch.setattr(teacher, "train_classifier", hasty)
     monkeypatch.setattr(teacher, "SHOWN", 60)
     monkeypatch.setattr(tokenizer, "BATCH", 6)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "WARMUP", 2)
-    monkeypatch.setattr(card, "KEEPS", (1, 16))
+    monkeypatch.setattr(card, "prefix_lengths", lambda tokens: (1, tokens))
     monkeypatch.setattr(card, "SHOWN", 2)
     monkeypatch.setattr(TinyCodec, "timesteps", 1)
 
@@ -138,7 +138,15 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
         (["--dataset", folders[0], f"--out={out}", "--start=nobody"], "no miniature of that name or path; it is"),
         (["--dataset", folders[0], f"--out={out}", "--encoder-steps=-1"], "are positive"),
         (["--dataset", folders[0], f"--out={out}", "--image-size=48"], "--image-size is 32 or 64, not 48"),
-        (["--dataset", folders[0], f"--out={out}", "--image-size=64", "--start=tiny"], "--start tiny has 32 pixels"),
+        (["--dataset", folders[0], f"--out={out}", "--tokens=0"], "--tokens 0: a miniature has 1 to 256"),
+        (["--dataset", folders[0], f"--out={out}", "--levels", "8", "1"], "--levels are 2 or more each"),
+        (["--dataset", folders[0], f"--out={out}", "--levels", "256", "256"], "their product is at most 65000"),
+        (
+            ["--dataset", folders[0], f"--out={out}", "--image-size=64", "--start=tiny"],
+            "tiny has 32: give --image-size 32",
+        ),
+        (["--dataset", folders[0], f"--out={out}", "--tokens=8", "--start=tiny"], "tiny has 16: give --tokens 16"),
+        (["--dataset", folders[0], f"--out={out}", "--levels", "5", "--start=tiny"], "tiny has 8 8 8: give --levels"),
         (["--dataset", folders[0], folders[0], f"--out={out}"], "takes 1 to 12 different data sets"),
         (["--dataset", folders[0], f"{folders[0]}/", f"--out={tmp_path / 'twice'}"], "are the same data set"),
         (["--dataset", folders[0], f"--out={folders[1]}"], "holds files that are not a codec"),
@@ -156,15 +164,16 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
 def test_a_miniature_of_64_pixels_is_a_codec_too(
     tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train("--dataset", folders[0], f"--out={tmp_path / 'large'}", "--image-size=64", *STEPS) == 0
+    sizes = ["--image-size=64", "--tokens", "24", "--levels", "8", "5", "5"]
+    assert train("--dataset", folders[0], f"--out={tmp_path / 'large'}", *sizes, *STEPS) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "train it longer" in line]
     assert len(said) == 1
     assert "--encoder-steps 20 --decoder-steps 16 for example" in said[0]
     codec = load_codec(str(tmp_path / "large"))
-    assert codec.image_size == 64
+    assert (codec.image_size, codec.tokens_per_image, codec.levels) == (64, 24, (8, 5, 5))
     images = torch.stack([torch.from_numpy(scene(3, i, 64)[0]).permute(2, 0, 1) for i in range(3)])
     tokens = codec.encode(images)
-    assert tokens.shape == (3, 16)
+    assert tokens.shape == (3, 24)
     assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
     assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
 
@@ -180,7 +189,7 @@ def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
     labels = torch.arange(60) % 2
     pixels = (labels * 255).byte().reshape(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     images = Images("x", "", pixels, labels, torch.arange(60) < held_out)
-    monkeypatch.setattr(figures, "KEEPS", (1,))
+    monkeypatch.setattr(figures, "prefix_lengths", lambda tokens: (1,))
     # The pictures of seeds 400 to 439 have the levels 144 to 183: all are bright, as half of the labels say.
     found = figures.evaluate(FakeCodec(), images, Bright(2))
     if held_out == 39:
