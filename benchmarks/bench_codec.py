@@ -1,4 +1,5 @@
-"""The miniature on a CPU: alone and beside two busy processes, with few and many flow steps, in float32 and bfloat16.
+"""The codecs on a CPU: the miniature alone and beside two busy processes, with few and many flow steps, in float32 and
+bfloat16; the linear codec.
 
     python -m benchmarks.bench_codec                # about 5 minutes
 
@@ -10,6 +11,8 @@
 2. Decoding with other numbers of steps and precisions: images a core-second, the mean difference from the pictures of
    ten steps in float32 (grey levels of 255), and the share of the held-out digits' reconstructions whose nearest
    training image, in pixels, shows the same digit, relative to that of the real held-out images; 95 % intervals.
+3. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of `rounds`, and how much of
+   that is the one matrix product that each direction needs.
 """
 
 import json
@@ -17,16 +20,21 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from imagegram.cli import run_script
 from imagegram.codec import load_codec, tiny
+from imagegram.codec.linear import features
+from imagegram.codec.linear_fit import open_linear, training_images
 from imagegram.codec.tiny import TinyCodec
 from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.data.spec import DatasetSpec
@@ -39,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 DECODED = 16  # images
 TOKENIZED = 512
 MODES = ("now", "before")
+FITTED = 1_000  # images of the linear codec
 VARIANTS = ((10, False), (10, True), (7, True), (5, True), (4, True))  # steps, bfloat16
 
 
@@ -149,12 +158,45 @@ def variants() -> None:
         )
 
 
+def core_seconds(rounds: int, work: Callable[[], object]) -> float:
+    """The median of so many, after one that does not count."""
+    found = []
+    for _ in range(rounds + 1):
+        started = time.process_time()
+        work()
+        found.append(time.process_time() - started)
+    return statistics.median(found[1:])
+
+
+def linear(size: int, rounds: int) -> None:
+    """Print a row of the third table."""
+    data = [DatasetSpec("emoji", images=FITTED).open(size)]
+    images = torch.from_numpy(training_images(data, 0.1, size)[:TOKENIZED])
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+        codec = open_linear(f"linear:size={size}", data, 0.1, Path(folder))
+        tokens = list(codec.encode(images))
+        sums = features(images.numpy()).astype(np.float64)
+        coefficients = codec.coefficients(tokens)
+        cells = []
+        for whole, product in (
+            (lambda: codec.encode(images), lambda: sums @ codec.basis.T),
+            (lambda: codec.decode(tokens), lambda: coefficients @ codec.basis),
+        ):
+            seconds = core_seconds(rounds, whole)
+            cells += [f"{len(images) / seconds:.0f}", f"{core_seconds(rounds, product) / seconds:.0%}"]
+    print(f"| {size} | {' | '.join(cells)} |", flush=True)
+
+
 def main(config: Config) -> None:
     if config.worker:
         print(json.dumps(measure(config.worker)))
         return
     under_load(config.rounds)
     variants()
+    print("\n| pixels | encode, img a core-second | of it the product | decode | of it the product |")
+    print("| --- | --- | --- | --- | --- |")
+    for size in (64, 128):
+        linear(size, config.rounds)
 
 
 if __name__ == "__main__":

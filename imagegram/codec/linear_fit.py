@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError
@@ -29,6 +30,7 @@ KNOTS = 128  # of a curve
 SMOOTH = 2.0  # standard deviation of the density's smoothing, in knots
 FLOOR = 1e-4  # of the density's peak: where no training image was, an image may be
 READ_AT_ONCE = 256
+SILENT = 2  # seconds that a step takes before it shows how far it is
 
 
 def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: Path, workers: int = -1) -> LinearCodec:
@@ -91,13 +93,15 @@ def training_images(datasets: Sequence[ImageDataset], share: float, size: int, w
     chosen = sample(sum(map(len, training)), most)
     found = []
     first = 0
-    for dataset, ordinals in zip(datasets, training, strict=True):
-        mine = ordinals[chosen[(chosen >= first) & (chosen < first + len(ordinals))] - first]
-        first += len(ordinals)
-        batches = [mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)]
-        with worker_errors_as_user_errors():
-            for items in load_batches(dataset, batches, size, workers):
-                found += [image for _, image, _, _ in items if image is not None]
+    with tqdm(total=len(chosen), desc="reading images to fit", unit="img", delay=SILENT) as progress:
+        for dataset, ordinals in zip(datasets, training, strict=True):
+            mine = ordinals[chosen[(chosen >= first) & (chosen < first + len(ordinals))] - first]
+            first += len(ordinals)
+            batches = [mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)]
+            with worker_errors_as_user_errors():
+                for items in load_batches(dataset, batches, size, workers):
+                    found += [image for _, image, _, _ in items if image is not None]
+                    progress.update(len(items))
     return np.stack(found) if found else np.zeros((0, 3, size, size), np.uint8)
 
 
@@ -111,7 +115,7 @@ def fit(images: NDArray[np.uint8], sizes: Sizes) -> dict[str, Any]:
 
     # 1) The main axes, among the cosine waves of each plane.
     waves = np.empty((len(images), len(mean)), np.float32)
-    for start in range(0, len(images), READ_AT_ONCE):
+    for start in tqdm(range(0, len(images), READ_AT_ONCE), desc="cosine waves", unit="batch", delay=SILENT):
         part = slice(start, start + READ_AT_ONCE)
         waves[part] = _planes((features(images[part]) - mean) * scale, size, dctn)
     axes, variances = main_axes(waves, min(digits, MOST_AXES, len(mean) - SPARE))
@@ -152,7 +156,7 @@ def main_axes(waves: NDArray[np.float32], count: int) -> tuple[NDArray[np.float3
     own = n / (FEW + n)
     power = (1 - own) * np.square(waves).mean(0)[:, None]
     axes = np.random.default_rng(0).standard_normal((waves.shape[1], count + SPARE), np.float32)
-    for _ in range(PASSES):
+    for _ in tqdm(range(PASSES), desc="main axes", unit="pass", delay=SILENT):
         axes = np.linalg.qr(own / n * (waves.T @ (waves @ axes)) + power * axes)[0]
     along = waves @ axes
     variances, turns = np.linalg.eigh((own / n * (along.T @ along) + axes.T @ (power * axes)).astype(np.float64))
@@ -183,7 +187,7 @@ def hand_out(
     left = variances.copy()
     expected = variances / np.maximum(found.var(0), 1e-9)  # of other images' variance to these images'
     plan = np.zeros(len(levels), np.int64)
-    for number, several in enumerate(levels.tolist()):
+    for number, several in enumerate(tqdm(levels.tolist(), desc="handing out digits", unit="digit", delay=SILENT)):
         best = plan[number] = int(left.argmax())
         cells[best] *= several
         place = np.interp(found[:, best], values[best], places[best])
