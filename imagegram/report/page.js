@@ -329,3 +329,6 @@ if (names.length) {
   if (location.hash) follow();
   else if (wide) showPicture(names[0], 0);
 }
+
+// On paper nothing can be opened.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));

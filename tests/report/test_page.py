@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -214,6 +215,18 @@ def replace_path(index: Index, codec: str) -> Index:
     again = Index.open(index.path)
     again.info["codec"] = codec
     return again
+
+
+@pytest.mark.parametrize(("codec", "linear"), [("linear:size=32", True), ("tiny", False)])
+def test_the_page_says_where_a_linear_codec_rebuilt_its_pictures(
+    night: Sources, tmp_path: Path, codec: str, linear: bool
+) -> None:
+    sources = replace(night, out=tmp_path / "other", index=replace_path(night.index, codec))
+    shutil.copytree(night.out, sources.out)
+    text = " ".join(Page(write_page(sources)).text.split())
+    said = f"what the codec {codec} makes of their 8 tokens (below). "
+    said += "It is a linear codec fitted to these images, no network: it paints nothing of its own. " * linear
+    assert said + "No sampler can be better than this." in text
 
 
 def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sources, page: Page) -> None:
