@@ -12,8 +12,11 @@ The three ways draw what the sampler `ntd` draws:
 - one find(): Fastgram's `find()` answers with the range of matches in the suffix table, from which one is drawn; no
   dictionary is made. The context is at most a token longer than what matched before. The strongest of the three.
 
+    python -m benchmarks.bench_sampling --shards 7         # one shard beside seven: 64,000 images of 64 tokens
+
 Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the ratios of `ntd`'s
-sequences a core-second to theirs; then a `---` block.
+sequences a core-second to theirs; then a `---` block. With --shards: sequences a core-second of one shard and of so
+many, their ratio, and the peak of NumPy's arrays for eight sequences.
 """
 
 import functools
@@ -22,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,7 @@ import numpy as np
 
 from benchmarks.corpora import unrelated
 from imagegram.cli import run_script, summary
+from imagegram.index.build import build_index
 from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.machine import cores
@@ -45,12 +50,23 @@ SAMPLERS = {  # and how many sequences are drawn at a time
 }
 
 
+SHARDED = (64_000, 64)  # images and tokens of the corpus in one shard and in several
+OF_SHARDS = {  # and how many sequences are drawn at a time
+    "ntd, 2,000 at a time": (Ntd(context=CONTEXT), 2000),
+    "ntd, 10,000 at a time": (Ntd(context=CONTEXT), 10_000),
+    "ntd, context 3, 10,000 at a time": (Ntd(context=3), 10_000),
+    "aligned": (Aligned(context=2, min_images=2), 10_000),
+    "smoothed": (Smoothed(context=2), 2000),
+}
+
+
 @dataclass
 class Config:
     images: int = 225_000  # synthetic ones
     index: Path | None = None  # measured instead of them
     few_sequences: int = 20  # drawn one after another; the first ones find a cold cache
     repeats: int = 3
+    shards: int = 0  # so many shards beside one, in place of everything else
 
 
 def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
@@ -131,8 +147,39 @@ def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) ->
     return Rate(n / statistics.median(seconds), n / statistics.median(core_seconds))
 
 
+def memory(draw: Callable[[np.random.Generator], object]) -> float:
+    """The peak of NumPy's arrays, in MB."""
+    draw(np.random.default_rng(0))  # what is made once
+    tracemalloc.start()
+    draw(np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def compare_shards(folder: Path, shards: int, repeats: int) -> None:
+    """One shard beside several, in turns."""
+    images, length = SHARDED
+    one = unrelated(folder, images, length)
+    several = build_index(
+        [folder / "tokens"], folder / "input-shards", folder / "shards", shard_images=-(-images // shards)
+    )
+    for name, (sampler, n) in OF_SHARDS.items():
+        turns = [[rate(functools.partial(sampler.sample, i, n), n, 1) for i in (one, several)] for _ in range(repeats)]
+        first, second = (statistics.median(r.per_core_second for r in column) for column in zip(*turns, strict=True))
+        peaks = [memory(functools.partial(sampler.sample, index, 8)) for index in (one, several)]
+        print(
+            f"{name}: {first:.4g} sequences a core-second with one shard, {second:.4g} with {len(several.shards)}: "
+            f"{second / first:.2f}; memory {peaks[0]:.1f} and {peaks[1]:.1f} MB",
+            flush=True,
+        )
+
+
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        if config.shards:
+            compare_shards(Path(folder), config.shards, config.repeats)
+            return
         index = Index.open(config.index) if config.index else unrelated(Path(folder), config.images)
         engine = Engine(index)
         print(f"{index.num_images} images of {index.tokens_per_image} tokens, {cores()} cores")

@@ -38,7 +38,8 @@ def open_fastgram(folder: Path) -> Any:
 
     # As bytes: a name need not be text in the locale of this process.
     names: list[Any] = [os.fsencode(folder)]
-    return GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16")
+    # One thread: to start one for every shard takes longer than to search it.
+    return GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16", threads=1)
 
 
 class Engine:

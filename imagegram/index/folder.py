@@ -94,6 +94,11 @@ class Shard:
     table: NDArray[np.uint8]
 
 
+def open_tokens(path: Path) -> NDArray[np.uint16]:
+    """Memory-map a flat corpus; as a plain array, whose parts are taken faster than those of a memmap."""
+    return np.memmap(path, np.dtype("<u2"), "r").view(np.ndarray)
+
+
 def class_numbers(sources: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """A number for every pair of data set and class [n].
 
@@ -127,7 +132,7 @@ class Index:
                 raise UserError(f"{path / name} {problem}: build the index again")
         shards = []
         for number in range(info["shards"]):
-            tokens = np.memmap(path / f"tokenized.{number}", np.dtype("<u2"), "r")
+            tokens = open_tokens(path / f"tokenized.{number}")
             shards.append(Shard(tokens, open_table(path / f"table.{number}", len(tokens))))
         return cls(path, info, tuple(shards), np.load(path / "images.npy", mmap_mode="r"))
 
@@ -228,7 +233,7 @@ class Index:
     @cached_property
     def corpus(self) -> NDArray[np.uint16]:
         """All images as one shard would hold them, on disk: uint16 [num_images * (tokens_per_image + 1) + 3]."""
-        return self.shards[0].tokens if len(self.shards) == 1 else np.memmap(self.path / CORPUS, np.dtype("<u2"), "r")
+        return self.shards[0].tokens if len(self.shards) == 1 else open_tokens(self.path / CORPUS)
 
     @cached_property
     def tokens(self) -> NDArray[np.uint16]:

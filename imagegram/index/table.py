@@ -57,7 +57,7 @@ def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
     size = path.stat().st_size
     if size != tokens * width:
         raise UserError(f"{path} has {size} bytes, {tokens} tokens need {tokens * width}: build the index again")
-    return np.memmap(path, np.uint8, "r", shape=(tokens, width))
+    return np.memmap(path, np.uint8, "r", shape=(tokens, width)).view(np.ndarray)  # faster than a memmap
 
 
 def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = False) -> None:

@@ -9,22 +9,29 @@ out for the whole corpus.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.index.engine import Engine
-from imagegram.index.folder import ENDING, Index, Shard
+from imagegram.index.folder import ENDING, Index
 from imagegram.index.table import pointers_at
-from imagegram.machine import cores
 from imagegram.samplers.base import Sampler, Tokens
 from imagegram.samplers.matches import Ints
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 FOLLOW_COPIES = True  # False, of tests: every token is searched for
-PAYS = 30  # tokens of the corpus that `unique_contexts` looks at, in the time in which one token is copied without it
+LISTED = 128  # matches that are looked at for one draw from several shards; more are bisected
+AT_ONCE = 1 << 13  # draws; bounds the memory
+WHOLE = 1 << 23  # contexts hashed and sorted at once, 8 bytes each; of more, a quarter
+PARTS = 4  # one for every value of the first two bits
+STEP = 1 << 16  # contexts hashed at a time
+MULTIPLIER = 0x9E3779B97F4A7C15  # of the hash: 2^64 divided by the golden ratio (Knuth)
+# Tokens of the corpus that `unique_contexts` looks at in the time in which one token is copied without it: with one
+# shard, and more with every other.
+PAYS = 30
+PAYS_MORE = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,39 +47,51 @@ class Ntd(Sampler):
         return matches_anywhere(index, drawn, self.context)
 
 
-def unique_contexts(shard: Shard, context: int) -> NDArray[np.bool_]:
-    """Whether the `context` tokens before each offset of the corpus stand nowhere else in it: bool [T + context].
+def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool_]:
+    """Whether the `context` tokens before each offset of the corpus [T] stand nowhere else in it: bool [T + 1].
 
-    They do where the suffix that starts with them differs that early from both its neighbours in the suffix table.
+    They do where their hash does. Two that share a hash by chance count as shared, which only costs a search.
     """
-    size = len(shard.tokens)
-    step = 1 << 15  # suffixes handled at a time
-    padded = np.zeros(size + context + 4, "<u2")
-    padded[:size] = shard.tokens
-    unique = np.zeros(size + context, bool)
-
-    def work(first: int) -> None:
-        before = min(1, first)
-        after = min(1, max(0, size - first - step))
-        offsets = pointers_at(shard.table, slice(first - before, first + step + after))
-        same = np.arange(len(offsets) - 1)  # suffixes that are like the next one so far
-        for done in range(0, context, 4):
-            four = np.ndarray(size, "<u8", padded, 2 * done, (2,))  # the four tokens from every offset on
-            beyond = np.uint64(16 * max(0, done + 4 - context))  # bits of those past the context
-            if done == 0:
-                keys = four[offsets] << beyond
-                same = np.flatnonzero(keys[:-1] == keys[1:])
-            else:
-                same = same[four[offsets[same]] << beyond == four[offsets[same + 1]] << beyond]
-        alone = np.ones(len(offsets), bool)
-        alone[same] = False
-        alone[same + 1] = False
-        inner = slice(before, len(offsets) - after)
-        unique[offsets[inner][alone[inner]] + context] = True
-
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(work, range(0, size, step)))
+    unique = np.zeros(len(corpus) + 1, bool)
+    unique[context:] = True
+    parts = PARTS if len(corpus) > WHOLE else 1
+    for part in range(parts):  # of the hashes, which bounds the memory
+        _mark_shared(unique, corpus, context, part if parts > 1 else None)
     return unique
+
+
+def _mark_shared(unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context: int, part: int | None = None) -> None:
+    """Unmark the contexts whose hash others have too, of all hashes or of a quarter of them."""
+    size = len(corpus) + 1 - context
+    offset = np.uint64((1 << max(size, 0).bit_length()) - 1)  # the bits that hold the offset, behind those of the hash
+    found = bytearray()  # it grows without being copied
+    for first in range(0, size, STEP):
+        hashes = _hashes(corpus[first : first + STEP + context - 1], context)
+        keys = hashes & ~offset | np.arange(first, first + len(hashes), dtype=np.uint64)
+        found += (keys if part is None else keys[hashes >> np.uint64(62) == part]).tobytes()
+    every = np.frombuffer(found, np.uint64)
+    every.sort()
+    for first in range(0, len(every), STEP):
+        keys = every[first : first + STEP + 1]  # with the pair across the end
+        same = np.flatnonzero(keys[1:] ^ keys[:-1] <= offset)
+        for pair in (same, same + 1):
+            unique[(keys[pair] & offset).astype(np.int64) + context] = False
+
+
+def _hashes(tokens: NDArray[np.uint16], context: int) -> NDArray[np.uint64]:
+    """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], a polynomial modulo 2^64."""
+    run = tokens.astype(np.uint64) + np.uint64(1)  # of `width` tokens from each on, by doubling
+    width = 1
+    hashes = np.zeros(len(tokens) + 1, np.uint64)  # of `done` tokens
+    done = 0
+    while True:
+        if context & width:
+            hashes = hashes[: len(run) - done] + run[done:] * np.uint64(pow(MULTIPLIER, done, 1 << 64))
+            done += width
+        if done == context:
+            return hashes * np.uint64(MULTIPLIER)
+        run = run[:-width] + run[width:] * np.uint64(pow(MULTIPLIER, width, 1 << 64))
+        width *= 2
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,7 @@ class MatchesAnywhere:
     high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
     copy_from: Ints  # [n]: the offset in `corpus` of the one token that follows, where it was known; else 0
+    last: list[Ints] = field(default_factory=list)  # asked for and answered: a token and its source are asked in turn
 
     @property
     def counts(self) -> Ints:
@@ -100,26 +120,64 @@ class MatchesAnywhere:
 
     def offsets(self, rows: Ints, picks: Ints) -> Ints:
         """The offsets in `corpus` of the tokens that follow match `picks` [m] of sequence `rows` [m]."""
+        if self.last and self.last[0] is rows and self.last[1] is picks:
+            return self.last[2]
         offsets = self.copy_from[rows]
         searched = np.flatnonzero(offsets == 0)
-        rows = rows[searched]
+        if searched.size:
+            offsets[searched] = self._searched(rows[searched], picks[searched])
+        self.last[:] = rows, picks, offsets
+        return offsets
+
+    def _searched(self, rows: Ints, picks: Ints) -> Ints:
+        """The same of sequences that were searched for."""
         low = self.low[:, rows]
         high = self.high[:, rows]
-        picks = picks[searched]
+        depth = self.depth[rows]
+        picks = picks.copy()
 
         # 1) Where several shards have matches: those of the token that the pick falls on, and its number among them.
         several = np.flatnonzero((high > low).sum(0) > 1)
-        if several.size:
-            found = self._of_one_token(low[:, several], high[:, several], picks[several], self.depth[rows[several]])
-            low[:, several], high[:, several], picks[several] = found
+        known = np.full(len(several), -1)
+        for first in range(0, len(several), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            some = several[part]
+            known[part] = self._listed(low[:, some], high[:, some], picks[some], depth[some])
+        rest = several[known < 0]
+        if rest.size:
+            low[:, rest], high[:, rest], picks[rest] = self._of_one_token(
+                low[:, rest], high[:, rest], picks[rest], depth[rest]
+            )
 
         # 2) These are numbered through the shards: the first whose count reaches beyond the pick holds it.
         ends = np.cumsum(high - low, 0)
         shard = (picks >= ends).sum(0)
         each = np.arange(len(rows))
         rank = high[shard, each] - (ends[shard, each] - picks)
-        offsets[searched] = self._next_offsets(shard, rank, self.depth[rows])
-        return offsets
+        found = self._next_offsets(shard, rank, depth)
+        found[several[known >= 0]] = known[known >= 0]
+        return found
+
+    def _listed(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> Ints:
+        """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches are few enough, for
+        the picks that share them, to be looked at; -1 elsewhere."""
+        shards = len(low)
+        ranges = np.concatenate([low, high, depth[None]]).T
+        contexts, which, sharing = np.unique(ranges, axis=0, return_inverse=True, return_counts=True)
+        each = contexts[:, shards:-1] - contexts[:, :shards]  # matches, [contexts, shards]
+        each[each.sum(1) > LISTED * sharing] = 0
+        first = np.cumsum(each.sum(1)) - each.sum(1)
+
+        # In the order of shards and ranks, then of the tokens that follow: a stable sort.
+        context, shard = np.divmod(np.repeat(np.arange(each.size), each.ravel()), shards)
+        number = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each.ravel(), each.ravel())
+        offsets = self._next_offsets(shard, contexts[context, shard] + number, contexts[context, -1])
+        order = np.argsort(context << 16 | self.corpus[offsets].byteswap(), kind="stable")
+        which = which.ravel()
+        listed = each.any(1)[which]
+        result = np.full(len(picks), -1)
+        result[listed] = offsets[order[first[which[listed]] + picks[listed]]]
+        return result
 
     def _of_one_token(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> tuple[Ints, Ints, Ints]:
         """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its number in these.
@@ -182,8 +240,8 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     engine = Engine(index)
     corpus = index.corpus
     copying = FOLLOW_COPIES and context > 0
-    pays = copying and len(index.shards) == 1 and PAYS * n * length > len(corpus)
-    unique = unique_contexts(index.shards[0], context) if pays else None
+    pays = (PAYS + PAYS_MORE * (len(index.shards) - 1)) * n * length > len(corpus)
+    unique = unique_contexts(corpus, context) if copying and pays else None
 
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
     nothing = np.zeros((len(index.shards), n), np.int64)

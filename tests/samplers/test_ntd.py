@@ -29,14 +29,18 @@ def test_longest_runs_agree_with_brute_force(name: str, shard_images: int) -> No
     assert longest_runs(index, sequences).tolist() == expected
 
 
+@pytest.mark.parametrize("whole", [0, 10**9])
 @pytest.mark.parametrize("context", [1, 3, 4, 5, 9])
 @pytest.mark.parametrize("name", corpora())
-def test_unique_contexts_agree_with_brute_force(name: str, context: int) -> None:
-    (shard,) = shared_index_of(corpora()[name], 65_279).shards
-    line = shard.tokens.tolist()
+def test_unique_contexts_agree_with_brute_force(
+    monkeypatch: pytest.MonkeyPatch, name: str, context: int, whole: int
+) -> None:
+    monkeypatch.setattr("imagegram.samplers.ntd.WHOLE", whole)
+    corpus = shared_index_of(corpora()[name], 65_279).corpus
+    line = corpus.tolist()
     all_of = Counter(tuple(line[i : i + context]) for i in range(len(line) - context + 1))
     expected = [i >= context and all_of[tuple(line[i - context : i])] == 1 for i in range(len(line) + 1)]
-    unique = unique_contexts(shard, context)[: len(line) + 1].tolist()
+    unique = unique_contexts(corpus, context).tolist()
     # Contexts that reach the end of the corpus may be called shared: no token follows them.
     assert unique[: len(line) - 3] == expected[: len(line) - 3]
     assert not any(found and not right for found, right in zip(unique, expected, strict=True))
@@ -69,6 +73,7 @@ def test_copying_without_a_search_draws_the_same_matches(
         answers = []
         for pays in (0, 10**9):
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
+            monkeypatch.setattr("imagegram.samplers.ntd.PAYS_MORE", 0)
             answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
         # The third way searches for every token: no sequence is ever known to copy.
         monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)

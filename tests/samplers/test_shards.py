@@ -52,6 +52,18 @@ def test_the_same_seed_draws_the_same_tokens(
         assert np.array_equal(one.sources, seven.sources)
 
 
+def test_matches_are_the_same_listed_and_bisected(
+    indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    for listed in (0, 1, 10**9):
+        monkeypatch.setattr("imagegram.samplers.ntd.LISTED", listed)
+        answers.append(Ntd(context=3).sample(indexes[1], 300, np.random.default_rng(1)))
+    for answer in answers[1:]:
+        assert np.array_equal(answers[0].tokens, answer.tokens)
+        assert np.array_equal(answers[0].sources, answer.sources)
+
+
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "kernel"])
 def test_the_same_probabilities(indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
