@@ -3,7 +3,6 @@
 `import imagegram as ig` gives these functions. The scripts do the same with files on disk.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,11 +23,9 @@ from imagegram.metrics.copying import measure
 from imagegram.metrics.held_out import read_held_out
 from imagegram.options import Options
 from imagegram.samplers import Sampler, Samples, sampler_named
+from imagegram.token_arrays import tokens_from as tokens_from
 from imagegram.tokenizing import tokenize_dataset
-from imagegram.tokens import Manifest, TokenFolder
-
-FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)
-SHARD_SIZE = 100_000  # images of an array in a file
+from imagegram.tokens import TokenFolder
 
 
 def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "tiny", **options: Any) -> TokenFolder:
@@ -49,60 +46,6 @@ def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "tiny", **opt
     spec = DatasetSpec(str(dataset), **{name: options[name] for name in options.keys() & of_the_data})
     rest = {name: options[name] for name in options.keys() - of_the_data}
     return tokenize_dataset(spec, Path(out), Options(codec=codec, **rest))
-
-
-def tokens_from(
-    array: ArrayLike,
-    out: str | Path,
-    *,
-    levels: Sequence[int] = FLEXTOK_LEVELS,
-    labels: ArrayLike | None = None,
-    held_out_share: float = 0.1,
-) -> TokenFolder:
-    """Make a token folder of tokens that your own code made, without a codec.
-
-    array: integers [N, L], token ids below the product of `levels`, of which digit i of an id
-    counts `levels[i]` values, the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505);
-    FlexTok's by default. labels: [N], numbers or names; None: no classes. A tenth of the rows is
-    held out, chosen by a hash of the row number. UserError where a token is out of range, or `out`
-    holds other tokens.
-
-    >>> ids = np.random.default_rng(0).integers(0, 64_000, (50, 8))
-    >>> tokens_from(ids, "mine", labels=["cat", "dog"] * 25).manifest.class_names
-    ('cat', 'dog')
-    """
-    tokens = np.asarray(array)
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-        raise UserError(f"tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
-    names, classes = np.zeros(0, str), np.full(len(tokens), -1)
-    if labels is not None:
-        names, classes = np.unique(np.asarray(labels), return_inverse=True)
-        if classes.shape != (len(tokens),):
-            raise UserError(f"{len(tokens)} images have {len(tokens)} labels, not {list(np.shape(labels))}")
-    content = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes() + classes.tobytes())
-    manifest = Manifest(
-        dataset=DatasetSpec("array"),
-        split="all",
-        fingerprint=content.hexdigest()[:16],
-        images=len(tokens),
-        codec="",
-        revision="",
-        precision="",
-        tokens_per_image=tokens.shape[1],
-        vocab_size=int(np.prod(levels)),
-        levels=tuple(map(int, levels)),
-        image_size=0,
-        preprocessing="",
-        held_out_share=held_out_share,
-        shard_size=SHARD_SIZE,
-        class_names=tuple(map(str, names)),
-    )
-    folder = TokenFolder.create(Path(out), manifest)
-    for shard in folder.pending():
-        rows = folder.range(shard)
-        part = slice(rows.start, rows.stop)
-        folder.write(shard, tokens[part], classes[part], {}, 0.0)
-    return folder
 
 
 def build_index(tokens: TokenFolder | Sequence[TokenFolder], out: str | Path) -> Index:
@@ -194,6 +137,8 @@ def decode(
     rows = _rows(tokens)
     if decoder is not None:
         return decoder(rows)
+    if not index.codec:
+        raise UserError(f"{index.path} holds tokens of no codec: give a function of your own, decoder=")
     return Decoder(open_codec(index))(rows, seed * 1_000_000 + np.arange(len(rows)))
 
 

@@ -40,6 +40,7 @@ KINDS = {
     "images": Kind("generated images", "report.json"),
     "run": Kind("results of a night", "night.json", guests=r"(tokens|index|codec).*"),
     "figures": Kind("figures of a night"),
+    "measured": Kind("what was measured", "figures.json"),
     "codec": Kind("a codec", "training/recipe.json"),
     "linear": Kind("a linear codec", "linear.json"),
     "study": Kind(

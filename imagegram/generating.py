@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class Request:
         """The request with every default filled in."""
         return replace(
             self,
-            decoded=min(self.decoded, self.sequences),
+            decoded=min(self.decoded, self.sequences) if codec.name else 0,
             timesteps=self.timesteps or codec.timesteps,
             guidance_scale=self.guidance_scale or codec.guidance_scale,
         )
@@ -107,13 +108,18 @@ class Request:
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are another.
 
-    `name` may be the folder where the codec lies now: its weights say what it is.
+    Tokens that other code made (`tokens_from`) have none. `name` may be the folder where the codec lies now: its
+    weights say what it is.
     """
     local = Path(name).expanduser().is_dir() if name else False
     if name and not local and name.partition("@")[0] != index.codec:
         raise UserError(f"{index.path} holds tokens of codec {index.codec!r}, not {name!r}: leave --codec out")
     if not local and Path(index.codec).is_absolute() and not Path(index.codec).exists():
         raise UserError(f"the codec {index.codec} of {index.path} is gone: say where it is with --codec FOLDER")
+    if not index.codec:
+        print(f"{index.path} holds tokens of no codec: figures alone, no pictures")
+        nothing: Any = SimpleNamespace(name="", revision="", timesteps=1, guidance_scale=1.0)
+        return nothing
     if is_linear(index.codec) and not local:  # it lies with the tokens
         codec: Codec = LinearCodec(index.token_folders()[0].path / FOLDER, index.codec)
     else:

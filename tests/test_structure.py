@@ -16,6 +16,7 @@ STATIONS = [
     "data",
     "options",
     "tokens",
+    "token_arrays",
     "codec",
     "tokenizing",
     "index",
@@ -71,7 +72,7 @@ def test_no_import_runs_upward() -> None:
     upward = []
     for path in (ROOT / "imagegram").rglob("*.py"):
         parts = module_of(path).split(".")
-        if len(parts) < 2:
+        if len(parts) < 2 or path.stem == "__main__":  # a script, which may use everything
             continue
         assert parts[1] in STATIONS, f"{path} belongs to no station: add it to STATIONS at its height"
         for name, line in imports(path):

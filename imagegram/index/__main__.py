@@ -11,9 +11,11 @@ command, with any number of processes, goes on from the finished shards.
 Every option of `build` may also come from the environment, in capitals: TOKENS="data/a data/b" INDEX=data/both.
 """
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +42,7 @@ def shard_images() -> int:
 
 @dataclass
 class Build:
-    """Build the index of token folders."""
+    """Build the index of token folders, or of arrays of tokens: NAME.npy becomes the token folder NAME."""
 
     tokens: tuple[Path, ...] = field(default_factory=token_folders)  # token folders, indexed one after another
     index_input: Path = field(default_factory=lambda: Path(os.environ.get("INDEX_INPUT") or "data/index_input"))
@@ -51,6 +53,8 @@ class Build:
     """The finished index."""
     builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
     """auto | tg_build_index | divsufsort"""
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # FSQ levels of tokens given as .npy [images, tokens]; FlexTok's
+    vocab_size: int = 0  # of an .npy whose ids are no FSQ codes (TiTok: 4096); 0: the product of the levels
     shard_images: int = field(default_factory=shard_images)
     """Images a shard; 0: all in one. The processes of torchrun share the shards. A shard takes 10 bytes a token."""
 
@@ -60,6 +64,19 @@ class Verify:
     """Prove that an index is right."""
 
     index: tyro.conf.Positional[Path] = Path("data/index")
+
+
+def folder_of(path: Path, command: Build) -> Path:
+    """A token folder as it is; of an .npy of tokens the folder that is made beside it."""
+    if path.suffix != ".npy":
+        return path
+    from imagegram.token_arrays import read_tokens, tokens_from
+
+    vocab_size = command.vocab_size or math.prod(command.levels)
+    folder = path.with_suffix("")
+    tokens_from(read_tokens(path, vocab_size), folder, levels=command.levels, vocab_size=command.vocab_size)
+    print(f"{folder}: the tokens of {path}, a tenth of them held out")
+    return folder
 
 
 def main(command: Build | Verify) -> None:
@@ -77,6 +94,7 @@ def main(command: Build | Verify) -> None:
         if c.shard_images < 0:
             raise UserError("--shard-images must be at least 0 (all images in one shard)")
         share = Processes.from_environment()
+        c.tokens = tuple(map(partial(folder_of, command=c), c.tokens))
         build_share(c.tokens, c.index_input, c.index, builder=c.builder, shard_images=c.shard_images, processes=share)
 
 

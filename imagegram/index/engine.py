@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from imagegram.index.folder import Index
+from imagegram.index.folder import ENDING, Index
 from imagegram.index.table import pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
+
+MOST_PLACES = 100_000  # of a run, that are looked at
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class Engine:
                     high[number, i] -= end - first
         which = which.ravel()
         return low[:, which], high[:, which]
+
+    def places(self, run: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Where a run of tokens [c] stands: offsets in `index.corpus`, [m], at most MOST_PLACES of every shard."""
+        found = []
+        start = 0
+        for shard, (low, high) in zip(self.index.shards, self.core.find(run.tolist()).segment_by_shard, strict=True):
+            found.append(start + pointers_at(shard.table, slice(low, min(high, low + MOST_PLACES))))
+            start += len(shard.tokens) - len(ENDING)
+        return np.concatenate(found).astype(np.int64)
 
     def longest_matches(self, sequences: NDArray[np.uint16]) -> NDArray[np.int64]:
         """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed image: int64 [n, k].

@@ -1,35 +1,30 @@
-"""Predict from a folder of tokens what more images would change, before an index is built.
+"""Measure anyone's pictures or tokens, or say from a folder of tokens what more images would change.
 
+python -m imagegram.metrics pictures samples/ --training train/ --held-out test/
+python -m imagegram.metrics tokens samples.npy --training train.npy
 python -m imagegram.metrics predict data/tokens
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from imagegram.cli import run_script
+from imagegram.metrics.commands import Pictures, Predict, Tokens
 
 
-@dataclass
-class Predict:
-    """Entropies of the tokens, the exact chance of a copy for each context, and what it will be with more images.
+def main(command: Predict | Pictures | Tokens) -> None:
+    # Imported here, so that --help need not wait for SciPy and torch.
+    if isinstance(command, Predict):
+        from imagegram.metrics.extrapolate import predict
 
-    Any codec's tokens; shards that are still missing are left out. Writes TOKENS/prediction.json and .png.
-    """
+        predict(command.tokens, command.contexts, command.images)
+        return
+    from imagegram.report.measured import measure_pictures, measure_tokens
 
-    tokens: tyro.conf.Positional[Path] = Path("data/tokens")
-    contexts: int = 10  # tokens of context, at most
-    images: int = 0  # so many, taken at random; 0: all
-
-
-def main(command: Predict) -> None:
-    # Imported here, so that --help need not wait for SciPy.
-    from imagegram.metrics.extrapolate import predict
-
-    predict(command.tokens, command.contexts, command.images)
+    if isinstance(command, Pictures):
+        measure_pictures(command)
+    else:
+        measure_tokens(command)
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, tyro.extras.subcommand_type_from_defaults({"predict": Predict()}), __doc__))
+    sys.exit(run_script(main, Predict | Pictures | Tokens, __doc__))

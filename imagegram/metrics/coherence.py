@@ -37,13 +37,13 @@ from imagegram.machine import has_bfloat16, single_threads
 from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import bootstrap, mean
 from imagegram.metrics.registry import FIGURES_VERSION
+from imagegram.metrics.sets import K, within
 
 LEAST = 40
 MOST = 400  # held-out images: fewer say nothing, more are not decoded
 STEPS = 150  # of its training
 BATCH = 64
 SEED = 0
-K = 5  # neighbours, of density and coverage
 SIDE = 32  # pixels that classifiers and teachers see
 WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
 Floats = NDArray[np.float64]
@@ -221,8 +221,7 @@ def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
     """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its K-th neighbour."""
-    radii = np.partition(cdist(reference, reference), K, axis=1)[:, K]  # itself is the nearest
-    return cdist(candidates, reference) <= radii
+    return within(cdist(candidates, reference), cdist(reference, reference))
 
 
 def _coherence(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator) -> dict[str, Any]:

@@ -14,7 +14,8 @@ Numbers = NDArray[Any]  # of any dtype
 
 
 def number_text(value: float, unit: str = "") -> str:
-    """A number in a few digits, by its unit: "" two decimals, "%" of a share, "p" of a probability however small.
+    """A number in a few digits, by its unit: "" two decimals, "%" of a share, "p" of a probability however small,
+    "g" three digits of any number.
 
     >>> [number_text(value, "%") for value in (0, 1e-12, 0.395, 0.99996, 1)]
     ['0', '< 0.1', '39.5', '> 99.9', '100']
@@ -23,6 +24,8 @@ def number_text(value: float, unit: str = "") -> str:
     >>> [number_text(value) for value in (0, 1e-12, -0.001, 0.395, 13.02)]
     ['0.00', '0.00', '0.00', '0.40', '13.02']
     """
+    if unit == "g":
+        return f"{value:.3g}"
     if unit == "":
         return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before a zero
     # Sums of many probabilities are off by the rounding of float64.

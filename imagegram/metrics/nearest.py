@@ -1,6 +1,7 @@
 """Memorization as the literature measures it: from the nearest training images in code space, and from near-copies.
 
-Two images are as far apart as their FSQ codes, by the L2 distance over all tokens. Each measure is taken of generated
+Two images are as far apart as their FSQ codes, by the L2 distance over all tokens; sets.py asks the same of features of
+pictures. Each measure is taken of generated
 and of held-out real images against the same training images: a generator that does not copy has the figures of real
 images, whatever these are.
 
@@ -31,16 +32,19 @@ LEAST_IN_CELL = 5  # of each kind: the statistic of fewer is not normal
 Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Vectors = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Nearest:
     """The nearest training images of n sequences: rows int64 [n], and the L2 distances of the first and the second
-    nearest in code space, float64 [n] each; the second is infinite where there is only one."""
+    nearest, float64 [n] each; the second is infinite where there is only one. around: the mean distance of the `many`
+    nearest ones that were asked for."""
 
     rows: Ints
     first: Floats
     second: Floats
+    around: Floats
 
     @property
     def memorized(self) -> NDArray[np.bool_]:
@@ -49,36 +53,53 @@ class Nearest:
 
 
 def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> Nearest:
-    """The two nearest of the `training` images [N, L >= k], which are distinct, for each of `sequences` [n, k].
+    """The two nearest in code space of the `training` images [N, L >= k], which are distinct, for each of `sequences`
+    [n, k]."""
+    known = code_vectors(training[:, : sequences.shape[1]], levels)
+    return nearest_vectors(code_vectors(sequences, levels), known)
 
-    Of images that are equally far the first one counts: which one rounding favours depends on the number of threads.
+
+def code_vectors(tokens: Tokens, levels: tuple[int, ...]) -> Floats:
+    """The FSQ codes of tokens [n, k], float64 [n, k * digits]."""
+    return fsq_codes(tokens, levels).reshape(len(tokens), tokens.shape[1] * len(levels)).astype(np.float64)
+
+
+def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
+    """The two nearest of `known` [N, F], which are distinct, for each of `asked` [n, F], and the mean of the `many`.
+
+    Of those that are equally far the first one counts: which one rounding favours depends on the number of threads. The
+    two distances are computed anew from the vectors: that of a copy is 0.
     """
-    n, k = sequences.shape
-    images = fsq_codes(training[:, :k], levels).reshape(len(training), -1).astype(np.float64)
-    asked = fsq_codes(sequences, levels).reshape(n, sequences.shape[1] * len(levels)).astype(np.float64)
-    lengths = (images**2).sum(1)
+    n = len(asked)
+    lengths = np.square(known).sum(1)
     rows = np.zeros((2, n), np.int64)
     distances = np.full((2, n), np.inf)
-    step = max(1, PAIRS // len(training))
-    for start in tqdm(range(0, n, step), desc="nearest in codes", unit="batch", delay=3):
+    around = np.zeros(n)
+    many = min(many, len(known))
+    step = max(1, PAIRS // len(known))
+    for start in tqdm(range(0, n, step), desc="nearest training images", unit="batch", delay=3):
         part = asked[start : start + step]
-        squares = lengths - 2 * part @ images.T + (part**2).sum(1)[:, None]
-        for which in range(min(2, len(training))):
+        squares = lengths - 2 * part @ known.T + np.square(part).sum(1)[:, None]
+        if many > 1:
+            closest = np.partition(squares, many - 1, axis=1)[:, :many]
+            around[start : start + step] = np.sqrt(closest.clip(min=0), dtype=np.float64).mean(1)
+        for which in range(min(2, len(known))):
             tied = squares <= squares.min(1, keepdims=True) + ROUNDING
             found = tied.argmax(1)
             rows[which, start : start + step] = found
-            distances[which, start : start + step] = np.sqrt(((part - images[found]) ** 2).sum(1))
+            apart = part.astype(np.float64) - known[found]
+            distances[which, start : start + step] = np.sqrt(np.square(apart).sum(1))
             squares[np.arange(len(part)), found] = np.inf
-    return Nearest(rows[0], distances[0], distances[1])
+    return Nearest(rows[0], distances[0], distances[1], around)
 
 
-def authentic(nearest: Nearest, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Whether each sequence is further from its nearest training image than that is from its own: bool [n].
+def authentic(nearest: Nearest, known: Vectors) -> NDArray[np.bool_]:
+    """Whether each of those asked about is further from its nearest one than that is from its own: bool [n].
 
-    `nearest` of the sequences among the distinct images `training` [N, k].
+    `nearest` among the distinct vectors `known` [N, F].
     """
     asked, which = np.unique(nearest.rows, return_inverse=True)
-    own = two_nearest(training[asked], training, levels).second  # the first is the image itself
+    own = nearest_vectors(known[asked], known).second  # the first is the image itself
     return nearest.first > own[which]
 
 
@@ -125,12 +146,13 @@ def memorization_figures(
     """
     k = generated.shape[1]
     training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
+    known = code_vectors(training, index.levels)
     result: dict[str, dict[str, Figure]] = {}
     found: dict[str, tuple[Floats, Ints]] = {}  # distances and cells
     for who, sequences in (("generated", generated), ("held_out", held_out[:, :k])):
-        codes = two_nearest(sequences, training, index.levels)
+        codes = nearest_vectors(code_vectors(sequences, index.levels), known)
         result[who] = {
-            "authentic": wilson(int(authentic(codes, training, index.levels).sum()), len(sequences)),
+            "authentic": wilson(int(authentic(codes, known).sum()), len(sequences)),
             "near_copies": wilson(int(near_copies(sequences, training, index.levels).sum()), len(sequences)),
         }
         found[who] = codes.first, index.classes[first[codes.rows]]

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from imagegram.codec.fsq import fsq_digits
+from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import KINDS, RUN, aligned_runs, classify, nearest
 from imagegram.metrics.nearest import two_nearest
@@ -65,6 +67,31 @@ def describe_pictures(
         for fact, value in zip(facts, total, strict=True):
             fact["log2_probability"] = round(float(value), 1) if np.isfinite(value) else None
     return facts
+
+
+def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Where each token of sequences [n, k] may have come from, whoever drew them: int64 [n, k, 2], row of the index and
+    position; -1 where a token stands nowhere.
+
+    The longest run that stands in a training image is taken first, then the longest that goes on from its end, so that
+    the pieces are as few as can be. Of several places the first one where the run stood counts, else the first of all.
+    """
+    engine = Engine(index)
+    lengths = engine.longest_matches(tokens)
+    sources = np.full((*tokens.shape, 2), -1, np.int64)
+    for i, row in enumerate(tqdm(tokens, desc="tracing tokens", unit="sequence", delay=3)):
+        start = 0
+        while start < len(row):
+            length = int(lengths[i, start])
+            if length:
+                images, positions = np.divmod(engine.places(row[start : start + length]), index.tokens_per_image + 1)
+                in_place = positions - 1 == start
+                which = np.lexsort((images, ~in_place))[0]
+                run = np.arange(length)
+                sources[i, start : start + length, 0] = images[which]
+                sources[i, start : start + length, 1] = positions[which] - 1 + run
+            start += max(1, length)
+    return sources
 
 
 def steps_away(index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ The columns of the page, the lines of the terminal and the words of the README c
 generated and for held-out real images alike; the latter have what a perfect sampler would.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imagegram.metrics.intervals import Figure, number_text
@@ -19,6 +19,7 @@ LIKE_REAL = "as for real images"
 LOWER = "lower, as for real images"
 MEEHAN = "Mann & Whitney, 1947; Meehan et al., 2020"
 NAEEM = "Naeem et al., 2020"
+KYNKAANNIEMI = "Kynkäänniemi et al., 2019"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Metric:
     help: str
     better: str = LIKE_REAL  # what a good sampler has
     where: str = "copying.describe"  # MODULE.FUNCTION of imagegram.metrics that computes it
-    unit: str = ""  # of `number_text`: "%" of a share, "p" of a probability however small
+    unit: str = ""  # of `number_text`: "%" of a share, "p" of a probability however small, "g" of any size
     cite: str = ""
     shown: bool = True  # as a column of the page; else in report.json and the CSV alone
 
@@ -149,11 +150,7 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
     ),
     EXACT_COPIES,
     Metric(
-        "shifted_copies",
-        "shifted",
-        "half the tokens or more copied in one run to another position",
-        LOWER,
-        unit="%",
+        "shifted_copies", "shifted", "half the tokens or more copied in one run to another position", LOWER, unit="%"
     ),
     Metric(
         "mosaics",
@@ -173,8 +170,8 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
     Metric(
         "f_mem",
         "f_mem",
-        "share of sequences less than a third as far from the nearest training image as from the second nearest, in "
-        "codes",
+        "share of images less than a third as far from the nearest training image as from the second nearest; of "
+        "tokens in codes",
         LOWER,
         unit="%",
         cite="Yoon et al., 2023",
@@ -201,8 +198,8 @@ OTHERS = (
     Metric(
         "c_t",
         "C_T",
-        "the Mann-Whitney statistic of P(closer) in codes as a z-score, the mean over classes: far below 0 copies, far "
-        "above lies further away than real images",
+        "the Mann-Whitney statistic of P(closer) as a z-score, of tokens in codes, the mean over classes (of pictures "
+        "cells of k-means): far below 0 copies, far above lies further away than real images",
         "0",
         "nearest.data_copying",
         cite=MEEHAN,
@@ -210,7 +207,7 @@ OTHERS = (
     Metric(
         "authentic",
         "AuthPct",
-        "share of sequences further from the nearest training image, in codes, than that is from its own nearest one",
+        "share of images further from the nearest training image, of tokens in codes, than that is from its own",
         where="nearest.authentic",
         unit="%",
         cite="Alaa et al., 2022",
@@ -225,6 +222,65 @@ OTHERS = (
         cite="Ippolito et al., 2023",
     ),
 )
+# Of a sampler that is asked about sequences which it did not draw (own_tokens.py).
+SAMPLE_BITS = Metric(
+    "sample_bits",
+    "these samples' bits",
+    "bits that the sampler needs for a token of the sequences that were given",
+    "as the held-out bits",
+    "own_tokens.measure_tokens",
+)
 BY_KEY = {metric.key: metric for metric in (*METRICS, *OTHERS)}
+# Of pictures in any feature space (sets.py): what a generator that nobody has the tokens of can be asked.
+SETS = (
+    Metric(
+        "near_duplicates",
+        "near-duplicates",
+        "share of images that are nearly a training image: perceptual hashes 4 bits apart, pixels 16 of 255, at most",
+        *(LOWER, "sets.near_duplicates", "%", "Zauner, 2010"),
+    ),
+    Metric(
+        "calibrated",
+        "calibrated",
+        "share of images less than half as far from the nearest training image as from its 50 nearest on average",
+        *(LOWER, "sets.measure_space", "%", "Carlini et al., 2023"),
+    ),
+    BY_KEY["f_mem"],
+    replace(CLOSER, title="P(closer)"),
+    BY_KEY["c_t"],
+    BY_KEY["authentic"],
+    Metric(
+        "precision",
+        "precision",
+        "share of images with a held-out real one whose neighbourhood they are in",
+        *(LIKE_REAL, "sets.Compared", "%", KYNKAANNIEMI),
+    ),
+    Metric(
+        "recall",
+        "recall",
+        "share of held-out real images in the neighbourhood of one of these",
+        *(LIKE_REAL, "sets.Compared", "%", KYNKAANNIEMI),
+    ),
+    BY_KEY["density"],
+    BY_KEY["coverage"],
+    Metric(
+        "fd",
+        "FD",
+        "Fréchet distance to held-out real images, on principal components; biased upward, alike in both columns",
+        *(LOWER, "sets.frechet", "g", "Heusel et al., 2017"),
+    ),
+    Metric(
+        "kid",
+        "KID",
+        "squared maximum mean discrepancy to held-out real images, cubic kernel, without bias",
+        *("0, as for real images", "sets.Compared", "g", "Binkowski et al., 2018"),
+    ),
+    Metric(
+        "rke",
+        "RKE",
+        "how many modes the images have: the Rényi kernel entropy of order 2, as a number",
+        *(LIKE_REAL, "sets.Compared", "g", "Jalali et al., 2023"),
+    ),
+)
 COLUMNS = tuple(metric for metric in METRICS if metric.shown)
 IN_SHORT = (EXACT_COPY_PROBABILITY, EXACT_COPIES, CLOSER, COHERENCE)  # what a night ends with

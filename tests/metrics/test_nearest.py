@@ -52,7 +52,7 @@ def test_f_mem_and_authenticity_agree_with_brute_force(
     within = distances(training, training)
     np.fill_diagonal(within, np.inf)
     wanted = within.min(1)[between.argmin(1)] < between.min(1)
-    assert m.authentic(nearest, training, LEVELS).tolist() == wanted.tolist()
+    assert m.authentic(nearest, m.code_vectors(training, LEVELS)).tolist() == wanted.tolist()
     assert 0 < wanted.mean() < 1
 
 

@@ -1,0 +1,117 @@
+"""Token sequences of anyone's generator beside training sequences: copies, origins, and the bits of held-out ones."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.cli import UserError
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
+from imagegram.metrics import copying
+from imagegram.metrics.commands import Tokens as Command
+from imagegram.metrics.exact import bits, exact_figures
+from imagegram.metrics.held_out import read_held_out
+from imagegram.metrics.intervals import mean
+from imagegram.metrics.nearest import memorization_figures
+from imagegram.metrics.provenance import describe_pictures, traced
+from imagegram.metrics.registry import Figures
+from imagegram.samplers import Samples, sampler_named
+from imagegram.token_arrays import read_tokens, tokens_from
+
+Tokens = NDArray[np.uint16]
+Decode = Callable[[Tokens], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is measured: samples uint16 [n, L], held-out sequences [M, L], and the index of the training ones."""
+
+    samples: Tokens
+    held_out: Tokens
+    index: Index
+
+
+@dataclass(frozen=True)
+class Measured:
+    """figures: of "generated" and, where there are any, "held_out" sequences. bits: by sampler. facts: of every sample,
+    as `describe_pictures`; sources: int64 [n, L, 2]."""
+
+    figures: dict[str, Figures]
+    bits: dict[str, Figures]
+    facts: list[dict[str, Any]]
+    sources: NDArray[np.int64]
+
+
+def read_given(command: Command) -> Given:
+    """Read the arrays, and build the index where training sequences come as an array; UserError on wrong input."""
+    if command.sequences < 1:
+        raise UserError(f"--sequences {command.sequences}: at least 1 is needed")
+    for name in command.samplers:
+        sampler_named(name)
+    levels = () if command.vocab_size else command.levels
+    vocab_size = command.vocab_size or int(np.prod(levels))
+    if command.training.suffix == ".npy":
+        training = read_tokens(command.training, vocab_size)
+        held_out = None if command.held_out is None else read_tokens(command.held_out, vocab_size, training.shape[1])
+        samples = read_tokens(command.samples, vocab_size, training.shape[1])
+        share = 0.1 if held_out is None else 0.0
+        options: dict[str, Any] = {"levels": levels, "vocab_size": command.vocab_size, "held_out_share": share}
+        folder = tokens_from(training, command.out / "tokens", **options)
+        index = build_index([folder.path], command.out / "index_input", command.out / "index")
+    else:
+        index = Index.open(command.training)
+        length = index.tokens_per_image
+        samples = read_tokens(command.samples, index.vocab_size, length)
+        held_out = None if command.held_out is None else read_tokens(command.held_out, index.vocab_size, length)
+    if held_out is None:
+        held_out = read_held_out(index).tokens
+    return Given(samples[: command.sequences], held_out, index)
+
+
+def measure_tokens(given: Given, samplers: tuple[str, ...], seed: int) -> Measured:
+    """All figures; those of held-out sequences where there are any."""
+    rng = np.random.default_rng(seed)
+    index = given.index
+    figures = copying.measure(given.samples, index, given.held_out, rng)
+    if index.levels and len(given.held_out):
+        for who, found in memorization_figures(given.samples, index, given.held_out, rng).items():
+            figures[who] |= found
+    by_sampler = {}
+    for name in samplers:
+        sampler = sampler_named(name)
+        print(f"bits of {name}", flush=True)
+        exact = exact_figures(index, sampler, given.held_out, np.random.default_rng(0))
+        each = bits(sampler.probabilities(index, given.samples), 1 - exact["floor_share"], index.vocab_size)
+        by_sampler[name] = exact | {"sample_bits": mean(each.mean(1), rng)}
+    sources = traced(index, given.samples)
+    facts = describe_pictures(index, given.samples, Samples(given.samples, sources))
+    return Measured(figures, by_sampler, facts, sources)
+
+
+def decoder_named(name: str) -> Decode:
+    """MODULE:FUNCTION, the module installed or in the folder that one stands in; UserError where there is none."""
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found: Decode = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--decode {name} is no function ({error}): give module:function, as mine:decode") from None
+    return found
+
+
+def decoded(decode: Decode, tokens: Tokens) -> NDArray[np.uint8]:
+    """Pictures uint8 [n, 3, S, S] of tokens [n, L]; UserError where the function gives something else."""
+    pictures = np.asarray(decode(tokens))
+    if pictures.ndim != 4 or pictures.shape[:2] != (len(tokens), 3) or pictures.dtype != np.uint8:
+        raise UserError(
+            f"--decode gave {pictures.dtype} {list(pictures.shape)} for {len(tokens)} sequences: pictures are uint8 "
+            "[n, 3, S, S]"
+        )
+    return pictures

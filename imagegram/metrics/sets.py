@@ -1,0 +1,221 @@
+"""How a set of generated images lies among real ones, in any space of features: copies, likeness, diversity.
+
+Three sets of n images are compared: the generated ones and two halves of the held-out real images. One half is the
+reference; what the other half has is what a perfect generator would have. All of them are compared with all training
+images where copies are asked for. What each measure is stands in registry.py (SETS).
+
+Intervals: Wilson's for rates, the bootstrap for what belongs to single images, the delete-a-group jackknife for what
+belongs to whole sets (Efron & Stein, 1981: conservative), since a resampled set holds copies of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagegram.data.duplicates import across
+from imagegram.metrics.intervals import Figure, bootstrap, probability_closer, wilson
+from imagegram.metrics.nearest import (
+    FEW_RESAMPLES,
+    Floats,
+    Ints,
+    Nearest,
+    Vectors,
+    authentic,
+    data_copying,
+    nearest_vectors,
+)
+
+K = 5  # neighbours, of precision, recall, density and coverage
+AROUND = 50  # nearest training images, of the calibrated distance
+HALF = 0.5  # of their mean distance: a nearest one that is nearer counts as copied (alpha of Carlini et al.)
+COMPONENTS = 64  # of FD, at most: a covariance of more needs more images
+IMAGES_A_COMPONENT = 4  # at least
+FITTED_ON = 2000  # training images, of the components and cells
+CELL = 50  # generated images in a cell of C_T, about
+GROUPS = 20  # of the jackknife
+QUANTILE = 2.093  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom
+SHARES = ("precision", "recall", "coverage")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Features of one kind: of n generated images and two halves of the held-out ones [n, F], in random order, and of
+    the distinct training images [N, F]."""
+
+    generated: Vectors
+    held_out: Vectors
+    reference: Vectors
+    training: Vectors
+
+    @cached_property
+    def components(self) -> Any:
+        """The principal components of the training images (fitted), as many as n images allow."""
+        from sklearn.decomposition import PCA
+
+        some = self.training[np.random.default_rng(0).permutation(len(self.training))[:FITTED_ON]]
+        count = min(COMPONENTS, len(self.generated) // IMAGES_A_COMPONENT, *some.shape)
+        return PCA(count, svd_solver="randomized", random_state=0).fit(some)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The figures of one space, of "generated" and "held_out", and where each image lies among the training images."""
+
+    figures: dict[str, dict[str, Figure]]
+    nearest: dict[str, Nearest]
+
+
+def measure_space(space: Space, rng: np.random.Generator) -> Found:
+    """All figures of SETS but the near-duplicates, which need pixels."""
+    nearest = {
+        who: nearest_vectors(getattr(space, who), space.training, AROUND)
+        for who in ("generated", "held_out", "reference")
+    }
+    cells = _cells(space)
+    figures: dict[str, dict[str, Figure]] = {}
+    real = nearest["reference"].first
+    for who in ("generated", "held_out"):
+        found = nearest[who]
+        hits = {
+            "calibrated": calibrated(found) < HALF,
+            "f_mem": found.memorized,
+            "authentic": authentic(found, space.training),
+        }
+        figures[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
+        figures[who]["closer_than_held_out"] = probability_closer(found.first, real, rng)
+
+        def statistic(a: Ints, b: Ints, who: str = who, mine: Floats = found.first) -> float:
+            return data_copying(mine[a], real[b], (cells[who][a], cells["reference"][b]))
+
+        rows = (np.arange(len(found.first)), np.arange(len(real)))
+        if not np.isnan(statistic(*rows)):
+            figures[who]["c_t"] = bootstrap(statistic, rows, rng, FEW_RESAMPLES)
+        compared = Compared(space, getattr(space, who))
+        figures[who] |= jackknife(compared.measure, len(space.reference))
+    return Found(figures, nearest)
+
+
+def calibrated(nearest: Nearest) -> Floats:
+    """The distance to the nearest training image over the mean of the AROUND nearest: float64 [n]; 0 of copies."""
+    return nearest.first / np.maximum(nearest.around, 1e-12)
+
+
+def _cells(space: Space) -> dict[str, Ints]:
+    """The cell of k-means on the training images that each image lies in, [n] each."""
+    from sklearn.cluster import KMeans
+
+    pca = space.components
+    some = pca.transform(space.training[:FITTED_ON])
+    count = max(1, min(len(space.generated) // CELL, len(some)))
+    means = KMeans(count, n_init=1, random_state=0).fit(some)
+    sets = {who: getattr(space, who) for who in ("generated", "held_out", "reference")}
+    return {who: means.predict(pca.transform(features)).astype(np.int64) for who, features in sets.items()}
+
+
+class Compared:
+    """A set of n images beside the reference [n, F]: what belongs to whole sets, of all of them or of some rows."""
+
+    def __init__(self, space: Space, features: Vectors):
+        both = [vectors.astype(np.float64) for vectors in (features, space.reference)]
+        self.mine, self.real, self.between = (
+            squared_distances(a, b) for a, b in ((both[0], both[0]), (both[1], both[1]), (both[0], both[1]))
+        )
+        scale = both[0].shape[1]
+        self.kernels = [(a @ b.T / scale + 1) ** 3 for a, b in ((both[0],) * 2, (both[1],) * 2, both)]
+        self.low = [space.components.transform(vectors) for vectors in (features, space.reference)]
+        # Twice the width of a kernel: the median distance of real images.
+        self.width = max(1e-12, float(np.median(self.real[np.triu_indices(len(self.real), 1)])))
+
+    def measure(self, rows: Ints) -> dict[str, float]:
+        """The figures of `rows` [m] of both sets."""
+        here = np.ix_(rows, rows)
+        mine, real, between = self.mine[here], self.real[here], self.between[here]
+        inside = within(between, real)
+        return {
+            "precision": float(inside.any(1).mean()),
+            "recall": float(within(between.T, mine).any(1).mean()),
+            "density": float(inside.sum(1).mean() / K),
+            "coverage": float(inside.any(0).mean()),
+            "fd": frechet(*(vectors[rows] for vectors in self.low)),
+            "kid": mmd(*(kernel[here] for kernel in self.kernels)),
+            "rke": renyi_kernel_entropy(mine, self.width),
+        }
+
+
+def within(between: Floats, real: Floats) -> NDArray[np.bool_]:
+    """Whether each candidate lies in each reference point's ball, which ends at its K-th neighbour: bool [n, m].
+
+    Distances, or their squares: of candidates and reference points [n, m], and of these from each other [m, m].
+    """
+    return between <= np.partition(real, K, axis=1)[:, K]  # itself is the nearest
+
+
+def squared_distances(a: Floats, b: Floats) -> Floats:
+    """[n, m] of vectors [n, F] and [m, F]; what rounding leaves of equal vectors is 0."""
+    lengths = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
+    squares = lengths - 2 * a @ b.T
+    return np.where(squares < 1e-12 * lengths, 0.0, squares)
+
+
+def frechet(a: Floats, b: Floats) -> float:
+    """The squared Fréchet distance of two Gaussians with the means and covariances of `a` [n, F] and `b` [m, F]:
+    |mean - mean|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson & Landau, 1982).
+
+    Of R'R = A and S'S = B the trace of the root is the sum of the singular values of R S'.
+    """
+    roots = [np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)]
+    trace = sum(float(np.square(root).sum()) for root in roots)
+    shared = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
+    return max(0.0, float(np.square(a.mean(0) - b.mean(0)).sum()) + trace - 2 * shared)
+
+
+def mmd(mine: Floats, real: Floats, between: Floats) -> float:
+    """The squared maximum mean discrepancy without bias, from kernels [n, n], [m, m], [n, m] (Gretton et al., 2012)."""
+    inner = sum((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in (mine, real))
+    return float(inner - 2 * between.mean())
+
+
+def renyi_kernel_entropy(squares: Floats, width: float) -> float:
+    """exp of the Rényi kernel entropy of order 2 of n images, from squared distances [n, n]: 1 to n.
+
+    The kernel is exp(-2 d^2 / width), that of half of a distance whose square is `width`.
+
+    >>> renyi_kernel_entropy(np.array([[0, 1e9], [1e9, 0]]), 1.0), renyi_kernel_entropy(np.zeros((2, 2)), 1.0)
+    (2.0, 1.0)
+    """
+    return float(1 / np.square(np.exp(-2 * squares / width)).mean())
+
+
+def jackknife(measure: Callable[[Ints], dict[str, float]], n: int) -> dict[str, Figure]:
+    """Figures of n rows with intervals, from the n rows without one of GROUPS groups at a time (Kott, 2001)."""
+    rows = np.arange(n)
+    groups = min(GROUPS, n)
+    parts = [measure(rows[rows % groups != group]) for group in range(groups)]
+    figures = {}
+    for key, value in measure(rows).items():
+        each = np.array([part[key] for part in parts])
+        error = QUANTILE * np.sqrt((groups - 1) / groups * np.square(each - each.mean()).sum())
+        low, high = value - error, value + error
+        if key != "kid":  # the only one that may be negative
+            low = max(0.0, low)
+        figures[key] = Figure(value, float(low), float(min(1.0, high) if key in SHARES else high))
+    return figures
+
+
+def near_duplicates(
+    pixels: NDArray[np.uint8], hashes: NDArray[np.uint64], training: tuple[NDArray[np.uint8], NDArray[np.uint64]]
+) -> NDArray[np.bool_]:
+    """Whether each image uint8 [n, 3, S, S] with its perceptual hash [n] is nearly a training image: bool [n]."""
+    both = np.concatenate([hashes, training[1]])
+    mine = np.arange(len(both)) < len(hashes)
+
+    def picture(row: int) -> NDArray[np.uint8]:
+        return pixels[row] if row < len(hashes) else training[0][row - len(hashes)]
+
+    found = np.zeros(len(hashes), bool)
+    found[[pair.held_out for pair in across(both, mine, picture)]] = True
+    return found

@@ -1,0 +1,314 @@
+"""The page of what was measured of somebody else's pictures or tokens: the verdict, the figures, the worst first.
+
+OUT/report.html, figures.json (all figures, and what they were made of), images.csv (every picture with the training
+image that it is nearest to). A finished folder of the same request is left alone.
+"""
+
+import csv
+import hashlib
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagegram.artifact import Artifact
+from imagegram.cli import UserError, summary
+from imagegram.data.dataset import ImageDataset
+from imagegram.data.preprocess import preprocess
+from imagegram.files import atomic, save_array, sha256
+from imagegram.metrics import instrument, own_tokens
+from imagegram.metrics.commands import Pictures, Tokens
+from imagegram.metrics.intervals import to_json
+from imagegram.metrics.registry import (
+    BY_KEY,
+    EXACT_COPIES,
+    FIGURES_VERSION,
+    METRICS,
+    OTHERS,
+    SAMPLE_BITS,
+    SETS,
+    Figures,
+    Metric,
+)
+from imagegram.report.page import KINDS, render
+from imagegram.report.pictures import PALETTE, SIDE, bars, colours_of, sheet, small
+from imagegram.report.sheets import as_picture
+
+SHOWN = 48  # generated pictures
+CONTROL = 12  # held-out ones
+COLUMNS = 8  # of a sheet
+SAMPLER_KEYS = ("held_out_bits", "training_bits", "exact_copy_probability")  # what samplers say of sequences
+
+
+@dataclass
+class Gallery:
+    """Pictures beside others, or bars of tokens, each with its caption."""
+
+    title: str
+    note: str
+    captions: list[str]
+    sheets: list[dict[str, str]] = field(default_factory=list)
+    bars: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Page:
+    """What the template names."""
+
+    title: str
+    answer: Sequence[str]
+    how: str
+    tables: list[dict[str, Any]]
+    galleries: list[Gallery]
+    data: str
+
+    def write(self, path: Path) -> None:
+        """Write report.html."""
+        metrics = {row["metric"].key: row["metric"] for table in self.tables for row in table["rows"]}.values()
+        command = "python -m imagegram.metrics " + shlex.join(sys.argv[1:])
+        render("measured.html.j2", path, columns=COLUMNS, metrics=metrics, command=command, **vars(self))
+
+
+def table(what: str, metrics: Sequence[Metric], figures: dict[str, Figures], columns: dict[str, str]) -> Any:
+    """Rows of the metrics that were measured, a column for each of `columns`: a key of `figures` and its title."""
+    rows = []
+    for metric in metrics:
+        if metric.key not in figures["generated"]:
+            continue
+        mine, real = (figures.get(who, {}).get(metric.key) for who in ("generated", "held_out"))
+        rows.append(
+            {
+                "metric": metric,
+                "cells": [metric.cell(figures.get(who, {})) for who in columns],
+                "beyond": bool(mine and real and instrument.differs(mine, real)),
+            }
+        )
+    return {"what": what, "columns": list(columns.values()), "rows": rows}
+
+
+def pairs(
+    name: str, title: str, note: str, captions: list[str], shown: Sequence[tuple[Image.Image, Image.Image]]
+) -> Gallery:
+    """A gallery of pictures beside their nearest training images."""
+    sheets = []
+    for which, label in enumerate((title, "the nearest training image")):
+        url = sheet([pair[which] for pair in shown], COLUMNS)
+        sheets.append({"name": f"{name}{which}", "url": url, "label": label})
+    return Gallery(title, note, captions, sheets)
+
+
+def finished(out: Path, asked: dict[str, Any]) -> bool:
+    """Whether `out`, which is made ours, holds what was asked already."""
+    place = Artifact(out, "measured")
+    place.claim()
+    before = place.record()
+    if before and before["request"] == asked and (out / "report.html").exists():
+        print(f"{out} is finished with these settings, nothing to do")
+        return True
+    return False
+
+
+def write(out: Path, asked: dict[str, Any], record: dict[str, Any], page: Page, facts: list[dict[str, Any]]) -> None:
+    """Write the files of a measurement, figures.json last."""
+    with atomic(out / "images.csv") as temporary, temporary.open("w", newline="") as f:
+        lines = csv.DictWriter(f, list(facts[0]))
+        lines.writeheader()
+        lines.writerows(facts)
+    page.write(out / "report.html")
+    Artifact(out, "measured").finish({"request": asked, "answer": page.answer, **to_json(record)})
+
+
+def print_tables(tables: list[dict[str, Any]]) -> None:
+    """The tables of the page, as text."""
+    for each in tables:
+        print(f"\nIn {each['what']}\n{'':<20}" + "".join(f"{column:>32}" for column in each["columns"]))
+        for row in each["rows"]:
+            cells = [f"{text} ({interval})" if interval else text for text, interval in row["cells"]]
+            print(f"{row['metric'].title:<20}" + "".join(f"{cell:>32}" for cell in cells))
+
+
+def measure_pictures(command: Pictures) -> None:
+    """`python -m imagegram.metrics pictures`: measure, and write the page."""
+    if command.images < instrument.LEAST // 2 or command.size < 0:
+        raise UserError(f"--images is at least {instrument.LEAST // 2}, and --size at least 0")
+    datasets = instrument.open_sets(command)
+    given = (command.features, command.training_features, command.held_out_features)
+    asked: dict[str, Any] = {name: getattr(command, name) for name in ("size", "images", "network", "seed")}
+    asked |= {who: [dataset.name, dataset.split, dataset.fingerprint] for who, dataset in datasets.items()}
+    asked |= {"features": [sha256(path) for path in given if path and path.exists()], "version": FIGURES_VERSION}
+    if finished(command.out, asked):
+        return
+    measured = instrument.measure_pictures(command, datasets)
+    n = measured.images
+    names = {"generated": f"{n} of these", "held_out": f"{n} held-out real"}
+    galleries = [_gallery(measured, who) for who in ("generated", "held_out")]
+    how = (
+        f"{n} pictures of {datasets['generated'].name} beside {n} held-out real ones; both are compared with {n} other "
+        f"held-out ones, and with all {measured.training:,} distinct training images."
+    )
+    page = Page(
+        f"{Path(datasets['generated'].name).name} against its training images",
+        instrument.answer(measured),
+        how,
+        [table(instrument.SPACES[space], SETS, found, names) for space, found in measured.figures.items()],
+        galleries,
+        "; ".join(f"{each.name}, {each.size} pictures, {each.fingerprint}" for each in datasets.values()),
+    )
+    facts = [
+        {
+            "set": who,
+            "image": datasets[who].name_of(fact["ordinal"]),
+            "nearest": datasets["training"].name_of(fact["nearest"]),
+            **{key: fact[key] for key in ("space", "calibrated", "near_duplicate")},
+        }
+        for who in measured.facts
+        for fact in measured.facts[who]
+    ]
+    record = {"images": n, "training_images": measured.training, "figures": measured.figures}
+    write(command.out, asked, record, page, facts)
+    for sentence in page.answer:
+        print(sentence)
+    print_tables(page.tables)
+    summary(page=command.out / "report.html", figures=command.out / "figures.json", images=command.out / "images.csv")
+
+
+def measure_tokens(command: Tokens) -> None:
+    """`python -m imagegram.metrics tokens`: measure, and write the page."""
+    decode = own_tokens.decoder_named(command.decode) if command.decode else None
+    Artifact(command.out, "measured").claim()
+    given = own_tokens.read_given(command)
+    asked: dict[str, Any] = {"index": given.index.identity, "samplers": list(command.samplers), "seed": command.seed}
+    hashes = {"samples": given.samples, "held_out": given.held_out}
+    asked |= {name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in hashes.items()}
+    asked |= {"decode": command.decode, "version": FIGURES_VERSION}
+    if finished(command.out, asked):
+        return
+    measured = own_tokens.measure_tokens(given, command.samplers, command.seed)
+    index = given.index
+    counts = {"generated": len(given.samples), "held_out": len(given.held_out)}
+    names = {"generated": f"{counts['generated']} of these", "held_out": f"{counts['held_out']} held-out real"}
+    names = {who: name for who, name in names.items() if counts[who]}
+    metrics = [metric for metric in (*METRICS, *OTHERS) if metric.key not in SAMPLER_KEYS]
+    asked_of = [SAMPLE_BITS, *(BY_KEY[key] for key in SAMPLER_KEYS)]
+    page = Page(
+        f"{command.samples.name} against its training sequences",
+        token_answer(measured.figures, measured.facts),
+        f"{counts['generated']} sequences of {given.samples.shape[1]} tokens beside {counts['held_out']} held-out real "
+        f"ones; both are compared with {index.num_images:,} training sequences.",
+        [table("tokens", metrics, measured.figures, names), sampler_table(asked_of, measured.bits)],
+        [_token_gallery(given, measured, decode)],
+        f"index {index.identity}",
+    )
+    keys = ("kind", "differs", "longest_run", "nearest")
+    facts = [{"sequence": i} | {key: fact[key] for key in keys} for i, fact in enumerate(measured.facts)]
+    save_array(command.out / "sources.npy", measured.sources)
+    write(command.out, asked, {"figures": measured.figures, "bits": measured.bits}, page, facts)
+    for sentence in page.answer:
+        print(sentence)
+    print_tables(page.tables)
+    files = {"page": "report.html", "figures": "figures.json", "images": "images.csv", "sources": "sources.npy"}
+    summary(**{name: command.out / file for name, file in files.items()})
+
+
+def sampler_table(metrics: Sequence[Metric], by_sampler: dict[str, Figures]) -> dict[str, Any]:
+    """What samplers over the training sequences say, a column each."""
+    rows: list[dict[str, Any]] = [
+        {"metric": m, "cells": [m.cell(each) for each in by_sampler.values()], "beyond": False} for m in metrics
+    ]
+    rows = [row for row in rows if any(cell[0] != "-" for cell in row["cells"])]
+    return {"what": "bits a token, of counts over the training sequences", "columns": list(by_sampler), "rows": rows}
+
+
+def token_answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str]:
+    """The verdict in sentences."""
+    mine, real = figures["generated"], figures.get("held_out", {})
+    said = []
+    for metric in (EXACT_COPIES, BY_KEY["near_copies"], BY_KEY["f_mem"]):
+        if metric.key in mine and metric.key in real and instrument.differs(mine[metric.key], real[metric.key]) > 0:
+            of_real = f", of held-out real ones {format(real[metric.key], metric.unit)}"
+            said.append(f"{metric.title} {format(mine[metric.key], metric.unit)}{of_real}")
+    kinds = Counter(fact["kind"] for fact in facts)
+    counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
+    copies = format(mine[EXACT_COPIES.key], EXACT_COPIES.unit)
+    if not real:
+        first = f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
+    elif said:
+        first = f"Some of these sequences are copies: {'; '.join(said)}."
+    else:
+        first = f"No more copies than among held-out real sequences: {copies} are exact."
+    return [first, f"Of {len(facts)} sequences: {counted}."]
+
+
+def _token_gallery(given: own_tokens.Given, measured: own_tokens.Measured, decode: own_tokens.Decode | None) -> Gallery:
+    """The most copied sequences, each token in the colour of the training image that it came from; with pictures where
+    they can be decoded."""
+    order = sorted(range(len(measured.facts)), key=lambda i: (measured.facts[i]["differs"], i))[:SHOWN]
+    positions = np.arange(given.samples.shape[1])
+    strips, captions, nearest = [], [], []
+    for i in order:
+        fact = measured.facts[i]
+        rows, places = measured.sources[i].T
+        colours = colours_of(np.stack([np.zeros_like(rows), rows, places], 1))[None]
+        strips.append(bars(colours, (places == positions)[None], PALETTE))
+        origins = given.index.images[:, :2]
+        source, ordinal = fact["nearest"]
+        nearest.append(int(np.flatnonzero((origins == (source, ordinal)).all(1))[0]))
+        images = len(np.unique(rows[rows >= 0]))
+        captions.append(
+            f"sequence {i}: {KINDS[fact['kind']][0]}; {fact['differs']} of {len(rows)} tokens differ from training "
+            f"row {ordinal}; the longest run has {fact['longest_run']}; images that it came from: {images}"
+        )
+    title = "Nearest to a training sequence first"
+    note = (
+        "A cell for each token, a colour for each training image that gave several: the longest run first, then what "
+        "goes on. Grey: an image that gave one token only. Half a cell: from another position. sources.npy has all."
+    )
+    if decode is None:
+        return Gallery(title, note, captions, bars=strips)
+    both = own_tokens.decoded(decode, given.samples[order]), own_tokens.decoded(decode, given.index.tokens[nearest])
+    shown = [(_decoded(a), _decoded(b)) for a, b in zip(*both, strict=True)]
+    gallery = pairs("tokens", title, f"Left the picture, right its nearest training sequence. {note}", captions, shown)
+    gallery.bars = strips
+    return gallery
+
+
+def _decoded(pixels: NDArray[np.uint8]) -> Image.Image:
+    return small(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def _gallery(measured: instrument.Measured, who: str) -> Gallery:
+    """The most suspicious pictures of a set beside their nearest training images."""
+    datasets = measured.datasets
+    facts = measured.facts[who][: SHOWN if who == "generated" else CONTROL]
+    shown = [
+        (_thumbnail(datasets[who], fact["ordinal"]), _thumbnail(datasets["training"], fact["nearest"]))
+        for fact in facts
+    ]
+    captions = [
+        f"{datasets[who].name_of(fact['ordinal'])}; nearest: {datasets['training'].name_of(fact['nearest'])}; "
+        f"calibrated distance {fact['calibrated']:.2f} in {fact['space']}"
+        + ("; near-duplicate" if fact["near_duplicate"] else "")
+        for fact in facts
+    ]
+    title = "Nearest to a training image first" if who == "generated" else "The same of held-out real pictures"
+    note = (
+        "Left the picture, right its nearest training image. The calibrated distance is that to the nearest training "
+        "image over the mean of its 50 nearest: 0 is a copy."
+        if who == "generated"
+        else "How near real pictures come that nobody copied."
+    )
+    return pairs(who, title, note, captions, shown)
+
+
+def _thumbnail(dataset: ImageDataset, ordinal: int) -> Image.Image:
+    """One picture, SIDE pixels."""
+    picture, _ = dataset.read(ordinal)
+    small = as_picture(preprocess(picture, min(SIDE, *picture.size)))
+    return small if small.width == SIDE else small.resize((SIDE, SIDE), Image.Resampling.NEAREST)

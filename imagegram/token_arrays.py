@@ -1,0 +1,89 @@
+"""Tokens that other code made, as a token folder without a codec."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imagegram.cli import UserError
+from imagegram.data.spec import DatasetSpec
+from imagegram.tokens import Manifest, TokenFolder, check_tokens
+
+FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)
+SHARD_SIZE = 100_000  # images of an array in a file
+
+
+def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint16]:
+    """Tokens of an .npy file of integers [N, L], below `vocab_size`; UserError where it is none, or L not `length`."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as .npy ({error}): np.save(FILE, tokens) writes one") from None
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer) or not found.size:
+        raise UserError(f"{path} holds {found.dtype} {list(found.shape)}: tokens are integers [images, tokens of each]")
+    if length and found.shape[1] != length:
+        raise UserError(f"{path} has {found.shape[1]} tokens an image, the training images {length}")
+    if found.min() < 0 or found.max() >= vocab_size:
+        raise UserError(
+            f"{path} holds tokens from {found.min()} to {found.max()}, the vocabulary has {vocab_size}: give its "
+            "--levels (FSQ), or its --vocab-size"
+        )
+    return check_tokens(found, vocab_size)
+
+
+def tokens_from(
+    array: ArrayLike,
+    out: str | Path,
+    *,
+    levels: Sequence[int] = FLEXTOK_LEVELS,
+    vocab_size: int = 0,
+    labels: ArrayLike | None = None,
+    held_out_share: float = 0.1,
+) -> TokenFolder:
+    """Make a token folder of tokens that your own code made, without a codec.
+
+    array: integers [N, L], token ids below the product of `levels`, of which digit i of an id
+    counts `levels[i]` values, the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505);
+    FlexTok's by default. vocab_size: of ids that are no such codes, as TiTok's 4,096; then there are
+    no levels. labels: [N], numbers or names; None: no classes. A tenth of the rows is
+    held out, chosen by a hash of the row number. UserError where a token is out of range, or `out`
+    holds other tokens.
+
+    >>> ids = np.random.default_rng(0).integers(0, 64_000, (50, 8))
+    >>> tokens_from(ids, "mine", labels=["cat", "dog"] * 25).manifest.class_names
+    ('cat', 'dog')
+    """
+    tokens = np.asarray(array)
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+        raise UserError(f"tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
+    names, classes = np.zeros(0, str), np.full(len(tokens), -1)
+    if labels is not None:
+        names, classes = np.unique(np.asarray(labels), return_inverse=True)
+        if classes.shape != (len(tokens),):
+            raise UserError(f"{len(tokens)} images have {len(tokens)} labels, not {list(np.shape(labels))}")
+    content = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes() + classes.tobytes())
+    manifest = Manifest(
+        dataset=DatasetSpec("array"),
+        split="all",
+        fingerprint=content.hexdigest()[:16],
+        images=len(tokens),
+        codec="",
+        revision="",
+        precision="",
+        tokens_per_image=tokens.shape[1],
+        vocab_size=vocab_size or int(np.prod(levels)),
+        levels=() if vocab_size else tuple(map(int, levels)),
+        image_size=0,
+        preprocessing="",
+        held_out_share=held_out_share,
+        shard_size=SHARD_SIZE,
+        class_names=tuple(map(str, names)),
+    )
+    folder = TokenFolder.create(Path(out), manifest)
+    for shard in folder.pending():
+        rows = folder.range(shard)
+        part = slice(rows.start, rows.stop)
+        folder.write(shard, tokens[part], classes[part], {}, 0.0)
+    return folder

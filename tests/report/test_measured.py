@@ -1,0 +1,183 @@
+"""Anyone's pictures are measured from the command line: copies are seen, wrong input is one line."""
+
+import csv
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from imagegram.cli import run_script
+from imagegram.metrics.__main__ import main
+from imagegram.metrics.commands import Pictures, Predict, Tokens
+from imagegram.metrics.features import efficientnet
+
+Pixels = NDArray[np.uint8]
+NO_NETWORK = "--no-network"
+
+
+def run(*words: Any) -> int:
+    """The command line."""
+    return run_script(main, Predict | Pictures | Tokens, None, list(map(str, words)))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Pixels:
+    """Handwritten digits, uint8 [n, 8, 8], in random order."""
+    return (load_digits().images[np.random.default_rng(0).permutation(1797)] * 15).astype(np.uint8)
+
+
+@pytest.fixture
+def sets(tmp_path: Path, digits: Pixels) -> Path:
+    """A folder with 300 training images, 160 held-out ones, and samples: `fifth` copies a fifth, `real` nothing."""
+    real = digits[500:580]
+    known = {"training": digits[:300], "held_out": digits[300:460], "real": real}
+    for name, images in (known | {"fifth": np.concatenate([digits[:16], real[:64]])}).items():
+        np.savez(tmp_path / f"{name}.npz", images=images)
+    return tmp_path
+
+
+def asked(sets: Path, samples: str, *more: Any) -> list[Any]:
+    """The command line for these sets, without the network unless `more` says so."""
+    held_out = ["--training", sets / "training.npz", "--held-out", sets / "held_out.npz"]
+    return ["pictures", sets / f"{samples}.npz", *held_out, "--out", sets / "out", *more]
+
+
+def test_a_generator_that_copies_a_fifth_is_seen_and_real_images_are_not_accused(
+    sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
+    said = capsys.readouterr().out
+    assert "Some of these pictures are copies: near-duplicates 20.0 % (12.7 to 30.0), of held-out real ones 0 %" in said
+    record = json.loads((sets / "out" / "figures.json").read_text())
+    assert record["images"] == 80
+    assert record["training_images"] == 300
+    f_mem = record["figures"]["pixels"]["generated"]["f_mem"]
+    assert f_mem["low"] > 0.15 or f_mem["value"] == pytest.approx(0.2, abs=0.03)
+    rows = list(csv.DictReader((sets / "out" / "images.csv").open()))
+    copied = [row for row in rows[:16] if row["image"] == row["nearest"] and float(row["calibrated"]) == 0]
+    assert len(copied) == 16  # row i of the samples is row i of the training images: the worst come first
+    page = (sets / "out" / "report.html").read_text()
+    assert "Some of these pictures are copies" in page
+    assert page.count("<li><figure>") == 48 + 12
+    assert str(sets) not in page
+
+    before = (sets / "out" / "figures.json").read_bytes()
+    assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+    assert run(*asked(sets, "real", NO_NETWORK)) == 0
+    assert "No copies are seen among 80 pictures" in capsys.readouterr().out
+    assert (sets / "out" / "figures.json").read_bytes() != before
+
+
+def test_the_same_seed_gives_the_same_bytes(sets: Path) -> None:
+    assert run(*asked(sets, "fifth", NO_NETWORK, "--images", 40)) == 0
+    before = (sets / "out" / "figures.json").read_bytes()
+    (sets / "out" / "report.html").unlink()
+    assert run(*asked(sets, "fifth", NO_NETWORK, "--images", 40)) == 0
+    assert (sets / "out" / "figures.json").read_bytes() == before
+
+
+def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    own = {"fifth": 80, "training": 300, "held_out": 160}
+    arrays = {name: rng.standard_normal((rows, 10)) for name, rows in own.items()}
+    arrays["fifth"][40:] = arrays["training"][:40]  # half of the samples are copies in these features
+    paths = {name: sets / f"{name}.npy" for name in own}
+    for name, array in arrays.items():
+        np.save(paths[name], array)
+    options = ["--features", paths["fifth"], "--training-features", paths["training"]]
+    options += ["--held-out-features", paths["held_out"]]
+    assert run(*asked(sets, "fifth", NO_NETWORK, *options)) == 0
+    figures = json.loads((sets / "out" / "figures.json").read_text())["figures"]["own features"]
+    assert figures["generated"]["f_mem"]["value"] == 0.5
+    assert figures["held_out"]["f_mem"]["value"] == 0
+    capsys.readouterr()
+
+    arrays["training"][7, 3] = np.nan
+    np.save(paths["training"], arrays["training"])
+    assert run(*asked(sets, "real", NO_NETWORK, *options)) == 1
+    assert "1 of 300 rows hold no finite numbers (NaN)" in one_line(capsys)
+    np.save(paths["training"], arrays["training"][1:])
+    assert run(*asked(sets, "real", NO_NETWORK, *options)) == 1
+    assert "a row of numbers for each of the 300 pictures" in one_line(capsys)
+    assert run(*asked(sets, "real", NO_NETWORK, *options[:2])) == 1
+    assert "belong together" in one_line(capsys)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed as an error, which must be one line."""
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert said.rstrip().endswith(lines[0])
+    return lines[0]
+
+
+def test_wrong_input_is_one_line(sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: Any) -> str:
+        assert run(*words, "--out", sets / "wrong") == 1
+        return one_line(capsys)
+
+    training, held_out = sets / "training.npz", sets / "held_out.npz"
+    both = ["pictures", sets / "real.npz", "--training", training]
+    assert "--held-out is missing" in said(*both)
+    assert "no data set at" in said(*both, "--held-out", sets / "nowhere.npz")
+    assert "are the same data set" in said(*both, "--held-out", training)
+    np.savez(sets / "few.npz", images=digits[600:639])
+    assert "39 pictures: fewer than 40" in said(*both, "--held-out", sets / "few.npz")
+    large = digits[600:700].repeat(2, 1).repeat(2, 2)
+    np.savez(sets / "large.npz", images=large)
+    wrong = said(*both, "--held-out", sets / "large.npz", NO_NETWORK)
+    assert re.search(r"different sizes: .*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16", wrong)
+    assert "--images is at least 20" in said(*both, "--held-out", held_out, "--images", 5)
+    assert not (sets / "wrong" / "figures.json").exists()
+    words = [*both, "--held-out", sets / "large.npz", NO_NETWORK, "--size", 8, "--out", sets / "sized"]
+    assert run(*words) == 0
+
+
+def test_folders_and_pictures_that_cannot_be_read(
+    sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sets / "folder"
+    folder.mkdir()
+    for i, image in enumerate(digits[500:550]):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    (folder / "049.png").write_bytes(b"no picture")
+    options = ["--training", sets / "training.npz", "--held-out", sets / "held_out.npz", NO_NETWORK]
+    assert run("pictures", folder, *options, "--out", sets / "out") == 0
+    assert "1 pictures cannot be read and are left out" in capsys.readouterr().out
+    assert json.loads((sets / "out" / "figures.json").read_text())["images"] == 49
+
+
+@pytest.mark.skipif(
+    not find_spec("efficientnet_lite_pytorch"), reason="EfficientNet-Lite0 is not installed (requirements-features.txt)"
+)
+def test_efficientnet_knows_its_classes() -> None:
+    """A flat picture and a checkered one differ; features of a picture do not depend on its batch."""
+    import torch
+
+    network = efficientnet()
+    assert network
+    flat = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    checkered = (torch.arange(32)[:, None] // 8 + torch.arange(32) // 8) % 2 * 255
+    images = torch.cat([flat, checkered.byte().expand(1, 3, 32, 32)])
+    found = network(images)
+    assert found.shape == (2, 1280)
+    assert np.abs(found[0] - found[1]).mean() > 0.05
+    assert found[1] == pytest.approx(network(images[1:])[0], abs=1e-4)
+
+
+def test_without_the_network_a_line_says_how_to_get_it(
+    sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegram.metrics.instrument.efficientnet", lambda: None)
+    assert run(*asked(sets, "real", "--images", 20)) == 0
+    assert "requirements-features.txt" in capsys.readouterr().out
