@@ -161,3 +161,26 @@ def gram_entropies(tokens: NDArray[np.uint16], longest: int) -> dict[int, float]
     for counts in context_counts(tokens, min(longest, tokens.shape[1]) - 1, aligned=False):
         result[counts.context + 1] = collision_entropy(counts.hits[:, counts.context :])
     return result
+
+
+def prefix_entropies(tokens: NDArray[np.uint16]) -> Floats:
+    """H(x_t | x_1 ... x_{t-1}) of the corpus itself [n, L], in bits, by position: float64 [L].
+
+    They sum to log2 n where all images differ, whatever the tokens are. Where that is used up an image is known (Zheng
+    et al., 2026, arXiv:2605.06207, who call it the entropy cliff).
+
+    >>> prefix_entropies(np.array([[1, 5, 0], [1, 6, 0], [2, 5, 0], [2, 6, 0]], np.uint16)).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    n, length = tokens.shape
+    found = np.zeros(length)
+    left = np.arange(n)  # images whose beginning another one shares
+    prefix = np.zeros(n, np.int64)
+    for position in range(length):
+        sizes = np.bincount(prefix)[prefix]
+        numbers, hits = number(prefix * np.int64(65536) + tokens[left, position])
+        found[position] = np.log2(sizes / hits).sum() / n
+        shared = hits > 1
+        left = left[shared]
+        prefix = numbers[shared].astype(np.int64)
+    return found

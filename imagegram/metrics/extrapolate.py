@@ -4,6 +4,7 @@ Nothing is sampled and no index is needed: the contexts of all images are counte
 from which the law of law.py says what P(exact copy) will be with ten and a hundred times the images.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,14 @@ from tqdm import tqdm
 from imagegram.cli import UserError, summary
 from imagegram.files import atomic, write_json
 from imagegram.machine import memory_available
-from imagegram.metrics.counting import collision_entropy, copy_figures, entropy, gram_entropies, number
+from imagegram.metrics.counting import (
+    collision_entropy,
+    copy_figures,
+    entropy,
+    gram_entropies,
+    number,
+    prefix_entropies,
+)
 from imagegram.metrics.intervals import Figure, number_text, to_json
 from imagegram.metrics.law import Law, fit_law
 from imagegram.tokens import TokenFolder
@@ -27,7 +35,8 @@ SUBSETS = 7  # sizes of subsets, each half of the one before
 CORPORA = 4  # disjoint subsets of a size, at most
 WANTED = 0.1  # the P(copy) that the images needed are told for
 TIMES = (10, 100)  # the images at hand
-WIDEST = 0.95  # an interval of P(copy): a wider one says nothing
+WIDEST = 0.5  # an interval of P(copy): a wider one leaves too much open to be told
+SETTLED = 0.1  # bits: a token of less is known from those before it
 GRAMS = 6  # tokens: collision entropies of n-grams up to this length
 _UNKNOWN = "cannot be told"
 Tokens = NDArray[np.uint16]
@@ -80,6 +89,7 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
         "copy_probability": [describe(curve, len(tokens)) for curve in curves],
         "aligned_two_images": {context: float(np.exp(each.log_copy)) for context, each in pairs.items()},
     }
+    figures["entropy_cliff"] = cliff(tokens, folder.manifest.vocab_size, figures["collision_bits_of_n_grams"])
     figures["advice"] = advice(figures, bool(folder.manifest.levels))
     print_figures(figures)
     result = path / "prediction.json"
@@ -113,6 +123,52 @@ def position_figures(column: Tokens) -> dict[str, float | None]:
     """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two are equal."""
     collision = collision_entropy(number(column.astype(np.int64))[1])
     return {"entropy": entropy(column), "collision": finite(collision)}
+
+
+def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> dict[str, Any]:
+    """Where an image of the corpus [n, L] is known from its first tokens, beside the law of Zheng et al. (2026).
+
+    settled_from: the first position whose token is known from those before it (None: none is); law: t* = ceil(log2 n /
+    log2 vocab_size). critical_context: the tokens whose n-grams have as many bits of collision entropy as the corpus
+    has places (None: more than GRAMS); context_bits: theirs; place_bits: of the places.
+    """
+    n, length = tokens.shape
+    by_position = prefix_entropies(tokens)
+    settled = np.flatnonzero(by_position < SETTLED)
+    places = float(np.log2(n * length))
+    unique = [context for context, bits in grams.items() if bits is None or bits >= places]
+    critical = min(unique, default=None)
+    return {
+        "bits_by_position": by_position.round(4).tolist(),
+        "settled_from": int(settled[0]) + 1 if len(settled) else None,
+        "bits_of_images": float(np.log2(n)),
+        "law": math.ceil(np.log2(n) / np.log2(vocab_size)),
+        "critical_context": critical,
+        "context_bits": grams.get(critical or 0),
+        "place_bits": places,
+    }
+
+
+def cliff_in_words(found: dict[str, Any], images: int, vocab_size: int) -> list[str]:
+    """The same in sentences."""
+    law = f"ceil(log2 {images:,} / log2 {vocab_size:,}) = {found['law']}"
+    after = found["settled_from"]
+    shown = ", ".join(f"{bits:.2f}" for bits in found["bits_by_position"][: (after or 8) + 1])
+    if after is None:
+        first = f"No token is known from those before it: each has {SETTLED} bits or more. Tokens of full entropy would"
+        first += f" settle an image after t* = {law}."
+    else:
+        first = (
+            f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: from token {after} on the "
+            f"next one is known ({shown} bits). Tokens of full entropy would do so after t* = {law}."
+        )
+    critical = found["critical_context"]
+    places = f"the corpus has {found['place_bits']:.1f} bits of places"
+    if critical is None:
+        return [first, f"Even contexts of {_tokens(GRAMS)} stand at several places ({places}): none is critical yet."]
+    bits = "no two are equal" if found["context_bits"] is None else f"{found['context_bits']:.1f} bits"
+    second = f"A context of {_tokens(critical)} stands at one place as a rule ({bits}; {places})"
+    return [first, f"{second}: from there on n-grams know only one way to go on, and copy."]
 
 
 def finite(value: float) -> float | None:
@@ -197,6 +253,10 @@ def print_figures(figures: dict[str, Any]) -> None:
         f"\n{figures['tokens']}: {figures['images']:,} images of {figures['tokens_per_image']} tokens "
         f"of {figures['vocab_size']:,} ({np.log2(figures['vocab_size']):.2f} bits)"
     )
+
+    print()
+    for sentence in cliff_in_words(figures["entropy_cliff"], figures["images"], figures["vocab_size"]):
+        print(sentence)
 
     print("\nbits a token by position: entropy, collision entropy")
     shown = [2**i for i in range(figures["tokens_per_image"].bit_length())]

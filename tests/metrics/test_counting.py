@@ -12,6 +12,7 @@ from imagegram.metrics.counting import (
     copy_figures,
     entropy,
     gram_entropies,
+    prefix_entropies,
 )
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of
@@ -74,3 +75,19 @@ def test_competitors_share_the_context_and_not_the_token_before(rows: NDArray[np
     others = sum(a[1] == b[1] and a[0] != b[0] for a in places for b in places)
     figures = copy_figures(rows, [1], aligned=False)[1]
     assert figures.competitors == pytest.approx(others / len(rows))
+
+
+def test_the_entropies_of_prefixes_sum_to_the_bits_of_the_images() -> None:
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(0, 3, (60, 7)).astype(np.uint16)
+    found = prefix_entropies(tokens)
+    for position in range(7):
+        bits = 0.0
+        for row in tokens:
+            before = (tokens[:, :position] == row[:position]).all(1)
+            bits += np.log2(before.sum() / (before & (tokens[:, position] == row[position])).sum())
+        assert found[position] == pytest.approx(bits / 60)
+    shares = np.unique(tokens, axis=0, return_counts=True)[1] / 60
+    assert found.sum() == pytest.approx(-(shares * np.log2(shares)).sum())
+    distinct = np.unique(tokens, axis=0)
+    assert prefix_entropies(distinct).sum() == pytest.approx(np.log2(len(distinct)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import copy_curves, predict
+from imagegram.metrics.extrapolate import cliff, copy_curves, predict
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
@@ -95,3 +95,24 @@ def test_tokens_that_never_meet_are_certain_to_be_copied(tmp_path: Path) -> None
     assert last["now"] == pytest.approx(1)
     assert last["images_for_10_percent"] is None
     assert figures["bits_by_position"][0]["collision"] is None
+
+
+def test_the_entropy_cliff_stands_beside_its_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    even = rng.integers(0, 512, (300, 8))
+    found = predict(token_folder(tmp_path / "even", even), 1)["entropy_cliff"]
+    said = capsys.readouterr().out
+    assert found["law"] == 1  # 8.2 bits of images, 9 of a token
+    assert found["settled_from"] == 3  # 7.7 bits of 8.2 in the first, the rest in the second
+    assert found["bits_by_position"][2] == 0
+    assert "The first 2 tokens settle which image it is: from token 3 on the next one is known" in said
+    assert "after t* = ceil(log2 300 / log2 512) = 1." in said
+
+    # Levels that grow, as the paper's cure: the same images are settled later.
+    grown = np.stack([rng.integers(0, min(512, 2 ** (1 + i // 3)), 300) for i in range(8)], 1)
+    found = predict(token_folder(tmp_path / "grown", grown), 1)["entropy_cliff"]
+    assert found["settled_from"] > 6
+    assert found["bits_by_position"][0] == pytest.approx(1, abs=0.01)
+
+    assert cliff(np.zeros((200, 8), np.uint16), 512, {1: 3.0})["critical_context"] is None
+    assert cliff(even.astype(np.uint16), 512, {1: 9.0, 2: 18.0})["critical_context"] == 2  # 11.2 bits of places
