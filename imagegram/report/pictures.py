@@ -215,7 +215,7 @@ def sheet(pictures: Sequence[Image.Image | None], columns: int) -> str:
     for i, picture in enumerate(pictures):
         if picture is not None:
             canvas.paste(picture, (i % columns * size[0], i // columns * size[1]))
-    return data_url(canvas, "webp", quality=QUALITY, method=6)
+    return data_url(canvas, "webp", quality=QUALITY, method=4)
 
 
 def bars(colours: NDArray[np.int64], copied: NDArray[np.bool_], palette: Sequence[str]) -> str:
