@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script
+from imagegram.codec.sizes import chosen
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
 from imagegram.overnight.plan import Plan, folder_names, say_plan
@@ -69,7 +70,7 @@ class Config:
     dataset: tuple[str, ...] = ()  # what tokenize_fast.py takes, one or several; none: those of DATASETS
     each: OmitArgPrefixes[DatasetOptions] = DatasetOptions()
     separate: bool = False  # an index and a page for each data set, in a folder of its own below OUT
-    codec: str = "tiny"  # what tokenize_fast.py takes
+    codec: str = ""  # what tokenize_fast.py takes; "": tiny, or linear for emoji
     out: Path = Path("data/demo")
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
@@ -109,7 +110,7 @@ def make_plans(config: Config) -> list[Plan]:
     together = Plan(
         out=config.out,
         data=data,
-        codec=config.codec,
+        codec=chosen(config.codec, [one.name for one in data]),
         samplers=SAMPLERS,
         sweep=SWEEP,
         sequences=config.sequences,
@@ -121,7 +122,10 @@ def make_plans(config: Config) -> list[Plan]:
     if not config.separate:
         return [together]
     names = folder_names([one.name for one in data])
-    return [replace(together, out=config.out / name, data=(one,)) for name, one in zip(names, data, strict=True)]
+    return [
+        replace(together, out=config.out / name, data=(one,), codec=chosen(config.codec, [one.name]))
+        for name, one in zip(names, data, strict=True)
+    ]
 
 
 def run_night(plan: Plan) -> None:

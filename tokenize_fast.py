@@ -2,7 +2,7 @@
 
     .venv/bin/python tokenize_fast.py                        # the digits, with the embedded tokenizer: 6 to 15 s
     .venv/bin/python tokenize_fast.py --dataset shapes --images 20000
-    .venv/bin/python tokenize_fast.py --dataset emoji --codec linear --out data/emoji    # fitted to them, no network
+    .venv/bin/python tokenize_fast.py --dataset emoji --out data/emoji      # with a codec that is fitted to them
     .venv/bin/python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.

@@ -28,7 +28,7 @@ from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 
-def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "tiny", **options: Any) -> TokenFolder:
+def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "", **options: Any) -> TokenFolder:
     """Tokenize a data set into the folder `out`, or go on from what it holds.
 
     dataset: what `tokenize_fast.py --dataset` takes: "digits", "shapes", a folder of pictures,

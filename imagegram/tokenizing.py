@@ -18,7 +18,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError, summary
 from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.codec.linear_fit import FOLDER, copy_linear, open_linear
-from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
+from imagegram.codec.sizes import chosen, is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
@@ -44,14 +44,15 @@ def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int =
 
 def open_both(spec: DatasetSpec, out: Path, options: Options) -> tuple[Codec, ImageDataset]:
     """Codec and data set. A linear codec is fitted to the training images where it is not in the token folder yet."""
-    if not is_linear(options.codec):
-        codec = load_codec(options.codec)
+    name = chosen(options.codec, [spec.name])
+    if not is_linear(name):
+        codec = load_codec(name)
         return codec, spec.open(codec.image_size)
-    dataset = spec.open(sizes_of(options.codec).image_size)
+    dataset = spec.open(sizes_of(name).image_size)
     Artifact(out, "tokens").claim()
-    if fitted := linear_folder(options.codec):
+    if fitted := linear_folder(name):
         return copy_linear(fitted, out / FOLDER), dataset
-    return open_linear(options.codec, [dataset], options.held_out_share, out / FOLDER, options.workers), dataset
+    return open_linear(name, [dataset], options.held_out_share, out / FOLDER, options.workers), dataset
 
 
 def check(out: Path, options: Options) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,15 @@ class Sizes:
 
 
 LINEAR_SIZES = Sizes(image_size=64, tokens_per_image=64)
+
+
+def chosen(name: str, data_sets: Iterable[str]) -> str:
+    """The codec `name`; where it is "" the linear one for emoji, which no shipped miniature knows, else "tiny".
+
+    >>> chosen("", ["emoji"]), chosen("", ["digits", "emoji"]), chosen("fashion", ["emoji"])
+    ('linear', 'tiny', 'fashion')
+    """
+    return name or (LINEAR if set(data_sets) == {"emoji"} else "tiny")
 
 
 def sizes_of(name: str) -> Sizes:

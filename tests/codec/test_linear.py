@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+import overnight_run
 from imagegram.cli import UserError
 from imagegram.codec import linear_fit, load_codec
 from imagegram.codec.linear import LinearCodec, features, pictures, save, scales
@@ -208,3 +209,15 @@ def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path, monkeypatch:
         weights.write_bytes(content) if content else weights.unlink()
         with pytest.raises(UserError, match=r"linear codec of .* is gone or damaged"):
             open_codec(type(index).open(tmp_path / "there" / "index"))
+
+
+def test_emoji_are_tokenized_with_it_unless_another_codec_is_named(tmp_path: Path) -> None:
+    tokens = tokenize("emoji", tmp_path / "emoji", images=60)
+    assert (tokens.manifest.codec, tokens.manifest.image_size) == ("linear", 64)
+    assert tokenize("digits", tmp_path / "digits", images=60).manifest.codec == "tiny"
+    config = overnight_run.Config(dataset=("digits", "emoji"))
+    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["tiny"]
+    config.separate = True
+    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["tiny", "linear"]
+    config.codec = "fashion"
+    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["fashion", "fashion"]
