@@ -15,14 +15,18 @@ FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)
 SHARD_SIZE = 100_000  # images of an array in a file
 
 
+def _check_shape(tokens: NDArray[np.generic], where: str = "") -> None:
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+        raise UserError(f"{where}tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
+
+
 def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint16]:
     """Tokens of an .npy file of integers [N, L], below `vocab_size`; UserError where it is none, or L not `length`."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as .npy ({error}): np.save(FILE, tokens) writes one") from None
-    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer) or not found.size:
-        raise UserError(f"{path} holds {found.dtype} {list(found.shape)}: tokens are integers [images, tokens of each]")
+    _check_shape(found, f"{path}: ")
     if length and found.shape[1] != length:
         raise UserError(f"{path} has {found.shape[1]} tokens an image, the training images {length}")
     if found.min() < 0 or found.max() >= vocab_size:
@@ -56,8 +60,7 @@ def tokens_from(
     ('cat', 'dog')
     """
     tokens = np.asarray(array)
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-        raise UserError(f"tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
+    _check_shape(tokens)
     names, classes = np.zeros(0, str), np.full(len(tokens), -1)
     if labels is not None:
         names, classes = np.unique(np.asarray(labels), return_inverse=True)

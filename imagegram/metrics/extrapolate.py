@@ -151,20 +151,14 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
 
 def cliff_in_words(found: dict[str, Any], images: int, vocab_size: int) -> list[str]:
     """The same in sentences."""
-    law = f"ceil(log2 {images:,} / log2 {vocab_size:,}) = {found['law']}"
-    after = found["settled_from"]
-    shown = ", ".join(f"{bits:.2f}" for bits in found["bits_by_position"][: (after or 8) + 1])
-    if after is None:
-        first = f"No token is known from those before it: each has {SETTLED} bits or more. Tokens of full entropy would"
-        first += f" settle an image after t* = {law}."
-    else:
-        first = (
-            f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: from token {after} on the "
-            f"next one is known ({shown} bits). Tokens of full entropy would do so after t* = {law}."
-        )
-    critical = found["critical_context"]
+    law = f"Tokens of full entropy would do so after t* = ceil(log2 {images:,} / log2 {vocab_size:,}) = {found['law']}."
     places = f"the corpus has {found['place_bits']:.1f} bits of places"
-    if critical is None:
+    first = f"No token is known from those before it: each has {SETTLED} bits or more. {law}"
+    if after := found["settled_from"]:
+        shown = ", ".join(f"{bits:.2f}" for bits in found["bits_by_position"][: after + 1])
+        known = f"from token {after} on the next one is known ({shown} bits)"
+        first = f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: {known}. {law}"
+    if not (critical := found["critical_context"]):
         return [first, f"Even contexts of {_tokens(GRAMS)} stand at several places ({places}): none is critical yet."]
     bits = "no two are equal" if found["context_bits"] is None else f"{found['context_bits']:.1f} bits"
     second = f"A context of {_tokens(critical)} stands at one place as a rule ({bits}; {places})"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from PIL import Image
 
 from imagegram.artifact import Artifact
@@ -44,6 +44,7 @@ from imagegram.report.sheets import as_picture
 SHOWN = 48  # generated pictures
 CONTROL = 12  # held-out ones
 COLUMNS = 8  # of a sheet
+BITS = "bits a token, of counts over the training sequences"
 SAMPLER_KEYS = ("held_out_bits", "training_bits", "exact_copy_probability")  # what samplers say of sequences
 
 
@@ -76,26 +77,18 @@ class Page:
         render("measured.html.j2", path, columns=COLUMNS, metrics=metrics, command=command, **vars(self))
 
 
-def table(what: str, metrics: Sequence[Metric], figures: dict[str, Figures], columns: dict[str, str]) -> Any:
+def table(what: str, metrics: Sequence[Metric], figures: dict[str, Figures], columns: dict[str, str]) -> dict[str, Any]:
     """Rows of the metrics that were measured, a column for each of `columns`: a key of `figures` and its title."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for metric in metrics:
-        if metric.key not in figures["generated"]:
-            continue
-        mine, real = (figures.get(who, {}).get(metric.key) for who in ("generated", "held_out"))
-        rows.append(
-            {
-                "metric": metric,
-                "cells": [metric.cell(figures.get(who, {})) for who in columns],
-                "beyond": bool(mine and real and instrument.differs(mine, real)),
-            }
-        )
+        cells = [metric.cell(figures[who]) for who in columns]
+        mine, real = (metric.of(figures.get(who, {})) for who in ("generated", "held_out"))
+        if any(text != "-" for text, _ in cells):
+            rows.append({"metric": metric, "cells": cells, "beyond": mine and real and instrument.differs(mine, real)})
     return {"what": what, "columns": list(columns.values()), "rows": rows}
 
 
-def pairs(
-    name: str, title: str, note: str, captions: list[str], shown: Sequence[tuple[Image.Image, Image.Image]]
-) -> Gallery:
+def pairs(name: str, title: str, note: str, captions: list[str], shown: Sequence[tuple[Image.Image, ...]]) -> Gallery:
     """A gallery of pictures beside their nearest training images."""
     sheets = []
     for which, label in enumerate((title, "the nearest training image")):
@@ -116,22 +109,20 @@ def finished(out: Path, asked: dict[str, Any]) -> bool:
 
 
 def write(out: Path, asked: dict[str, Any], record: dict[str, Any], page: Page, facts: list[dict[str, Any]]) -> None:
-    """Write the files of a measurement, figures.json last."""
+    """Write the files of a measurement, figures.json last, and print verdict and tables."""
     with atomic(out / "images.csv") as temporary, temporary.open("w", newline="") as f:
         lines = csv.DictWriter(f, list(facts[0]))
         lines.writeheader()
         lines.writerows(facts)
     page.write(out / "report.html")
     Artifact(out, "measured").finish({"request": asked, "answer": page.answer, **to_json(record)})
-
-
-def print_tables(tables: list[dict[str, Any]]) -> None:
-    """The tables of the page, as text."""
-    for each in tables:
+    print("\n".join(page.answer))
+    for each in page.tables:
         print(f"\nIn {each['what']}\n{'':<20}" + "".join(f"{column:>32}" for column in each["columns"]))
         for row in each["rows"]:
             cells = [f"{text} ({interval})" if interval else text for text, interval in row["cells"]]
             print(f"{row['metric'].title:<20}" + "".join(f"{cell:>32}" for cell in cells))
+    summary(page=out / "report.html", figures=out / "figures.json", images=out / "images.csv")
 
 
 def measure_pictures(command: Pictures) -> None:
@@ -173,10 +164,6 @@ def measure_pictures(command: Pictures) -> None:
     ]
     record = {"images": n, "training_images": measured.training, "figures": measured.figures}
     write(command.out, asked, record, page, facts)
-    for sentence in page.answer:
-        print(sentence)
-    print_tables(page.tables)
-    summary(page=command.out / "report.html", figures=command.out / "figures.json", images=command.out / "images.csv")
 
 
 def measure_tokens(command: Tokens) -> None:
@@ -196,13 +183,14 @@ def measure_tokens(command: Tokens) -> None:
     names = {"generated": f"{counts['generated']} of these", "held_out": f"{counts['held_out']} held-out real"}
     names = {who: name for who, name in names.items() if counts[who]}
     metrics = [metric for metric in (*METRICS, *OTHERS) if metric.key not in SAMPLER_KEYS]
+    by_sampler = {name: name for name in command.samplers}
     asked_of = [SAMPLE_BITS, *(BY_KEY[key] for key in SAMPLER_KEYS)]
     page = Page(
         f"{command.samples.name} against its training sequences",
         token_answer(measured.figures, measured.facts),
         f"{counts['generated']} sequences of {given.samples.shape[1]} tokens beside {counts['held_out']} held-out real "
         f"ones; both are compared with {index.num_images:,} training sequences.",
-        [table("tokens", metrics, measured.figures, names), sampler_table(asked_of, measured.bits)],
+        [table("tokens", metrics, measured.figures, names), table(BITS, asked_of, measured.bits, by_sampler)],
         [_token_gallery(given, measured, decode)],
         f"index {index.identity}",
     )
@@ -210,20 +198,6 @@ def measure_tokens(command: Tokens) -> None:
     facts = [{"sequence": i} | {key: fact[key] for key in keys} for i, fact in enumerate(measured.facts)]
     save_array(command.out / "sources.npy", measured.sources)
     write(command.out, asked, {"figures": measured.figures, "bits": measured.bits}, page, facts)
-    for sentence in page.answer:
-        print(sentence)
-    print_tables(page.tables)
-    files = {"page": "report.html", "figures": "figures.json", "images": "images.csv", "sources": "sources.npy"}
-    summary(**{name: command.out / file for name, file in files.items()})
-
-
-def sampler_table(metrics: Sequence[Metric], by_sampler: dict[str, Figures]) -> dict[str, Any]:
-    """What samplers over the training sequences say, a column each."""
-    rows: list[dict[str, Any]] = [
-        {"metric": m, "cells": [m.cell(each) for each in by_sampler.values()], "beyond": False} for m in metrics
-    ]
-    rows = [row for row in rows if any(cell[0] != "-" for cell in row["cells"])]
-    return {"what": "bits a token, of counts over the training sequences", "columns": list(by_sampler), "rows": rows}
 
 
 def token_answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str]:
@@ -273,14 +247,10 @@ def _token_gallery(given: own_tokens.Given, measured: own_tokens.Measured, decod
     if decode is None:
         return Gallery(title, note, captions, bars=strips)
     both = own_tokens.decoded(decode, given.samples[order]), own_tokens.decoded(decode, given.index.tokens[nearest])
-    shown = [(_decoded(a), _decoded(b)) for a, b in zip(*both, strict=True)]
+    shown = [tuple(small(as_picture(torch.from_numpy(one))) for one in pair) for pair in zip(*both, strict=True)]
     gallery = pairs("tokens", title, f"Left the picture, right its nearest training sequence. {note}", captions, shown)
     gallery.bars = strips
     return gallery
-
-
-def _decoded(pixels: NDArray[np.uint8]) -> Image.Image:
-    return small(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
 
 
 def _gallery(measured: instrument.Measured, who: str) -> Gallery:
