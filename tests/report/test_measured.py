@@ -121,7 +121,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_wrong_input_is_one_line(sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_is_one_line(
+    sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def said(*words: Any) -> str:
         assert run(*words, "--out", sets / "wrong") == 1
         return one_line(capsys)
@@ -138,6 +140,9 @@ def test_wrong_input_is_one_line(sets: Path, digits: Pixels, capsys: pytest.Capt
     wrong = said(*both, "--held-out", sets / "large.npz", NO_NETWORK)
     assert re.search(r"different sizes: .*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16", wrong)
     assert "--images is at least 20" in said(*both, "--held-out", held_out, "--images", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr("imagegram.metrics.instrument.memory_available", lambda: 1_000_000)
+        assert "need 0.0 GB of memory: give a part" in said(*both, "--held-out", held_out, NO_NETWORK)
     assert not (sets / "wrong" / "figures.json").exists()
     words = [*both, "--held-out", sets / "large.npz", NO_NETWORK, "--size", 8, "--out", sets / "sized"]
     assert run(*words) == 0
