@@ -27,7 +27,7 @@ from imagegram.metrics.nearest import memorization_figures
 from imagegram.metrics.registry import BY_KEY
 from imagegram.samplers import Aligned, Ntd
 
-POINTS = (
+POINTS: tuple[Ntd | Aligned, ...] = (
     *(Ntd(context=context) for context in range(1, 7)),
     *(Aligned(context=context, min_images=1) for context in range(7)),
 )
