@@ -22,7 +22,7 @@ from imagegram.codec.sizes import chosen, is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
-from imagegram.data.preprocess import PREPROCESSING, preprocess
+from imagegram.data.preprocess import described, preprocess
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import others_at_work, require_space, write_json
 from imagegram.options import Options
@@ -75,7 +75,7 @@ def tokenizing(
 
     The first process speaks for all, and waits for the others.
     """
-    manifest = manifest_of(spec, dataset, codec, options.held_out_share, options.shard_size)
+    manifest = manifest_of(spec, dataset, codec, options)
     place = Artifact(out, "tokens")
     first = rank == 0
     if first:
@@ -146,7 +146,8 @@ class Run:
         batches = [rows[i : i + size] for rows in covered.values() for i in range(0, len(rows), size)]
         if not batches:
             return
-        loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, self.options.workers))
+        o = self.options
+        loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, o.workers, o.jpeg_margin))
         for shard, rows in covered.items():
             self.items = []
             self.hashes = []
@@ -271,9 +272,7 @@ class _Progress:
         self.looked = time.monotonic()
 
 
-def manifest_of(
-    spec: DatasetSpec, dataset: ImageDataset, codec: Codec, held_out_share: float, shard_size: int
-) -> Manifest:
+def manifest_of(spec: DatasetSpec, dataset: ImageDataset, codec: Codec, options: Options) -> Manifest:
     """What the tokens of a data set are."""
     return Manifest(
         dataset=spec,
@@ -287,9 +286,9 @@ def manifest_of(
         vocab_size=codec.vocab_size,
         levels=codec.levels,
         image_size=codec.image_size,
-        preprocessing=PREPROCESSING,
-        held_out_share=held_out_share,
-        shard_size=shard_size,
+        preprocessing=described(options.jpeg_margin),
+        held_out_share=options.held_out_share,
+        shard_size=options.shard_size,
         class_names=dataset.class_names,
         image_column=dataset.image_column,
         label_column=dataset.label_column,

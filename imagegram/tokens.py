@@ -358,13 +358,12 @@ class IndexedImages:
         self.tokens_per_image = folders[0].manifest.tokens_per_image
         self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
         for folder in folders[1:]:
-            for field in ("revision", "tokens_per_image", "vocab_size"):
+            for field in ("revision", "tokens_per_image", "vocab_size", "preprocessing"):
                 here = getattr(folder.manifest, field)
                 there = getattr(folders[0].manifest, field)
-                if here != there:
-                    raise UserError(
-                        f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}: an index holds one codec"
-                    )
+                if here != there and not (field == "preprocessing" and "" in (here, there)):  # tokens of elsewhere
+                    said = f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}"
+                    raise UserError(f"{said}: an index holds tokens made in one way")
         for _, folder, shard in self.shards:
             folder.check_shard(shard)
         kept = [int((~folder.held_out(shard)).sum()) for _, folder, shard in self.shards]

@@ -134,7 +134,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         build_index([tmp_path / "none"], tmp_path / "input", tmp_path / "index")
     a = token_folder(tmp_path / "a", np.zeros((3, 4), int))
     b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
-    with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds one codec"):
+    with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds tokens made in one way"):
         build_index([a, b], tmp_path / "input", tmp_path / "index")
     with pytest.raises(UserError, match="every image is held out"):
         build_index([token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)], tmp_path / "i", tmp_path / "index")
