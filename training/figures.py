@@ -52,7 +52,8 @@ def load_classifier(images: Images, path: Path) -> Classifier:
 
 def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
     """Tokens [n, L] of images uint8 [n, 3, S, S]."""
-    return np.concatenate([codec.encode(part) for part in images.split(AT_ONCE)])
+    parts = tqdm(images.split(AT_ONCE), desc="tokenizing", unit="batch", delay=3)
+    return np.concatenate([codec.encode(part) for part in parts])
 
 
 def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from imagegram.files import atomic
 from imagegram.metrics.coherence import Classifier, seen, shrunk, train_classifier
@@ -44,7 +45,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
         """Take means and deviations from images [N, 3, S, S]."""
-        maps, whole = (torch.cat(x) for x in zip(*map(self._features, images.split(500)), strict=True))
+        parts = tqdm(images.split(500), desc="features of the teacher", unit="batch", delay=3)
+        maps, whole = (torch.cat(x) for x in zip(*map(self._features, parts), strict=True))
         self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
         self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.codec import Codec
+from imagegram.codec.decoding import Decoder
 from imagegram.files import read_json, write_json
 
 JUDGED = 32  # images
@@ -59,7 +60,7 @@ class Familiarity:
 def reconstruction_errors(codec: Codec, images: Tensor, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
     """Root mean squared error [n] of the reconstructions of images uint8 [n, 3, S, S] from all their tokens [n, L], in
     levels of 255; in few steps, without guidance, from the noise of seeds 0 to n - 1."""
-    rebuilt = codec.decode(list(tokens), list(range(len(tokens))), TIMESTEPS, 1.0)
+    rebuilt = Decoder(codec, TIMESTEPS, 1.0)(tokens)
     difference = rebuilt.double() - images.double()
     return difference.square().mean((1, 2, 3)).sqrt().numpy()
 
