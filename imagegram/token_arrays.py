@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imagegram.cli import UserError
+from imagegram.data.dataset import group_keys
 from imagegram.data.spec import DatasetSpec
 from imagegram.tokens import Manifest, TokenFolder, check_tokens
 
@@ -37,6 +39,14 @@ def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint
     return check_tokens(found, vocab_size)
 
 
+def _column(values: ArrayLike, images: int, what: str) -> NDArray[Any]:
+    """One value for every image; UserError where there are others."""
+    found = np.asarray(values)
+    if found.shape != (images,):
+        raise UserError(f"{images} images have {images} {what}, not {list(found.shape)}")
+    return found
+
+
 def tokens_from(
     array: ArrayLike,
     out: str | Path,
@@ -44,6 +54,7 @@ def tokens_from(
     levels: Sequence[int] = FLEXTOK_LEVELS,
     vocab_size: int = 0,
     labels: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     held_out_share: float = 0.1,
 ) -> TokenFolder:
     """Make a token folder of tokens that your own code made, without a codec.
@@ -51,9 +62,10 @@ def tokens_from(
     array: integers [N, L], token ids below the product of `levels`, of which digit i of an id
     counts `levels[i]` values, the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505);
     FlexTok's by default. vocab_size: of ids that are no such codes, as TiTok's 4,096; then there are
-    no levels. labels: [N], numbers or names; None: no classes. A tenth of the rows is
-    held out, chosen by a hash of the row number. UserError where a token is out of range, or `out`
-    holds other tokens.
+    no levels. labels: [N], numbers or names; None: no classes. groups: [N], numbers or names of
+    what must lie on one side of the held-out split, such as views of one object; None: every row is
+    on its own. A tenth of the rows is held out, chosen by a hash of the row number or of the
+    group. UserError where a token is out of range, or `out` holds other tokens.
 
     >>> ids = np.random.default_rng(0).integers(0, 64_000, (50, 8))
     >>> tokens_from(ids, "mine", labels=["cat", "dog"] * 25).manifest.class_names
@@ -63,10 +75,12 @@ def tokens_from(
     _check_shape(tokens)
     names, classes = np.zeros(0, str), np.full(len(tokens), -1)
     if labels is not None:
-        names, classes = np.unique(np.asarray(labels), return_inverse=True)
-        if classes.shape != (len(tokens),):
-            raise UserError(f"{len(tokens)} images have {len(tokens)} labels, not {list(np.shape(labels))}")
+        names, classes = np.unique(_column(labels, len(tokens), "labels"), return_inverse=True)
     content = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes() + classes.tobytes())
+    others: dict[str, NDArray[np.uint64]] = {}
+    if groups is not None:
+        others["groups"] = group_keys(_column(groups, len(tokens), "groups").astype(str).tolist())
+        content.update(others["groups"].tobytes())
     manifest = Manifest(
         dataset=DatasetSpec("array"),
         split="all",
@@ -83,10 +97,12 @@ def tokens_from(
         held_out_share=held_out_share,
         shard_size=SHARD_SIZE,
         class_names=tuple(map(str, names)),
+        group="given" if others else "",
     )
     folder = TokenFolder.create(Path(out), manifest)
     for shard in folder.pending():
         rows = folder.range(shard)
         part = slice(rows.start, rows.stop)
-        folder.write(shard, tokens[part], classes[part], {}, 0.0)
+        mine = {kind: keys[part] for kind, keys in others.items()}
+        folder.write(shard, tokens[part], classes[part], {}, 0.0, others=mine)
     return folder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagegram import token_arrays
 from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset
 from imagegram.data.duplicates import across, near_pairs, perceptual_hashes
@@ -19,6 +20,7 @@ from imagegram.data.scenes import scene
 from imagegram.data.shipped import EMOJI
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
+from imagegram.token_arrays import tokens_from
 from tests.support.datasets import description, open_dataset, picture, put, save, write_tar
 from tests.support.tokenize import tokenize
 
@@ -107,6 +109,23 @@ def test_a_group_is_on_one_side_and_its_shards_do_not_matter(tmp_path: Path) -> 
         tokenize(place, tmp_path / "a", held_out_share=0.3)
     (whole.path / "groups-00000.npy").unlink()
     assert whole.pending() == [0]
+
+
+def test_tokens_of_other_code_are_held_out_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_arrays, "SHARD_SIZE", 7)
+    ids = np.random.default_rng(0).integers(0, 64_000, (60, 4))
+    things = np.arange(60) % 20
+    folder = tokens_from(ids, tmp_path / "a", groups=things, held_out_share=0.3)
+    out = folder.load().held_out
+    assert 0 < out.sum() < 60
+    assert not set(things[out]) & set(things[~out])
+    by_name = tokens_from(ids, tmp_path / "b", groups=things.astype(str), held_out_share=0.3)
+    assert by_name.contents() == folder.contents()
+    assert tokens_from(ids, tmp_path / "c", held_out_share=0.3).load().held_out.tolist() != out.tolist()
+    with pytest.raises(UserError, match="holds other tokens"):
+        tokens_from(ids, tmp_path / "a", groups=things // 2, held_out_share=0.3)
+    with pytest.raises(UserError, match=r"60 images have 60 groups, not \[59\]"):
+        tokens_from(ids, tmp_path / "d", groups=things[1:])
 
 
 def test_no_code_point_of_emoji_is_on_both_sides() -> None:
