@@ -57,7 +57,7 @@ class Tokens:
     decode: str = ""
     """module:function of tokens uint16 [n, L] that gives pictures uint8 [n, 3, S, S]: then they are shown"""
     samplers: tuple[str, ...] = ("smoothed", "aligned", "ntd")
-    """whose bits are told: those and kernel, which takes minutes for long sequences"""
+    """whose bits are told: these, and kernel, which takes a quarter of an hour for sequences as long as 256"""
     sequences: int = 1000  # of the samples, at most
     out: Path = Path("data/measured")
     seed: int = 0

@@ -249,7 +249,10 @@ def print_figures(figures: dict[str, Any]) -> None:
     )
 
     print()
-    for sentence in cliff_in_words(figures["entropy_cliff"], figures["images"], figures["vocab_size"]):
+    for sentence in (
+        *cliff_in_words(figures["entropy_cliff"], figures["images"], figures["vocab_size"]),
+        *figures["advice"],
+    ):
         print(sentence)
 
     print("\nbits a token by position: entropy, collision entropy")
@@ -279,8 +282,6 @@ def print_figures(figures: dict[str, Any]) -> None:
 
     rates = ", ".join(f"{context}: {number_text(p, '%')}" for context, p in figures["aligned_two_images"].items())
     print(f"\nP(exact copy) in % of aligned when two images must share a context, now: {rates}\n")
-    for sentence in figures["advice"]:
-        print(sentence)
 
 
 def draw(path: Path, curves: list[Curve], images: int) -> None:

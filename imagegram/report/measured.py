@@ -41,7 +41,7 @@ from imagegram.report.page import KINDS, render
 from imagegram.report.pictures import PALETTE, SIDE, bars, colours_of, sheet, small
 from imagegram.report.sheets import as_picture
 
-SHOWN = 48  # generated pictures
+SHOWN = 200  # generated pictures
 CONTROL = 12  # held-out ones
 COLUMNS = 8  # of a sheet
 BITS = "bits a token, of counts over the training sequences"

@@ -65,7 +65,7 @@ def test_a_generator_that_copies_a_fifth_is_seen_and_real_images_are_not_accused
     assert len(copied) == 16  # row i of the samples is row i of the training images: the worst come first
     page = (sets / "out" / "report.html").read_text()
     assert "Some of these pictures are copies" in page
-    assert page.count("<li><figure>") == 48 + 12
+    assert page.count("<li><figure>") == 80 + 12
     assert str(sets) not in page
 
     before = (sets / "out" / "figures.json").read_bytes()
