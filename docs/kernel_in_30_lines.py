@@ -33,7 +33,7 @@ def token_probability(fit: dict[str, Numbers], training: Numbers, image: Numbers
     A = fit[f"projections.{t}"] * np.exp(fit["sharpness"][t] / 2)
     apart = fit["codes"][np.arange(c), training[:, :c]] - fit["codes"][np.arange(c), image[:c]]
     distance = np.square(apart @ A.T).sum(1) if c else np.zeros(len(training))
-    distance = np.maximum(distance, fit["nearest"][t])  # nobody is heard as if nearer than others are to each other
+    distance = np.maximum(distance, np.sort(distance)[3])  # no image is heard louder than the fourth nearest
     chance = np.exp(distance.min() - distance) / np.exp(distance.min() - distance).sum()
     equal = chance @ (training[:, c : c + D] == image[c : c + D]).all(1)
 

@@ -13,6 +13,7 @@ from imagegram.cli import UserError
 from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
 from imagegram.samplers import Kernel
+from imagegram.samplers.kernel import drawing as kernel_drawing
 from imagegram.samplers.kernel import fit as module
 from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
@@ -50,9 +51,14 @@ def index(tmp_path: Path) -> Index:
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the votes of a hundred images are counted in blocks and tiles, the last of which is not full."""
-    monkeypatch.setattr(kernel_votes, "PART", 7)
+    monkeypatch.setattr(kernel_votes, "GROUP", 7)
     monkeypatch.setattr(kernel_votes, "TILE", 28)
     monkeypatch.setattr(kernel_votes, "ROWS", 3)
+
+
+def heard(distances: torch.Tensor) -> torch.Tensor:
+    """Squared distances as the votes take them: no image counts as if nearer than the fourth nearest."""
+    return distances.maximum(distances.sort()[0][3])
 
 
 def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +82,7 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, m
     near = refitted.predict(codes[image : image + 1]) + model.residuals(digits, position, torch.arange(120))[others]
     own = digits[image, 6:9].long()
     y = model.project(model.embed(digits, position), position)
-    votes = torch.softmax(-(y[others] - y[image]).square().sum(1).clamp(min=model.nearest[position]), 0)
+    votes = torch.softmax(-heard((y[others] - y[image]).square().sum(1)), 0)
     for digit in range(3):
         votes = votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
     shares = model.shares(position)
@@ -133,7 +139,7 @@ def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypa
     places = [min(place, OWN_TOKENS * 3 + place % 3) for place in context]
     embedded = model.codes[places].gather(1, digits[:, context].T.long()).T
     y = embedded @ model.projections[-1].T * (model.sharpness[-1] / 2).exp()
-    votes = torch.softmax(-(y[0] - y).square().sum(1).clamp(min=model.nearest[-1]), 0)
+    votes = torch.softmax(-heard((y[0] - y).square().sum(1)), 0)
     own = digits[0, position * 3 :].long()
     near = model.means(digits[:1], position) + model.residuals(digits, position, torch.arange(24))
     for digit in range(3):
@@ -172,31 +178,22 @@ def test_the_sampler_draws_from_these_probabilities(
     assert chisquare(groups[0][keep], groups[1][keep] * groups[0][keep].sum() / groups[1][keep].sum()).pvalue > 1e-3
 
 
-def test_sources_are_drawn_by_their_votes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attempts", [1, 16])
+def test_sources_are_drawn_by_their_votes(index: Index, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a proposal is accepted, or all votes are made after all."""
     small_tiles(monkeypatch)
+    monkeypatch.setattr(kernel_drawing, "DRAWS", 2 * attempts + 1)
     n = 20_000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
     samples = Kernel(temperature=0.8).sample(index, n, np.random.default_rng(0), length=3, prefix=prefix)
     assert (samples.sources[:, 2, 1] == 2).all()
     model = open_kernel(index, CPU)
     y = model.project(model.embed(digits_of(index.tokens, LEVELS, CPU), 2), 2)
-    heard = (y - y[7]).square().sum(1).clamp(min=model.nearest[2])
-    expected = n * torch.softmax(-heard.double() / 0.8, 0).numpy()
+    expected = n * torch.softmax(-heard((y - y[7]).square().sum(1)).double() / 0.8, 0).numpy()
     observed = np.bincount(samples.sources[:, 2, 0], minlength=120)
     common = expected > 5
     assert chisquare(observed[common], expected[common] * observed[common].sum() / expected[common].sum()).pvalue > 1e-3
     assert observed[~common].sum() == pytest.approx(expected[~common].sum(), abs=4 * np.sqrt(n / 10))
-
-
-def test_no_image_is_heard_as_if_nearer_than_most_have_another(index: Index) -> None:
-    """Against all pairs of training images."""
-    model = open_kernel(index, CPU)
-    digits = digits_of(index.tokens, LEVELS, CPU)
-    for position in (1, 3):
-        y = model.project(model.embed(digits, position), position).double()
-        apart = (y[:, None] - y).square().sum(2) + torch.eye(len(y)) * 1e9
-        assert model.nearest[position].item() == pytest.approx(np.quantile(apart.amin(1), 0.85), rel=0.02, abs=1e-4)
-    assert model.nearest[3] > 0
 
 
 def test_without_a_step_every_token_is_that_of_its_source(index: Index) -> None:
@@ -218,19 +215,6 @@ def test_the_same_tokens_in_blocks_of_any_size_on_any_number_of_threads(
         assert np.array_equal(found.tokens, expected.tokens)
         assert np.array_equal(found.sources, expected.sources)
     torch.set_num_threads(threads)
-
-
-def test_an_image_far_nearer_than_the_sample_is_the_one_drawn(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its weight, relative to the sample's nearest, is beyond what a float holds."""
-    small_tiles(monkeypatch)
-    monkeypatch.setattr(kernel_votes, "SAMPLE", 1)
-    model = open_kernel(index, CPU)
-    model.sharpness.add_(9.0)
-    model.nearest.zero_()
-    library = kernel_votes.Library(index.tokens, model)
-    queries = digits_of(index.tokens[[40, 80]], LEVELS, CPU)
-    uniform = torch.rand((2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert library.draw(3, queries, uniform, 1.0).tolist() == [40, 80]
 
 
 def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:

@@ -3,14 +3,14 @@
 At token t with the digits x before it, training image j has a vote, and offers its own token, whose
 digits d (of its FSQ code) are moved and then step:
 
-    w_j  proportional to exp(-max(n_t, |A_t (x - y_j)|^2) / temperature)
+    w_j  proportional to exp(-max(n(x), |A_t (x - y_j)|^2) / temperature)
     c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
     p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
 
 m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
-the digits of a token follow one another from one and the same image, which is the token's source. The
-n_t is the squared distance within which most training images have another: a sequence that has followed
-one image so far hears it no louder than that, or it would hear nobody else and copy it. The
+the digits of a token follow one another from one and the same image, which is the token's source. n(x)
+is the squared distance of the fourth nearest image (or a later one, where images are many): a sequence that
+has followed one image so far hears three others as loud, or it would hear nobody else and copy it. The
 first token has no context: all images vote alike, and a share b of them gives its token as it stands.
 The logistic's mass is cut at the edges between two digits. A_t, widths, edges, shares and where digits
 lie for the distance are fitted by the leave-one-out likelihood of the training images (fit.py).
@@ -38,7 +38,7 @@ from imagegram.index.folder import Index
 from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import MovedVotes, digits_of
-from imagegram.samplers.kernel.votes import Library, slices
+from imagegram.samplers.kernel.votes import DRAWS, Library, slices
 from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
 RESIDUALS_AT_ONCE = 8192  # images, bounds the memory
@@ -169,10 +169,10 @@ def kernel_matches(
         if position:  # what was drawn may differ from what was offered: a prompt, a class
             own = slice((position - 1) * model.digits, position * model.digits)
             digits[:, own] = digits_of(drawn[:, position - 1 : position], index.levels, device)
-        uniform = torch.from_numpy(rng.random((n, 3 + model.digits))).to(device)
+        uniform = torch.from_numpy(rng.random((n, 1 + model.digits + DRAWS))).to(device)
         with torch.inference_mode(), single_threads():
-            images = library.draw(position, digits, uniform[:, 1:3], drawing.temperature)
-            _draw_digits(library, position, digits, images, uniform[:, [0, *range(3, 3 + model.digits)]], drawing)
+            images = library.draw(position, digits, uniform[:, 1 + model.digits :], drawing.temperature)
+            _draw_digits(library, position, digits, images, uniform[:, : 1 + model.digits], drawing)
         radix = torch.tensor(np.cumprod([1, *model.levels[:-1]]), device=device)
         token = (digits[:, position * model.digits : (position + 1) * model.digits].long() * radix).sum(1)
         yield DrawnTokens(token.cpu().numpy().astype(np.uint16), images.cpu().numpy(), position)

@@ -19,30 +19,23 @@ from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.machine import single_threads
 from imagegram.samplers.kernel import VERSION
+from imagegram.samplers.kernel import model as model_file
+from imagegram.samplers.kernel import regression as regression_file
 from imagegram.samplers.kernel.model import (
     FAR,
-    FIRST_TOKENS,
     IMAGES_A_RANK,
-    LAST_TOKENS,
     LEAST_RANK,
     MOST_RANK,
     OWN_TOKENS,
     MovedVotes,
     digits_of,
+    neighbours_of,
 )
-from imagegram.samplers.kernel.regression import (
-    JITTER,
-    LANDMARKS,
-    LEAST_SPREAD,
-    PRINCIPAL,
-    RIDGE,
-    RIDGE_OF_NEARNESS,
-    principal_axes,
-)
+from imagegram.samplers.kernel.regression import principal_axes
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-IMAGES = 1 << 15  # training images that the regression is fitted to, at most: more do not change it
+IMAGES = 1 << 16  # training images that the regression is fitted to, at most
 STEPS = 200  # of the optimizer, at most
 PASSES = 2.5  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
 BATCH = 64  # training images predicted in a step
@@ -54,8 +47,6 @@ RATES = {"projections": 0.03, "codes": 0.02, "edges": 0.01}  # of the optimizer
 RATE = 0.07  # for everything else
 NARROWER = 1.2  # times the squared distances, where the index is larger than the library
 POWERS = 9  # of it that are tried
-APART = 256  # training images whose nearest other is looked for
-QUANTILE = 0.85  # of its squared distances: no image votes as if it were nearer
 NARROWED = 1 << 17  # images that vote for it, at most
 NARROWED_BY = 9  # tokens that tell it, at most
 
@@ -92,7 +83,6 @@ def fit(
         _descend(model, digits, rng, pool, steps or STEPS)
         if n > 2 * LIBRARY:
             _narrow(model, tokens, device, rng)
-        _keep_apart(model, tokens, device, rng)
     return model.requires_grad_(False).eval()
 
 
@@ -202,10 +192,12 @@ def left_out_bits(
         y = model.project(model.embed(digits, position), position)
         x = y[:batch]
         distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
-        distances = (distances * sharper).clamp(min=model.nearest[model.row(position)].item())
+        distances = distances.scatter(1, own, FAR) * sharper
+        heard = distances.topk(min(neighbours_of(len(digits)), len(digits) - 1), 1, largest=False)[0][:, -1:]
+        distances = distances.maximum(heard)
     else:
-        distances = torch.zeros((batch, len(digits)), device=digits.device)
-    logs = torch.log_softmax(-distances.scatter(1, own, FAR), 1)
+        distances = torch.zeros((batch, len(digits)), device=digits.device).scatter(1, own, FAR)
+    logs = torch.log_softmax(-distances, 1)
     offered = residuals.expand(batch, -1, -1)
     near = min(NEAREST, len(digits))
     if position >= WIDE_TOKENS and near < len(digits):
@@ -245,23 +237,6 @@ def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device,
     model.sharpness.add_(int(bits.argmin()) * math.log(NARROWER))
 
 
-@torch.no_grad()
-def _keep_apart(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator) -> None:
-    """Set how near an image counts at most: as near as most training images have another.
-
-    A sequence that has followed one image so far hears it no louder than a real image hears its nearest.
-    """
-    rows = rng.permutation(len(tokens))[:NARROWED]
-    digits = digits_of(tokens[rows], model.levels, device)
-    found: dict[int, list[float]] = {}
-    for position, _ in _tasks(model, rng)[1:]:
-        y = model.project(model.embed(digits, position), position)
-        apart = torch.cdist(y[:APART], y).square().fill_diagonal_(FAR)
-        found.setdefault(model.row(position), []).append(apart.amin(1).quantile(QUANTILE).item())
-    for row, each in found.items():
-        model.nearest[row] = float(np.median(each))
-
-
 def fit_file(index: Index) -> Path:
     """Where the fit of an index is kept: beside it."""
     return index.path.parent / f"{index.path.name}-kernel.safetensors"
@@ -291,26 +266,13 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
 
 
 def _made_from(index: Index, steps: int) -> dict[str, str]:
-    """All that a fit depends on, as text."""
-    settings = [SEED, IMAGES, steps or STEPS, PASSES, BATCH, LIBRARY, LATER_TOKENS, NEAREST, RATES, RATE, NARROWER]
-    shape = [
-        FIRST_TOKENS,
-        LAST_TOKENS,
-        MOST_RANK,
-        IMAGES_A_RANK,
-        WIDE_TOKENS,
-        OWN_TOKENS,
-        FAR,
-        POWERS,
-        NARROWED,
-        NARROWED_BY,
-    ]
-    shape += [APART, QUANTILE]
-    shape += [PRINCIPAL, RIDGE, LANDMARKS, RIDGE_OF_NEARNESS, JITTER, LEAST_SPREAD]
+    """All that a fit depends on, as text: every constant of this file, of the model and of its regression."""
+    constants = vars(model_file) | vars(regression_file) | globals() | {"STEPS": steps or STEPS}
+    settings = {name: value for name, value in sorted(constants.items()) if name.isupper() and name != "VERSION"}
     rank = rank_of(index.num_images)
     return {
         "index": str(index.identity),
         "format": str(VERSION),
-        "settings": str(settings + shape),
+        "settings": str(settings),
         "rank": str(rank),
     }

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 LANDMARKS = 1500  # training images whose nearness is a feature: half of them, at most this many
+IMAGES_A_LANDMARK = 18  # where images are more than this allows for, up to MOST_LANDMARKS
+MOST_LANDMARKS = 3000
 RIDGE_OF_NEARNESS = 0.1
 LEAST_SPREAD = 0.01  # of contexts, where digits hardly change
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
@@ -18,6 +20,15 @@ RIDGE = 20.0  # on a digit, and on a product of two
 RIDGE_OF_CONSTANT = 1e-3
 IMAGES_AT_ONCE = 4096  # bounds the memory
 MOST_LEVERAGE = 0.95
+
+
+def landmarks_of(images: int) -> int:
+    """How many landmarks a regression on so many images has.
+
+    >>> landmarks_of(1_608), landmarks_of(18_000), landmarks_of(53_929)
+    (804, 1500, 2996)
+    """
+    return min(images // 2, max(LANDMARKS, min(MOST_LANDMARKS, images // IMAGES_A_LANDMARK)))
 
 
 def principal_axes(numbers: Tensor, count: int) -> Tensor:
@@ -60,7 +71,7 @@ class Regression(nn.Module):
         self.context = row * self.digits
         whole = self.context <= PRINCIPAL
         multiplied = self.context if whole else PRINCIPAL
-        landmarks = min(LANDMARKS, images // 2) if row else 0
+        landmarks = landmarks_of(images) if row else 0
         self.near = slice(1 + self.context, 1 + self.context + landmarks)  # of the features
         self.sizes = [self.near.stop]
         for digit in range(1, self.digits):

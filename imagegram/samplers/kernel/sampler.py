@@ -33,7 +33,7 @@ class Kernel(Sampler):
     how = "One training image gives the next token, the likelier the nearer it is so far, moved by the difference"
 
     step: float = 1.0  # how far tokens are moved from their sources; 1: as fitted, 0: tokens as they stand
-    temperature: float = 0.22  # below 1 sharpens votes and steps; 1: as fitted
+    temperature: float = 0.1  # below 1 sharpens votes and steps; 1: as fitted
 
     def __post_init__(self) -> None:
         super().__post_init__()

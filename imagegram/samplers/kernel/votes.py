@@ -1,9 +1,13 @@
 """The votes of all indexed images (drawing.py has the formula), without ever storing one for each image and sequence.
 
 Squared distances, less what all images have in common, are one product of two small matrices: of a
-sequence [2 x, -1, reference] and of an image [y, |y|^2, 1]. A core takes a block of sequences and a
-tile of images, turns the product into weights, and keeps their sums alone. To draw an image, a part of
-PART images is drawn by its sum first, then an image of that part, whose weights are made again.
+sequence [2 x, -1] and of an image [y, |y|^2]. A core takes a block of sequences and a tile of images.
+
+To draw an image by its vote, no vote of all others is made: images stand in groups of GROUP, and a pass
+over all of them finds the nearest of each group. As many votes as that one has, times GROUP, are more
+than the group can have. So a group is proposed by this bound, its votes are made, and it is accepted
+with the share of the bound that they reach: rejection keeps the distribution exact. Where all of ATTEMPTS
+proposals are rejected, the votes of all images are made after all.
 """
 
 import itertools
@@ -16,27 +20,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.machine import cores
-from imagegram.samplers.kernel.model import FAR, FIRST_TOKENS, LAST_TOKENS, MovedVotes, context_places, digits_of
+from imagegram.samplers.kernel.model import (
+    FAR,
+    FIRST_TOKENS,
+    LAST_TOKENS,
+    MovedVotes,
+    context_places,
+    digits_of,
+    neighbours_of,
+)
 
-PART = 512  # images whose votes are summed together
+GROUP = 32  # images that are proposed together
+ATTEMPTS = 16  # to draw an image, before the votes of all are made
+DRAWS = 2 * ATTEMPTS + 1  # uniform numbers that one image takes
 ROWS = 128  # sequences whose votes a core counts at a time, at most
-TILE = 4096  # images that it counts at a time: 2 MB of votes
+TILE = 1024  # images, or groups, that it counts at a time: half a MB of votes
 GPU_TILE = 1 << 18
-SAMPLE = 1024  # images whose nearest is the reference of the weights
-# exp takes 14 times as long where its result is subnormal, from -87 on; above 88 it is infinite.
-LEAST_LOG = -80.0
-MOST_LOG = 80.0
-PICKS_AT_ONCE = 128  # of an image from its part
+LEAST_LOG = -80.0  # of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
+PICKS_AT_ONCE = 128  # sequences whose proposals are looked at together
 
 
 class Library:
-    """The indexed images as the votes see them, one token position after another."""
+    """The indexed images as the votes see them, one token position after another.
+
+    Image g + i * groups is the i-th of group g.
+    """
 
     def __init__(self, tokens: NDArray[np.uint16], model: MovedVotes):
         """tokens: [N, L], of the indexed images."""
         self.model = model
         self.device = model.codes.device
         self.size = len(tokens)
+        self.groups = -(-self.size // GROUP)
+        self.neighbours = neighbours_of(self.size)
         self.digits = digits_of(tokens, model.levels, self.device).T.contiguous()  # uint8 [F, N]
         self.tile = GPU_TILE if self.device.type != "cpu" else TILE
         self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
@@ -48,11 +64,10 @@ class Library:
         self.rows = [place if place < first else first + (place - first) % turns for place in range(places)]
         self.held = [-1] * min(places, first + turns)  # the place that is in a row
         self.context = torch.zeros((len(self.held), self.size), device=self.device)
-        padded = -(-self.size // PART) * PART
-        self.factors = torch.zeros((model.rank + 2, padded), device=self.device)  # used again for every position
+        self.factors = torch.zeros((model.rank + 1, self.groups * GROUP), device=self.device)  # of every position
 
     def prepare(self, position: int) -> Tensor:
-        """The images' factor of the distances at a position: [r + 2, N and some that nobody draws]."""
+        """The images' factor of the distances at a position: [r + 1, N and some that nobody draws]."""
         model = self.model
         context = context_places(position, model.digits)
         for place in context:
@@ -70,36 +85,27 @@ class Library:
             matrix[:, [self.rows[place] for place in context]] = model.projections[row]
             matrix *= (model.sharpness[row] / 2).exp()
         rank = len(matrix)
-        factors = self.factors[: rank + 2]
+        factors = self.factors[: rank + 1]
         factors[:rank, self.size :] = 0  # what an earlier position left where no image is
         factors[rank].fill_(FAR)
-        factors[rank + 1].fill_(1)
         for tile in slices(self.size, self.tile):
             numbers = torch.mm(matrix, self.context[:held, tile], out=factors[:rank, tile])
             torch.sum(numbers.square(), 0, out=factors[rank, tile])
         return factors
 
-    def against(self, position: int, queries: Tensor, temperature: float, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """The sequences' factor, [n, r + 2]: with `factors` of `prepare`, it gives the log of each weight; and the most
-        that a log may be, [n, 1]: that of an image at the distance `model.nearest`.
+    def against(self, position: int, queries: Tensor, temperature: float) -> Tensor:
+        """The sequences' factor, [n, r + 1]: with `factors` of `prepare`, it gives the log of each vote.
 
-        queries: uint8 [n, >= position * D]. The nearest of a sample of the images has weight 1.
+        queries: uint8 [n, >= position * D].
         """
+        numbers = torch.zeros((len(queries), 0), device=self.device)
         if position:
             numbers = self.model.project(self.model.embed(queries, position), position)
-        else:
-            numbers = torch.zeros((len(queries), 0), device=self.device)
-        minus = -torch.ones_like(numbers.new_empty(len(queries), 1))
-        own = torch.cat([2 * numbers, minus, torch.zeros_like(minus)], 1) / temperature
-        few = factors[:, : self.size : -(-self.size // SAMPLE)]
-        own[:, -1] = -(own @ few).amax(1)
-        least = self.model.nearest[self.model.row(position)]
-        most = own[:, -1:] + (numbers.square().sum(1, keepdim=True) - least) / temperature
-        return own, most
+        return torch.cat([2 * numbers, -torch.ones_like(queries[:, :1], dtype=torch.float32)], 1) / temperature
 
-    def blocks(self, n: int, run: Callable[[slice, slice], None]) -> None:
-        """Call `run` with a block of n sequences and a tile of the images, all pairs of them, on all cores."""
-        pairs = itertools.product(slices(self.size, self.tile), slices(n, self.tile if self.gpu else ROWS))
+    def blocks(self, n: int, size: int, run: Callable[[slice, slice], None]) -> None:
+        """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs, on all cores."""
+        pairs = itertools.product(slices(size, self.tile), slices(n, self.tile if self.gpu else ROWS))
 
         @torch.inference_mode()
         def one(pair: tuple[slice, slice]) -> None:
@@ -111,52 +117,68 @@ class Library:
     def gpu(self) -> bool:
         return self.device.type != "cpu"
 
+    def best(self, own: Tensor, factors: Tensor) -> Tensor:
+        """The log of the greatest vote of each group: [n, groups]."""
+        best = torch.empty((len(own), self.groups), device=self.device)
+
+        def look(rows: slice, tile: slice) -> None:
+            greatest = own[rows] @ factors[:, tile]
+            logs = torch.empty_like(greatest)
+            for first in range(self.groups, self.groups * GROUP, self.groups):
+                torch.mm(own[rows], factors[:, first + tile.start : first + tile.stop], out=logs)
+                torch.maximum(greatest, logs, out=greatest)
+            best[rows, tile] = greatest
+
+        self.blocks(len(own), self.groups, look)
+        return best
+
+    def nearest(self, own: Tensor, best: Tensor, factors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The logs of the `count` greatest votes [n, count], and the images whose they are: each is in one of the
+        `count` groups with the greatest ones."""
+        groups = best.topk(min(count, self.groups), 1).indices
+        logs = self.logs(own, groups, factors).flatten(1)
+        images = groups[..., None] + self.groups * torch.arange(GROUP, device=self.device)
+        logs, found = logs.topk(min(count, self.size), 1)
+        return logs, images.flatten(1).gather(1, found)
+
+    def logs(self, own: Tensor, groups: Tensor, factors: Tensor) -> Tensor:
+        """The logs of the votes of some groups [n, m] of images: [n, m, GROUP]."""
+        by_group = factors.unflatten(1, (GROUP, self.groups))
+        parts = [
+            torch.einsum("nr,rgnm->nmg", own[rows], by_group[:, :, groups[rows]])
+            for rows in slices(len(own), PICKS_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
     def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """One image for each of n sequences, by its vote: int64 [n].
 
-        uniform: float64 [n, 2], in [0, 1).
+        uniform: float64 [n, 2 * attempts + 1], in [0, 1).
         """
-        n = len(queries)
+        attempts = uniform.shape[1] // 2
         if not position:
             return (uniform[:, 0] * self.size).long().clamp(max=self.size - 1)
         factors = self.prepare(position)
-        own, most = self.against(position, queries, temperature, factors)
-        sums = torch.empty((n, factors.shape[1] // PART), device=self.device)
+        own = self.against(position, queries, temperature)
+        best = self.best(own, factors)
+        most = self.nearest(own, best, factors, self.neighbours)[0][:, -1:]
 
-        def add(rows: slice, tile: slice) -> None:
-            whole = slice(tile.start, -(-tile.stop // PART) * PART)
-            logs = own[rows] @ factors[:, whole]
-            weights = torch.minimum(logs, most[rows], out=logs).clamp_(LEAST_LOG, MOST_LOG).exp_()
-            sums[rows, whole.start // PART : whole.stop // PART] = weights.unflatten(1, (-1, PART)).sum(2)
+        bounds = votes(best, most)
+        cumulative = bounds.double().cumsum(1)
+        wanted = uniform[:, :attempts] * cumulative[:, -1:]
+        groups = torch.searchsorted(cumulative, wanted, right=True).clamp(max=self.groups - 1)
+        within = votes(self.logs(own, groups, factors), most[..., None]).double().cumsum(2)
+        accepted = uniform[:, attempts:-1] * GROUP * bounds.gather(1, groups) < within[..., -1]
 
-        self.blocks(n, add)
-        self._mend(own, most, sums, factors, add)
-
-        # A part by its sum, an image by its weight.
-        cumulative = sums.double().cumsum(1)
-        wanted = uniform[:, :1] * cumulative[:, -1:]
-        parts = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=sums.shape[1] - 1)
-        by_part = factors.unflatten(1, (-1, PART))
-        images = []
-        for rows in slices(n, PICKS_AT_ONCE):
-            weights = torch.einsum("nr,rnp->np", own[rows], by_part[:, parts[rows]])
-            within = weights.minimum(most[rows]).clamp_(LEAST_LOG, MOST_LOG).exp_().double().cumsum(1)
-            picks = torch.searchsorted(within, uniform[rows, 1:] * within[:, -1:], right=True)[:, 0]
-            images.append(parts[rows] * PART + picks.clamp(max=PART - 1))
-        return torch.cat(images).clamp(max=self.size - 1)
-
-    def _mend(
-        self, own: Tensor, most: Tensor, sums: Tensor, factors: Tensor, add: Callable[[slice, slice], None]
-    ) -> None:
-        """Where an image is so much nearer than the sample that its weight was cut, count again from it."""
-        for row in torch.nonzero(sums.amax(1) > np.exp(MOST_LOG - 5))[:, 0].tolist():
-            nearest = torch.stack(
-                [(own[row] @ factors[:, tile]).amax() for tile in slices(self.size, self.tile)]
-            ).amax()
-            own[row, -1] -= nearest
-            most[row] -= nearest
-            for tile in slices(self.size, self.tile):
-                add(slice(row, row + 1), tile)
+        first = accepted.int().argmax(1)  # the first attempt that is accepted
+        each = torch.arange(len(own), device=self.device)
+        within = within[each, first]
+        picks = torch.searchsorted(within, uniform[:, -1:] * within[:, -1:], right=True)[:, 0].clamp(max=GROUP - 1)
+        images = groups[each, first] + self.groups * picks
+        for row in torch.nonzero(~accepted.any(1))[:, 0].tolist():
+            cumulative = votes(own[row] @ factors, most[row]).double().cumsum(0)
+            images[row] = torch.searchsorted(cumulative, uniform[row, -1] * cumulative[-1], right=True)
+        return images.clamp(max=self.size - 1)
 
     def shares(
         self,
@@ -174,27 +196,31 @@ class Library:
         """
         n = len(queries)
         factors = self.prepare(position)
-        own, most = self.against(position, queries, temperature, factors)
+        own = self.against(position, queries, temperature)
+        logs, images = self.nearest(own, self.best(own, factors), factors, self.neighbours + 1)
+        if leave_out is not None:
+            logs = logs.masked_fill(images == leave_out[:, None], -torch.inf).sort(1, descending=True)[0][:, :-1]
+        most = logs[:, : self.neighbours].amin(1, keepdim=True)
         tiles = slices(self.size, self.tile)
-        # Of each tile the log of its best weight, the sum of all, and the sum of what they offer.
-        kept = torch.empty((3, n, len(tiles)), dtype=torch.float64, device=self.device)
+        # Of each tile the sum of all votes, and that of what they offer.
+        kept = torch.empty((2, n, len(tiles)), dtype=torch.float64, device=self.device)
 
         def add(rows: slice, tile: slice) -> None:
-            logs = own[rows] @ factors[:, tile]
-            logs = torch.minimum(logs, most[rows], out=logs)
+            weights = votes(own[rows] @ factors[:, tile], most[rows])
             if leave_out is not None:
                 mine = torch.nonzero((leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop))[:, 0]
-                logs[mine, leave_out[rows][mine] - tile.start] = -FAR
-            best = logs.amax(1, keepdim=True)
-            weights = (logs - best).clamp_(min=LEAST_LOG).exp_()
+                weights[mine, leave_out[rows][mine] - tile.start] = 0
             number = tile.start // self.tile
-            kept[0, rows, number] = best[:, 0].double()
-            kept[1, rows, number] = weights.sum(1).double()
-            kept[2, rows, number] = (weights * offered(rows, tile)).sum(1).double()
+            kept[0, rows, number] = weights.sum(1).double()
+            kept[1, rows, number] = (weights * offered(rows, tile)).sum(1).double()
 
-        self.blocks(n, add)
-        scale = (kept[0] - kept[0].amax(1, keepdim=True)).exp()
-        return (kept[2] * scale).sum(1) / (kept[1] * scale).sum(1)
+        self.blocks(n, self.size, add)
+        return kept[1].sum(1) / kept[0].sum(1)
+
+
+def votes(logs: Tensor, most: Tensor) -> Tensor:
+    """Votes of these logs, where none counts more than the one of the log `most`, which is 1. Overwrites `logs`."""
+    return logs.sub_(most).clamp_(LEAST_LOG, 0).exp_()
 
 
 def slices(length: int, size: int) -> list[slice]:
