@@ -94,7 +94,7 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, m
 def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Regression:
     """The same regression of some rows, by the normal equations of each digit, with the same center and axes."""
     features = regression.features(codes)[rows].double()
-    other = Regression(regression.context // 3, LEVELS, len(codes))
+    other = Regression(regression.context // 3, LEVELS, len(regression.landmarks))
     other.load_state_dict(regression.state_dict())
     targets = (codes - regression.center)[rows, regression.context :].double()
     price = torch.diag(regression._ridge().double())

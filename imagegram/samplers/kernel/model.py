@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegram.codec.fsq import fsq_digits
-from imagegram.samplers.kernel.regression import Regression
+from imagegram.samplers.kernel.regression import Regression, landmarks_of
 
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
@@ -64,7 +64,8 @@ class MovedVotes(nn.Module):
         # The shares of the moved votes, of votes as they stand (the first token's alone) and of uniform tokens.
         self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
-        self.regressions = nn.ModuleList(self.regression(r, levels, images) for r in range(self.rows))
+        landmarks = landmarks_of(images, self.rows)
+        self.regressions = nn.ModuleList(self.regression(r, levels, landmarks) for r in range(self.rows))
         self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))

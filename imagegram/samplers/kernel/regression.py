@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 LANDMARKS = 1500  # training images whose nearness is a feature: half of them, at most this many
-IMAGES_A_LANDMARK = 18  # where images are more than this allows for, up to MOST_LANDMARKS
-MOST_LANDMARKS = 3000
+IMAGES_A_LANDMARK = 18  # where images are more than 27,000, there are more
+LANDMARKS_OF_ALL_ROWS = 48_000  # but not more than this: they are solved for in minutes
 RIDGE_OF_NEARNESS = 0.1
 LEAST_SPREAD = 0.01  # of contexts, where digits hardly change
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
@@ -22,13 +22,14 @@ IMAGES_AT_ONCE = 4096  # bounds the memory
 MOST_LEVERAGE = 0.95
 
 
-def landmarks_of(images: int) -> int:
-    """How many landmarks a regression on so many images has.
+def landmarks_of(images: int, rows: int) -> int:
+    """How many landmarks each regression has, of so many rows, on so many images.
 
-    >>> landmarks_of(1_608), landmarks_of(18_000), landmarks_of(53_929)
-    (804, 1500, 2996)
+    >>> landmarks_of(1_608, 16), landmarks_of(18_000, 16), landmarks_of(53_929, 16), landmarks_of(65_536, 33)
+    (804, 1500, 2996, 1500)
     """
-    return min(images // 2, max(LANDMARKS, min(MOST_LANDMARKS, images // IMAGES_A_LANDMARK)))
+    most = max(LANDMARKS, min(images // IMAGES_A_LANDMARK, LANDMARKS_OF_ALL_ROWS // rows))
+    return min(images // 2, most)
 
 
 def principal_axes(numbers: Tensor, count: int) -> Tensor:
@@ -64,14 +65,14 @@ class Regression(nn.Module):
     axes: Tensor  # [C, k], the principal components; 0 of them where all digits are multiplied
     weights: Tensor  # [D, P], 0 for the features that a digit does not see
 
-    def __init__(self, row: int, levels: tuple[int, ...], images: int):
-        """images: that it is fitted to."""
+    def __init__(self, row: int, levels: tuple[int, ...], landmarks: int):
+        """landmarks: K, of rows with a context."""
         super().__init__()
         self.digits = len(levels)
         self.context = row * self.digits
         whole = self.context <= PRINCIPAL
         multiplied = self.context if whole else PRINCIPAL
-        landmarks = landmarks_of(images) if row else 0
+        landmarks = landmarks if row else 0
         self.near = slice(1 + self.context, 1 + self.context + landmarks)  # of the features
         self.sizes = [self.near.stop]
         for digit in range(1, self.digits):
