@@ -38,6 +38,7 @@ SCHEMES = {
     "slow": [1] * 12 + [2] * 12 + [3] * 12 + [6] * 6 + [9] * 4,
 }
 CONTEXTS = (2, 3, 5, 10, 20, 30)
+DRAWN = (2, 3, 10)  # tokens of context of what is drawn; 2 and 3 were added after the first run
 SPREAD = 2.5  # standard deviations of a component that its levels reach
 SHOWN = ("f_mem", "closer_than_held_out", "precision", "recall", "fd", "rke")
 Pixels = NDArray[np.float64]
@@ -114,21 +115,24 @@ def copying_rows(name: str, index: Index) -> list[dict[str, Any]]:
 
 
 def picture_rows(name: str, index: Index, real: Tokens, codes: Codes, seed: int) -> list[dict[str, Any]]:
-    """What `ntd` with ten tokens of context draws, in pixels, beside held-out images."""
+    """What `ntd` draws, in pixels, and the same figures of held-out images."""
     n = len(real) // 2
-    rng = np.random.default_rng(seed)
-    drawn = Ntd(context=10).sample(index, n, rng).tokens
-    sets = {"generated": drawn, "held_out": real[:n], "reference": real[n : 2 * n]}
-    sets["training"] = np.unique(index.tokens, axis=0)
+    sets = {"held_out": real[:n], "reference": real[n : 2 * n], "training": np.unique(index.tokens, axis=0)}
     scheme = SCHEMES[name]
     pictures = {who: codes.images(to_levels(rows, scheme)).astype(np.float32) for who, rows in sets.items()}
-    figures = measure_space(Space(**pictures), rng).figures
     rows = []
-    for who in ("generated", "held_out"):
-        for key in SHOWN:
-            figure = figures[who][key]
-            row = {"tokens": name, "what": f"{key}_{who}", "value": figure.value}
-            rows.append(row | {"low": figure.low, "high": figure.high})
+    for context in DRAWN:
+        rng = np.random.default_rng(seed)
+        drawn = Ntd(context=context).sample(index, n, rng).tokens
+        generated = codes.images(to_levels(drawn, scheme)).astype(np.float32)
+        figures = measure_space(Space(generated=generated, **pictures), rng).figures
+        shown = {f"ntd_{context}": figures["generated"]}
+        if context == DRAWN[-1]:
+            shown["held_out"] = figures["held_out"]
+        for who, found in shown.items():
+            for key in SHOWN:
+                row = {"tokens": name, "what": f"{key}_{who}", "value": found[key].value}
+                rows.append(row | {"low": found[key].low, "high": found[key].high})
     return rows
 
 
