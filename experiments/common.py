@@ -38,9 +38,10 @@ class Corpus:
     def measure(self, tokens: NDArray[np.uint16], images: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
         """Figures of sequences [n, L], of the first `images` of them decoded, and of held-out images."""
         figures = copying.measure(tokens, self.index, self.held_out.tokens, rng)
+        if not images:
+            return figures
         codec = open_codec(self.index)
-        classifiers = open_classifiers(self.index, self.held_out, codec, self.index.tokens_per_image)
-        if images and classifiers:
+        if classifiers := open_classifiers(self.index, self.held_out, codec, self.index.tokens_per_image):
             for who, more in classifiers.measure(Decoder(codec)(tokens[:images]), rng).items():
                 figures[who] |= more
         return figures
