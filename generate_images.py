@@ -4,6 +4,9 @@
     .venv/bin/python generate_images.py ntd --context 16 # plain infini-gram: copies whole images
     .venv/bin/python generate_images.py aligned --min-images 1 --seed 1
     .venv/bin/python generate_images.py aligned --help   # its options
+    .venv/bin/python generate_images.py --seeds 8        # eight times as many, in one report; resumable
+
+Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) draws every n-th of the seeds (docs/cluster.md).
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out images. Writes
 data/generated/kernel-seed0/: tokens, the image and position that each was drawn from, images, sheets of them beside
@@ -48,6 +51,7 @@ class Config:
     sequences: int = 1000  # sampled and measured: a rate is then known to +-3 %
     decoded: int = 64  # of these, decoded; 0: figures only
     seed: int = 0  # the same seed draws the same sequences and pictures
+    seeds: int = 1  # in one report, from `seed` on: sequences and decoded are those of each
     index: Path = Path("data/index")
     out: Path | None = None  # None: data/generated/SAMPLER-CHANGES-seedSEED
     codec: str = ""  # "": the one that made the tokens of the index
@@ -62,6 +66,8 @@ def default_out(config: Config) -> Path:
     for name in ("length", "prompt", "timesteps", "guidance_scale"):
         if getattr(config, name):
             changed[name] = getattr(config, name)
+    if config.seeds > 1:
+        changed["seeds"] = config.seeds
     words = [config.sampler.name, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
     return Path("data/generated") / "-".join(words)
 
@@ -71,6 +77,7 @@ def main(config: Config) -> None:
     from imagegram.codec import familiarity
     from imagegram.generating import Request, generating, open_codec
     from imagegram.index.folder import Index
+    from imagegram.machine import Processes
     from imagegram.metrics.held_out import read_held_out
     from imagegram.metrics.intervals import from_json
     from imagegram.metrics.registry import COLUMNS
@@ -86,22 +93,26 @@ def main(config: Config) -> None:
             print(line)
     request = Request(
         Draw(config.sampler, config.length, config.prompt),
-        **{name: getattr(config, name) for name in ("sequences", "decoded", "seed", "timesteps", "guidance_scale")},
+        **{
+            name: getattr(config, name)
+            for name in ("sequences", "decoded", "seed", "seeds", "timesteps", "guidance_scale")
+        },
         prefixes=config.prefixes,
         noises=config.prefixes,
     )
     out = config.out or default_out(config)
-    with generating(index, codec, held_out, request, out) as run:
-        if run.new:
+    with generating(index, codec, held_out, request, out, Processes.from_environment()) as run:
+        for rng in run.random_generators():
             samples = config.sampler.sample(
-                index, config.sequences, run.rng, length=config.length, prefix=run.prompts(config.prompt)
+                index, config.sequences, rng, length=config.length, prefix=run.prompts(config.prompt)
             )
             images = run.decode(samples)
-            figures = run.measure(samples, images)
-            run.save(samples, images, figures)
-        else:
+            run.add(samples, images)
+        if not run.new:
             print(f"{out} is finished with these settings, nothing to do")
-    shown = from_json(run.report["generated"])
+        elif drawn := run.all_seeds():
+            run.save(*drawn, run.measure(*drawn))
+    shown = from_json(run.report.get("generated", {}))
     summary(out=out, **{metric.key: metric.text(shown) for metric in COLUMNS})
 
 

@@ -12,7 +12,8 @@
     listening.png   which position looks at which in a sampler that was fitted
     report.json     what was asked for, and the figures; written last
 
-Nothing in the folder but its marker is touched before all of it is made.
+Nothing in the folder but its marker is touched before all of it is made. Where several seeds are asked for, each leaves
+a part, seed-SEED.npz, which any process may have drawn; they are put together, the decoded sequences first.
 """
 
 import contextlib
@@ -37,8 +38,9 @@ from imagegram.codec.decoding import Decoder
 from imagegram.codec.linear import LinearCodec
 from imagegram.codec.linear_fit import FOLDER
 from imagegram.codec.sizes import is_linear
-from imagegram.files import atomic, save_array, write_json
+from imagegram.files import atomic, others_at_work, save_array, write_json
 from imagegram.index.folder import Index
+from imagegram.machine import Processes
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.exact import exact_figures
@@ -46,6 +48,7 @@ from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import to_json
 from imagegram.metrics.provenance import describe_pictures
 from imagegram.metrics.registry import FIGURES_VERSION
+from imagegram.parts import FILES, Part, joined, part_file
 from imagegram.report import sheets
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
@@ -54,6 +57,7 @@ GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
 OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures
+ONE = Processes()
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 Figures = dict[str, dict[str, Any]]  # "generated" and "held_out", each by the names of the metrics
 
@@ -70,6 +74,7 @@ class Request:
     noises: int = 0  # sequences decoded from several noises, in seeds
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default
+    seeds: int = 1  # in one report, from `seed` on: sequences and decoded are those of each
 
     def completed(self, codec: Codec) -> "Request":
         """The request with every default filled in."""
@@ -86,7 +91,9 @@ class Request:
             raise UserError(f"--sequences {self.sequences}: at least 1 is needed")
         if self.decoded < 0 or self.prefixes < 0 or self.noises < 0:
             raise UserError("a number of images must not be negative; 0 makes figures only")
-        if not 0 <= self.seed <= MOST_SEED:
+        if self.seeds < 1:
+            raise UserError(f"--seeds {self.seeds}: at least 1 is needed")
+        if not 0 <= self.seed <= self.seed + self.seeds - 1 <= MOST_SEED:
             raise UserError(f"a seed lies between 0 and {MOST_SEED}, not {self.seed}")
         if self.timesteps < 1 or self.guidance_scale < 0:
             raise UserError("timesteps must be positive, and the guidance scale not negative")
@@ -101,7 +108,8 @@ class Request:
             "held_out": held_out.content,
             "figures": FIGURES_VERSION,
         }
-        settings = {name: value for name, value in vars(self).items() if name != "draw"}
+        settings = {name: value for name, value in vars(self).items() if name not in ("draw", "seeds")}
+        settings |= {"seeds": self.seeds} if self.seeds > 1 else {}
         return self.draw.to_json() | settings | made_with
 
 
@@ -132,31 +140,37 @@ def open_codec(index: Index, name: str = "") -> Codec:
     return codec
 
 
-def generate(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> "Run":
+def generate(
+    index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path, processes: Processes = ONE
+) -> "Run":
     """Make the images of `request`, into `out`; see `generating`."""
-    with generating(index, codec, held_out, request, out) as run:
-        if run.new:
-            draw = request.draw
+    with generating(index, codec, held_out, request, out, processes) as run:
+        draw = request.draw
+        for rng in run.random_generators():
             samples = draw.sampler.sample(
-                index, request.sequences, run.rng, length=draw.length, prefix=run.prompts(draw.prompt)
+                index, request.sequences, rng, length=draw.length, prefix=run.prompts(draw.prompt)
             )
-            images = run.decode(samples)
-            run.save(samples, images, run.measure(samples, images))
+            run.add(samples, run.decode(samples))
+        if run.new and (drawn := run.all_seeds()):
+            run.save(*drawn, run.measure(*drawn))
     return run
 
 
 @contextlib.contextmanager
-def generating(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Iterator["Run"]:
+def generating(
+    index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path, processes: Processes = ONE
+) -> Iterator["Run"]:
     """Claim and lock `out` for the images of `request`, which the body makes where they are `new`.
 
-    A finished `out` of the same request is left alone; one of another request is replaced, and a line says what
-    differs. UserError on bad input, or where `out` holds somebody else's files; then nothing was touched.
+    Of several `processes` each draws some of the seeds; measured and saved is what is complete. A finished `out` of the
+    same request is left alone; one of another request is replaced, and a line says what differs. UserError on bad
+    input, or where `out` holds somebody else's files; then nothing was touched.
     """
     request = request.completed(codec)
     request.check(index)
     if request.draw.prompt and not len(held_out.tokens):
         raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
-    with Run(index, codec, held_out, request, out).locked(request.to_json(index, codec, held_out)) as run:
+    with Run(index, codec, held_out, request, out, processes).locked(request.to_json(index, codec, held_out)) as run:
         if run.new and not len(held_out.tokens):
             print(f"no held-out images: {index.path} holds out none, so that there are no real ones to compare with")
         yield run
@@ -189,17 +203,22 @@ class Run:
     new = True  # False where it was finished before
     report: dict[str, Any]
 
-    def __init__(self, index: Index, codec: Codec, held_out: HeldOut, request: Request, path: Path):
+    def __init__(
+        self, index: Index, codec: Codec, held_out: HeldOut, request: Request, path: Path, processes: Processes = ONE
+    ):
+        self.processes = processes
         self.index = index
         self.codec = codec
         self.held_out = held_out
         self.request = request
         self.path = path
         self.decoder = Decoder(codec, request.timesteps, request.guidance_scale)
-        self.rng = np.random.default_rng(request.seed)  # of prompts and samples
+        self.seed = request.seed  # that is drawn now
+        self.rng = np.random.default_rng(request.seed)  # of its prompts and samples
+        self.only: Part | None = None  # where there is one seed
         self.given = np.zeros(0, np.int64)  # the held-out image that gave its prompt to each sequence
         self.seeds = np.zeros(0, np.int64)  # of the noise of each image
-        self.started = time.monotonic()
+        self.started = self.began = time.monotonic()
         self.speeds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -207,7 +226,7 @@ class Run:
         """Hold the folder, and look whether it is finished as `asked`; a line says what differs where it is not."""
         place = Artifact(self.path, "images")
         place.claim()
-        with place.lock():
+        with place.lock(self.processes.rank):
             before = place.record()
             changed = changes(before["request"], asked) if before else {}
             if before and not changed and (self.path / "pictures.json").exists() == (self.request.decoded > 0):
@@ -223,8 +242,46 @@ class Run:
                     "sources": self.index.sources,
                 }
             )
-            self.started = time.monotonic()
+            self.started = self.began = time.monotonic()
+            # What the draws of a seed depend on: not which other seeds there are.
+            self._asked = {name: value for name, value in asked.items() if name not in ("seed", "seeds")}
             yield self
+
+    def random_generators(self) -> Iterator[np.random.Generator]:
+        """One for each seed of this process that nothing is drawn from yet; what is drawn is to be `add`ed."""
+        seeds = range(self.request.seed, self.request.seed + self.request.seeds)
+        for seed in seeds[self.processes.rank :: self.processes.world_size]:
+            if self.new and not self._part(seed):
+                self.seed = seed
+                self.rng = np.random.default_rng(seed)
+                self.began = time.monotonic()
+                yield self.rng
+
+    def add(self, samples: Samples, images: Tensor) -> None:
+        """Keep what was drawn and decoded of a seed."""
+        part = Part(samples.tokens, samples.sources, self.given, self.seeds, images.numpy())
+        if self.request.seeds == 1:
+            self.only = part
+        else:
+            part.save(part_file(self.path, self.seed), self._asked)
+
+    def _part(self, seed: int) -> Part | None:
+        return self.only or Part.load(part_file(self.path, seed), self._asked)
+
+    def all_seeds(self) -> tuple[Samples, Tensor] | None:
+        """What was drawn and decoded of every seed; None where one is missing. The first process waits for others."""
+        seeds = range(self.request.seed, self.request.seed + self.request.seeds)
+        locks = [Artifact(self.path, "images").lock_file(rank) for rank in range(1, self.processes.world_size)]
+        while None in (parts := [self._part(seed) for seed in seeds]):
+            if self.processes.rank or not others_at_work(locks, self.started):
+                there = sum(part is not None for part in parts)
+                print(f"{self.path}: {there} of {len(seeds)} seeds are drawn; the same command goes on from them")
+                return None
+            time.sleep(0.5)
+        part = joined([part for part in parts if part])
+        self.given = part.given
+        self.seeds = part.noises
+        return Samples(part.tokens, part.sources), torch.from_numpy(part.images)
 
     def prompts(self, tokens: int) -> NDArray[np.uint16] | None:
         """The first `tokens` of a held-out image for each sequence, [sequences, tokens]; None for 0."""
@@ -236,11 +293,11 @@ class Run:
     def decode(self, samples: Samples) -> Tensor:
         """The first `decoded` images of the samples, uint8 [n, 3, S, S]."""
         shown = samples.tokens[: self.request.decoded]
-        self.seeds = self.request.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
+        self.seeds = self.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
         started = time.monotonic()
         images = self.decoder(shown, self.seeds) if len(shown) else torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
         self.speeds = {
-            "sequences_per_second": round(len(samples.tokens) / (started - self.started), 1),
+            "sequences_per_second": round(len(samples.tokens) / (started - self.began), 1),
             "decoded_images_per_second": round(len(images) / (time.monotonic() - started), 1),
         }
         return images
@@ -335,3 +392,5 @@ class Run:
         if facts:
             write_json(self.path / "pictures.json", facts)
         Artifact(self.path, "images").finish(self.report)
+        for part in self.path.glob(FILES):
+            part.unlink()

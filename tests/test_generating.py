@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.generating import Request, Run, generate
 from imagegram.index.folder import Index
+from imagegram.machine import Processes
 from imagegram.metrics.held_out import HeldOut
+from imagegram.report import __main__ as report
 from imagegram.samplers import Aligned, Samples
 from imagegram.samplers.draw import Draw
 from tests.support.corpora import index_of
@@ -35,11 +38,18 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
     capsys.readouterr()
     asked = ["--sequences", "8", "--decoded", "0"]
-    assert run_generate("--index", str(tmp_path / "index"), *asked, "--out", str(tmp_path / "made")) == 0
+    out = tmp_path / "generated/kernel-seed0"
+    assert run_generate("--index", str(tmp_path / "index"), *asked, "--out", str(out)) == 0
     printed = capsys.readouterr().out
     assert printed.count("no held-out images:") == 1
     assert "closer_than_held_out: -\n" in printed
     assert "training_bits: -" not in printed
+
+    # Their page, without a night.
+    report.main(report.Config([tmp_path]))
+    assert "8 sequences a sampler" in (tmp_path / "report.html").read_text()
+    with pytest.raises(UserError, match="holds no night"):
+        report.main(report.Config([tmp_path / "index"]))
 
 
 def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_changes(
@@ -76,6 +86,7 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         {"prefixes": 1},
         {"noises": 1},
         {"seed": 1},
+        {"seeds": 2},
         {"timesteps": 3},
         {"guidance_scale": 1.5},
     ):
@@ -88,3 +99,40 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
     for constant in ("generating.FIGURES_VERSION", "samplers.Aligned.version"):
         monkeypatch.setattr(f"imagegram.{constant}", 99)
         assert is_made(), constant
+
+
+def test_seeds_of_several_processes_make_the_report_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    index = index_of(tmp_path, rng.integers(0, 500, (60, 4)), vocab_size=500)
+    held_out = HeldOut(rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64))
+    request = Request(Draw(Aligned(), prompt=1), sequences=5, decoded=2, seed=3, seeds=3)
+
+    def made(name: str, rank: int = 0, world_size: int = 1, request: Request = request) -> Run:
+        processes = Processes(rank, world_size)
+        return generate(index, FakeCodec(), held_out, request, tmp_path / name, processes)
+
+    one = made("one")
+    assert not made("one").new
+    assert "generated" not in made("parts", 1, 2).report  # it draws one seed of three
+    assert "1 of 3 seeds are drawn" in capsys.readouterr().out
+    (part,) = (tmp_path / "parts").glob("seed-*.npz")
+    assert part.name == "seed-4.npz"
+    written = part.stat().st_mtime_ns
+    assert "generated" not in made("parts", 1, 2).report
+    assert part.stat().st_mtime_ns == written
+    part.write_bytes(part.read_bytes()[:-100])  # damaged: drawn again
+    parts = made("parts")
+    for kind in ("request", "generated", "held_out"):
+        assert parts.report[kind] == one.report[kind]
+    for name in ("tokens.npy", "sources.npy", "pictures.json", "image_0005.png", "grid.png"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert not list((tmp_path / "parts").glob("seed-*.npz"))
+
+    # Against what the seeds draw each by itself: the decoded ones first.
+    alone = [made(f"seed{seed}", request=replace(request, seed=seed, seeds=1)).path for seed in (3, 4, 5)]
+    tokens = [np.load(path / "tokens.npy") for path in alone]
+    expected = np.concatenate([*(t[:2] for t in tokens), *(t[2:] for t in tokens)])
+    assert np.array_equal(np.load(tmp_path / "parts/tokens.npy"), expected)
+    for number, path in enumerate(alone):
+        image = (path / "image_0001.png").read_bytes()
+        assert (tmp_path / f"parts/image_{2 * number + 1:04}.png").read_bytes() == image

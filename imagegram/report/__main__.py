@@ -1,6 +1,7 @@
-"""Make the page of finished nights again, from their folders alone.
+"""Make the page of finished nights again, from their folders alone; or of what generate_images.py made.
 
 .venv/bin/python -m imagegram.report data/demo
+.venv/bin/python -m imagegram.report data          # of data/generated/SAMPLER-seedSEED, beside data/index
 """
 
 import sys
@@ -14,7 +15,7 @@ from imagegram.cli import run_script, summary
 
 @dataclass
 class Config:
-    nights: Positional[list[Path]]  # folders that overnight_run.py wrote
+    nights: Positional[list[Path]]  # folders that overnight_run.py wrote, or that hold index/ and generated/
 
 
 def main(config: Config) -> None:
@@ -23,10 +24,13 @@ def main(config: Config) -> None:
     from imagegram.metrics.held_out import read_held_out
     from imagegram.report.page import Sources, write_page
     from imagegram.report.pictures import Originals
-    from imagegram.report.record import Night
+    from imagegram.report.record import FILE, Night
 
     # All of them are opened before any page is replaced.
-    nights = [(out, Night.read(out), Index.open(out / "index")) for out in config.nights]
+    nights = [
+        (out, Night.read(out) if (out / FILE).exists() else Night.of_images(out), Index.open(out / "index"))
+        for out in config.nights
+    ]
     for out, night, index in nights:
         originals = Originals(index.token_folders())
         summary(page=write_page(Sources(out, night, index, read_held_out(index), originals)))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from imagegram.cli import UserError
 from imagegram.files import read_json, write_json
 from imagegram.machine import cores
 from imagegram.metrics.intervals import from_json
@@ -31,7 +32,7 @@ class Night:
     command: str
     sequences: int  # for each sampler
     decoded: int  # of these
-    seed: int
+    seed: int  # the first
     samplers: dict[str, dict[str, Any]]  # name -> what is drawn, in the order in which they are run
     plan: dict[str, Any] = field(default_factory=dict)  # all that decides the results
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
@@ -41,6 +42,7 @@ class Night:
     failed: dict[str, str] = field(default_factory=dict)  # step -> why
     skipped: list[str] = field(default_factory=list)  # samplers that there was no time for
     complete: bool = False  # nothing failed, and nothing is left to do
+    seeds: int = 1  # that share the sequences
 
     def draw(self, name: str) -> Draw:
         return Draw.from_json(self.samplers[name])
@@ -59,8 +61,8 @@ class Night:
         if not report.exists():
             return False
         request = read_json(report)["request"]
-        asked = self.samplers[name] | {"sequences": self.sequences, "seed": self.seed}
-        return bool(request.items() >= asked.items())
+        asked = self.samplers[name] | {"sequences": self.sequences // self.seeds, "seed": self.seed}
+        return bool(request.items() >= asked.items()) and request.get("seeds", 1) == self.seeds
 
     def write(self, out: Path) -> None:
         """Record it in its folder."""
@@ -70,6 +72,26 @@ class Night:
     def read(cls, out: Path) -> "Night":
         """Read what `write` wrote; UserError where there is none."""
         return cls(**read_json(out / FILE))
+
+    @classmethod
+    def of_images(cls, out: Path) -> "Night":
+        """What generate_images.py made in out/generated: of the newest seed and numbers, a line says what is left out.
+
+        UserError where nothing is finished there.
+        """
+        reports = sorted(out.glob("generated/*-seed*/report.json"), key=lambda report: -report.stat().st_mtime_ns)
+        if not reports:
+            raise UserError(f"{out} holds no night, and no generated/SAMPLER-seedSEED: which folder is meant?")
+        found = {report.parent.name.rpartition("-seed")[0]: read_json(report)["request"] for report in reports}
+        newest = next(iter(found.values()))
+        seeds = newest.get("seeds", 1)
+        samplers = {name: Draw.from_json(request).to_json() for name, request in found.items() if "decoded" in request}
+        numbers = newest["sequences"] * seeds, newest["decoded"] * seeds, newest["seed"]
+        night = cls("generate_images.py", *numbers, samplers, seeds=seeds)
+        if left := [name for name in samplers if not night.is_finished(out, name)]:
+            print(f"left out, of another seed or number: {', '.join(left)}")
+        night.samplers = {name: draw for name, draw in samplers.items() if name not in left}
+        return night
 
 
 def figure_lines(out: Path, night: Night) -> list[str]:
