@@ -26,7 +26,7 @@ from imagegram.metrics.exact import exact_figures
 from imagegram.metrics.registry import BY_KEY, CLOSER, CLOSER_IN_CODES, COHERENCE, EXACT_COPY_PROBABILITY
 from imagegram.samplers import Kernel
 
-GRID = [(step, temperature) for temperature in (1.0, 0.5, 0.3, 0.22, 0.17) for step in (1.0, 0.85)]
+GRID = [(step, temperature) for temperature in (1.0, 0.3, 0.1) for step in (1.0, 0.85, 0.7)]
 GOAL = (0.45, 0.55)  # of P(closer)
 MOST_COPIES = 1e-6  # of P(exact copy)
 COHERENT = 0.95

@@ -27,7 +27,8 @@ def describe_pictures(
     nearest.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
     code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
     row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
-    With the `sampler` of whole sequences, `log2_probability` of the sequence; None where it has none.
+    With the `sampler` of whole sequences, `log2_probability` of the sequence, None where it has none; and `because`,
+    where it moves tokens: of every token the earlier ones that moved it most.
     """
     rows, distances = nearest(tokens, index.tokens)
     lengths = longest_runs(index, tokens)
@@ -61,6 +62,9 @@ def describe_pictures(
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
     if sampler is not None:
+        reasons = None if samples is None else sampler.reasons(index, tokens, samples.sources[: len(tokens), :, 0])
+        for fact, each in zip(facts, [] if reasons is None else reasons, strict=False):
+            fact["because"] = [[int(token) for token in row if token >= 0] for row in each]
         p = sampler.probabilities(index, tokens).astype(np.float64)
         with np.errstate(divide="ignore"):
             total = np.log2(p).sum(1)

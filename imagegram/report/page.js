@@ -57,7 +57,9 @@ function tokenText(gallery, picture, t) {
   const place = picture.positions ? picture.positions[t] : t;
   const step = picture.steps[t];
   const how = step ? `${step} level${step > 1 ? "s" : ""} of the code away from` : "equal to";
-  const why = step ? " It was moved as far as the tokens before it differ from that image's, by a regression over near images." : "";
+  const most = (picture.because ?? [])[t] ?? [];
+  const by = most.length ? `: most by token ${most.map((each) => each + 1).join(", then by token ")}` : "";
+  const why = step && picture.because ? ` Tokens before it that differ from that image's moved it${by}.` : "";
   return `Token ${t + 1} of ${count} is ${how} token ${place + 1} of ${describe(number)}.${why}`;
 }
 

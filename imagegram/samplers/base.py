@@ -132,6 +132,11 @@ class Sampler(ABC):
         """How much each position looks at each earlier one, [L, L] with rows that sum to 1; None where not fitted."""
         return None
 
+    def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints | None:
+        """The earlier tokens that moved each token [n, k] most from its source, a row of the index [n, k]: int64
+        [n, k, 2], most first, -1 where there is none; None where tokens are not moved."""
+        return None
+
     # Its fields, as text and on disk.
 
     def changes(self) -> dict[str, Any]:

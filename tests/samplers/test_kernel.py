@@ -196,6 +196,21 @@ def test_sources_are_drawn_by_their_votes(index: Index, attempts: int, monkeypat
     assert observed[~common].sum() == pytest.approx(expected[~common].sum(), abs=4 * np.sqrt(n / 10))
 
 
+def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index: Index) -> None:
+    """Images that are their source in all but some earlier tokens: put back, no other one changes anything."""
+    sources = np.tile(np.arange(20)[:, None], (1, 4))
+    tokens = np.array(index.tokens[:20])
+    tokens[:10, 1] ^= 4  # the highest bit of a digit
+    tokens[10:, [0, 2]] ^= 4
+    reasons = Kernel().reasons(index, tokens, sources)
+    assert (reasons[:, 0] == -1).all()
+    assert (reasons[:10, 1] == -1).all()
+    assert (reasons[:10, 2:] == (1, -1)).all()
+    assert (reasons[10:, 1:3] == (0, -1)).all()
+    assert (np.sort(reasons[10:, 3]) == (0, 2)).all()
+    assert (Kernel().reasons(index, tokens, np.full((20, 4), -1)) == -1).all()  # given tokens
+
+
 def test_without_a_step_every_token_is_that_of_its_source(index: Index) -> None:
     samples = Kernel(step=0).sample(index, 200, np.random.default_rng(0))
     assert np.array_equal(index.tokens[samples.sources[..., 0], samples.sources[..., 1]], samples.tokens)

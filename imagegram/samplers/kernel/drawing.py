@@ -37,10 +37,12 @@ from tqdm import trange
 from imagegram.index.folder import Index
 from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
-from imagegram.samplers.kernel.model import MovedVotes, digits_of
+from imagegram.samplers.kernel.model import MovedVotes, context_places, digits_of
 from imagegram.samplers.kernel.votes import DRAWS, Library, slices
 from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
+REASONS = 2  # earlier tokens that are named
+LEAST_MOVE = 1e-4  # of a mean, in codes: less is rounding
 RESIDUALS_AT_ONCE = 8192  # images, bounds the memory
 
 
@@ -211,3 +213,33 @@ def _draw_digits(
         chance = (wanted[:, 0] * level).long().clamp(max=level - 1)
         own = torch.where(anything, chance, torch.where(stands, theirs[:, first + digit].long(), moved))
         digits[:, first + digit] = own.to(torch.uint8)
+
+
+def kernel_reasons(index: Index, tokens: NDArray[np.uint16], sources: Ints) -> Ints:
+    """The two earlier tokens that moved each token most from its source (Sampler.reasons has the shapes).
+
+    What an earlier token did: how far the mean of the regression goes, in codes, when that token alone
+    is put back to what the source has there.
+    """
+    return _reasons(kernel_of(index), index.tokens, tokens, sources)
+
+
+@torch.inference_mode()
+def _reasons(model: MovedVotes, training: NDArray[np.uint16], tokens: NDArray[np.uint16], sources: Ints) -> Ints:
+    digits = digits_of(tokens, model.levels, choose_device())
+    reasons = np.full((*tokens.shape, REASONS), -1)
+    for position in range(1, tokens.shape[1]):
+        rows = np.flatnonzero(sources[:, position] >= 0)
+        own = digits[rows]
+        theirs = digits_of(training[sources[rows, position]], model.levels, digits.device)
+        expected = model.means(own, position)
+        earlier = np.unique(np.array(context_places(position, model.digits)) // model.digits)
+        moved = torch.zeros((len(rows), len(earlier)), device=digits.device)
+        for number, token in enumerate(earlier):
+            part = slice(token * model.digits, (token + 1) * model.digits)
+            mixed = own.clone()
+            mixed[:, part] = theirs[:, part]
+            moved[:, number] = (model.means(mixed, position) - expected).abs().sum(1)
+        most, which = moved.cpu().topk(min(REASONS, len(earlier)), 1)
+        reasons[rows, position, : most.shape[1]] = np.where(most > LEAST_MOVE, earlier[which], -1)
+    return reasons

@@ -68,6 +68,11 @@ class Kernel(Sampler):
 
         return kernel_of(index).listening().cpu().numpy()
 
+    def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints:
+        from imagegram.samplers.kernel.drawing import kernel_reasons
+
+        return kernel_reasons(index, tokens, sources)
+
     def affordable_share(self, index: Index, sequences: int) -> float:
         pairs = sequences * index.tokens.size * max(1, len(index.levels))
         return max(0.025, min(1.0, PAIRS / pairs))
