@@ -63,7 +63,7 @@ ROWS = {  # of the picture of samples
     "ntd": "infini-gram, two tokens of context",
     "unigram": "independent tokens",
 }
-COLUMNS = 7  # images of each codec
+COLUMNS = 14  # images in a row, of all codecs together
 
 
 @dataclass
@@ -99,7 +99,7 @@ def cells(
     if network is None:
         return f"{error}", "-", "-"
     real, made = (np.concatenate([network(part) for part in x.split(64)]).astype(float) for x in (images, rebuilt))
-    return f"{error}", f"{frechet(real, made):.2f}", f"{found_again(made, real, same)}"
+    return f"{error}", f"{frechet(real, made):.0f}", f"{found_again(made, real, same)}"
 
 
 def crops(folder: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
@@ -218,14 +218,16 @@ def print_samplers(name: str, folders: dict[str, Path]) -> None:
         )
 
 
-def sample_rows(corpus: Corpus, folders: dict[str, Path]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+def sample_rows(
+    corpus: Corpus, folders: dict[str, Path], columns: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """For each of ROWS the first images and their nearest training images, by the same codec; then held-out images."""
     decode = Decoder(open_codec(corpus.index))
     rows: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     for name in ROWS:
-        tokens = np.load(folders[name] / "tokens.npy")[:COLUMNS]
+        tokens = np.load(folders[name] / "tokens.npy")[:columns]
         rows.append((decode(tokens), decode(corpus.index.tokens[nearest(tokens, corpus.index.tokens)[0]])))
-    chosen = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:COLUMNS]
+    chosen = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:columns]
     return [*rows, (decode(corpus.held_out.tokens[chosen]), None)]
 
 
@@ -234,7 +236,7 @@ def samples_picture(
 ) -> Image.Image:
     """Labelled rows, each image above its nearest training image; a block of columns for each codec."""
     cell, label, between = SIDE + 3, 26, 24
-    block = COLUMNS * cell + between
+    block = len(blocks[0][0][0]) * cell + between
     labels = [f"{words}; below each its nearest training image" for words in ROWS.values()]
     labels.append("real emoji that were held out, from their own tokens")
     heights = [label + cell * (1 + (below is not None)) + 6 for _, below in blocks[0]]
@@ -254,8 +256,10 @@ def samples_picture(
 
 def write(picture: Image.Image, path: Path) -> Path:
     with atomic(path) as temporary:
-        options = {"quality": 85} if path.suffix == ".jpg" else {"optimize": True}
-        picture.save(temporary, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
+        if path.suffix == ".jpg":
+            picture.save(temporary, "JPEG", quality=85)
+        else:  # of 256 colours: a third of the size
+            picture.quantize(256, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
     return path
 
 
@@ -289,7 +293,7 @@ def main(config: Config) -> None:
     folders = {name: sampler_folders(corpus, nights[name]) for name, corpus in corpora.items()}
     for name, found in folders.items():
         print_samplers(name, found)
-    blocks = [sample_rows(corpora[name], found) for name, found in folders.items()]
+    blocks = [sample_rows(corpora[name], found, COLUMNS // len(folders)) for name, found in folders.items()]
     paths["samplers"] = write(samples_picture(blocks, list(nights)), config.docs / "samplers_emoji.png")
     summary(**paths)
 
