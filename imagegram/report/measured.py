@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,11 @@ def finished(out: Path, asked: dict[str, Any]) -> bool:
 
 def write(out: Path, asked: dict[str, Any], record: dict[str, Any], page: Page, facts: list[dict[str, Any]]) -> None:
     """Write the files of a measurement, figures.json last, and print verdict and tables."""
-    with atomic(out / "images.csv") as temporary, temporary.open("w", newline="") as f:
+    (out / "figures.json").unlink(missing_ok=True)
+    with (
+        atomic(out / "images.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f,  # names need not be text
+    ):
         lines = csv.DictWriter(f, list(facts[0]))
         lines.writeheader()
         lines.writerows(facts)
@@ -132,7 +137,8 @@ def measure_pictures(command: Pictures) -> None:
         raise UserError(f"--images is at least {instrument.LEAST // 2}, and --size at least 0")
     datasets = instrument.open_sets(command)
     given = (command.features, command.training_features, command.held_out_features)
-    asked: dict[str, Any] = {name: getattr(command, name) for name in ("size", "images", "network", "seed")}
+    asked: dict[str, Any] = {name: getattr(command, name) for name in ("size", "images", "seed")}
+    asked["network"] = command.network and find_spec("efficientnet_lite_pytorch") is not None
     asked |= {who: [dataset.name, dataset.split, dataset.fingerprint] for who, dataset in datasets.items()}
     asked |= {"features": [sha256(path) for path in given if path and path.exists()], "version": FIGURES_VERSION}
     if finished(command.out, asked):

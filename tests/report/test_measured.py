@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from imagegram.metrics.features import efficientnet
 
 Pixels = NDArray[np.uint8]
 NO_NETWORK = "--no-network"
+NETWORK = find_spec("efficientnet_lite_pytorch")
 
 
 def run(*words: Any) -> int:
@@ -154,17 +156,15 @@ def test_folders_and_pictures_that_cannot_be_read(
     folder = sets / "folder"
     folder.mkdir()
     for i, image in enumerate(digits[500:550]):
-        Image.fromarray(image).save(folder / f"{i:03d}.png")
-    (folder / "049.png").write_bytes(b"no picture")
+        Image.fromarray(image).save(folder / os.fsdecode(b"%03d\xff.png" % i))  # no UTF-8
+    (folder / os.fsdecode(b"049\xff.png")).write_bytes(b"no picture")
     options = ["--training", sets / "training.npz", "--held-out", sets / "held_out.npz", NO_NETWORK]
     assert run("pictures", folder, *options, "--out", sets / "out") == 0
     assert "1 pictures cannot be read and are left out" in capsys.readouterr().out
     assert json.loads((sets / "out" / "figures.json").read_text())["images"] == 49
 
 
-@pytest.mark.skipif(
-    not find_spec("efficientnet_lite_pytorch"), reason="EfficientNet-Lite0 is not installed (requirements-features.txt)"
-)
+@pytest.mark.skipif(not NETWORK, reason="EfficientNet-Lite0 is not installed (requirements-features.txt)")
 def test_efficientnet_knows_its_classes() -> None:
     """A flat picture and a checkered one differ; features of a picture do not depend on its batch."""
     import torch
@@ -186,3 +186,8 @@ def test_without_the_network_a_line_says_how_to_get_it(
     monkeypatch.setattr("imagegram.metrics.instrument.efficientnet", lambda: None)
     assert run(*asked(sets, "real", "--images", 20)) == 0
     assert "requirements-features.txt" in capsys.readouterr().out
+    assert run(*asked(sets, "real", "--images", 20)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    monkeypatch.setattr("imagegram.report.measured.find_spec", lambda name: None if NETWORK else name)
+    assert run(*asked(sets, "real", "--images", 20)) == 0  # installed, or gone, in the meantime
+    assert "nothing to do" not in capsys.readouterr().out
