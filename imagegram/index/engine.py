@@ -52,6 +52,8 @@ class Engine:
         self.gram = open_fastgram(index.path)
         # The C++ object: `GramEngine` checks every token of every call, and answers with dictionaries.
         self.core = self.gram.engine
+        # Where each shard stands among Fastgram's, which are sorted by name: shard 10 before shard 2.
+        self.order = np.argsort(sorted(range(len(index.shards)), key=str))
 
     def ntd(self, context: Sequence[int], max_support: int | None = None) -> NextTokens:
         """What follows the longest suffix of `context` that occurs with a token after it, as `GramEngine.ntd()` says.
@@ -80,17 +82,20 @@ class Engine:
         distinct, which = np.unique(contexts, axis=0, return_inverse=True)
         queries = distinct.tolist()
         segments = [self.core.find(query).segment_by_shard for query in queries]
-        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)
+        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)[:, self.order]
         low = ranges[:, :, 0].T.copy()  # [shards, distinct]
         high = ranges[:, :, 1].T.copy()
         for number, shard in enumerate(self.index.shards):
             found = np.flatnonzero(high[number] > low[number])
+            if not found.size:
+                continue
             # The markers sort behind every token: the last match tells whether some matches end an image.
             last = pointers_at(shard.table, high[number, found] - 1) + contexts.shape[1]
             beyond = shard.tokens[np.minimum(last, len(shard.tokens) - 1)] >= TERMINATOR
             for i in found[beyond]:
                 for marker in (TERMINATOR, SEPARATOR):
-                    first, end = self.core.find_with_hint([*queries[i], marker], segments[i]).segment_by_shard[number]
+                    ended = self.core.find_with_hint([*queries[i], marker], segments[i]).segment_by_shard
+                    first, end = ended[self.order[number]]
                     high[number, i] -= end - first
         which = which.ravel()
         return low[:, which], high[:, which]
@@ -99,7 +104,9 @@ class Engine:
         """Where a run of tokens [c] stands: offsets in `index.corpus`, [m], at most MOST_PLACES of every shard."""
         found = []
         start = 0
-        for shard, (low, high) in zip(self.index.shards, self.core.find(run.tolist()).segment_by_shard, strict=True):
+        segments = self.core.find(run.tolist()).segment_by_shard
+        for shard, place in zip(self.index.shards, self.order, strict=True):
+            low, high = segments[place]
             found.append(start + pointers_at(shard.table, slice(low, min(high, low + MOST_PLACES))))
             start += len(shard.tokens) - len(ENDING)
         return np.concatenate(found).astype(np.int64)

@@ -23,6 +23,7 @@ from imagegram.tokens import SEPARATOR, TERMINATOR
 
 FOLLOW_COPIES = True  # False, of tests: every token is searched for
 LISTED = 128  # matches that are looked at for one draw from several shards; more are bisected
+FEW = 1 << 14  # matches that are looked at in any case
 AT_ONCE = 1 << 13  # draws; bounds the memory
 WHOLE = 1 << 23  # contexts hashed and sorted at once, 8 bytes each; of more, a quarter
 PARTS = 4  # one for every value of the first two bits
@@ -165,7 +166,7 @@ class MatchesAnywhere:
         ranges = np.concatenate([low, high, depth[None]]).T
         contexts, which, sharing = np.unique(ranges, axis=0, return_inverse=True, return_counts=True)
         each = contexts[:, shards:-1] - contexts[:, :shards]  # matches, [contexts, shards]
-        each[each.sum(1) > LISTED * sharing] = 0
+        each[each.sum(1) > np.maximum(LISTED * sharing, FEW // max(1, len(contexts)))] = 0
         first = np.cumsum(each.sum(1)) - each.sum(1)
 
         # In the order of shards and ranks, then of the tokens that follow: a stable sort.
@@ -212,11 +213,10 @@ class MatchesAnywhere:
     def _next_offsets(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
         """The offsets in `corpus`, `depth` tokens behind those that the tables of `shards` have at `ranks`: [m]."""
         offsets = np.empty(len(ranks), np.int64)
-        start = 0
-        for number, shard in enumerate(self.index.shards):
+        starts = np.cumsum([0, *(len(shard.tokens) - len(ENDING) for shard in self.index.shards)])
+        for number in np.flatnonzero(np.bincount(shards)):
             here = shards == number
-            offsets[here] = start + pointers_at(shard.table, ranks[here])
-            start += len(shard.tokens) - len(ENDING)
+            offsets[here] = starts[number] + pointers_at(self.index.shards[number].table, ranks[here])
         return offsets + depth
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
