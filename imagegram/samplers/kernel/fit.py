@@ -35,7 +35,7 @@ from imagegram.samplers.kernel.regression import principal_axes
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-IMAGES = 1 << 16  # training images that the regression is fitted to, at most
+IMAGES_OF_ALL_ROWS = 1 << 20  # training images that the regressions are fitted to, of all rows together: minutes
 STEPS = 200  # of the optimizer, at most
 PASSES = 2.5  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
 BATCH = 64  # training images predicted in a step
@@ -75,7 +75,7 @@ def fit(
             "take another sampler, aligned or ntd for example"
         )
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(n)[:IMAGES])
+    rows = np.sort(rng.permutation(n)[: IMAGES_OF_ALL_ROWS // min(tokens.shape[1], OWN_TOKENS + 1)])
     model = kind(levels, tokens.shape[1], rank or rank_of(n), len(rows)).to(device)
     digits = digits_of(tokens[rows], levels, device)
     with _threads(device) as pool:
