@@ -36,6 +36,20 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     return _index(folder)
 
 
+def random_codes(folder: Path, images: int, length: int = LENGTH, shard_images: int = 0) -> Index:
+    """What a random linear encoder makes of images of 64 normal numbers: FSQ digits, which depend on each other."""
+    rng = np.random.default_rng(0)
+    levels = np.array(LEVELS)
+    weights = rng.normal(0, 1 / 8, (64, length * len(levels))).astype(np.float32)
+    tokens = token_folder(folder / "tokens", "random codes", images, length)
+    for shard in trange(tokens.shards, desc="tokens", unit="shard"):
+        n = len(tokens.range(shard))
+        latents = np.tanh(rng.normal(size=(n, 64)).astype(np.float32) @ weights).reshape(n, length, -1)
+        digits = ((latents + 1) / 2 * levels).astype(np.int64).clip(0, levels - 1)
+        tokens.write(shard, digits @ np.cumprod([1, *LEVELS[:-1]]), np.zeros(n, np.int64), {}, 1.0)
+    return _index(folder, shard_images)
+
+
 def frequencies(folder: Path, images: int) -> Index:
     """Procedural scenes of 32 pixels as tokens from coarse to fine, the order of FlexTok's.
 
@@ -89,5 +103,6 @@ def token_folder(path: Path, name: str, images: int, length: int = LENGTH) -> To
     return TokenFolder.create(path, manifest)
 
 
-def _index(folder: Path) -> Index:
-    return build_index([folder / "tokens"], folder / "input", folder / "index", builder="divsufsort")
+def _index(folder: Path, shard_images: int = 0) -> Index:
+    place = folder / "input", folder / "index"
+    return build_index([folder / "tokens"], *place, builder="divsufsort", shard_images=shard_images)

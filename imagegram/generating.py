@@ -269,10 +269,11 @@ class Run:
         return self.only or Part.load(part_file(self.path, seed), self._asked)
 
     def all_seeds(self) -> tuple[Samples, Tensor] | None:
-        """What was drawn and decoded of every seed; None where one is missing. The first process waits for others."""
+        """What was drawn and decoded of every seed, for the first process, which waits for the others; None for these,
+        and where a seed is missing."""
         seeds = range(self.request.seed, self.request.seed + self.request.seeds)
         locks = [Artifact(self.path, "images").lock_file(rank) for rank in range(1, self.processes.world_size)]
-        while None in (parts := [self._part(seed) for seed in seeds]):
+        while None in (parts := [self._part(seed) for seed in seeds]) or self.processes.rank:
             if self.processes.rank or not others_at_work(locks, self.started):
                 there = sum(part is not None for part in parts)
                 print(f"{self.path}: {there} of {len(seeds)} seeds are drawn; the same command goes on from them")
@@ -393,4 +394,4 @@ class Run:
             write_json(self.path / "pictures.json", facts)
         Artifact(self.path, "images").finish(self.report)
         for part in self.path.glob(FILES):
-            part.unlink()
+            part.unlink(missing_ok=True)
