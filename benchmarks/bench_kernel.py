@@ -29,7 +29,7 @@ from imagegram.machine import choose_device, cores, single_threads
 from imagegram.samplers import Kernel
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import digits_of
-from imagegram.samplers.kernel.votes import Library
+from imagegram.samplers.kernel.votes import ATTEMPTS, Library
 
 NAME = 60  # letters of an operation's
 CLOCK = "by the clock"  # beside the operations, whose seconds are those of all threads
@@ -62,7 +62,7 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
     """Draw the images of a token: the seconds of each operation."""
     everywhere = _ExperimentalConfig(profile_all_threads=True)
     gpu = library.device.type == "cuda"
-    uniform = torch.rand((len(queries), 2), dtype=torch.float64, device=library.device)
+    uniform = torch.rand((len(queries), ATTEMPTS, 3), dtype=torch.float64, device=library.device)
     activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
     with profile(activities=[activity], experimental_config=everywhere) as profiled, single_threads():
         started = time.perf_counter()

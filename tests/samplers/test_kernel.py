@@ -13,7 +13,6 @@ from imagegram.cli import UserError
 from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
 from imagegram.samplers import Kernel
-from imagegram.samplers.kernel import drawing as kernel_drawing
 from imagegram.samplers.kernel import fit as module
 from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
@@ -178,11 +177,12 @@ def test_the_sampler_draws_from_these_probabilities(
     assert chisquare(groups[0][keep], groups[1][keep] * groups[0][keep].sum() / groups[1][keep].sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("attempts", [1, 16])
-def test_sources_are_drawn_by_their_votes(index: Index, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rounds", [[], [slice(0, 1)], [slice(0, 1), slice(1, 64)]])
+def test_sources_are_drawn_by_their_votes(index: Index, rounds: list[slice], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a proposal is accepted, or all votes are made after all."""
     small_tiles(monkeypatch)
-    monkeypatch.setattr(kernel_drawing, "DRAWS", 2 * attempts + 1)
+    monkeypatch.setattr(kernel_votes, "ROUNDS", rounds)
+    monkeypatch.setattr(kernel_votes, "NEAREST", 1)
     n = 20_000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
     samples = Kernel(temperature=0.8).sample(index, n, np.random.default_rng(0), length=3, prefix=prefix)

@@ -38,7 +38,7 @@ from imagegram.index.folder import Index
 from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import MovedVotes, context_places, digits_of
-from imagegram.samplers.kernel.votes import DRAWS, Library, slices
+from imagegram.samplers.kernel.votes import ATTEMPTS, Library, slices
 from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
 REASONS = 2  # earlier tokens that are named
@@ -171,10 +171,11 @@ def kernel_matches(
         if position:  # what was drawn may differ from what was offered: a prompt, a class
             own = slice((position - 1) * model.digits, position * model.digits)
             digits[:, own] = digits_of(drawn[:, position - 1 : position], index.levels, device)
-        uniform = torch.from_numpy(rng.random((n, 1 + model.digits + DRAWS))).to(device)
+        uniform = torch.from_numpy(rng.random((n, 1 + model.digits + 3 * ATTEMPTS))).to(device)
+        kinds, votes = uniform[:, : 1 + model.digits], uniform[:, 1 + model.digits :].unflatten(1, (ATTEMPTS, 3))
         with torch.inference_mode(), single_threads():
-            images = library.draw(position, digits, uniform[:, 1 + model.digits :], drawing.temperature)
-            _draw_digits(library, position, digits, images, uniform[:, : 1 + model.digits], drawing)
+            images = library.draw(position, digits, votes, drawing.temperature)
+            _draw_digits(library, position, digits, images, kinds, drawing)
         radix = torch.tensor(np.cumprod([1, *model.levels[:-1]]), device=device)
         token = (digits[:, position * model.digits : (position + 1) * model.digits].long() * radix).sum(1)
         yield DrawnTokens(token.cpu().numpy().astype(np.uint16), images.cpu().numpy(), position)

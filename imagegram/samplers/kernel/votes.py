@@ -3,11 +3,11 @@
 Squared distances, less what all images have in common, are one product of two small matrices: of a
 sequence [2 x, -1] and of an image [y, |y|^2]. A core takes a block of sequences and a tile of images.
 
-To draw an image by its vote, no vote of all others is made: images stand in groups of GROUP, and a pass
-over all of them finds the nearest of each group. As many votes as that one has, times GROUP, are more
-than the group can have. So a group is proposed by this bound, its votes are made, and it is accepted
-with the share of the bound that they reach: rejection keeps the distribution exact. Where all of ATTEMPTS
-proposals are rejected, the votes of all images are made after all.
+To draw an image by its vote, the votes of all others are not made: images stand in groups of GROUP, and a
+pass over all of them finds the nearest of each group. As many votes as that one has, times GROUP, are
+more than the group can have; of the NEAREST groups the votes are made. So a group is proposed by its votes
+or this bound, and accepted with the share of it that its votes reach: rejection keeps the distribution
+exact. Where all of ATTEMPTS proposals are rejected, the votes of all images are made after all.
 """
 
 import itertools
@@ -31,11 +31,13 @@ from imagegram.samplers.kernel.model import (
 )
 
 GROUP = 32  # images that are proposed together
-ATTEMPTS = 16  # to draw an image, before the votes of all are made
-DRAWS = 2 * ATTEMPTS + 1  # uniform numbers that one image takes
+NEAREST = 8  # groups whose votes are made
+ATTEMPTS = 64  # to draw an image, before the votes of all are made
+ROUNDS = [slice(0, 4), slice(4, 16), slice(16, ATTEMPTS)]  # of them, each for the sequences that the last one left
 ROWS = 128  # sequences whose votes a core counts at a time, at most
 TILE = 1024  # images, or groups, that it counts at a time: half a MB of votes
 GPU_TILE = 1 << 18
+ROUNDING = 1e-6  # of a sum of votes: a group is accepted whose votes were made before
 LEAST_LOG = -80.0  # of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
 PICKS_AT_ONCE = 128  # sequences whose proposals are looked at together
 
@@ -65,6 +67,7 @@ class Library:
         self.held = [-1] * min(places, first + turns)  # the place that is in a row
         self.context = torch.zeros((len(self.held), self.size), device=self.device)
         self.factors = torch.zeros((model.rank + 1, self.groups * GROUP), device=self.device)  # of every position
+        self.by_image = torch.empty((self.groups * GROUP, model.rank + 1), device=self.device)  # the same, turned
 
     def prepare(self, position: int) -> Tensor:
         """The images' factor of the distances at a position: [r + 1, N and some that nobody draws]."""
@@ -88,9 +91,15 @@ class Library:
         factors = self.factors[: rank + 1]
         factors[:rank, self.size :] = 0  # what an earlier position left where no image is
         factors[rank].fill_(FAR)
-        for tile in slices(self.size, self.tile):
+
+        @torch.inference_mode()
+        def project(tile: slice) -> None:
             numbers = torch.mm(matrix, self.context[:held, tile], out=factors[:rank, tile])
             torch.sum(numbers.square(), 0, out=factors[rank, tile])
+            self.by_image[tile, : rank + 1] = factors[:, tile].T
+
+        self.by_image[self.size :, : rank + 1] = factors[:, self.size :].T
+        list(self.pool.map(project, slices(self.size, self.tile)))
         return factors
 
     def against(self, position: int, queries: Tensor, temperature: float) -> Tensor:
@@ -132,52 +141,71 @@ class Library:
         self.blocks(len(own), self.groups, look)
         return best
 
-    def nearest(self, own: Tensor, best: Tensor, factors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def nearest(self, own: Tensor, best: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The logs of the `count` greatest votes [n, count], and the images whose they are: each is in one of the
         `count` groups with the greatest ones."""
         groups = best.topk(min(count, self.groups), 1).indices
-        logs = self.logs(own, groups, factors).flatten(1)
+        logs = self.logs(own, groups).flatten(1)
         images = groups[..., None] + self.groups * torch.arange(GROUP, device=self.device)
         logs, found = logs.topk(min(count, self.size), 1)
         return logs, images.flatten(1).gather(1, found)
 
-    def logs(self, own: Tensor, groups: Tensor, factors: Tensor) -> Tensor:
+    def logs(self, own: Tensor, groups: Tensor) -> Tensor:
         """The logs of the votes of some groups [n, m] of images: [n, m, GROUP]."""
-        by_group = factors.unflatten(1, (GROUP, self.groups))
-        parts = [
-            torch.einsum("nr,rgnm->nmg", own[rows], by_group[:, :, groups[rows]])
-            for rows in slices(len(own), PICKS_AT_ONCE)
-        ]
+        members = self.groups * torch.arange(GROUP, device=self.device)
+        parts = []
+        for rows in slices(len(own), PICKS_AT_ONCE):
+            images = self.by_image[(groups[rows, :, None] + members).flatten(1)][..., : own.shape[1]]
+            parts.append(torch.bmm(images, own[rows, :, None]).view(*groups[rows].shape, GROUP))
         return torch.cat(parts)
 
     def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """One image for each of n sequences, by its vote: int64 [n].
 
-        uniform: float64 [n, 2 * attempts + 1], in [0, 1).
+        uniform: float64 [n, ATTEMPTS, 3], in [0, 1).
         """
-        attempts = uniform.shape[1] // 2
         if not position:
-            return (uniform[:, 0] * self.size).long().clamp(max=self.size - 1)
+            return (uniform[:, 0, 0] * self.size).long().clamp(max=self.size - 1)
         factors = self.prepare(position)
         own = self.against(position, queries, temperature)
         best = self.best(own, factors)
-        most = self.nearest(own, best, factors, self.neighbours)[0][:, -1:]
 
-        bounds = votes(best, most)
+        @torch.inference_mode()
+        def pick(rows: slice) -> Tensor:
+            return self._pick(own[rows], best[rows], uniform[rows], factors)
+
+        return torch.cat(list(self.pool.map(pick, slices(len(own), self.tile if self.gpu else PICKS_AT_ONCE))))
+
+    def _pick(self, own: Tensor, best: Tensor, uniform: Tensor, factors: Tensor) -> Tensor:
+        """The images of some sequences, of the greatest votes `best` of each group; overwrites these."""
+        nearest = best.topk(min(max(NEAREST, self.neighbours), self.groups), 1).indices
+        logs = self.logs(own, nearest)
+        most = logs.flatten(1).topk(min(self.neighbours, self.size), 1)[0][:, -1:]
+
+        bounds = votes(best, most) * GROUP
+        bounds.scatter_(1, nearest, votes(logs, most[..., None]).sum(2))
         cumulative = bounds.double().cumsum(1)
-        wanted = uniform[:, :attempts] * cumulative[:, -1:]
-        groups = torch.searchsorted(cumulative, wanted, right=True).clamp(max=self.groups - 1)
-        within = votes(self.logs(own, groups, factors), most[..., None]).double().cumsum(2)
-        accepted = uniform[:, attempts:-1] * GROUP * bounds.gather(1, groups) < within[..., -1]
+        images = torch.full((len(own),), -1, device=self.device)
+        left: Tensor | slice = slice(None)  # the sequences that have no image yet
+        for attempts in ROUNDS:
+            if not len(own[left]):
+                break
+            some = uniform[left, attempts]
+            sums = cumulative[left]
+            groups = torch.searchsorted(sums, some[..., 0] * sums[:, -1:], right=True).clamp(max=self.groups - 1)
+            within = votes(self.logs(own[left], groups), most[left][..., None]).double().cumsum(2)
+            accepted = some[..., 1] * bounds[left].gather(1, groups) < within[..., -1] * (1 + ROUNDING)
+            first = accepted.int().argmax(1)  # the first attempt that is accepted
+            each = torch.arange(len(first), device=self.device)
+            within = within[each, first]
+            picks = torch.searchsorted(within, some[each, first, 2:] * within[:, -1:], right=True)[:, 0]
+            found = groups[each, first] + self.groups * picks.clamp(max=GROUP - 1)
+            images[left] = torch.where(accepted.any(1), found, -1)
+            left = torch.nonzero(images < 0)[:, 0]
 
-        first = accepted.int().argmax(1)  # the first attempt that is accepted
-        each = torch.arange(len(own), device=self.device)
-        within = within[each, first]
-        picks = torch.searchsorted(within, uniform[:, -1:] * within[:, -1:], right=True)[:, 0].clamp(max=GROUP - 1)
-        images = groups[each, first] + self.groups * picks
-        for row in torch.nonzero(~accepted.any(1))[:, 0].tolist():
+        for row in torch.nonzero(images < 0)[:, 0].tolist():
             cumulative = votes(own[row] @ factors, most[row]).double().cumsum(0)
-            images[row] = torch.searchsorted(cumulative, uniform[row, -1] * cumulative[-1], right=True)
+            images[row] = torch.searchsorted(cumulative, uniform[row, -1, 2] * cumulative[-1], right=True)
         return images.clamp(max=self.size - 1)
 
     def shares(
@@ -197,7 +225,7 @@ class Library:
         n = len(queries)
         factors = self.prepare(position)
         own = self.against(position, queries, temperature)
-        logs, images = self.nearest(own, self.best(own, factors), factors, self.neighbours + 1)
+        logs, images = self.nearest(own, self.best(own, factors), self.neighbours + 1)
         if leave_out is not None:
             logs = logs.masked_fill(images == leave_out[:, None], -torch.inf).sort(1, descending=True)[0][:, :-1]
         most = logs[:, : self.neighbours].amin(1, keepdim=True)
