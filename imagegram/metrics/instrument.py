@@ -89,9 +89,8 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
         for who, dataset in datasets.items()
     }
     n = min(n, len(sets["generated"].ordinals), len(sets["held_out"].ordinals) // 2)
-    distinct = np.unique(sets["training"].pixels.reshape(len(sets["training"].pixels), -1), axis=0, return_index=True)[
-        1
-    ]
+    pixels = sets["training"].pixels
+    _, distinct = np.unique(pixels.reshape(len(pixels), -1), axis=0, return_index=True)
     training = np.sort(distinct)
     first, second = np.arange(n), np.arange(n, 2 * n)
     rows = {"generated": first, "held_out": first, "reference": second, "training": training}

@@ -19,8 +19,7 @@ Sources. Weinberger & Tesauro (2007, "Metric learning for kernel regression") fi
 (2004, "Nonparametric conditional density estimation") first predicts the mean and then the density of
 its error; TabR (Gorishniy et al., 2023, arXiv:2307.14338) corrects a neighbour's label by the difference
 of the keys; Local Linear Attention (2025, arXiv:2510.01450) is the local regression as attention.
-Mussmann et al. (2017, arXiv:1707.03372) draw from such sums without making them; here one image of the
-drawn part is enough.
+Mussmann et al. (2017, arXiv:1707.03372) draw from such sums without making them, as votes.py does by proposals.
 """
 
 import math
