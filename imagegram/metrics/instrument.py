@@ -194,5 +194,5 @@ def answer(measured: Measured) -> list[str]:
             f"As a set they lie closer to the training images than real ones do: {'; '.join(by['close'])}."
         )
     unlike = "; ".join(by["unlike"])
-    sentences.append(f"What tells them from held-out real pictures: {unlike or 'nothing'}.")
+    sentences.append(f"What else tells them from held-out real pictures: {unlike or 'nothing'}.")
     return sentences
