@@ -31,8 +31,9 @@ def token_probability(fit: dict[str, Numbers], training: Numbers, image: Numbers
 
     # Who votes: images whose earlier tokens are near, after the learned places of digits and a projection.
     A = fit[f"projections.{t}"] * np.exp(fit["sharpness"][t] / 2)
-    apart = fit["codes"][np.arange(c), training[:, :c]] - fit["codes"][np.arange(c), image[:c]]
-    distance = np.square(apart @ A.T).sum(1) if c else np.zeros(len(training))
+    them, us = (fit["codes"][np.arange(c), digits[:, :c]] @ A.T for digits in (training, image[None]))
+    step = np.abs(them).max(initial=1e-9) / 127  # distances are counted in whole numbers
+    distance = np.square(step * (np.round(them / step) - np.round(us / step).clip(-127, 127))).sum(1)
     distance = np.maximum(distance, np.sort(distance)[3])  # no image is heard louder than the fourth nearest
     chance = np.exp(distance.min() - distance) / np.exp(distance.min() - distance).sum()
     equal = chance @ (training[:, c : c + D] == image[c : c + D]).all(1)

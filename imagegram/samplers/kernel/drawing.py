@@ -37,7 +37,7 @@ from imagegram.index.folder import Index
 from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import MovedVotes, context_places, digits_of
-from imagegram.samplers.kernel.votes import ATTEMPTS, Library, slices
+from imagegram.samplers.kernel.votes import ATTEMPTS, ROWS, Library, slices
 from imagegram.samplers.matches import DrawnTokens, Ints, Reweigh
 
 REASONS = 2  # earlier tokens that are named
@@ -183,13 +183,24 @@ def kernel_matches(
 def _draw_digits(
     library: Library, position: int, digits: Tensor, images: Tensor, uniform: Tensor, drawing: Drawing
 ) -> None:
+    """Draw the digits of a token into `digits` uint8 [n, F], of the images [n] that give it, on all cores."""
+
+    def draw(rows: slice) -> None:
+        _draw_some(library, position, digits[rows], images[rows], uniform[rows], drawing)
+
+    library.share(len(digits), ROWS, draw)
+
+
+def _draw_some(
+    library: Library, position: int, digits: Tensor, images: Tensor, uniform: Tensor, drawing: Drawing
+) -> None:
     """Draw the digits of a token into `digits` uint8 [n, F], each a move and a step away from the image's.
 
     uniform: float64 [n, 1 + D], which of the three kinds a token is, then the digits.
     """
     model = library.model
     first = position * model.digits
-    theirs = library.digits[: first + model.digits, images].T
+    theirs = library.digits_of(images, position)
     offers = _offer(model, position, theirs, images, drawing.step)
     shares = model.shares(position, drawing.step).double().cumsum(0)
     stands = (uniform[:, 0] >= shares[0]) & (uniform[:, 0] < shares[1])

@@ -94,8 +94,12 @@ class MovedVotes(nn.Module):
 
     def project(self, embedded: Tensor, position: int) -> Tensor:
         """Contexts [n, C] -> the numbers [n, r] whose squared distance decides the votes."""
+        return embedded @ self.projection(position).T
+
+    def projection(self, position: int) -> Tensor:
+        """What contexts are multiplied with: [r, C]."""
         row = self.row(position)
-        return embedded @ self.projections[row].T * (self.sharpness[row] / 2).exp()
+        return self.projections[row] * (self.sharpness[row] / 2).exp()
 
     def shares(self, position: int, step: float = 1.0) -> Tensor:
         """The shares of moved votes, votes as they stand, and uniform tokens: [3]; `step` scales the last one."""

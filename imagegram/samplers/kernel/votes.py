@@ -1,18 +1,20 @@
 """The votes of all indexed images (drawing.py has the formula), without ever storing one for each image and sequence.
 
-Squared distances, less what all images have in common, are one product of two small matrices: of a
-sequence [2 x, -1] and of an image [y, |y|^2]. A core takes a block of sequences and a tile of images.
+Distances are counted in whole numbers: the projected numbers of all contexts are rounded to 127 steps of the
+largest one. So products of bytes are exact, where a processor has them four times as fast as floats, and
+whatever is computed together gives the same.
 
 To draw an image by its vote, the votes of all others are not made: images stand in groups of GROUP, and a
-pass over all of them finds the nearest of each group. As many votes as that one has, times GROUP, are
-more than the group can have; of the NEAREST groups the votes are made. So a group is proposed by its votes
-or this bound, and accepted with the share of it that its votes reach: rejection keeps the distribution
-exact. Where all of ATTEMPTS proposals are rejected, the votes of all images are made after all.
+pass over all of them finds the nearest of each group. The votes of the NEAREST groups are made; those of any
+other are at most as many as that one has, times GROUP. So an image of the nearest groups is drawn, or
+another group proposed by this bound, and accepted with the share of it that its votes reach: rejection keeps
+the distribution exact. Where all of ATTEMPTS proposals are rejected, the votes of all images are made after all.
 """
 
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +23,6 @@ from torch import Tensor
 
 from imagegram.machine import cores
 from imagegram.samplers.kernel.model import (
-    FAR,
     FIRST_TOKENS,
     LAST_TOKENS,
     MovedVotes,
@@ -30,16 +31,19 @@ from imagegram.samplers.kernel.model import (
     neighbours_of,
 )
 
+STEPS = 127  # to which the projected numbers are rounded, on either side of 0: a byte
+NOBODY = 1 << 23  # the squared distance of what is no image; any other is smaller, and a float knows it exactly
 GROUP = 32  # images that are proposed together
-NEAREST = 8  # groups whose votes are made
+NEAREST = 16  # groups whose votes are made
 ATTEMPTS = 64  # to draw an image, before the votes of all are made
-ROUNDS = [slice(0, 4), slice(4, 16), slice(16, ATTEMPTS)]  # of them, each for the sequences that the last one left
-ROWS = 128  # sequences whose votes a core counts at a time, at most
-TILE = 1024  # images, or groups, that it counts at a time: half a MB of votes
+ROUNDS = [slice(0, 1), slice(1, 8), slice(8, ATTEMPTS)]  # of them, each for the sequences that the last one left
+ROWS = 512  # sequences whose votes a core counts at a time, at most
+TILE = 256  # images, or groups, that it counts at a time: half a MB of votes
+PROJECTED_AT_ONCE = 2048  # images
+ROWS_AT_ONCE = 64  # sequences whose proposals are looked at together
 GPU_TILE = 1 << 18
-ROUNDING = 1e-6  # of a sum of votes: a group is accepted whose votes were made before
 LEAST_LOG = -80.0  # of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
-PICKS_AT_ONCE = 128  # sequences whose proposals are looked at together
+Result = TypeVar("Result")
 
 
 class Library:
@@ -52,11 +56,13 @@ class Library:
         """tokens: [N, L], of the indexed images."""
         self.model = model
         self.device = model.codes.device
+        self.gpu = self.device.type != "cpu"
+        self.tokens = tokens
         self.size = len(tokens)
         self.groups = -(-self.size // GROUP)
         self.neighbours = neighbours_of(self.size)
         self.digits = digits_of(tokens, model.levels, self.device).T.contiguous()  # uint8 [F, N]
-        self.tile = GPU_TILE if self.device.type != "cpu" else TILE
+        self.tile = GPU_TILE if self.gpu else TILE
         self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
 
         # Where the digits of earlier tokens lie: those of the first tokens stay, later ones take turns.
@@ -66,11 +72,16 @@ class Library:
         self.rows = [place if place < first else first + (place - first) % turns for place in range(places)]
         self.held = [-1] * min(places, first + turns)  # the place that is in a row
         self.context = torch.zeros((len(self.held), self.size), device=self.device)
-        self.factors = torch.zeros((model.rank + 1, self.groups * GROUP), device=self.device)  # of every position
-        self.by_image = torch.empty((self.groups * GROUP, model.rank + 1), device=self.device)  # the same, turned
 
-    def prepare(self, position: int) -> Tensor:
-        """The images' factor of the distances at a position: [r + 1, N and some that nobody draws]."""
+        # The projected numbers of the position that is prepared, and the same in whole numbers.
+        self.step = 1.0
+        self.projected = torch.zeros((model.rank, self.size), device=self.device)
+        self.numbers = torch.zeros((model.rank, self.groups * GROUP), dtype=torch.int8, device=self.device)
+        self.by_group = torch.zeros((self.groups, GROUP, model.rank), dtype=torch.int8, device=self.device)
+        self.squares = torch.full((self.groups * GROUP,), NOBODY, dtype=torch.int32, device=self.device)
+
+    def prepare(self, position: int) -> None:
+        """Project the contexts of all images, for the distances at a position."""
         model = self.model
         context = context_places(position, model.digits)
         for place in context:
@@ -82,35 +93,63 @@ class Library:
 
         # The product takes the rows as they lie, so that none is copied.
         held = max((self.rows[place] for place in context), default=-1) + 1
-        row = model.row(position)
-        matrix = torch.zeros((len(model.projections[row]), held), device=self.device)
-        if context:
-            matrix[:, [self.rows[place] for place in context]] = model.projections[row]
-            matrix *= (model.sharpness[row] / 2).exp()
-        rank = len(matrix)
-        factors = self.factors[: rank + 1]
-        factors[:rank, self.size :] = 0  # what an earlier position left where no image is
-        factors[rank].fill_(FAR)
+        projection = model.projection(position)
+        rank = len(projection)
+        matrix = torch.zeros((rank, held), device=self.device)
+        matrix[:, [self.rows[place] for place in context]] = projection
+        tiles = slices(self.size, max(self.tile, PROJECTED_AT_ONCE))
 
         @torch.inference_mode()
-        def project(tile: slice) -> None:
-            numbers = torch.mm(matrix, self.context[:held, tile], out=factors[:rank, tile])
-            torch.sum(numbers.square(), 0, out=factors[rank, tile])
-            self.by_image[tile, : rank + 1] = factors[:, tile].T
+        def project(tile: slice) -> float:
+            return torch.mm(matrix, self.context[:held, tile], out=self.projected[:rank, tile]).abs().max().item()
 
-        self.by_image[self.size :, : rank + 1] = factors[:, self.size :].T
-        list(self.pool.map(project, slices(self.size, self.tile)))
-        return factors
+        self.step = max(max(self.pool.map(project, tiles)) / STEPS if rank else 0.0, 1e-30)
 
-    def against(self, position: int, queries: Tensor, temperature: float) -> Tensor:
-        """The sequences' factor, [n, r + 1]: with `factors` of `prepare`, it gives the log of each vote.
+        @torch.inference_mode()
+        def count(tile: slice) -> None:
+            whole = self.projected[:rank, tile].div_(self.step).round_()
+            self.numbers[:rank, tile] = whole
+            self.squares[tile] = whole.square().sum(0)
 
-        queries: uint8 [n, >= position * D].
+        list(self.pool.map(count, tiles))
+        self.by_group[..., :rank] = self.numbers[:rank].view(rank, GROUP, self.groups).permute(2, 1, 0)
+
+    def against(self, position: int, queries: Tensor) -> Tensor:
+        """The projected numbers of sequences, in whole numbers: int8 [n, r].
+
+        queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where others are with it.
         """
-        numbers = torch.zeros((len(queries), 0), device=self.device)
-        if position:
-            numbers = self.model.project(self.model.embed(queries, position), position)
-        return torch.cat([2 * numbers, -torch.ones_like(queries[:, :1], dtype=torch.float32)], 1) / temperature
+        if not position:
+            return torch.zeros_like(queries[:, :0], dtype=torch.int8)
+        context = self.model.embed(queries, position).double()
+        numbers = context @ self.model.projection(position).double().T
+        return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
+
+    def distances(self, own: Tensor, part: slice, out: Tensor | None = None) -> Tensor:
+        """The squared distances of some images, less what all have in common, in squares of a step: [n, part]."""
+        numbers = self.numbers[: own.shape[1], part]
+        fast = not self.gpu and torch.cpu._is_vnni_supported()
+        products = torch._int_mm(own, numbers, out=out) if fast else (own.float() @ numbers.float()).int()
+        return torch.sub(self.squares[part], products, alpha=2, out=products)
+
+    def distances_in(self, own: Tensor, groups: Tensor) -> Tensor:
+        """The same of all images of some groups [n, m]: [n, m, GROUP]."""
+        numbers = self.by_group[groups][..., : own.shape[1]].float()  # [n, m, GROUP, r]
+        products = numbers.mul_(own[:, None, None].float()).sum(3).int()
+        return torch.sub(self.squares.view(GROUP, self.groups).T[groups], products, alpha=2)
+
+    def votes(self, distances: Tensor, heard: Tensor, temperature: float) -> Tensor:
+        """Votes at these distances, where none counts more than the one at `heard`, which is 1."""
+        logs = (heard - distances).float().mul_(self.step**2 / temperature)
+        return logs.clamp_(LEAST_LOG, 0).exp_()
+
+    def digits_of(self, images: Tensor, position: int) -> Tensor:
+        """The digits of some images [n] up to a position: uint8 [n, (position + 1) * D]."""
+        return digits_of(self.tokens[images.cpu().numpy(), : position + 1], self.model.levels, self.device)
+
+    def share(self, n: int, rows: int, run: Callable[[slice], Result]) -> list[Result]:
+        """What `run` makes of each `rows` of n sequences, on all cores."""
+        return list(self.pool.map(torch.inference_mode()(run), slices(n, self.tile if self.gpu else rows)))
 
     def blocks(self, n: int, size: int, run: Callable[[slice, slice], None]) -> None:
         """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs, on all cores."""
@@ -122,42 +161,30 @@ class Library:
 
         list(self.pool.map(one, pairs))
 
-    @property
-    def gpu(self) -> bool:
-        return self.device.type != "cpu"
-
-    def best(self, own: Tensor, factors: Tensor) -> Tensor:
-        """The log of the greatest vote of each group: [n, groups]."""
-        best = torch.empty((len(own), self.groups), device=self.device)
+    def best(self, own: Tensor) -> Tensor:
+        """The distance of the nearest image of each group: int32 [n, groups]."""
+        best = torch.empty((len(own), self.groups), dtype=torch.int32, device=self.device)
 
         def look(rows: slice, tile: slice) -> None:
-            greatest = own[rows] @ factors[:, tile]
-            logs = torch.empty_like(greatest)
+            some = own[rows]
+            nearest = self.distances(some, tile)
+            out = torch.empty_like(nearest)
             for first in range(self.groups, self.groups * GROUP, self.groups):
-                torch.mm(own[rows], factors[:, first + tile.start : first + tile.stop], out=logs)
-                torch.maximum(greatest, logs, out=greatest)
-            best[rows, tile] = greatest
+                others = self.distances(some, slice(first + tile.start, first + tile.stop), out)
+                torch.minimum(nearest, others, out=nearest)
+            best[rows, tile] = nearest
 
         self.blocks(len(own), self.groups, look)
         return best
 
     def nearest(self, own: Tensor, best: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The logs of the `count` greatest votes [n, count], and the images whose they are: each is in one of the
-        `count` groups with the greatest ones."""
-        groups = best.topk(min(count, self.groups), 1).indices
-        logs = self.logs(own, groups).flatten(1)
-        images = groups[..., None] + self.groups * torch.arange(GROUP, device=self.device)
-        logs, found = logs.topk(min(count, self.size), 1)
-        return logs, images.flatten(1).gather(1, found)
+        """The groups of the `count` nearest images or more [n, m], and the distances of all in them [n, m, GROUP]."""
+        groups = best.topk(min(max(NEAREST, count), self.groups), 1, largest=False).indices
+        return groups, self.distances_in(own, groups)
 
-    def logs(self, own: Tensor, groups: Tensor) -> Tensor:
-        """The logs of the votes of some groups [n, m] of images: [n, m, GROUP]."""
-        members = self.groups * torch.arange(GROUP, device=self.device)
-        parts = []
-        for rows in slices(len(own), PICKS_AT_ONCE):
-            images = self.by_image[(groups[rows, :, None] + members).flatten(1)][..., : own.shape[1]]
-            parts.append(torch.bmm(images, own[rows, :, None]).view(*groups[rows].shape, GROUP))
-        return torch.cat(parts)
+    def heard(self, distances: Tensor) -> Tensor:
+        """How far the last image is that is heard as loud as the nearest, of `distances` [n, m, GROUP]: [n, 1]."""
+        return distances.flatten(1).topk(min(self.neighbours, self.size), 1, largest=False)[0][:, -1:]
 
     def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """One image for each of n sequences, by its vote: int64 [n].
@@ -166,47 +193,78 @@ class Library:
         """
         if not position:
             return (uniform[:, 0, 0] * self.size).long().clamp(max=self.size - 1)
-        factors = self.prepare(position)
-        own = self.against(position, queries, temperature)
-        best = self.best(own, factors)
+        self.prepare(position)
+        own = self.against(position, queries)
+        best = self.best(own)
 
-        @torch.inference_mode()
         def pick(rows: slice) -> Tensor:
-            return self._pick(own[rows], best[rows], uniform[rows], factors)
+            return self._pick(own[rows], best[rows], uniform[rows], temperature)
 
-        return torch.cat(list(self.pool.map(pick, slices(len(own), self.tile if self.gpu else PICKS_AT_ONCE))))
+        return torch.cat(self.share(len(own), ROWS_AT_ONCE, pick))
 
-    def _pick(self, own: Tensor, best: Tensor, uniform: Tensor, factors: Tensor) -> Tensor:
-        """The images of some sequences, of the greatest votes `best` of each group; overwrites these."""
-        nearest = best.topk(min(max(NEAREST, self.neighbours), self.groups), 1).indices
-        logs = self.logs(own, nearest)
-        most = logs.flatten(1).topk(min(self.neighbours, self.size), 1)[0][:, -1:]
+    def _pick(self, own: Tensor, best: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        """The images of some sequences, of the distances `best` of each group."""
+        nearest, distances = self.nearest(own, best, self.neighbours)
+        heard = self.heard(distances)
+        near = self.votes(distances.flatten(1), heard, temperature).double().cumsum(1)
+        far = self.votes(best, heard, temperature).mul_(GROUP).scatter_(1, nearest, 0)  # at most
+        wanted = uniform[:, 0, :1] * (near[:, -1:] + far.sum(1, keepdim=True, dtype=torch.float64))
+        images = self._image_at(wanted, nearest, near)
+        left = torch.nonzero(wanted >= near[:, -1:])[:, 0]
+        if len(left):
+            own, uniform, nearest, near, far, heard = (each[left] for each in (own, uniform, nearest, near, far, heard))
+            images[left] = self._propose(own, uniform, nearest, near, far, heard, temperature)
+        return images[:, 0].clamp(max=self.size - 1)
 
-        bounds = votes(best, most) * GROUP
-        bounds.scatter_(1, nearest, votes(logs, most[..., None]).sum(2))
-        cumulative = bounds.double().cumsum(1)
-        images = torch.full((len(own),), -1, device=self.device)
-        left: Tensor | slice = slice(None)  # the sequences that have no image yet
+    def _propose(
+        self,
+        own: Tensor,
+        uniform: Tensor,
+        nearest: Tensor,
+        near: Tensor,
+        far: Tensor,
+        heard: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        """The images [n, 1] of sequences that are first proposed another group than the `nearest` [n, m].
+
+        near [n, m * GROUP]: the sums of the votes in these; far [n, groups]: the most that those of any other can be.
+        """
+        sums = far.double().cumsum(1)
+        images = torch.full((len(own), 1), -1, device=self.device)
+        left = torch.arange(len(own), device=self.device)  # the sequences that have no image yet
         for attempts in ROUNDS:
-            if not len(own[left]):
-                break
             some = uniform[left, attempts]
-            sums = cumulative[left]
-            groups = torch.searchsorted(sums, some[..., 0] * sums[:, -1:], right=True).clamp(max=self.groups - 1)
-            within = votes(self.logs(own[left], groups), most[left][..., None]).double().cumsum(2)
-            accepted = some[..., 1] * bounds[left].gather(1, groups) < within[..., -1] * (1 + ROUNDING)
-            first = accepted.int().argmax(1)  # the first attempt that is accepted
-            each = torch.arange(len(first), device=self.device)
-            within = within[each, first]
-            picks = torch.searchsorted(within, some[each, first, 2:] * within[:, -1:], right=True)[:, 0]
-            found = groups[each, first] + self.groups * picks.clamp(max=GROUP - 1)
-            images[left] = torch.where(accepted.any(1), found, -1)
-            left = torch.nonzero(images < 0)[:, 0]
+            wanted = some[..., 0] * (near[left, -1:] + sums[left, -1:])
+            beyond = wanted - near[left, -1:]
+            groups = torch.searchsorted(sums[left], beyond, right=True).clamp(max=self.groups - 1)
+            within = self.votes(self.distances_in(own[left], groups), heard[left, None], temperature)
+            within = within.double().cumsum(2)
+            accepted = (beyond < 0) | (some[..., 1] * far[left].gather(1, groups) < within[..., -1])
 
-        for row in torch.nonzero(images < 0)[:, 0].tolist():
-            cumulative = votes(own[row] @ factors, most[row]).double().cumsum(0)
-            images[row] = torch.searchsorted(cumulative, uniform[row, -1, 2] * cumulative[-1], right=True)
-        return images.clamp(max=self.size - 1)
+            first = accepted.int().argmax(1, keepdim=True)  # the attempt that counts
+            inside = torch.take_along_dim(within, first[..., None], 1)[:, 0]
+            place = some[..., 2].gather(1, first) * inside[:, -1:]
+            found = torch.where(
+                beyond.gather(1, first) < 0,
+                self._image_at(wanted.gather(1, first), nearest[left], near[left]),
+                self._image_at(place, groups.gather(1, first), inside),
+            )
+            images[left] = torch.where(accepted.any(1, keepdim=True), found, -1)
+            left = torch.nonzero(images < 0)[:, 0]
+            if not len(left):
+                return images
+
+        for row in left.tolist():
+            distances = self.distances(own[row : row + 1], slice(0, self.size))
+            votes = self.votes(distances, heard[row], temperature).double().cumsum(1)
+            images[row] = torch.searchsorted(votes, uniform[row, -1:, 2:] * votes[:, -1:], right=True)[0]
+        return images
+
+    def _image_at(self, place: Tensor, groups: Tensor, sums: Tensor) -> Tensor:
+        """The image of some groups [n, m] where the sums of their votes [n, m * GROUP] reach a place [n, 1]."""
+        member = torch.searchsorted(sums, place, right=True).clamp(max=sums.shape[1] - 1)
+        return groups.gather(1, member // GROUP) + self.groups * (member % GROUP)
 
     def shares(
         self,
@@ -223,18 +281,19 @@ class Library:
         that must say nothing.
         """
         n = len(queries)
-        factors = self.prepare(position)
-        own = self.against(position, queries, temperature)
-        logs, images = self.nearest(own, self.best(own, factors), self.neighbours + 1)
+        self.prepare(position)
+        own = self.against(position, queries)
+        nearest, distances = self.nearest(own, self.best(own), self.neighbours + 1)
         if leave_out is not None:
-            logs = logs.masked_fill(images == leave_out[:, None], -torch.inf).sort(1, descending=True)[0][:, :-1]
-        most = logs[:, : self.neighbours].amin(1, keepdim=True)
+            images = nearest[..., None] + self.groups * torch.arange(GROUP, device=self.device)
+            distances = distances.masked_fill(images == leave_out[:, None, None], NOBODY)
+        heard = self.heard(distances)
         tiles = slices(self.size, self.tile)
         # Of each tile the sum of all votes, and that of what they offer.
         kept = torch.empty((2, n, len(tiles)), dtype=torch.float64, device=self.device)
 
         def add(rows: slice, tile: slice) -> None:
-            weights = votes(own[rows] @ factors[:, tile], most[rows])
+            weights = self.votes(self.distances(own[rows], tile), heard[rows], temperature)
             if leave_out is not None:
                 mine = torch.nonzero((leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop))[:, 0]
                 weights[mine, leave_out[rows][mine] - tile.start] = 0
@@ -244,11 +303,6 @@ class Library:
 
         self.blocks(n, self.size, add)
         return kept[1].sum(1) / kept[0].sum(1)
-
-
-def votes(logs: Tensor, most: Tensor) -> Tensor:
-    """Votes of these logs, where none counts more than the one of the log `most`, which is 1. Overwrites `logs`."""
-    return logs.sub_(most).clamp_(LEAST_LOG, 0).exp_()
 
 
 def slices(length: int, size: int) -> list[slice]:
