@@ -41,8 +41,8 @@ ROWS = {  # label -> a sampler of overnight_run.py; "": held-out images
     "a copier: infini-gram, ten tokens of context": "ntd-long",
     "chaos: every token drawn for itself": "unigram",
 }
-COLUMNS = 8
-SIDE = 96  # pixels of an image in the rows
+COLUMNS = 12
+SIDE = 64  # pixels of an image in the rows: with a title all four fit into a screen
 FRAME = 224  # and in the moving picture
 GROWING = 3  # images in it
 
@@ -61,24 +61,25 @@ def enlarged(image: torch.Tensor, side: int) -> Image.Image:
 
 
 def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decoder) -> Image.Image:
-    """A labelled row of images for each of ROWS, each above its source, rebuilt by the same tokenizer and noise."""
-    step, tall = SIDE + 6, 2 * SIDE + 74
-    sheet = Image.new("RGB", (COLUMNS * step, len(ROWS) * tall), "white")
+    """A labelled row of images for each of ROWS, each above its source, by the same tokenizer and noise."""
+    step, tall = SIDE + 4, 2 * SIDE + 36
+    sheet = Image.new("RGB", (COLUMNS * step - 4, len(ROWS) * tall - 6), "white")
     draw = ImageDraw.Draw(sheet)
+    held_out = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:COLUMNS]
     for r, (label, name) in enumerate(ROWS.items()):
-        below = "below each: the training image that gave most tokens"
         if name:
             tokens = drawn[name].tokens[:COLUMNS]
             sources = np.array([shares(row[:, :1])[0][0][0] for row in drawn[name].sources[:COLUMNS]])
         else:
-            tokens = corpus.held_out.tokens[np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:COLUMNS]]
+            tokens = corpus.held_out.tokens[held_out]
             sources = nearest(tokens, corpus.index.tokens)[0]
-            below = "below each: its nearest training image"
-        draw.text((0, r * tall + 4), label, "#111", ImageFont.load_default(26))
-        draw.text((0, r * tall + 36), below, "#666", ImageFont.load_default(20))
+        base = r * tall + 20
+        draw.text((0, base), label, "#111", ImageFont.load_default(22), anchor="ls")
+        below = "below: " + ("the training image that gave most tokens" if name else "the nearest training image")
+        draw.text((sheet.width, base), below, "#666", ImageFont.load_default(18), anchor="rs")
         for half, images in enumerate((decode(tokens), decode(corpus.index.tokens[sources]))):
             for c, image in enumerate(images):
-                sheet.paste(enlarged(image, SIDE), (c * step, r * tall + 64 + half * (SIDE + 2)))
+                sheet.paste(enlarged(image, SIDE), (c * step, r * tall + 28 + half * (SIDE + 1)))
     return sheet
 
 

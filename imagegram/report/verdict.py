@@ -8,6 +8,8 @@ from imagegram.metrics.coherence import LEAST
 from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY, Figures
 from imagegram.samplers.draw import Draw
 
+MANY_COPIES = 0.1  # share of exact copies from which on they are what is wrong
+
 
 @dataclass
 class Run:
@@ -66,7 +68,7 @@ def _yes_or_no(best: Run, runs: list[Run]) -> str:
         role = "the most coherent ones are those of"
     elif not rule.is_like_real_images(best.figures):
         said = "No: no sampler makes coherent images that are as new as real ones"
-        role = f"the best are {_fault(best.figures)}, those of"
+        role = f"the best are {_fault(best.figures)}: those of"
     elif clearly_less:
         said = "Not quite: n-grams make new images of this kind that are clearly less coherent than real ones"
         role = "the best are those of"
@@ -79,6 +81,9 @@ def _yes_or_no(best: Run, runs: list[Run]) -> str:
 
 def _fault(figures: Figures) -> str:
     """Why coherent images are not like real ones all the same."""
+    counted = EXACT_COPIES.of(figures)
+    if counted and counted.value > MANY_COPIES:
+        return f"copies of training images in {counted.value:.0%} of all cases"
     closer = CLOSER.of(figures)
     if closer is None:
         return "not compared with held-out images"

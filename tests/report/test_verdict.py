@@ -45,10 +45,11 @@ def test_without_coherence_nothing_is_the_best() -> None:
 def test_the_answer_says_what_keeps_the_best_from_being_like_real_images() -> None:
     few = run("few", 0, 0.46, 0.99)
     few.figures[EXACT_COPIES.key] = Figure(0, 0, 0.057)  # of 64 sequences
-    for closer, said in ((0.46, "copies more often than one in 100,"), (0.8, "nearer to"), (0.2, "further from")):
+    for closer, said in ((0.46, "copies more often than one in 100:"), (0.8, "nearer to"), (0.2, "further from")):
         few.figures[CLOSER.key] = Figure(closer, closer, closer)
         assert said in first_line(few)
         assert first_line(few).startswith("No:")
+    assert "copies of training images in 72% of all cases: those of a" in first_line(run("a", 0.72, 0.98, 1.0))
     few.figures[CLOSER.key] = Figure(0.46, 0.2, 0.7)
     few.figures[EXACT_COPY_PROBABILITY.key] = Figure(5e-8, 1e-8, 1e-7)
     few.figures[COHERENCE.key] = Figure(0.99, 0.9, 1.1)
