@@ -62,7 +62,7 @@ def enlarged(image: torch.Tensor, side: int) -> Image.Image:
 
 def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decoder) -> Image.Image:
     """A labelled row of images for each of ROWS, each above its source, by the same tokenizer and noise."""
-    step, tall = SIDE + 4, 2 * SIDE + 36
+    step, tall = SIDE + 4, 2 * SIDE + 32
     sheet = Image.new("RGB", (COLUMNS * step - 4, len(ROWS) * tall - 6), "white")
     draw = ImageDraw.Draw(sheet)
     held_out = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:COLUMNS]
@@ -73,13 +73,13 @@ def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decode
         else:
             tokens = corpus.held_out.tokens[held_out]
             sources = nearest(tokens, corpus.index.tokens)[0]
-        base = r * tall + 20
+        base = r * tall + 18
         draw.text((0, base), label, "#111", ImageFont.load_default(22), anchor="ls")
-        below = "below: " + ("the training image that gave most tokens" if name else "the nearest training image")
+        below = "below each: its source" if name else "below each: the nearest training image"
         draw.text((sheet.width, base), below, "#666", ImageFont.load_default(18), anchor="rs")
         for half, images in enumerate((decode(tokens), decode(corpus.index.tokens[sources]))):
             for c, image in enumerate(images):
-                sheet.paste(enlarged(image, SIDE), (c * step, r * tall + 28 + half * (SIDE + 1)))
+                sheet.paste(enlarged(image, SIDE), (c * step, r * tall + 25 + half * (SIDE + 1)))
     return sheet
 
 
