@@ -18,8 +18,9 @@ class Options:
     workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
     held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
     jpeg_margin: int = 0
-    """decode a JPEG at 1/2, 1/4 or 1/8 of its size while its shorter side is at least so many times that of the codec:
-    less work for nearly the same pixels (docs/performance.md); 0: decode all of it"""
+    """above 0: JPEGs in two thirds of the time or less, nearly the same pixels
+    (docs/performance.md): decoded at 1/2, 1/4 or 1/8 of the size while the shorter side is at least
+    so many times that of the codec, and resized by PyTorch"""
     shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
 
     def check(self) -> None:

@@ -69,6 +69,7 @@ def test_the_jobs_of_the_document_make_what_one_process_makes(tmp_path: Path) ->
 
 
 HOUR = 3600.0
+TABLE = "JobArrayID:8,Name:18,State:12,RestartCnt:12,NodeList:10,StartTime:22,EndTime:22"
 TWIN = (
     "--parsable",
     "--array=5",
@@ -98,9 +99,10 @@ def test_killed_tasks_and_a_lost_node_change_nothing(tmp_path: Path) -> None:
         last = int(slurm.run("bash", "submit.sh", cwd=folder))
         tokenizing, indexing, generating = (str(last - back) for back in (6, 4, 2))
         # A task is killed and requeued, another one is submitted twice, a node goes away and comes back.
-        slurm.kill_task(tokenizing, 2)
+        slurm.wait((shared / "tokens/shard-00002.json").exists, HOUR)  # of three that it is to make
+        slurm.kill_task(tokenizing, 2, HOUR)
         slurm.requeue(tokenizing, 2)
-        slurm.wait(lambda: is_held(shared / "tokens/.lock-5"), 600)
+        slurm.wait(lambda: is_held(shared / "tokens/.lock-5"), HOUR)
         for pid in slurm.processes(SLURM_ARRAY_TASK_ID="5"):
             os.kill(pid, signal.SIGSTOP)  # so that it still runs when its twin does
         node = slurm.run("squeue", "-h", "-r", "-j", f"{tokenizing}_5", "-o", "%N").strip()
@@ -111,11 +113,14 @@ def test_killed_tasks_and_a_lost_node_change_nothing(tmp_path: Path) -> None:
         slurm.wait(lambda: "down" in slurm.run("sinfo", "-h", "-n", node, "-o", "%T"), 120)
         slurm.start_node(node)
 
-        for job in (indexing, generating):
-            slurm.kill_task(job, 1)
-            slurm.requeue(job, 1)
+        slurm.kill_task(indexing, 1, HOUR)
+        slurm.requeue(indexing, 1)
+        slurm.wait(lambda: is_held(shared / "generated/ntd-seed0/.lock-1"), 2 * HOUR)
+        slurm.kill_task(generating, 1, HOUR)
+        slurm.requeue(generating, 1)
         states = [slurm.finish(str(job), HOUR) for job in range(last - 6, last + 1)]
-        print(slurm.run("squeue", "-r", "-t", "all", "-o", "%i %j %T %N"))
+        print(slurm.run("squeue", "-r", "-t", "all", "-O", TABLE))
+        print((slurm.folder / "jobs.log").read_text())
         assert {state for job in states for state in job.values()} == {"COMPLETED"}
         print((tmp_path / "slurm/slurmctld.log").read_text())
 

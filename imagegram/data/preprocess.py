@@ -1,7 +1,7 @@
 """Any picture to the pixels that a codec takes."""
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,8 @@ PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the
 
 def described(margin: int = 0) -> str:
     """What `preprocess` does, in words: tokens that were made in another way are others."""
-    scaled = f", JPEG decoded at 1/2, 1/4 or 1/8 while the shorter side is {margin} times the result's"
-    return PREPROCESSING + (scaled if margin else "")
+    scaled = f", JPEG at 1/2, 1/4 or 1/8 while the shorter side is {margin} times the result's"
+    return PREPROCESSING + (f"{scaled}, resized by PyTorch" if margin else "")
 
 
 def to_signed(images: "Tensor") -> "Tensor":
@@ -41,6 +41,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MOST_ASPECT = 8  # of a JPEG that PyTorch resizes, which makes all of it and not a square alone
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -92,11 +93,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
     """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size, size].
 
-    Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory than itself. A JPEG
-    that is not loaded yet is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side still is `margin` times
-    `size` (0: never), which is less work.
+    Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory
+    than itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: it is
+    decoded at 1/2, 1/4 or 1/8 of its size where its shorter side still is `margin` times `size`,
+    and resized by PyTorch, which rounds otherwise: two grey levels at most.
     """
-    if margin and image.format == "JPEG":
+    import torch  # takes seconds, which a look at a data set need not wait for
+
+    quick = margin > 0 and image.format == "JPEG"
+    quick = quick and max(image.size) <= MOST_ASPECT * min(image.size)
+    if quick:
         image.draft(None, (margin * size, margin * size))
     image = to_rgb(image)
     scale = size / min(image.size)
@@ -105,12 +111,15 @@ def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
     top = (height - size) // 2
     if image.size == (width, height):
         image = image.crop((left, top, left + size, top + size))
+    elif quick:
+        options: dict[str, Any] = {"size": (height, width), "mode": "bilinear", "antialias": True}
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        pixels = torch.nn.functional.interpolate(pixels, **options)[0]
+        return pixels[:, top : top + size, left : left + size].contiguous()
     else:
         # The square [left, left + size) of the whole resized picture, in the picture's own pixels.
         across = image.width / width
         down = image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box)
-    import torch  # takes seconds, which a look at a data set need not wait for
-
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

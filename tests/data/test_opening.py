@@ -274,9 +274,21 @@ def test_a_jpeg_decoded_smaller_has_nearly_the_same_pixels(size: int, scaled: tu
     pixels = preprocess(picture, size, margin=3)
     assert picture.size == scaled  # the smallest whose shorter side is three times that of the result
     difference = (pixels.float() - preprocess(photograph(), size).float()).abs()
-    assert difference.mean() <= 1.5  # grey levels of 255
-    assert difference.max() <= 20
-    assert (difference.max() > 0) == (scaled != (640, 427))
+    whole = scaled == (640, 427)  # then what differs is how PyTorch rounds
+    assert difference.mean() <= (0.05 if whole else 1.5)  # grey levels of 255
+    assert difference.max() <= (2 if whole else 20)
+
+
+def test_grey_turned_and_long_jpegs_are_resized_alike() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for picture, exif in ((photograph().convert("L"), Image.Exif()), (photograph(), turned)):
+        for shape in ((300, 200), (400, 40), (256, 256)):
+            buffer = io.BytesIO()
+            picture.crop((0, 0, *shape)).save(buffer, "JPEG", exif=exif)
+            data = buffer.getvalue()
+            exact, quick = (preprocess(open_picture(data), 256, margin) for margin in (0, 1))
+            assert (exact.int() - quick.int()).abs().max() <= 2
 
 
 def test_tokens_of_whole_and_of_smaller_jpegs_are_never_mixed(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 MpiDefault=none
 JobRequeue=1
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/jobs.log
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=10
@@ -112,15 +114,15 @@ class Slurm:
                     found.append(int(folder.name))
         return found
 
-    def kill_task(self, job: str, task: int) -> None:
-        """Kill a running task without a word, as the kernel does where memory is short."""
+    def kill_task(self, job: str, task: int, seconds: float) -> None:
+        """Kill a task when it runs, without a word, as the kernel does where memory is short."""
         found: list[int] = []
 
         def is_there() -> bool:
             found[:] = self.processes(SLURM_ARRAY_JOB_ID=job, SLURM_ARRAY_TASK_ID=str(task))
             return bool(found)
 
-        self.wait(is_there, 600)
+        self.wait(is_there, seconds)
         for pid in found:
             os.kill(pid, signal.SIGKILL)
 
@@ -150,7 +152,7 @@ class Slurm:
         lines = self.run("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%i %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def finish(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def finish(self, job: str, seconds: float = 500) -> dict[str, str]:
         """Wait for all tasks of a job; their states."""
         busy = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"}
         self.wait(lambda: not busy.intersection(self.states(job).values()), seconds)
