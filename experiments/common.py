@@ -13,10 +13,12 @@ from imagegram.cli import UserError
 from imagegram.codec.decoding import Decoder
 from imagegram.files import atomic
 from imagegram.generating import open_codec
+from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.held_out import HeldOut, read_held_out
+from imagegram.token_arrays import tokens_from
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Corpus:
 
     index: Index
     held_out: HeldOut
+    codec_of: Index | None = None  # whose codec decodes; None: the index's own
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
@@ -35,12 +38,20 @@ class Corpus:
             raise UserError(f"{path} holds out no images: there is nothing to compare with")
         return cls(index, held_out)
 
+    @classmethod
+    def of_training_images(cls, path: Path, folder: Path) -> "Corpus":
+        """The indexed images alone: nine tenths of them in an index below `folder`, the others held out of it."""
+        whole = Index.open(path)
+        tokens = tokens_from(whole.tokens, folder / "tokens", levels=whole.levels)
+        index = build_index([tokens.path], folder / "input", folder / "index")
+        return cls(index, read_held_out(index), whole)
+
     def measure(self, tokens: NDArray[np.uint16], images: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
         """Figures of sequences [n, L], of the first `images` of them decoded, and of held-out images."""
         figures = copying.measure(tokens, self.index, self.held_out.tokens, rng)
         if not images:
             return figures
-        codec = open_codec(self.index)
+        codec = open_codec(self.codec_of or self.index)
         if classifiers := open_classifiers(self.index, self.held_out, codec, self.index.tokens_per_image):
             for who, more in classifiers.measure(Decoder(codec)(tokens[:images]), rng).items():
                 figures[who] |= more

@@ -114,8 +114,11 @@ def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Re
 
 
 @pytest.mark.parametrize("position", [0, 3, OWN_TOKENS + 2])
-def test_left_out_residuals_are_those_of_refits_without_the_image(position: int) -> None:
+def test_left_out_residuals_are_those_of_refits_without_the_image(
+    position: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At its own position, where many share a row. Contexts are long there: principal components."""
+    monkeypatch.setattr("imagegram.samplers.kernel.regression.BLOCK", 7)
     tokens = related(40, max(4, position + 2))
     model = fit(tokens.astype(np.uint16), LEVELS, CPU)
     digits = digits_of(tokens, LEVELS, CPU)

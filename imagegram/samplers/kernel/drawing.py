@@ -245,12 +245,11 @@ def _reasons(model: MovedVotes, training: NDArray[np.uint16], tokens: NDArray[np
         theirs = digits_of(training[sources[rows, position]], model.levels, digits.device)
         expected = model.means(own, position)
         earlier = np.unique(np.array(context_places(position, model.digits)) // model.digits)
-        moved = torch.zeros((len(rows), len(earlier)), device=digits.device)
+        mixed = own.repeat(len(earlier), 1, 1)
         for number, token in enumerate(earlier):
             part = slice(token * model.digits, (token + 1) * model.digits)
-            mixed = own.clone()
-            mixed[:, part] = theirs[:, part]
-            moved[:, number] = (model.means(mixed, position) - expected).abs().sum(1)
+            mixed[number, :, part] = theirs[:, part]
+        moved = (model.means(mixed.flatten(0, 1), position).unflatten(0, mixed.shape[:2]) - expected).abs().sum(2).T
         most, which = moved.cpu().topk(min(REASONS, len(earlier)), 1)
         reasons[rows, position, : most.shape[1]] = np.where(most > LEAST_MOVE, earlier[which], -1)
     return reasons

@@ -20,6 +20,7 @@ RIDGE = 20.0  # on a digit, and on a product of two
 RIDGE_OF_CONSTANT = 1e-3
 IMAGES_AT_ONCE = 4096  # bounds the memory
 MOST_LEVERAGE = 0.95
+BLOCK = 256  # columns of a triangular matrix whose zeros are not multiplied
 
 
 def landmarks_of(images: int, rows: int) -> int:
@@ -45,9 +46,24 @@ def principal_axes(numbers: Tensor, count: int) -> Tensor:
 
 
 def _inverse_root(matrix: Tensor) -> Tensor:
-    """Upper triangular R with R R^T = `matrix`^-1, of a positive definite one [n, n], float64."""
+    """Upper triangular R with R R^T = `matrix`^-1, of a positive definite one [n, n], float64.
+
+    Only its lower triangle is looked at.
+    """
     one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), one, upper=False).T
+
+
+def _times_upper(rows: Tensor, upper: Tensor) -> Tensor:
+    """`rows` [n, P] times an upper triangular matrix [P, P], but for its zeros: in little more than half the time."""
+    firsts = range(0, len(upper), BLOCK) or [0]
+    return torch.cat([rows[:, : i + BLOCK] @ upper[: i + BLOCK, i : i + BLOCK] for i in firsts], 1)
+
+
+def _add_square(gram: Tensor, rows: Tensor) -> None:
+    """Add `rows`^T `rows` to the lower triangle of `gram` [P, P], float64; what is above it may be wrong."""
+    for i in range(0, len(gram), BLOCK):
+        gram[i : i + BLOCK, : i + BLOCK] += rows[:, i : i + BLOCK].T @ rows[:, : i + BLOCK]
 
 
 class Regression(nn.Module):
@@ -142,16 +158,17 @@ class Regression(nn.Module):
         parts = [self.features(part) for part in codes.split(IMAGES_AT_ONCE)]
         gram = torch.diag(self._ridge().double()).to(codes.device)
         for features in parts:
-            features[:, self.near] = features[:, self.near] @ white
-            gram += (features.T @ features).double()
+            features[:, self.near] = _times_upper(features[:, self.near], white)
+            _add_square(gram, features)
 
         # In an orthogonal basis of all features the prediction of a digit is a sum over its first ones.
         root = _inverse_root(gram)
+        root32 = root.float()
         targets = (codes - self.center)[:, self.context :].split(IMAGES_AT_ONCE)
         moments = torch.zeros(self.sizes[-1], self.digits, dtype=torch.float64, device=codes.device)
         leverage = []
         for features, target in zip(parts, targets, strict=True):
-            basis = features @ root.float()
+            basis = _times_upper(features, root32)
             moments += (basis.T @ target).double()
             basis.square_()
             leverage.append(torch.stack([basis[:, :size].sum(1) for size in self.sizes], 1))
