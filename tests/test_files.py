@@ -1,5 +1,6 @@
-"""The lock of a run, where locks work and where they do not; ~ in every option."""
+"""Locks, where they work and where they do not; what cannot be written; ~ in every option."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -7,14 +8,25 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from imagegram import files
 from imagegram.cli import UserError, expand_home
-from imagegram.files import atomic, is_held, run_lock
+from imagegram.files import (
+    atomic,
+    is_held,
+    others_at_work,
+    remove_leftovers,
+    require_space,
+    require_writable,
+    run_lock,
+    turn,
+)
 from tests.support.corpora import token_folder
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +71,73 @@ def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path, umask: int
     finally:
         os.umask(before)
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("text", "weights")} == {mode}
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "full"), r"full; [\d.]+ MB are free\): free some space, then"),
+        (OSError(errno.EDQUOT, "quota"), r"quota; [\d.]+ MB are free\): free some space, then"),
+        (OSError("5 requested and 3 written"), "written; .* free some space, then"),  # NumPy's
+        (OSError(errno.ENOENT, "gone"), r"gone\): put .* back, then"),
+        (OSError(errno.EIO, "broken"), r"broken\): fix that, then"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line_with_its_remedy(tmp_path: Path, error: OSError, remedy: str) -> None:
+    (tmp_path / "x").write_text("before")
+
+    def half(file: Path) -> None:
+        file.write_text("half")
+        raise error
+
+    with pytest.raises(UserError, match=remedy), atomic(tmp_path / "x") as temporary:
+        half(temporary)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "before")]
+
+
+def test_space_is_asked_for_to_the_byte_and_told_in_numbers_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {tmp_path: SimpleNamespace(free=1_999_999)}
+    monkeypatch.setattr(files.shutil, "disk_usage", free.__getitem__)
+    require_space(tmp_path / "not" / "yet", 1_999_999)
+    with pytest.raises(UserError, match=r"yet needs 2\.0 MB, 1\.9 MB are free: free some space first$"):
+        require_space(tmp_path / "not" / "yet", 2_000_000)
+
+
+def test_a_place_to_write_to_is_left_as_it_was(tmp_path: Path) -> None:
+    require_writable(tmp_path / "not" / "yet")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file cannot be written to"):
+        require_writable(tmp_path / "file" / "below")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_leftovers_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
+    gone = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    for name in (f".tmp-{gone}-a", f".tmp-{os.getpid()}-a", ".tmp-folder-a", f"tmp-{gone}-a"):
+        (tmp_path / "below").mkdir(exist_ok=True)
+        (tmp_path / "below" / name).touch()
+    (tmp_path / f".tmp-{gone}-folder").mkdir()
+    before = set(tmp_path.rglob("*"))
+    remove_leftovers(tmp_path)
+    assert before - set(tmp_path.rglob("*")) == {tmp_path / "below" / f".tmp-{gone}-a"}
+
+
+def test_others_may_still_start_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "GRACE", 60)
+    monkeypatch.setattr(files.time, "monotonic", lambda: 100.0)
+    assert others_at_work([tmp_path / ".lock-1"], 40.0)
+    assert not others_at_work([tmp_path / ".lock-1"], 39.9)
+    assert not others_at_work([], 40.0)
+
+
+def test_a_turn_is_taken_by_one_process_at_a_time(tmp_path: Path) -> None:
+    for taken in (True, False):
+        with turn(tmp_path) if taken else contextlib.nullcontext():
+            if (child := os.fork()) == 0:
+                os._exit(is_held(tmp_path / ".lock"))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == taken
 
 
 @dataclass

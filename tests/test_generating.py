@@ -13,12 +13,39 @@ from imagegram.generating import Request, Run, generate
 from imagegram.index.folder import Index
 from imagegram.machine import Processes
 from imagegram.metrics.held_out import HeldOut
+from imagegram.parts import Part, joined, part_file
 from imagegram.report import __main__ as report
 from imagegram.samplers import Aligned, Samples
 from imagegram.samplers.draw import Draw
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
 from tests.test_scripts import build, run_generate, run_tokenize
+
+
+def test_parts_come_back_and_are_joined_with_what_is_decoded_first(tmp_path: Path) -> None:
+    """Rows are numbered by hand: of three and two sequences two and one are decoded."""
+    parts = []
+    for seed, rows, decoded in ((4, [0, 1, 3], 2), (5, [2, 4], 1)):
+        numbers = np.array(rows)
+        sources = np.broadcast_to(numbers[:, None, None], (len(rows), 1, 2))
+        noises, images = numbers[:decoded], np.full((decoded, 3, 1, 1), rows[0], np.uint8)
+        part = Part(numbers[:, None].astype(np.uint16), sources, numbers, noises, images)
+        part.save(part_file(tmp_path, seed), {"seed": seed})
+        found = Part.load(part_file(tmp_path, seed), {"seed": seed})
+        assert found is not None
+        assert all(np.array_equal(value, vars(found)[name]) for name, value in vars(part).items())
+        assert Part.load(part_file(tmp_path, seed), {"seed": 6}) is None
+        parts.append(found)
+    whole = joined(parts)
+    for values in (whole.tokens[:, 0], whole.sources[:, 0, 1], whole.given):
+        assert values.tolist() == [0, 1, 2, 3, 4]
+    assert (whole.noises.tolist(), whole.images[:, 0, 0, 0].tolist()) == ([0, 1, 2], [0, 0, 2])
+    unprompted = [replace(part, given=part.given[:0]) for part in parts]
+    assert joined(unprompted).given.size == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"seed-4.npz", "seed-5.npz"}
+    part_file(tmp_path, 4).write_bytes(part_file(tmp_path, 4).read_bytes()[:-9])
+    assert Part.load(part_file(tmp_path, 4), {"seed": 4}) is None
+    assert Part.load(part_file(tmp_path, 6), {"seed": 6}) is None
 
 
 def test_fewer_sequences_than_pictures_asked_for_are_all_shown(tmp_path: Path) -> None:

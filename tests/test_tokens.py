@@ -51,6 +51,10 @@ def test_rows_labels_and_ordinals_come_back(tmp_path: Path) -> None:
     assert corpus.labels.tolist() == [i % 7 for i in kept]
     assert (corpus.held_out == held_out(np.array(kept), 0.2)).all()
     assert folder.bad() == {3: "torn", 21: "torn"}
+    marker = json.loads((tmp_path / "shard-00002.json").read_text())
+    assert (marker["first"], marker["ok"], marker["bad"]) == (20, 4, [[21, "torn", ""]])
+    assert (marker["seconds"], marker["images_per_second"]) == (1.0, 4.0)
+    assert (folder.images(), folder.seconds()) == (23, 3.0)
     assert folder.write_bad() == 2
     assert [json.loads(line)["ordinal"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == [3, 21]
     assert not list(tmp_path.glob(".tmp-*"))

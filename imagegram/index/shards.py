@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imagegram.cli import UserError
 from imagegram.files import atomic, read_json, write_json
 from imagegram.index.builders import build_table
 from imagegram.index.folder import ENDING, changed_since, file_record
 from imagegram.index.table import verify_table
-from imagegram.tokens import SEPARATOR, TERMINATOR, IndexedImages
+from imagegram.tokens import SEPARATOR, IndexedImages
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,6 @@ def write_corpus(images: IndexedImages, first: int, stop: int, file: Path) -> No
     """Write images `first` to `stop` as a flat corpus: a separator before each, and the ending of folder.py."""
     with atomic(file) as temporary, temporary.open("wb") as f:
         for tokens, _ in images.chunks(first, stop):
-            if int(tokens.max()) >= TERMINATOR:
-                raise UserError(f"a token of an image is below {TERMINATOR}, here is {tokens.max()}")
             np.insert(tokens, 0, SEPARATOR, axis=1).astype("<u2").tofile(f)
         np.array(ENDING, "<u2").tofile(f)
 

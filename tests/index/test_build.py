@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from imagegram.cli import UserError
+from imagegram.cli import UserError, run_script
 from imagegram.files import sha256
 from imagegram.index import build as indexing
 from imagegram.index import shards
+from imagegram.index.__main__ import Build, Verify, main
 from imagegram.index.build import build_index, build_share
 from imagegram.index.engine import open_fastgram
 from imagegram.index.folder import Index
@@ -169,6 +170,42 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
         build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
     usage.free = 9000
     build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
+
+
+def test_the_command_takes_options_arrays_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str, fails: bool = False) -> str:
+        assert run_script(main, Build | Verify, None, list(words)) == fails
+        return "".join(capsys.readouterr())
+
+    monkeypatch.chdir(tmp_path)
+    tokens = np.random.default_rng(0).integers(0, 512, (40, 3))
+    for name in ("codes", "ids"):
+        np.save(f"{name}.npy", tokens)
+    run("build", "--tokens", "codes.npy", "--levels", "8", "8", "8", "--index", "of-codes", "--index-input", "input")
+    run("build", "--tokens", "ids.npy", "--vocab-size", "4096", "--out", "of-ids", "--index-input", "input")
+    for name, levels, vocab_size in (("codes", (8, 8, 8), 512), ("ids", (), 4096)):
+        index = Index.open(Path(f"of-{name}"))
+        assert (index.levels, index.vocab_size) == (levels, vocab_size)
+        assert TokenFolder.open(Path(name)).load().tokens.tolist() == tokens.tolist()
+    assert "verified_seconds: " in run("verify", "of-ids")
+
+    given = {"INDEX": "from/environment", "INDEX_INPUT": "in", "SHARD_IMAGES": "15", "BUILDER": "divsufsort"}
+    for option, value in given.items():
+        monkeypatch.setenv(option, value)
+    for names, sources in (("one two", ["one", "two"]), ("a b", ["a b"])):
+        for seed, name in enumerate(sources):
+            token_folder(Path(name), np.random.default_rng(seed).integers(0, 9, (20, 4)))
+        monkeypatch.setenv("TOKENS", names)
+        run("build")
+        index = Index.open(Path("from/environment"))
+        assert index.sources == [str(tmp_path / name) for name in sources]
+        assert len(index.shards) == len(sources) + 1
+    assert "no token folders" in run("build", "--tokens", fails=True)
+    assert "--shard-images must be at least 0" in run("build", "--shard-images", "-1", fails=True)
+    monkeypatch.setenv("SHARD_IMAGES", "many")
+    assert "SHARD_IMAGES=many is no whole number" in run("build", fails=True)
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,8 +79,9 @@ def test_held_out_images_are_shown_to_what_a_classifier_was_not_trained_on(class
 
 
 def test_more_images_do_not_cover_more(classifiers: Classifiers) -> None:
-    fresh = pictures(tuple(scene(6, i)[0] for i in range(60)))
-    few, many = (classifiers.measure(images, np.random.default_rng(0)) for images in (fresh[:30], fresh))
+    """The first thirty are noise, which covers little; thirty real ones after them would."""
+    images = torch.cat([noise(30, 3), pictures(tuple(scene(6, i)[0] for i in range(30)))])
+    few, many = (classifiers.measure(some, np.random.default_rng(0)) for some in (images[:30], images))
     assert len(classifiers.real[0].scores) == 60  # half of them are unknown to a classifier
     assert few["generated"]["coverage"].value == many["generated"]["coverage"].value
     assert few["generated"]["density"].value != many["generated"]["density"].value

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imagegram.codec.fsq import fsq_codes
 from imagegram.index.folder import Index
 from imagegram.metrics import copying as m
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
@@ -41,13 +42,17 @@ def test_planted_cases(planted: NDArray[np.uint16], index: Index) -> None:
     figures, _ = m.describe(planted, index, RNG)
     assert figures["exact_copies"].value == pytest.approx(1 / 5)
     assert figures["novel"].value == pytest.approx(1 / 5)  # the noise
+    codes = [fsq_codes(tokens, (8, 8, 8)).reshape(len(tokens), -1) for tokens in (planted, TRAINING)]
+    apart = np.square(codes[0][:, None].astype(float) - codes[1]).sum(2)
+    assert figures["nearest_in_codes"].value == pytest.approx(apart.min(1).mean())
     # Of five sequences the copy, and the longer part of the splice, have a run of 10; so does the shifted copy.
     assert figures["novelty"][15] == pytest.approx(4 / 5)
     assert figures["novelty"][0] == pytest.approx((3 + 0 + 0 + 1 + 16) / 80)
 
 
 @pytest.mark.parametrize("vocabulary", [2, 5, 65535])
-def test_distances_agree_with_brute_force(vocabulary: int) -> None:
+def test_distances_agree_with_brute_force(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m, "PAIRS", 15 * 4)  # four sequences at a time, the last one alone
     rng = np.random.default_rng(vocabulary)
     training = rng.integers(0, vocabulary, (15, 9)).astype(np.uint16)
     sequences = rng.integers(0, vocabulary, (25, 7)).astype(np.uint16)

@@ -57,8 +57,13 @@ def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
     figures = exact_figures(index, Aligned(context=0), ROWS.astype(np.uint16), np.random.default_rng(0))
     share = 1 - figures["floor_share"]
     shares = np.array([[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS])
-    expected = -np.log2(share * shares + (1 - share) / 512).mean()
-    assert figures["held_out_bits"].value == pytest.approx(expected)
+    expected = -np.log2(share * shares + (1 - share) / 512)
+    assert figures["held_out_bits"].value == pytest.approx(expected.mean())
+    assert figures["held_out_bits_by_position"] == pytest.approx(expected.mean(0).tolist(), abs=1e-4)
+    distinct = np.unique(ROWS, axis=0, return_index=True)[1]
+    assert figures["training_bits"].value == pytest.approx(expected[distinct].mean())
+    assert figures["extraction"]["training"]["2"].value == pytest.approx(shares[distinct, 2:].prod(1).mean())
+    assert figures["distinct_training_images"] == figures["exact_copy_images"] == len(distinct)
 
 
 def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

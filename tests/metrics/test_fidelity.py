@@ -107,4 +107,4 @@ def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.Monkey
     assert (told == labels).mean() > 0.9
     assert most < 0.4e9
     monkeypatch.setattr(fidelity, "AT_ONCE", 7)
-    assert (fidelity.tell(pictures, labels, pictures) == told).all()
+    assert (fidelity.tell(pictures, labels, pictures[:15]) == told[:15]).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagegram.metrics.intervals import mean, probability_closer, wilson
+from imagegram.metrics.intervals import Figure, bootstrap, mean, probability_closer, wilson
 
 
 def test_wilson_is_the_score_interval() -> None:
@@ -22,6 +22,21 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
     error = values.std() / np.sqrt(2000)
     assert (figure.low - values.mean()) / error == pytest.approx(-1.96, abs=0.15)  # -1.64 of 90 %
     assert (figure.high - values.mean()) / error == pytest.approx(1.96, abs=0.15)
+    # The readable way, which resamples one by one, and of two samples, each drawn anew.
+    slow = bootstrap(lambda a: float(a.mean()), (values,), np.random.default_rng(2))
+    assert (slow.low, slow.high) == pytest.approx((figure.low, figure.high))
+    fewer = values[:500]
+    both = bootstrap(lambda a, b: float(a.mean() - b.mean()), (values, fewer), np.random.default_rng(3))
+    error = np.sqrt(values.var() / 2000 + fewer.var() / 500)
+    assert both.value == pytest.approx(values.mean() - fewer.mean())
+    assert (both.high - both.low) / error == pytest.approx(2 * 1.96, abs=0.2)
+
+
+def test_an_interval_includes_its_ends_and_is_scaled_as_a_whole() -> None:
+    figure = Figure(0.5, 0.25, 1.0)
+    assert [figure.includes(value) for value in (0.24, 0.25, 1.0, 1.01)] == [False, True, True, False]
+    assert figure.scaled(4) == Figure(2.0, 1.0, 4.0)
+    assert Figure.exactly(3).scaled(2) == Figure.exactly(6)
 
 
 def test_closer_is_the_probability_that_a_generated_image_is_nearer() -> None:

@@ -92,6 +92,9 @@ def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
         total += k * (u - n * k / 2) / np.sqrt(n * k * (n + k + 1) / 12)
     assert m.data_copying(a, b, cells) == pytest.approx(total / np.count_nonzero(cells[1] < 3))
     assert np.isnan(m.data_copying(a, b, (cells[0], cells[1] + 10)))
+    five, four = np.zeros(5, int), np.zeros(4, int)  # too few for a normal statistic
+    few = [m.data_copying(a[: len(x)], b[: len(y)], (x, y)) for x, y in ((five, five), (five, four), (four, five))]
+    assert np.isnan(few).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("levels", [(8, 8, 8), (5, 4, 3)])

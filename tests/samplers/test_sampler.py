@@ -167,10 +167,15 @@ RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)  # d
 @pytest.mark.parametrize("rows", [SMALL, RARE], ids=["few tokens", "rare tokens"])
 def test_smoothed_samples_the_exact_distribution(rows: NDArray[np.int64], context: int) -> None:
     index = shared_index_of(rows, 7)
-    drawn = Smoothed(context=context).sample(index, 20_000, np.random.default_rng(12)).tokens
+    sampler = Smoothed(context=context)
+    drawn = sampler.sample(index, 20_000, np.random.default_rng(12)).tokens
+    exact = sampler.probabilities(index, drawn[:50])
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(drawn, {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}, position)
+        expected = {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}
+        check(drawn, expected, position)
+        of_rows = [expected[tuple(r[:position])][r[position]] for r in drawn[:50].tolist()]
+        assert exact[:, position] == pytest.approx(np.array(of_rows))
 
 
 @pytest.mark.parametrize("method", ["ntd", "aligned", "smoothed"])
@@ -280,6 +285,7 @@ def test_truncation_by_hand() -> None:
     assert np.allclose(truncated(counts, top_p=0.4), [0, 1, 0])
     assert np.allclose(truncated(counts, top_p=0.6), [0, 4 / 7, 3 / 7])
     assert np.allclose(truncated(np.array([0, 2, 2, 0])), [0, 0.5, 0.5, 0])
+    assert np.allclose(truncated(np.array([2, 2]), top_p=0.5), [1, 0])  # the fewest that reach it, ties by order
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ def _built(data: bytes, shape: tuple[int, int], vocab_size: int, shard_images: i
     return index_of(path, np.frombuffer(data, np.int64).reshape(shape), vocab_size, shard_images)
 
 
+def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
+    """Images [n, length], of levels (8, 8, 8), whose digits lie near one of their own: a context tells a lot."""
+    rng = np.random.default_rng(seed)
+    digits = (rng.integers(1, 7, (n, 1, 1)) + rng.integers(-1, 2, (n, length, 3))).clip(0, 7)
+    return (digits @ np.array([1, 8, 64])).astype(np.uint16)
+
+
 @st.composite
 def token_arrays(draw: st.DrawFn, max_images: int = 12, max_length: int = 300) -> NDArray[np.int64]:
     """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and runs."""

@@ -1,0 +1,121 @@
+"""What is fitted is kept, no narrower than it should be, and not learned by heart; axes are those of another solver."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imagegram.samplers.kernel import fit as module
+from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
+from imagegram.samplers.kernel.fit import fit, fit_file, open_kernel
+from imagegram.samplers.kernel.model import digits_of
+from imagegram.samplers.kernel.regression import principal_axes
+from tests.support.corpora import index_of, related
+
+CPU = torch.device("cpu")
+LEVELS = (8, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEPS", 12)
+
+
+def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the bits of votes a little wider and a little narrower, of all training images left out one by one."""
+    monkeypatch.setattr(module, "LIBRARY", 64)
+    rng = np.random.default_rng(0)
+    paths = rng.uniform(0, 7, (1500, 1)) + rng.uniform(-2, 2, (1500, 1)) * np.sin(3 * np.arange(4))
+    tokens = np.repeat(paths.clip(0, 7)[:, :, None], 3, 2).round().astype(np.int64) @ np.array([1, 8, 64])
+    tried: dict[float, float] = {}
+    left_out_bits = module.left_out_bits
+
+    def noted(*data: Any, sharper: float = 1.0) -> torch.Tensor:
+        bits: torch.Tensor = left_out_bits(*data, sharper=sharper)
+        if not torch.is_grad_enabled():  # of the narrowing
+            tried[sharper] = tried.get(sharper, 0) + bits.item()
+        return bits
+
+    monkeypatch.setattr(module, "left_out_bits", noted)
+    model = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    monkeypatch.setattr(module, "_narrow", lambda *_: None)
+    wide = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    factor = (model.sharpness - wide.sharpness)[1].item()
+    assert factor == pytest.approx(np.log(min(tried, key=tried.__getitem__)), abs=1e-4)
+    assert factor >= np.log(module.NARROWER) - 1e-4
+    digits, images = digits_of(tokens, LEVELS, CPU), torch.arange(1500)
+    bits = {}
+    for change in (-factor, -0.7, 0.0, 0.7):
+        model.sharpness.add_(change)
+        every = (model.residuals(digits, position, images) for position in range(4))
+        bits[change] = sum(
+            module.left_out_bits(model, digits, residuals, position, 500).item()
+            for position, residuals in enumerate(every)
+        )
+        model.sharpness.sub_(change)
+    assert bits[0.0] < bits[-factor]
+    assert bits[0.0] < min(bits[-0.7], bits[0.7]) + 0.05  # the batch is small
+
+
+def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They predict others better than uniform tokens (9 bits), and no worse than after the steps many images get."""
+    monkeypatch.setattr(module, "STEPS", 100)
+    few, others = related(50).astype(np.uint16), related(300, seed=9).astype(np.uint16)
+    bits = []
+    for passes in (module.PASSES, 1000):
+        monkeypatch.setattr(module, "PASSES", passes)
+        model = fit(few, LEVELS, CPU)
+        bits.append(-np.log2(model_probabilities(model, few, others, Drawing())).mean())
+    assert bits[0] < min(9, bits[1] + 0.05)
+
+
+def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_of(tmp_path, related(60))
+    open_kernel(index, CPU)
+    before = fit_file(index).read_bytes()
+    stamp = fit_file(index).stat().st_mtime_ns
+    open_kernel(index, CPU)
+    assert fit_file(index).stat().st_mtime_ns == stamp
+    other = index_of(tmp_path / "other", related(60, seed=5))
+    fit_file(other).write_bytes(before)
+    open_kernel(other, CPU)
+    assert fit_file(other).read_bytes() != before
+    # Fitted otherwise, it is another one.
+    key = module._made_from(index, 0)
+    for name in [name for name in vars(module) if name.isupper() and name != "LEAST_IMAGES"]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1)
+            assert module._made_from(index, 0) != key, name
+    assert module._made_from(index, 7) != key
+    monkeypatch.setattr(module, "VERSION", 99)
+    open_kernel(index, CPU)
+    assert fit_file(index).read_bytes() != before
+
+
+@pytest.mark.parametrize("images", [3, 21, 400])
+def test_principal_axes_hold_what_a_singular_value_decomposition_says(images: int) -> None:
+    digits = np.random.default_rng(0).integers(0, 8, (images, 192))
+    numbers = torch.from_numpy(digits / 4 - 1).float()
+    numbers[1:] = numbers[:1] + numbers[1:] * (torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1)
+    numbers = numbers - numbers.mean(0)
+    axes = principal_axes(numbers, 48)
+    assert torch.allclose(axes.T @ axes, torch.eye(48), atol=1e-4)
+    held = torch.linalg.svdvals(numbers)[:48].square().sum()
+    assert torch.isclose((numbers @ axes).square().sum(), held, rtol=1e-3)
+
+
+def test_axes_that_the_solver_fails_to_give_are_asked_of_a_better_conditioned_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some solvers raise, some give nan."""
+    numbers = torch.randn(21, 150, generator=torch.Generator().manual_seed(0))
+    expected = principal_axes(numbers, 4)
+    solve = torch.linalg.eigh
+    bad = lambda matrix: solve(matrix) if matrix.dtype == torch.float64 else [matrix * torch.nan] * 2  # noqa: E731
+    monkeypatch.setattr(torch.linalg, "eigh", bad)
+    found = principal_axes(numbers, 4)
+    assert (found * expected).sum(0).abs().numpy() == pytest.approx(1, abs=1e-3)
