@@ -40,6 +40,7 @@ from imagegram.index.folder import Index
 from imagegram.machine import cores
 from imagegram.samplers import Aligned, Ntd, Smoothed
 from imagegram.tokens import SEPARATOR, TERMINATOR
+from tests.support.reference import ntd
 
 CONTEXT = 10  # of the first experiments
 SAMPLERS = {  # and how many sequences are drawn at a time
@@ -66,7 +67,7 @@ class Config:
     index: Path | None = None  # measured instead of them
     few_sequences: int = 20  # drawn one after another; the first ones find a cold cache
     repeats: int = 3
-    shards: int = 0  # so many shards beside one, in place of everything else
+    shards: int = 0  # compared with one shard, in place of everything else
 
 
 def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
@@ -88,7 +89,7 @@ def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
     for _ in range(n):
         text = [SEPARATOR]
         for _ in range(engine.index.tokens_per_image):
-            follows = engine.ntd(text[-CONTEXT:], max_support=1000).counts
+            follows = ntd(engine, text[-CONTEXT:], max_support=1000)
             weights = np.array(list(follows.values()), float)
             text.append(int(rng.choice(list(follows), p=weights / weights.sum())))
 

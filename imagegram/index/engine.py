@@ -1,16 +1,12 @@
 """Fastgram over an index: the one door to it.
 
-`ntd` answers one context the way the first experiments asked for it: the tokens that follow the longest suffix of the
-context that occurs, with their counts. It is the readable reference of the sampler of that name.
-
-A sampler of many sequences needs two calls beneath it. `find` gives the same matches as ranges of the suffix tables: a
-uniform draw from the ranges is a draw from `ntd`'s distribution, however many matches there are, and the drawn rank
-names the image and the position. `creativity` gives the longest match that starts at each position.
+The first experiments asked its `ntd()` for the tokens that follow one context. A sampler of many sequences needs two
+calls beneath it. `find` gives the same matches as ranges of the suffix tables: a uniform draw from the ranges is a draw
+from `ntd`'s distribution, however many matches there are, and the drawn rank names the image and the position.
+`creativity` gives the longest match that starts at each position. (tests/support/reference.py has the loop over `ntd`.)
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +18,7 @@ from imagegram.index.folder import ENDING, Index
 from imagegram.index.table import pointers_at
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
-MOST_PLACES = 100_000  # of a run, that are looked at
-
-
-@dataclass(frozen=True)
-class NextTokens:
-    """The next-token distribution of a context."""
-
-    counts: dict[int, int]  # how often each token follows, markers left out; empty where nothing does
-    suffix_len: int  # tokens of the context that were matched
-    approximate: bool  # whether Fastgram looked at a part of the matches only
+MOST_OFFSETS = 100_000  # of a run, that are looked at
 
 
 def open_fastgram(folder: Path) -> Any:
@@ -54,24 +41,6 @@ class Engine:
         self.core = self.gram.engine
         # Where each shard stands among Fastgram's, which are sorted by name: shard 10 before shard 2.
         self.order = np.argsort(sorted(range(len(index.shards)), key=str))
-
-    def ntd(self, context: Sequence[int], max_support: int | None = None) -> NextTokens:
-        """What follows the longest suffix of `context` that occurs with a token after it, as `GramEngine.ntd()` says.
-
-        A suffix after which only images end is passed over for the next shorter one. Where there are more than
-        `max_support` matches Fastgram looks at a part of them, and the answer is approximate; None: it looks at all.
-        """
-        if max_support is None:
-            max_support = sum(len(shard.tokens) for shard in self.index.shards)
-        suffix = list(context)
-        while True:
-            answer = self.gram.ntd(suffix, max_support)
-            follows = answer["result_by_token_id"].items()
-            counts = {token: entry["cont_cnt"] for token, entry in follows if token < TERMINATOR}
-            length = answer["suffix_len"]
-            if counts or not suffix:
-                return NextTokens(counts, length, answer["approx"])
-            suffix = suffix[len(suffix) - length + 1 :]
 
     def find(self, contexts: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where each of `contexts` [n, c] stands with a token of the image after it.
@@ -100,14 +69,14 @@ class Engine:
         which = which.ravel()
         return low[:, which], high[:, which]
 
-    def places(self, run: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Where a run of tokens [c] stands: offsets in `index.corpus`, [m], at most MOST_PLACES of every shard."""
+    def offsets(self, run: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Where a run of tokens [c] stands, as offsets in `index.corpus`, [m], at most MOST_OFFSETS of every shard."""
         found = []
         start = 0
         segments = self.core.find(run.tolist()).segment_by_shard
         for shard, place in zip(self.index.shards, self.order, strict=True):
             low, high = segments[place]
-            found.append(start + pointers_at(shard.table, slice(low, min(high, low + MOST_PLACES))))
+            found.append(start + pointers_at(shard.table, slice(low, min(high, low + MOST_OFFSETS))))
             start += len(shard.tokens) - len(ENDING)
         return np.concatenate(found).astype(np.int64)
 

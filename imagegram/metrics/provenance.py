@@ -88,7 +88,7 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         while start < len(row):
             length = int(lengths[i, start])
             if length:
-                images, positions = np.divmod(engine.places(row[start : start + length]), index.tokens_per_image + 1)
+                images, positions = np.divmod(engine.offsets(row[start : start + length]), index.tokens_per_image + 1)
                 in_place = positions - 1 == start
                 which = np.lexsort((images, ~in_place))[0]
                 run = np.arange(length)

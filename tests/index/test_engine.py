@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from imagegram.index.engine import Engine
-from imagegram.tokens import SEPARATOR
 from tests.support.corpora import corpora, index_of
 
 
@@ -26,18 +25,3 @@ def test_places_are_those_of_brute_force(tmp_path: Path, name: str, shard_images
             for row, context in enumerate(contexts.tolist()):
                 ends = [i + length for i in range(len(line) - length) if line[i : i + length] == context]
                 assert high[number, row] - low[number, row] == sum(line[end] < 65_279 for end in ends)
-
-
-def test_ntd_says_when_it_did_not_look_at_everything(tmp_path: Path) -> None:
-    engine = Engine(index_of(tmp_path, np.random.default_rng(0).integers(0, 3, (60, 4))))
-    whole = engine.ntd([SEPARATOR])
-    assert not whole.approximate
-    assert sum(whole.counts.values()) == 60
-    assert engine.ntd([SEPARATOR], max_support=5).approximate
-
-
-def test_ntd_passes_over_a_context_that_only_ends_images(tmp_path: Path) -> None:
-    engine = Engine(index_of(tmp_path, np.array([[1, 2, 3], [3, 4, 5]])))
-    answer = engine.ntd([2, 3])  # no token follows 2, 3; after 3 follows 4
-    assert answer.counts == {4: 1}
-    assert answer.suffix_len == 1
