@@ -7,7 +7,6 @@ in `...labels-idx1-ubyte[.gz]`.
 
 import contextlib
 import gzip
-import hashlib
 import posixpath
 import re
 import zipfile
@@ -26,7 +25,6 @@ from imagegram.data.dataset import (
     LABEL_NAMES,
     DatasetOptions,
     ImageDataset,
-    copies,
     digest,
     first_names,
 )
@@ -90,17 +88,15 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
 def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Pictures and labels of a NumPy archive, by the names of its arrays.
 
-    Pictures are [n, h, w], [n, h, w, 1, 3 or 4] or torch's [n, 1, 3 or 4, h, w], of the scale of `_to_bytes`. Two
-    archives that are named for images and labels (KMNIST) are one data set. Arrays of Python objects are pickles,
-    which may run code: they are not read.
+    Pictures are [n, h, w], [n, h, w, 1, 3 or 4] or torch's [n, 1, 3 or 4, h, w], of the scale of `_to_bytes`. Arrays
+    of Python objects are pickles, which may run code: they are not read.
     """
-    # 1) The archives, one or a pair, and the splits within: train_images, x_test, ...
+    # 1) The archive, and the splits within: train_images, x_test, ...
     several = len(tree.files["npz"]) > 1
     split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
-    mates = [file for file in files if "label" in posixpath.basename(file)][: len(files) - 1]
-    if len(files) - len(mates) != 1 or len(files) > 2:
+    if len(files) > 1:
         raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
-    path = tree.root / next(file for file in files if file not in mates)
+    path = tree.root / files[0]
     inside = keys = array_names(path)
     splits = sorted({kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))})
     if splits and not wanted.image_column:
@@ -112,19 +108,13 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
 
     # 2) The arrays.
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
-    label_key = wanted.label_column
-    options = {"image-column": image_key, "label-column": label_key, "group": wanted.group}
+    options = {"image-column": image_key, "label-column": wanted.label_column, "group": wanted.group}
     for option, key in options.items():
         if key not in keys and (key or option == "image-column"):
             missing = f"{name} has no array {key or 'images'!r}; it has {first_names(keys)}"
             raise UserError(f"{missing}: name one with --{option}")
-    labels: NDArray[np.generic] | None
-    if mates and not label_key:
-        label_key = array_names(tree.root / mates[0])[0]
-        labels = _load(tree.root / mates[0], label_key)
-    else:
-        label_key = label_key or _named([key for key in inside if key != image_key], ARRAY_LABELS)
-        labels = _load(path, label_key) if label_key else None
+    label_key = wanted.label_column or _named([key for key in inside if key != image_key], ARRAY_LABELS)
+    labels = _load(path, label_key) if label_key else None
     rest = [key for key in keys if key not in (image_key, label_key)]
     used = f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
     used += f"; not used: {first_names(rest)}" * bool(rest)
@@ -189,12 +179,11 @@ def _arrays(
     classes = _classes(name, labels, len(values))
     values, assumed = _to_bytes(name, values)
     pixels = values[..., 0] if values.shape[3:] == (1,) else values
-    contents = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     parts = [str(values.shape).encode(), values.tobytes(), classes.labels.tobytes(), *classes.identity()]
     return labelled(
         lambda i: Image.fromarray(np.asarray(pixels[i])),
         classes,
-        [*notes, assumed, classes.note, copies([f"row {i}" for i in range(len(values))], contents)],
+        [*notes, assumed, classes.note],
         fingerprint=digest(parts),
         left_out=tree.left_out(),
         name_of=lambda i: f"row {i}",
@@ -203,15 +192,11 @@ def _arrays(
 
 
 def _classes(name: str, labels: NDArray[np.generic] | None, images: int) -> Classes:
-    """The classes of labels [n], [n, 1] or, one-hot, [n, classes]."""
+    """The classes of labels [n] or [n, 1]."""
     if labels is None:
         return Classes.none(images)
     if len(labels) != images:
         raise UserError(f"{name} has {images} pictures and {len(labels)} labels: they do not belong together")
-    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
-        if not ((labels == 0) | (labels == 1)).all() or not (labels.astype(np.int64).sum(1) == 1).all():
-            return Classes.none(images, f"labels {list(labels.shape)} are not one-hot: no image has a label")
-        labels = labels.astype(np.int64).argmax(1)
     if labels.size != images:
         return Classes.none(images, f"labels {list(labels.shape)} are not one for each picture: no image has a label")
     values = labels.reshape(-1).tolist()

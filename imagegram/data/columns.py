@@ -63,15 +63,6 @@ def in_words(feature: object) -> str:
     return _dtype(feature) or type(feature).__name__
 
 
-def _unlisted(features: Any) -> str:
-    """How to write lists of pictures one a row, where there are some; else ""."""
-    for name, feature in features.items():
-        if in_words(feature) == "lists of pictures":
-            rows = f"data.map(lambda rows: {{'image': sum(rows['{name}'], [])}}, batched=True, "
-            return f". With datasets, {rows}remove_columns=data.column_names) has one a row, save that"
-    return ""
-
-
 def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str) -> str:
     """The only candidate, else the one with a usual name; UserError with the choices."""
     if len(candidates) < 2:
@@ -87,12 +78,12 @@ def _image_column(name: str, features: Any, given: str) -> str:
     if not column:
         possible = [column for column, feature in features.items() if _holds_image(feature)]
         remedy = f"if pictures or the names of their files are in {first_names(possible)}, say so with --image-column"
-        remedy = (remedy if possible else "none of them holds one picture a row") + _unlisted(features)
+        remedy = remedy if possible else "none of them holds one picture a row"
         raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
     if not _holds_image(features[column]):
         raise UserError(
             f"column {column!r} of {name} holds {in_words(features[column])}, not one picture a row "
-            f"(columns: {_described(features)}){_unlisted({column: features[column]})}"
+            f"(columns: {_described(features)})"
         )
     return column
 

@@ -231,22 +231,6 @@ def digest(parts: Iterable[bytes]) -> str:
     return state.hexdigest()[:16]
 
 
-def copies(names: Iterable[str], contents: Iterable[bytes]) -> str:
-    """A line about files that are copies of others, "" where there are none: names and contents are in one order.
-
-    A copy on either side of the held-out split makes real images look copied.
-    """
-    first: dict[bytes, str] = {}
-    pairs = []
-    for name, content in zip(names, contents, strict=True):
-        if content != UNREADABLE and first.setdefault(content, name) != name:
-            pairs.append((name, first[content]))
-    if not pairs:
-        return ""
-    what = "1 image is a copy of another" if len(pairs) == 1 else f"{len(pairs)} images are copies of others"
-    return f"{what}, e.g. {pairs[0][0]} of {pairs[0][1]}"
-
-
 class ChangedError(OSError):
     """A picture is no longer what it was when the data set was opened; its fingerprint speaks of the former."""
 

@@ -19,7 +19,6 @@ from imagegram.data.dataset import (
     DatasetOptions,
     ImageDataset,
     contents_of,
-    copies,
     digest,
     first_names,
     open_picture,
@@ -60,7 +59,7 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     contents = contents_of([(file, 0, None) for file in files])
     parts = [os.fsencode(path) + b"\0" + content for path, content in zip(inside, contents, strict=True)]
     fingerprint = digest([*parts, classes.labels.tobytes(), *classes.identity()] if found else parts)
-    notes += [copies(map(printable, pictures), contents), contents.note]
+    notes.append(contents.note)
 
     def read(i: int) -> Image.Image:
         if reason := tree.unreadable.get(pictures[i]):

@@ -1,4 +1,4 @@
-"""What lies below a folder: pictures, tars, tables, arrays, and what is none of them, counted with the reason."""
+"""Walk a folder and sort its files by kind; unsupported files are counted with a reason."""
 
 import errno
 import functools

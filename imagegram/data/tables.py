@@ -1,7 +1,6 @@
 """Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and parquet files."""
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,9 @@ from imagegram.data.columns import columns_of, image_candidates, in_words
 from imagegram.data.dataset import (
     LABEL_NAMES,
     NO_SPLITS,
-    UNREADABLE,
-    WHOLE,
     DatasetOptions,
     ImageDataset,
     contents_of,
-    copies,
     digest,
     first_names,
     open_picture,
@@ -34,7 +30,6 @@ REMEDY = (
     "check the name and the connection, or give digits, shapes, a folder of images, of .tar files, of parquet files, "
     "of IDX files, or one saved by datasets"
 )
-CHUNK = 256  # rows, hashed at a time
 PARTITION = re.compile(rf"(?:^|/)(?:{'|'.join(LABEL_NAMES)})=([^/]+)/", re.IGNORECASE)
 
 
@@ -237,24 +232,13 @@ def _read_table(
     return labelled(
         read,
         classes,
-        (*notes, classes.note, _copies(data, image_column)),
+        (*notes, classes.note),
         name=name,
         image_column=image_column,
         label_column=label_column,
         name_of=lambda i: f"row {i}",
         **facts,
     )
-
-
-def _copies(data: Any, column: str) -> str:
-    """A line about rows whose pictures are the same bytes; nothing of more than WHOLE, which would take minutes."""
-    if data.data.nbytes > WHOLE:
-        return ""
-    hashes = []
-    for start in range(0, len(data), CHUNK):
-        cells = data[start : start + CHUNK][column]
-        hashes += [hashlib.sha256(cell["bytes"]).digest() if cell and cell["bytes"] else UNREADABLE for cell in cells]
-    return copies((f"row {i}" for i in range(len(hashes))), hashes)
 
 
 def _classes(name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], named: bool) -> Classes:

@@ -23,7 +23,6 @@ from imagegram.data.dataset import (
     DatasetOptions,
     ImageDataset,
     contents_of,
-    copies,
     counted,
     digest,
     first_names,
@@ -96,11 +95,10 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         return open_picture(contents.read(i, picture.tar, picture.offset, picture.size))
 
     used = f"images from {', '.join(columns)}" + (f", labels from {label_column}" if label_column else ", no labels")
-    copied = copies((picture.place for picture in pictures), contents)
     return labelled(
         read,
         classes,
-        [note, used, label_hint, classes.note, copied, contents.note],
+        [note, used, label_hint, classes.note, contents.note],
         groups,
         group=wanted.group,
         name=name,

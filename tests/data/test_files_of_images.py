@@ -166,12 +166,8 @@ def test_columns_of_something_else_are_refused(tmp_path: Path) -> None:
         "raw": datasets.Value("binary"),
     }
     place = save(tmp_path / "x", columns, features)
-    with pytest.raises(UserError, match=r"no image column .*lists of pictures.*in caption, raw") as refusal:
+    with pytest.raises(UserError, match=r"no image column .*lists of pictures.*in caption, raw"):
         open_dataset(place)
-    flat = str(refusal.value).partition("With datasets, ")[2].partition(" has one a row")[0]
-    unlisted = eval(flat, {"data": datasets.load_from_disk(place)})  # the remedy works
-    assert len(unlisted) == 4
-    assert isinstance(unlisted.features["image"], datasets.Image)
     for column in ("images", "number"):
         with pytest.raises(UserError, match=f"column '{column}' of .*not one picture a row"):
             open_dataset(place, image_column=column)

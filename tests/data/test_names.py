@@ -15,7 +15,7 @@ from imagegram.data.scenes import scene
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Aligned
-from tests.support.datasets import classes, description, open_dataset, picture, put, save, write_tar
+from tests.support.datasets import classes, description, open_dataset, picture, put, write_tar
 from tests.support.tokenize import tokenize
 
 PICTURES = [Image.fromarray(scene(2, i, 8)[0]) for i in range(12)]
@@ -145,15 +145,8 @@ def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
 
 
 def test_labels_in_unusual_forms_are_read_or_a_line_says_how(tmp_path: Path) -> None:
-    # KMNIST: two archives of one array each.
+    # Bytes that are not ASCII.
     pixels = np.stack([np.array(image) for image in PICTURES[:3]])
-    (tmp_path / "k").mkdir()
-    np.savez(tmp_path / "k" / "kmnist-train-imgs.npz", pixels)
-    np.savez(tmp_path / "k" / "kmnist-train-labels.npz", [2, 0, 1])
-    assert classes(open_dataset(str(tmp_path / "k"))) == ["2", "0", "1"]
-    # One-hot, and bytes that are not ASCII.
-    np.savez(tmp_path / "hot.npz", images=pixels, labels=np.eye(3)[[2, 0, 1]])
-    assert classes(open_dataset(str(tmp_path / "hot.npz"))) == ["2", "0", "1"]
     np.savez(tmp_path / "bytes.npz", images=pixels, labels=np.array(["caf\u00e9".encode(), b"a\xff", b"b"]))
     assert classes(open_dataset(str(tmp_path / "bytes.npz"))) == ["caf\u00e9", "a\\xff", "b"]
     # Partitions by label.
@@ -180,14 +173,6 @@ def test_what_lies_slightly_above_one_is_clipped(tmp_path: Path) -> None:
     assert "four channels are taken for red, green, blue and opacity" in description(
         open_dataset(str(tmp_path / "rgba.npz"))
     )
-
-
-def test_copies_are_said_wherever_they_lie(tmp_path: Path) -> None:
-    same = [PICTURES[0], PICTURES[1], PICTURES[0]]
-    np.savez(tmp_path / "x.npz", images=np.stack([np.array(image) for image in same]))
-    place = save(tmp_path / "saved", {"image": same}, {"image": datasets.Image()})
-    for name in (str(tmp_path / "x.npz"), place):
-        assert "1 image is a copy of another, e.g. row 2 of row 0" in description(open_dataset(name))
 
 
 def two_sets(tmp_path: Path) -> Index:
