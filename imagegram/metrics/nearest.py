@@ -123,6 +123,18 @@ def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) 
     return float(np.average(scores, weights=weights)) if scores else float("nan")
 
 
+def data_copying_figure(
+    distances: tuple[Floats, Floats], cells: tuple[Ints, Ints], rng: np.random.Generator
+) -> dict[str, Figure]:
+    """C_T of generated and held-out images with its interval, as "c_t"; nothing where no cell has enough of both."""
+
+    def statistic(a: Ints, b: Ints) -> float:
+        return data_copying(distances[0][a], distances[1][b], (cells[0][a], cells[1][b]))
+
+    rows = (np.arange(len(distances[0])), np.arange(len(distances[1])))
+    return {} if np.isnan(statistic(*rows)) else {"c_t": bootstrap(statistic, rows, rng, FEW_RESAMPLES)}
+
+
 def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
     """Whether each of `sequences` [n, k] is within one level of every digit of one row of `training` [N, k]: bool [n].
 
@@ -159,11 +171,5 @@ def memorization_figures(
     half = rng.permutation(len(held_out)) % 2 == 0
     one, other = ((found["held_out"][0][part], found["held_out"][1][part]) for part in (half, ~half))
     for who, mine, real in (("generated", found["generated"], found["held_out"]), ("held_out", one, other)):
-
-        def statistic(a: Ints, b: Ints, mine: tuple = mine, real: tuple = real) -> float:
-            return data_copying(mine[0][a], real[0][b], (mine[1][a], real[1][b]))
-
-        rows = (np.arange(len(mine[0])), np.arange(len(real[0])))
-        if not np.isnan(statistic(*rows)):
-            result[who]["c_t"] = bootstrap(statistic, rows, rng, FEW_RESAMPLES)
+        result[who] |= data_copying_figure((mine[0], real[0]), (mine[1], real[1]), rng)
     return result

@@ -17,17 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.data.duplicates import across
-from imagegram.metrics.intervals import Figure, bootstrap, probability_closer, wilson
-from imagegram.metrics.nearest import (
-    FEW_RESAMPLES,
-    Floats,
-    Ints,
-    Nearest,
-    Vectors,
-    authentic,
-    data_copying,
-    nearest_vectors,
-)
+from imagegram.metrics.intervals import Figure, probability_closer, wilson
+from imagegram.metrics.nearest import Floats, Ints, Nearest, Vectors, authentic, data_copying_figure, nearest_vectors
 
 K = 5  # neighbours, of precision, recall, density and coverage
 AROUND = 50  # nearest training images, of the calibrated distance
@@ -87,13 +78,7 @@ def measure_space(space: Space, rng: np.random.Generator) -> Found:
         }
         figures[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
         figures[who]["closer_than_held_out"] = probability_closer(found.first, real, rng)
-
-        def statistic(a: Ints, b: Ints, who: str = who, mine: Floats = found.first) -> float:
-            return data_copying(mine[a], real[b], (cells[who][a], cells["reference"][b]))
-
-        rows = (np.arange(len(found.first)), np.arange(len(real)))
-        if not np.isnan(statistic(*rows)):
-            figures[who]["c_t"] = bootstrap(statistic, rows, rng, FEW_RESAMPLES)
+        figures[who] |= data_copying_figure((found.first, real), (cells[who], cells["reference"]), rng)
         compared = Compared(space, getattr(space, who))
         figures[who] |= jackknife(compared.measure, len(space.reference))
     return Found(figures, nearest)
