@@ -54,9 +54,9 @@ def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from experiments.scaling.corpora import load
     from experiments.scaling.plots import draw_all
-    from experiments.scaling.run import COSTS, Runner, write_results
+    from experiments.scaling.run import KINDS, Runner, write_results
     from imagegram.artifact import Artifact
-    from imagegram.overnight.plan import folder_names
+    from overnight.plan import folder_names
 
     started = time.monotonic()
     Artifact(config.out, "study").claim()
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
 
     print("2. Measure the points")
     tasks = [task for one in data.values() for task in plan(one, config.quick)]
-    tasks.sort(key=lambda task: (list(COSTS).index(task.kind), task.images))  # exact answers first
+    tasks.sort(key=lambda task: (KINDS.index(task.kind), task.images))  # exact answers first
     Runner(config.out, data).run(tasks)
 
     print("3. Collect and draw")

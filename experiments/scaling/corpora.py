@@ -1,4 +1,4 @@
-"""Corpora of the scaling study: so many training images of a data set, from which an index of their own is built."""
+"""Corpora of the scaling study: training images of a data set, from which an index of their own is built."""
 
 import contextlib
 import hashlib
@@ -36,7 +36,7 @@ class Data:
     held_out_labels: NDArray[np.int32]
 
     def corpus(self, images: int, number: int) -> NDArray[np.uint16]:
-        """Corpus `number` of so many training images [images, L]. Those of a size are disjoint; number 0 of every size
+        """Corpus `number` of `images` training images [images, L]. Those of a size are disjoint; number 0 of every size
         holds number 0 of every smaller one."""
         return self.training[number * images : (number + 1) * images]
 
@@ -45,7 +45,7 @@ class Data:
         return hashlib.sha256(self.corpus(images, number).tobytes()).hexdigest()[:16]
 
     def corpora(self, images: int) -> int:
-        """How many disjoint corpora of so many images there are."""
+        """How many disjoint corpora of `images` there are."""
         return min(CORPORA, len(self.training) // images)
 
 

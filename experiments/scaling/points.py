@@ -34,7 +34,7 @@ COHERENT = {
     "smoothed, 2": Smoothed(context=2),
     "kernel, 0": Kernel(),
 }
-DUPLICATED = (1, 2, 4, 8, 16)  # times that an image is there
+DUPLICATED = (1, 2, 4, 8, 16)  # copies of an image in the corpus
 DUPLICATES = 100  # images for each of these
 
 
@@ -90,9 +90,9 @@ def bits_point(index: Index, held_out: Tokens) -> Iterator[Row]:
     # In the second half of an image, so that its start does not cut contexts short.
     half = asked.shape[1] // 2
     depths = [
-        (levels.high[1:] > levels.low[1:]).sum(0)
-        for levels in backoff(index.tokens, asked, asked.shape[1])
-        if levels.position >= half
+        (shared.high[1:] > shared.low[1:]).sum(0)
+        for shared in backoff(index.tokens, asked, asked.shape[1])
+        if shared.position >= half
     ]
     yield figure_row("aligned", 0, "match_length", mean(np.mean(depths, 0), rng))
     yield figure_row("ntd", 0, "match_length", mean(longest_runs(index, asked)[:, :half].mean(1), rng))
@@ -134,7 +134,7 @@ def coherence_point(index: Index, codec: Codec, classifiers: Classifiers) -> Ite
 
 
 def duplicates_point(tokens: Tokens) -> Iterator[Row]:
-    """How often an image comes out that is there m times, as a multiple of one that is there once.
+    """How often an image with m copies in the corpus comes out, as a multiple of one without copies.
 
     DUPLICATES distinct images for each m; the corpus [n, L] has them in place of its last images.
     """

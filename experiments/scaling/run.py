@@ -24,21 +24,12 @@ from imagegram.samplers import Kernel
 
 FORMAT = 2  # one more with every change of the code that changes a point
 COLUMNS = ["dataset", "images", "corpus", "sampler", "context", "quantity", "value", "low", "high"]
-# The kinds of points, in the order they are measured: core-seconds that one takes, a base and those for a thousand
-# images. They only weigh the progress bar.
-COSTS = {
-    "counts": (0.2, 0.25),
-    "law": (0.2, 0.15),
-    "duplicates": (1.0, 0.0),
-    "bits": (2.0, 0.06),
-    "kernel": (60.0, 0.6),
-    "coherence": (90.0, 0.5),
-}
+KINDS = ("counts", "law", "duplicates", "bits", "kernel", "coherence")  # of points, in the order they are measured
 
 
 @dataclass(frozen=True)
 class Task:
-    """One point: what is measured (a key of COSTS) of which corpus."""
+    """One point: what is measured (one of KINDS) of which corpus."""
 
     dataset: str
     kind: str
@@ -48,11 +39,6 @@ class Task:
     @property
     def name(self) -> str:
         return f"{self.dataset}-{self.images}-{self.corpus}-{self.kind}"
-
-    @property
-    def cost(self) -> float:
-        base, each = COSTS[self.kind]
-        return base + each * self.images / 1000
 
 
 @dataclass
@@ -64,21 +50,19 @@ class Runner:
     classifiers: dict[str, tuple[Codec, Classifiers]] = field(default_factory=dict)
 
     def run(self, tasks: list[Task]) -> None:
-        """Measure every point that is not finished, with a bar over the work that is left."""
+        """Measure every point that is not finished, with a bar over those that are left."""
         with Artifact(self.out, "study").lock():
             missing = [task for task in tasks if read_point(self.out, task, self.key(task)) is None]
             print(f"{len(tasks) - len(missing)} of {len(tasks)} points are finished")
-            with tqdm(total=round(sum(task.cost for task in missing)), unit="work", smoothing=0) as bar:
-                for number, task in enumerate(missing, 1):
-                    bar.set_description(f"{task.name} ({number} of {len(missing)})")
-                    started = time.monotonic()
-                    rows = list(self.measure(task))
-                    seconds = round(time.monotonic() - started, 2)
-                    point = {"key": self.key(task), "seconds": seconds, "rows": rows}
-                    file = point_file(self.out, task)
-                    file.parent.mkdir(exist_ok=True)
-                    write_json(file, point)
-                    bar.update(round(task.cost))
+            bar = tqdm(missing, unit="point")
+            for task in bar:
+                bar.set_description(task.name)
+                started = time.monotonic()
+                rows = list(self.measure(task))
+                seconds = round(time.monotonic() - started, 2)
+                file = point_file(self.out, task)
+                file.parent.mkdir(exist_ok=True)
+                write_json(file, {"key": self.key(task), "seconds": seconds, "rows": rows})
 
     def key(self, task: Task) -> dict[str, Any]:
         """All that a point depends on, beside the images and the corpus, which stand in its name."""
