@@ -45,8 +45,7 @@ def main(config: Config) -> None:
     from imagegram.machine import Processes
     from imagegram.tokenizing import tokenize_dataset
 
-    processes = Processes.from_environment()
-    tokenize_dataset(config.dataset, config.out, config.tokenizing, processes.rank, processes.world_size)
+    tokenize_dataset(config.dataset, config.out, config.tokenizing, Processes.from_environment())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ its format. It is written first. What has none is somebody else's, and is not to
 """
 
 import re
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
-from imagegram.files import read_json, run_lock, write_json
+from imagegram.files import is_held, read_json, run_lock, write_json
 
 MARKER = ".imagegram"
 FORMAT = 1  # of all folders; one of a higher number was written by a newer version
+GRACE = 60  # seconds in which others may start; one that does not hold its lock then is gone
 ALWAYS = r"\.imagegram|\.lock.*|\.tmp-.*|\.nfs.*"  # the marker, locks, what is left of `atomic`, what NFS leaves
 
 
@@ -111,6 +113,14 @@ class Artifact:
     def lock(self, rank: int = 0) -> AbstractContextManager[None]:
         """Hold the folder for this process; UserError names the process that holds it already."""
         return run_lock(self.path, self.lock_file(rank))
+
+    def others_at_work(self, processes: int, started: float) -> bool:
+        """True while another than the first of `processes` holds its lock, or may still be starting.
+
+        started: when the caller began, by the monotonic clock.
+        """
+        locks = [self.lock_file(rank) for rank in range(1, processes)]
+        return any(map(is_held, locks)) or (bool(locks) and time.monotonic() - started <= GRACE)
 
     def record(self) -> dict[str, Any] | None:
         """What the folder was made from; None where it is not ours, or not finished."""

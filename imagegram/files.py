@@ -10,8 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 
-GRACE = 60  # seconds the first of several processes waits for others to start; one without its lock then is gone
 HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds gives (POSIX leaves open which)
 
 
@@ -166,11 +164,3 @@ def is_held(file: Path) -> bool:
     except OSError as error:  # without locks nothing is known to be held
         return error.errno in HELD
     return False
-
-
-def others_at_work(locks: Sequence[Path], started: float) -> bool:
-    """True while any worker holds its lock, or may still be starting.
-
-    started: when the caller began, by the monotonic clock.
-    """
-    return any(map(is_held, locks)) or (bool(locks) and time.monotonic() - started <= GRACE)

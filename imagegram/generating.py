@@ -20,7 +20,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +38,9 @@ from imagegram.codec.decoding import Decoder
 from imagegram.codec.linear import LinearCodec
 from imagegram.codec.linear_fit import FOLDER
 from imagegram.codec.sizes import is_linear
-from imagegram.files import atomic, others_at_work, save_array, write_json
+from imagegram.files import atomic, save_array, write_json
 from imagegram.index.folder import Index
-from imagegram.machine import Processes
+from imagegram.machine import ONE, Processes
 from imagegram.metrics import copying
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.exact import exact_figures
@@ -57,7 +57,6 @@ GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
 OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures
-ONE = Processes()
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 Figures = dict[str, dict[str, Any]]  # "generated" and "held_out", each by the names of the metrics
 
@@ -191,30 +190,29 @@ def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request:
             tokens = held_out.tokens[chosen]
             images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
             positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
-            places = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
+            origins = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
             facts = describe_pictures(index, tokens) if len(tokens) else []
-            run.write(tokens, np.concatenate([places, positions], 2), facts, sheets.as_pictures(images))
+            run.write(tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images))
     return run
 
 
+@dataclass
 class Run:
     """One folder of generated images: what it is made from, and what was made."""
 
-    new = True  # False where it was finished before
-    report: dict[str, Any]
+    index: Index
+    codec: Codec
+    held_out: HeldOut
+    request: Request
+    path: Path
+    processes: Processes = ONE
+    new: bool = True  # False where it was finished before
+    report: dict[str, Any] = field(default_factory=dict)
 
-    def __init__(
-        self, index: Index, codec: Codec, held_out: HeldOut, request: Request, path: Path, processes: Processes = ONE
-    ):
-        self.processes = processes
-        self.index = index
-        self.codec = codec
-        self.held_out = held_out
-        self.request = request
-        self.path = path
-        self.decoder = Decoder(codec, request.timesteps, request.guidance_scale)
-        self.seed = request.seed  # that is drawn now
-        self.rng = np.random.default_rng(request.seed)  # of its prompts and samples
+    def __post_init__(self) -> None:
+        self.decoder = Decoder(self.codec, self.request.timesteps, self.request.guidance_scale)
+        self.seed = self.request.seed  # that is drawn now
+        self.rng = np.random.default_rng(self.seed)  # of its prompts and samples
         self.only: Part | None = None  # where there is one seed
         self.given = np.zeros(0, np.int64)  # the held-out image that gave its prompt to each sequence
         self.seeds = np.zeros(0, np.int64)  # of the noise of each image
@@ -224,25 +222,17 @@ class Run:
     @contextlib.contextmanager
     def locked(self, asked: dict[str, Any]) -> Iterator["Run"]:
         """Hold the folder, and look whether it is finished as `asked`; a line says what differs where it is not."""
-        place = Artifact(self.path, "images")
-        place.claim()
-        with place.lock(self.processes.rank):
-            before = place.record()
+        artifact = Artifact(self.path, "images")
+        artifact.claim()
+        with artifact.lock(self.processes.rank):
+            before = artifact.record()
             changed = changes(before["request"], asked) if before else {}
+            self.report = {"request": asked, "index": str(self.index.path), "sources": self.index.sources}
             if before and not changed and (self.path / "pictures.json").exists() == (self.request.decoded > 0):
                 self.new = False
+                self.report = before
             if changed:
                 print(f"{self.path}: replaces a finished run of other settings ({', '.join(changed.values())})")
-            self.report = (
-                before
-                if before and not self.new
-                else {
-                    "request": asked,
-                    "index": str(self.index.path),
-                    "sources": self.index.sources,
-                }
-            )
-            self.started = self.began = time.monotonic()
             # What the draws of a seed depend on: not which other seeds there are.
             self._asked = {name: value for name, value in asked.items() if name not in ("seed", "seeds")}
             yield self
@@ -272,9 +262,9 @@ class Run:
         """What was drawn and decoded of every seed, for the first process, which waits for the others; None for these,
         and where a seed is missing."""
         seeds = range(self.request.seed, self.request.seed + self.request.seeds)
-        locks = [Artifact(self.path, "images").lock_file(rank) for rank in range(1, self.processes.world_size)]
+        artifact = Artifact(self.path, "images")
         while None in (parts := [self._part(seed) for seed in seeds]) or self.processes.rank:
-            if self.processes.rank or not others_at_work(locks, self.started):
+            if self.processes.rank or not artifact.others_at_work(self.processes.world_size, self.started):
                 there = sum(part is not None for part in parts)
                 print(f"{self.path}: {there} of {len(seeds)} seeds are drawn; the same command goes on from them")
                 return None

@@ -134,3 +134,6 @@ class Processes:
         if not 0 <= processes.rank < processes.world_size:
             raise UserError(f"RANK={given[0]} of WORLD_SIZE={given[1]}: the rank counts from 0 and is below the size")
         return processes
+
+
+ONE = Processes()

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +25,20 @@ from imagegram.data.dataset import ChangedError, ImageDataset, permutation
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.preprocess import described, preprocess
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import others_at_work, require_space, write_json
+from imagegram.files import require_space, write_json
+from imagegram.machine import ONE, Processes
 from imagegram.options import Options
 from imagegram.tokens import Manifest, TokenFolder, too_many_bad
 
 
-def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, rank: int = 0, world_size: int = 1) -> TokenFolder:
-    """Tokenize the shards of a data set that `out` does not hold yet; every `world_size`-th one, from `rank` on.
+def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, processes: Processes = ONE) -> TokenFolder:
+    """Tokenize the shards of a data set that `out` does not hold yet, of several `processes` this one's share.
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError on bad input.
     """
     check(out, options)
     codec, dataset = open_both(spec, out, options)
-    with tokenizing(spec, dataset, codec, out, options, rank, world_size) as run:
+    with tokenizing(spec, dataset, codec, out, options, processes) as run:
         for shard, batches in run.pending():
             run.write(shard, [codec.encode(images) for images in batches])
     return run.folder
@@ -68,57 +70,53 @@ def tokenizing(
     codec: Codec,
     out: Path,
     options: Options,
-    rank: int = 0,
-    world_size: int = 1,
+    processes: Processes = ONE,
 ) -> Iterator["Run"]:
     """Claim and lock `out`, say what there is to do, and in the end what was done; the body tokenizes.
 
     The first process speaks for all, and waits for the others.
     """
     manifest = manifest_of(spec, dataset, codec, options)
-    place = Artifact(out, "tokens")
-    first = rank == 0
+    artifact = Artifact(out, "tokens")
+    first = processes.rank == 0
+    count = processes.world_size
     if first:
         print("\n".join(dataset.describe()))
-    with place.lock(rank):
+    with artifact.lock(processes.rank):
         folder = TokenFolder.create(out, manifest)
         pending = folder.pending()
-        run = Run(folder, dataset, codec, options, [s for s in pending if s % world_size == rank])
+        run = Run(folder, dataset, codec, options, [s for s in pending if s % count == processes.rank])
         if first:
-            run.say_what_is_there(pending, world_size)
+            run.say_what_is_there(pending, count)
         folder.check_readable()  # a run that was refused for its bad images is refused again
         if not pending:
             yield run
             return
-        _check_space(folder, len(pending), world_size)
+        _check_space(folder, len(pending), count)
         started = time.monotonic()
         run.progress = _Progress(folder, pending, run.mine, shown=first)
         with run.progress.bar, worker_errors_as_user_errors():
             yield run
-            others = [place.lock_file(r) for r in range(1, world_size)]
-            while first and others and folder.pending() and others_at_work(others, started):
+            while first and count > 1 and folder.pending() and artifact.others_at_work(count, started):
                 time.sleep(0.5)
                 run.progress.look()
         if first:
             _finish(folder, dataset, pending, time.monotonic() - started)
 
 
+@dataclass
 class Run:
     """One process's share of the work: its shards, read ahead, with their labels and unreadable images."""
 
-    progress: "_Progress"
-
-    def __init__(
-        self, folder: TokenFolder, dataset: ImageDataset, codec: Codec, options: Options, mine: list[int]
-    ) -> None:
-        self.folder = folder
-        self.dataset = dataset
-        self.codec = codec
-        self.options = options
-        self.mine = mine
-        self.items: list[Item] = []  # of the shard that is being read, without pixels
-        self.hashes: list[NDArray[np.uint64]] = []  # of its readable images
-        self.started = time.monotonic()
+    folder: TokenFolder
+    dataset: ImageDataset
+    codec: Codec
+    options: Options
+    mine: list[int]
+    progress: "_Progress" = field(init=False)
+    items: list[Item] = field(default_factory=list)  # of the shard that is being read, without pixels
+    hashes: list[NDArray[np.uint64]] = field(default_factory=list)  # of its readable images
+    started: float = 0.0  # when that was begun
 
     def say_what_is_there(self, pending: list[int], processes: int) -> None:
         """Print what is finished, damaged and still to do."""
@@ -330,8 +328,7 @@ def _judge_codec(folder: TokenFolder, dataset: ImageDataset, codec: Codec) -> No
 def _check_unchanged(
     folder: TokenFolder, dataset: ImageDataset, shard: int, bad: dict[int, str], names: dict[int, str]
 ) -> None:
-    """UserError where many images of a shard are others since the run began, or the data set is or was away, as when a
-    disk is unmounted.
+    """UserError where many images of a shard changed during the run, or the data set was unavailable (e.g. unmounted).
 
     Such a shard is not finished: the images may come back. A few that are gone while others are there are bad images.
     """

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from imagegram import files
+from imagegram import artifact
 from imagegram.data.scenes import scene
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
@@ -37,7 +37,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs in the tests' own process is one process of several, and the others are not about to begin."""
-    monkeypatch.setattr(files, "GRACE", -1)
+    monkeypatch.setattr(artifact, "GRACE", -1)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imagegram import files
+from imagegram import artifact
 from imagegram import tokens as shards
 from imagegram.artifact import Artifact
 from imagegram.codec.flextok import oom_as_user_error
@@ -186,5 +186,6 @@ def test_tokenizing_with_mounts(scenario: Any, tmp_path: Path, monkeypatch: pyte
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not allow mounts of one's own (unshare -rm)")
     monkeypatch.undo()
-    monkeypatch.setattr(files, "GRACE", 5)  # both begin at a barrier; one that the full disk stopped is waited for
+    # Both begin at a barrier; one that the full disk stopped is waited for.
+    monkeypatch.setattr(artifact, "GRACE", 5)
     in_two_processes(scenario, tmp_path, own_mounts=True)

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError, summary
-from imagegram.files import others_at_work, read_json, require_space, save_array
+from imagegram.files import read_json, require_space, save_array
 from imagegram.index.builders import BUILDERS, find_tg_build_index
 from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, check_contents, file_record
 from imagegram.index.shards import Job, build_shard, shard_of, write_corpus
 from imagegram.index.table import MAX_TOKENS
-from imagegram.machine import Processes, memory_available
+from imagegram.machine import ONE, Processes, memory_available
 from imagegram.tokens import IndexedImages, TokenFolder
 
 DIGITS = 16  # of the hash of a request
@@ -95,12 +95,12 @@ def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Jo
     return [job for job in jobs if job.number in mine and job not in done]
 
 
-def _missing(jobs: Sequence[Job], locks: Sequence[Path], started: float) -> bool:
-    """Wait for the other processes, which hold `locks`; whether shards are missing when all of them have ended."""
+def _missing(jobs: Sequence[Job], artifact: Artifact, processes: int, started: float) -> bool:
+    """Wait for the other processes; whether shards are missing when all of them have ended."""
     missing = list(jobs)
     looked = time.monotonic()
     while True:
-        waiting = others_at_work(locks, started)
+        waiting = artifact.others_at_work(processes, started)
         missing = [job for job in missing if not job.done()]
         if not missing:
             return False
@@ -163,12 +163,11 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
 
 def _jobs(building: Path, images: IndexedImages, index_input: Path, size: int) -> list[Job]:
     """The shards of `size` images each."""
-    starts = range(0, len(images), size)
-    inputs = [index_input / f"shard-{number}" if len(starts) > 1 else index_input for number in range(len(starts))]
-    return [
-        Job(number, start, min(start + size, len(images)), source, building)
-        for number, (start, source) in enumerate(zip(starts, inputs, strict=True))
-    ]
+    jobs = []
+    for number, start in enumerate(range(0, len(images), size)):
+        source = index_input / f"shard-{number}" if size < len(images) else index_input
+        jobs.append(Job(number, start, min(start + size, len(images)), source, building))
+    return jobs
 
 
 def _build_share(
@@ -249,9 +248,7 @@ def build_index(
     bad input or a wrong table; `out` then is what it was. A folder `out` is replaced only where it holds an index. A
     link is followed: its target is replaced, the link stays.
     """
-    index = build_share(
-        token_folders, index_input, out, builder=builder, shard_images=shard_images, processes=Processes()
-    )
+    index = build_share(token_folders, index_input, out, builder=builder, shard_images=shard_images)
     assert index is not None  # one process builds all of it
     return index
 
@@ -263,7 +260,7 @@ def build_share(
     *,
     builder: str = "auto",
     shard_images: int = 0,
-    processes: Processes,
+    processes: Processes = ONE,
 ) -> Index | None:
     """`build_index` by several processes on a shared folder: every `world_size`-th shard, from `rank` on.
 
@@ -283,10 +280,10 @@ def build_share(
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
 
     first = processes.rank == 0
-    place = Artifact(out, "index")
+    artifact = Artifact(out, "index")
     corpus = Artifact(index_input, "index_input")
     corpus.claim()
-    with place.lock(processes.rank), corpus.lock(processes.rank):
+    with artifact.lock(processes.rank), corpus.lock(processes.rank):
         building = _growing(out, digest, clear_others=first)
         if index := _finished(out, digest):
             if first:
@@ -298,8 +295,7 @@ def build_share(
             size = _shard_size(images, shard_images, builder, processes)
             jobs = _jobs(building, images, index_input, size)
             _build_share(building, jobs, images, builder, processes)
-            locks = [place.lock_file(rank) for rank in range(1, processes.world_size)]
-            if not first or _missing(jobs, locks, started):
+            if not first or _missing(jobs, artifact, processes.world_size, started):
                 return None
             _finish(building, digest, jobs, images)
         elif not first:

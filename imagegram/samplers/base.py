@@ -91,12 +91,12 @@ class Sampler(ABC):
         if prefix is not None:
             tokens[:, :prompt] = prefix
 
-        self.prepare(index)  # what is fitted has bars of its own
         rows = np.arange(n)
         reweigh = self.reweigh if self.reweighted else None
-        progress = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
         for position, matches in enumerate(self.matches(index, tokens, rng)):
-            progress.update(n)
+            if position == 0:  # what is fitted before has bars of its own
+                bar = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
+            bar.update(n)
             if position < prompt:
                 continue
             if position == 0 and self.label:
@@ -106,7 +106,7 @@ class Sampler(ABC):
             picks = draw_match(matches, rng, reweigh=reweigh)
             sources[:, position] = matches.sources(rows, picks)
             tokens[:, position] = matches.next_tokens(rows, picks)
-        progress.close()
+        bar.close()
         return Samples(tokens, sources)
 
     @property
@@ -121,11 +121,11 @@ class Sampler(ABC):
     # What a sampler may cost or show beyond its tokens. Most cost little and show nothing.
 
     def affordable_share(self, index: Index, sequences: int) -> float:
-        """The share of so many sequences whose probabilities can be asked in a few minutes."""
+        """The fraction of `sequences` whose probabilities can be computed in a few minutes."""
         return 1.0
 
     def memory(self, corpus: int, digits: int) -> int:
-        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have so many digits."""
+        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have `digits` each."""
         return 0
 
     def relevance(self, index: Index) -> NDArray[np.float32] | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.data.spec import DatasetSpec
+from imagegram.machine import Processes
 from imagegram.options import Options
 from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
@@ -16,7 +17,7 @@ def tokenize(dataset: str, out: Path, rank: int = 0, world_size: int = 1, **opti
         for name in ("split", "images", "image_column", "label_column", "group")
         if name in options
     }
-    return tokenize_dataset(DatasetSpec(dataset, **given), out, Options(**options), rank, world_size)
+    return tokenize_dataset(DatasetSpec(dataset, **given), out, Options(**options), Processes(rank, world_size))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
