@@ -159,7 +159,7 @@ def variants() -> None:
 
 
 def core_seconds(rounds: int, work: Callable[[], object]) -> float:
-    """The median of so many, after one that does not count."""
+    """The median of `rounds`, after one that does not count."""
     found = []
     for _ in range(rounds + 1):
         started = time.process_time()

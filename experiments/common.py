@@ -64,7 +64,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(path: Path, table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
-    """Write a table as a CSV file, numbers to so many digits, and return it."""
+    """Write a table as a CSV file, numbers with `digits` digits, and return it."""
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format=f"%.{digits}g")
     return table

@@ -56,7 +56,7 @@ class Config:
 
 
 def enlarged(image: torch.Tensor, side: int) -> Image.Image:
-    """uint8 [3, S, S] -> a picture of so many pixels, not smoothed."""
+    """uint8 [3, S, S] -> a picture of `side` pixels, not smoothed."""
     return as_picture(image).resize((side, side), Image.Resampling.NEAREST)
 
 

@@ -7,7 +7,7 @@
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
     duplicates.json     held-out images that are nearly a training image, which the last process finds
     familiarity.json    whether the codec knows such images (codec/familiarity.py), where its card allows to tell
-    bad.jsonl           all bad images of the finished shards: place in the data set, name (file, member, row), reason
+    bad.jsonl           all bad images of the finished shards: row in the data set, name (file or member), reason
 
 Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for, whoever tokenizes it.
 An image is known by its ordinal, its row in the whole data set. A bad image has no row of tokens, and the images after
@@ -40,7 +40,7 @@ MAX_BAD = 100
 
 
 def too_many_bad(bad: int, images: int) -> bool:
-    """Whether so many of `images` are bad that something is wrong with all of them.
+    """Whether too many of `images` are bad: something is wrong with the data set.
 
     >>> [too_many_bad(bad, images) for bad, images in ((100, 100), (101, 101), (101, 10_100), (102, 10_100))]
     [False, True, False, True]
@@ -78,18 +78,18 @@ class Manifest:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any], place: Path) -> "Manifest":
-        """What `to_json` wrote; UserError naming `place` where another version of Imagegram wrote it."""
+    def from_json(cls, found: Mapping[str, Any], file: Path) -> "Manifest":
+        """What `to_json` wrote; UserError naming `file` where another version of Imagegram wrote it."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
         try:
             return cls(**values | {"dataset": DatasetSpec.from_json(found["dataset"])})
         except (TypeError, KeyError) as error:
             what = f"was written by another version of Imagegram ({error})"
-            raise UserError(f"{place} {what}: use that one, or tokenize again into another folder") from None
+            raise UserError(f"{file} {what}: use that one, or tokenize again into another folder") from None
 
 
 def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs between two manifests, see `changes`; nothing where only the place of the data set or of the codec
+    """What differs between two manifests, see `changes`; nothing where only the path of the data set or of the codec
     does: fingerprint and revision say what they are."""
     changed = changes(before, now)
     if all(before.get(key) == now[key] for key in now.keys() - {"dataset", "codec"}):
@@ -101,7 +101,7 @@ def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, s
 class Corpus:
     """The rows of a token folder (or of several, one after another).
 
-    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], places in the data set;
+    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], rows in the data set;
     held_out: bool [n].
     """
 
@@ -280,7 +280,7 @@ class TokenFolder:
         """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
 
         It covers the tokens and labels of the finished shards, the unreadable images and the manifest, of which only
-        the place of the data set is left out (its fingerprint stays).
+        the path of the data set is left out (its fingerprint stays).
         """
         manifest = self.manifest.to_json()
         del manifest["dataset"]
@@ -315,7 +315,7 @@ class TokenFolder:
             raise UserError(f"{bad} of {total} images cannot be read: {remedy}")
 
     def ordinals(self, shard: int) -> NDArray[np.int64]:
-        """The place in the data set of every row of a finished shard."""
+        """The row in the data set of every image of a finished shard."""
         bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
         return np.setdiff1d(self.covered(shard), bad, assume_unique=True)
 

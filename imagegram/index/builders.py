@@ -48,7 +48,7 @@ def find_tg_build_index() -> Path | None:
 
 
 def suits_fastgram(tokens: int) -> bool:
-    """Whether `tg_build_index` writes the right table for a corpus of so many tokens.
+    """Whether `tg_build_index` writes the right table for a corpus of `tokens`.
 
     It takes its pointer width from the last suffix in sorted order. With the ending that folder.py writes, this is the
     third last in position: where two tokens more or less decide the width, its table would be corrupt.

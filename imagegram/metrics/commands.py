@@ -15,7 +15,7 @@ class Predict:
 
     tokens: Positional[Path] = Path("data/tokens")
     contexts: int = 10  # tokens of context, at most
-    images: int = 0  # so many, taken at random; 0: all
+    images: int = 0  # a random sample of them; 0: all
 
 
 @dataclass

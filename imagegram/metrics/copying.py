@@ -49,14 +49,14 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py finds those at any position."""
     n, k = sequences.shape
     lengths = np.zeros((n, k), np.int64)
-    places = np.arange(k)
+    positions = np.arange(k)
     padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
     contexts = backoff(training, padded, k)
-    for levels in tqdm(contexts, total=k + 1, desc="runs in place", unit="position", delay=3):
-        end = levels.position  # the longest run that ends before it; what starts inside that run reaches as far
-        first = end - (levels.high - levels.low > 0)[1:].sum(0)
-        inside = (places >= first[:, None]) & (places < end)
-        lengths = np.where(inside, end - places, lengths)
+    for shared in tqdm(contexts, total=k + 1, desc="runs in place", unit="position", delay=3):
+        end = shared.position  # the longest run that ends before it; what starts inside that run reaches as far
+        first = end - (shared.high - shared.low > 0)[1:].sum(0)
+        inside = (positions >= first[:, None]) & (positions < end)
+        lengths = np.where(inside, end - positions, lengths)
     return lengths
 
 
@@ -79,10 +79,10 @@ def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     [1, 2, 3]
     """
     n, k = lengths.shape
-    place = np.zeros(n, np.int64)
+    position = np.zeros(n, np.int64)
     count = np.zeros(n, np.int64)
-    while (going := np.flatnonzero(place < k)).size:
-        place[going] += np.maximum(1, lengths[going, place[going]])
+    while (going := np.flatnonzero(position < k)).size:
+        position[going] += np.maximum(1, lengths[going, position[going]])
         count[going] += 1
     return count
 

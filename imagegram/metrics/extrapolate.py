@@ -52,11 +52,11 @@ class Curve:
     law: Law | None
 
     def at(self, images: float) -> Figure:
-        """P(copy) at so many images, with its interval: all of 0 to 1 where there is no law."""
+        """P(copy) with `images`, and its interval: all of 0 to 1 where there is no law."""
         return Figure(1.0, 0.0, 1.0) if self.law is None else self.law.copy_probability(images)
 
     def told(self, images: float) -> Figure | None:
-        """P(copy) at so many images; None where the interval leaves nearly everything open."""
+        """P(copy) with `images`; None where the interval leaves nearly everything open."""
         figure = self.at(images)
         return figure if figure.high - figure.low < WIDEST else None
 
@@ -68,7 +68,7 @@ class Curve:
 def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     """Print and write what is said at the top for the images of a token folder that are not held out.
 
-    longest: tokens of context at most; images: so many, at random (0: all). Writes PATH/prediction.json and .png,
+    longest: tokens of context at most; images: a random sample of them (0: all). Writes PATH/prediction.json and .png,
     beside the folder. UserError where there are too few images or too little memory.
     """
     started = time.monotonic()

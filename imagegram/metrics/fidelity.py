@@ -29,8 +29,8 @@ ANGLES = 8  # of edges
 AT_ONCE = 16  # pictures: 0.25 GB where they have 256 x 256 pixels
 MOST_ERROR = 0.5  # of the error of a flat picture in the image's mean colour: above, little is kept
 LEAST_TOLD = 0.85  # of what is told of the originals, the upper end of its interval: below, little is kept
-Place = tuple[int, int]  # number of the data set, ordinal
-Read = Callable[[Place], Image.Image | None]  # an original, None where it is gone
+Origin = tuple[int, int]  # number of the data set, ordinal
+Read = Callable[[Origin], Image.Image | None]  # an original, None where it is gone
 Pixels = NDArray[np.float64]
 
 
@@ -70,9 +70,9 @@ def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, ori
     if path.exists() and read_json(path)["key"] == key:
         return read_fidelity(index)
     chosen = chosen_rows(held_out, np.random.default_rng(SEED))
-    places = [tuple(place) for place in held_out.origins[chosen].tolist()]
-    bar = tqdm(places, desc="reading held-out originals", unit="img", delay=3)
-    there = {i: picture for i, place in enumerate(bar) if (picture := original(place)) is not None}
+    origins = [tuple(origin) for origin in held_out.origins[chosen].tolist()]
+    bar = tqdm(origins, desc="reading held-out originals", unit="img", delay=3)
+    there = {i: picture for i, origin in enumerate(bar) if (picture := original(origin)) is not None}
     if not there:
         return None
     found = _measure(index, held_out.classes[chosen], there, classifiers.real_images, original)

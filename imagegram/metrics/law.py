@@ -42,14 +42,14 @@ class Law:
     covariance: Floats  # [3, 3]
 
     def log_copy(self, images: float, deviations: float = 0.0) -> float:
-        """-ln P(copy) at so many images; so many standard deviations above the estimate."""
+        """-ln P(copy) with `images`, a number of standard deviations above the estimate."""
         x = np.log(images / self.images)
         slopes = _slopes(self.parameters, x)
         spread = np.sqrt(slopes @ self.covariance @ slopes)
         return float(np.exp(_log_f(self.parameters, x) + deviations * spread))
 
     def copy_probability(self, images: float) -> Figure:
-        """P(copy) at so many images, and the 95 % interval of the fit."""
+        """P(copy) with `images`, and the 95 % interval of the fit."""
         value, low, high = (float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2))
         return Figure(value, low, high)
 
@@ -81,7 +81,7 @@ def _slopes(parameters: Floats, x: float) -> Floats:
 
 
 def fit_law(images: list[int], log_copy: list[float], corpora: list[int], competitors: float) -> Law | None:
-    """Fit to -ln P(copy), the means over so many disjoint `corpora` of so many `images`; the last is the whole corpus.
+    """Fit to -ln P(copy), each the mean over disjoint `corpora` of `images`; the last is the whole corpus.
 
     competitors: of an image of the whole corpus, `CopyFigures.competitors`. None where there are none: nothing can be
     said then but that P(copy) is 1.
