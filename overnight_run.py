@@ -25,9 +25,9 @@ from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script
 from imagegram.codec.sizes import chosen
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
-from imagegram.overnight.plan import Plan, folder_names, say_plan
 from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
-from imagegram.samplers.draw import Draw, sweep
+from imagegram.samplers.draw import Draw
+from overnight.plan import Plan, folder_names, say_plan, sweep
 
 # All of them go into one index, or with --separate into one each.
 DATASETS: tuple[DatasetSpec, ...] = (DatasetSpec("digits"),)
@@ -75,7 +75,7 @@ class Config:
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
     seed: int = 0  # the same seed draws the same sequences and pictures
-    hours: float = 0.0  # also run SWEEP, and begin no sampler after so many hours; 0: SAMPLERS and nothing else
+    hours: float = 0.0  # also run SWEEP, and begin no sampler after that time; 0: SAMPLERS and nothing else
     dry_run: bool = False  # print counts, disk, memory and what is finished, and do nothing
 
 
@@ -130,14 +130,14 @@ def make_plans(config: Config) -> list[Plan]:
 
 def run_night(plan: Plan) -> None:
     """Tokenize, index, generate; UserError names what failed when everything else is finished."""
-    from imagegram.overnight.begin import begin
+    from overnight.begin import begin
 
     deadline = time.monotonic() + 3600 * (plan.hours or math.inf)
     with begin(plan) as night:
         if night.complete:
             return
         # Imported here, so that --help and a finished night need not wait for torch.
-        from imagegram.overnight.night import generate_all, index_all, tokenize_all
+        from overnight.night import generate_all, index_all, tokenize_all
 
         print("1. Tokenize")
         folders = tokenize_all(plan, night)

@@ -175,27 +175,6 @@ def generating(
         yield run
 
 
-def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> "Run":
-    """Decode held-out images from their own tokens, in random order: what every gallery is compared with.
-
-    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
-    held-out image itself. The sampler of `request` does not matter.
-    """
-    request = request.completed(codec)
-    asked = request.to_json(index, codec, held_out)
-    asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
-    with Run(index, codec, held_out, request, out).locked(asked) as run:
-        if run.new:
-            chosen = run.rng.permutation(len(held_out.tokens))[: request.decoded]
-            tokens = held_out.tokens[chosen]
-            images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
-            positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
-            origins = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
-            facts = describe_pictures(index, tokens) if len(tokens) else []
-            run.write(tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images))
-    return run
-
-
 @dataclass
 class Run:
     """One folder of generated images: what it is made from, and what was made."""

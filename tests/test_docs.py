@@ -12,7 +12,9 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WITH_EXAMPLES = [path for path in sorted((ROOT / "imagegram").rglob("*.py")) if ">>> " in path.read_text()]
+FOLDERS = ("imagegram", "overnight", "experiments", "training")
+CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+WITH_EXAMPLES = [path for path in sorted(CODE) if ">>> " in path.read_text()]
 
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -11,9 +11,9 @@ from PIL import Image
 
 import overnight_run
 from imagegram.data.spec import DatasetSpec
-from imagegram.overnight.begin import finished_before
-from imagegram.overnight.plan import Plan
 from imagegram.samplers import Aligned
+from overnight.begin import finished_before
+from overnight.plan import Plan
 from tests.support.overnight import make_nights_quick, run
 
 OUT = Path("out")

@@ -18,8 +18,8 @@ from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError
 from imagegram.data.spec import DatasetSpec
 from imagegram.generating import Request
-from imagegram.overnight import night
 from imagegram.samplers import Aligned, Kernel, Ntd
+from overnight import night
 from tests.support.kills import killed
 from tests.support.overnight import make_nights_quick, run
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import overnight_run
-from imagegram.overnight import night, plan
 from imagegram.samplers import Aligned, Ntd
+from overnight import night, plan
 from tests.support.overnight import make_nights_quick, run
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,6 @@ from typing import Any
 from imagegram.cli import UserError
 from imagegram.files import read_json, write_json
 from imagegram.machine import cores
-from imagegram.metrics.intervals import from_json
-from imagegram.metrics.registry import IN_SHORT
 from imagegram.samplers.draw import Draw
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,15 +90,6 @@ class Night:
             print(f"left out, of another seed or number: {', '.join(left)}")
         night.samplers = {name: draw for name, draw in samplers.items() if name not in left}
         return night
-
-
-def figure_lines(out: Path, night: Night) -> list[str]:
-    """The figures of every finished sampler, a line each."""
-    lines = [f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT)]
-    for name in night.finished(out):
-        figures = from_json(read_json(night.folder(out, name) / "report.json")["generated"])
-        lines.append(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
-    return lines
 
 
 def machine() -> str:

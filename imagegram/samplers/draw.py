@@ -1,7 +1,6 @@
 """What is drawn with a sampler: whole sequences, their first tokens, or the rest after a prompt."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,19 +53,3 @@ class Draw:
     def from_json(cls, stored: Mapping[str, Any]) -> "Draw":
         """What `to_json` wrote, among whatever else stands there."""
         return cls(sampler_from(stored), stored["length"], stored["prompt"])
-
-
-def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
-    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says which.
-
-    >>> from imagegram.samplers import Ntd
-    >>> list(sweep(Ntd, context=(1, 3), length=(8,)))
-    ['ntd-context1-length8', 'ntd-context3-length8']
-    """
-    draws = {}
-    for combination in itertools.product(*values.values()):
-        changed: dict[str, Any] = dict(zip(values, combination, strict=True))
-        name = "-".join([kind.name, *(f"{field}{value}" for field, value in changed.items())])
-        parts = {field: changed.pop(field) for field in ("length", "prompt") if field in changed}
-        draws[name] = Draw(kind(**changed), **parts)
-    return draws

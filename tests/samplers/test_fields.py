@@ -8,7 +8,8 @@ import pytest
 
 from imagegram.cli import UserError
 from imagegram.samplers import SAMPLERS, Aligned, Kernel, Sampler, Smoothed, sampler_from, sampler_named
-from imagegram.samplers.draw import Draw, sweep
+from imagegram.samplers.draw import Draw
+from overnight.plan import sweep
 from tests.support.corpora import index_of
 
 SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))

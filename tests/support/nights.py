@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram import tokenizing
-from imagegram.generating import Request, generate, reconstruct_held_out
+from imagegram.generating import Request, generate
 from imagegram.index.build import build_index
 from imagegram.metrics import coherence
 from imagegram.metrics.held_out import read_held_out
@@ -19,6 +19,7 @@ from imagegram.report.pictures import Originals
 from imagegram.report.record import HELD_OUT, Night
 from imagegram.samplers import Aligned, Ntd
 from imagegram.samplers.draw import Draw
+from overnight.night import reconstruct_held_out
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
 

@@ -9,9 +9,9 @@ from imagegram import generating, tokenizing
 from imagegram.cli import run_script
 from imagegram.codec import miniatures
 from imagegram.metrics import coherence
-from imagegram.overnight import night
 from imagegram.samplers import Aligned, Ntd
-from imagegram.samplers.draw import sweep
+from overnight import night
+from overnight.plan import sweep
 from tests.support.nights import ColourCodec
 
 BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")

@@ -12,10 +12,12 @@ from imagegram.cli import UserError, summary
 from imagegram.codec import miniatures
 from imagegram.files import read_json, remove_leftovers
 from imagegram.index.folder import Index
-from imagegram.overnight.log import logged
-from imagegram.overnight.plan import Plan, needs_of
-from imagegram.report.record import FILE, HELD_OUT, Night, figure_lines
+from imagegram.metrics.intervals import from_json
+from imagegram.metrics.registry import IN_SHORT
+from imagegram.report.record import FILE, HELD_OUT, Night
 from imagegram.tokens import TokenFolder
+from overnight.log import logged
+from overnight.plan import Plan, needs_of
 
 
 @contextlib.contextmanager
@@ -35,9 +37,9 @@ def begin(plan: Plan) -> Iterator[Night]:
 
     print(f"{plan.out}: looking at the data sets and the machine", flush=True)
     needs_of(plan).check()
-    place = Artifact(plan.out, "run")
-    place.claim()
-    with place.lock(), logged(plan.out / "night.log"):
+    artifact = Artifact(plan.out, "run")
+    artifact.claim()
+    with artifact.lock(), logged(plan.out / "night.log"):
         command = shlex.join(["overnight_run.py", *sys.argv[1:]])
         print(command)
         remove_leftovers(plan.out)
@@ -57,6 +59,15 @@ def say_end(plan: Plan, night: Night, started: float) -> None:
     for line in figure_lines(plan.out, night):
         print(line)
     summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
+
+
+def figure_lines(out: Path, night: Night) -> list[str]:
+    """The figures of every finished sampler, a line each."""
+    lines = [f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT)]
+    for name in night.finished(out):
+        figures = from_json(read_json(night.folder(out, name) / "report.json")["generated"])
+        lines.append(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
+    return lines
 
 
 def finished_before(plan: Plan) -> Night | None:

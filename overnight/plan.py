@@ -1,8 +1,10 @@
 """What a night does and needs of the machine: data sets, samplers, sizes; checked before anything is touched."""
 
+import itertools
 import math
 import random
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import nearest_existing, require_space, require_writable
+from imagegram.files import nearest_existing, require_space
 from imagegram.machine import memory_available
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
@@ -117,6 +119,22 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
     return [name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)]
 
 
+def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
+    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says which.
+
+    >>> from imagegram.samplers import Ntd
+    >>> list(sweep(Ntd, context=(1, 3), length=(8,)))
+    ['ntd-context1-length8', 'ntd-context3-length8']
+    """
+    draws = {}
+    for combination in itertools.product(*values.values()):
+        changed: dict[str, Any] = dict(zip(values, combination, strict=True))
+        name = "-".join([kind.name, *(f"{field}{value}" for field, value in changed.items())])
+        parts = {field: changed.pop(field) for field in ("length", "prompt") if field in changed}
+        draws[name] = Draw(kind(**changed), **parts)
+    return draws
+
+
 @dataclass(frozen=True)
 class Needs:
     """What is still to be done of a plan, and what that takes of the machine."""
@@ -183,6 +201,18 @@ def needs_of(plan: Plan) -> Needs:
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     to_generate = [name for name in plan.draws() if not night or not night.is_finished(plan.out, name)]
     return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), tuple(to_generate))
+
+
+def require_writable(folder: Path) -> None:
+    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
+    existing = nearest_existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
+        ) from None
 
 
 def say_plan(plan: Plan) -> None:

@@ -11,29 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.codec.linear_fit import FOLDER, open_linear
 from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
-from imagegram.generating import Request, Run, generate, open_codec, reconstruct_held_out
+from imagegram.generating import Request, Run, generate, open_codec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.metrics.coherence import open_classifiers
 from imagegram.metrics.fidelity import open_fidelity
-from imagegram.metrics.held_out import read_held_out
+from imagegram.metrics.held_out import HeldOut, read_held_out
+from imagegram.metrics.provenance import describe_pictures
 from imagegram.options import Options
-from imagegram.overnight.plan import Plan
+from imagegram.report import sheets
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.pictures import Originals
 from imagegram.report.record import CLASSIFIERS, FIDELITY, FITS, HELD_OUT, Night
-from imagegram.samplers import Kernel
+from imagegram.samplers import Kernel, Samples
 from imagegram.samplers.draw import Draw
 from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
+from overnight.plan import Plan
 
 PAGE = "writing the page"
-PAGE_EVERY = 60  # seconds; the last page of a night is always written
+PAGE_EVERY = 300  # seconds, of which a page takes some; the last page of a night is always written
 WORKERS = -1  # loader processes; -1: one for each core
 
 
@@ -114,7 +118,7 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
     attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder))
-    publish(sources)
+    publish(sources, page=False)
     shown = time.monotonic()
     if shown < deadline:
         prepare(plan, night, sources, codec)
@@ -140,6 +144,27 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         night.complete = not night.failed
     finally:
         publish(sources)
+
+
+def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Run:
+    """Decode held-out images from their own tokens, in random order: what every gallery is compared with.
+
+    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
+    held-out image itself. The sampler of `request` does not matter.
+    """
+    request = request.completed(codec)
+    asked = request.to_json(index, codec, held_out)
+    asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
+    with Run(index, codec, held_out, request, out).locked(asked) as run:
+        if run.new:
+            chosen = run.rng.permutation(len(held_out.tokens))[: request.decoded]
+            tokens = held_out.tokens[chosen]
+            images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
+            positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
+            origins = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
+            facts = describe_pictures(index, tokens) if len(tokens) else []
+            run.write(tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images))
+    return run
 
 
 def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
@@ -197,8 +222,8 @@ def attempt(night: Night, name: str, folder: Path, make: Callable[[], Run]) -> N
     except Exception as error:
         say_where(error)
         fail(night, name, error)
-        place = Artifact(folder, "images")
-        if place.is_ours() and not place.record():
+        artifact = Artifact(folder, "images")
+        if artifact.is_ours() and not artifact.record():
             shutil.rmtree(folder, ignore_errors=True)  # of no use: on a full disk the page needs the room
         return
     seconds = time.monotonic() - started

@@ -41,17 +41,12 @@ class Tee:
 
 @contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Meanwhile everything that is printed, and the exception that ends it, is added to `file` as well."""
-    out = sys.stdout
-    errors = sys.stderr
+    """Inside the block everything that is printed, and the exception that ends it, is added to `file` as well."""
     with file.open("a", errors="backslashreplace") as log:
-        tees = Tee(out, log), Tee(errors, log)
-        sys.stdout, sys.stderr = tees
-        try:
-            yield
-        except BaseException as error:
-            tees[0].record(f"ended by {type(error).__name__}: {error}")
-            raise
-        finally:
-            sys.stdout = out
-            sys.stderr = errors
+        out, errors = Tee(sys.stdout, log), Tee(sys.stderr, log)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                yield
+            except BaseException as error:
+                out.record(f"ended by {type(error).__name__}: {error}")
+                raise
