@@ -62,7 +62,8 @@ PREFIXES = 8  # sequences of each that are decoded from their first 1, 2, 4, ...
 #     DatasetSpec("Maysee/tiny-imagenet"),
 #     DatasetSpec("cifar100", label_column="fine_label"),
 # )
-# .venv/bin/python overnight_run.py --codec EPFL-VILAB/flextok_d18_d28_dfn --hours 8 --out data/first-night
+# .venv/bin/python overnight_run.py --codec EPFL-VILAB/flextok_d18_d28_dfn --hours 8 \
+#     --out data/first-night
 
 
 @dataclass

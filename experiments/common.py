@@ -73,7 +73,8 @@ def write_table(path: Path, table: pd.DataFrame, digits: int = 4) -> pd.DataFram
 def has(table: pd.DataFrame, **point: Any) -> bool:
     """Whether a row has these values.
 
-    >>> has(pd.DataFrame({"data": ["digits"], "step": [1.0]}), data="digits", step=1), has(pd.DataFrame(), step=1)
+    >>> table = pd.DataFrame({"data": ["digits"], "step": [1.0]})
+    >>> has(table, data="digits", step=1), has(pd.DataFrame(), step=1)
     (True, False)
     """
     return len(table) > 0 and bool((table[list(point)] == list(point.values())).all(axis=1).any())

@@ -145,7 +145,8 @@ def others(folder: Path, ours: str = "") -> list[str]:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs from one record to the next, also in the dictionaries within: key -> "seed: 0 -> 1".
 
-    >>> changes({"seed": 0, "sampler": {"context": 2}, "gone": 1}, {"seed": 0, "sampler": {"context": 3}, "new": "x"})
+    >>> before = {"seed": 0, "sampler": {"context": 2}, "gone": 1}
+    >>> changes(before, {"seed": 0, "sampler": {"context": 3}, "new": "x"})
     {'context': 'context: 2 -> 3', 'gone': 'gone: 1 -> None', 'new': "new: None -> 'x'"}
     """
     found: dict[str, str] = {}

@@ -266,7 +266,8 @@ def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
         from pathlib import Path
         from imagegram.report.page import short_names, write_stopped_page
         from imagegram.report.record import Night
-        night = Night(f"overnight_run.py --dataset {sys.argv[1]}", 1, 1, 0, {}, failed={sys.argv[1]: "gone"})
+        command = f"overnight_run.py --dataset {sys.argv[1]}"
+        night = Night(command, 1, 1, 0, {}, failed={sys.argv[1]: "gone"})
         write_stopped_page(Path(), night)
         print(ascii(short_names([sys.argv[1]])))
     """

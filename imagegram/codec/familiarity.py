@@ -80,10 +80,10 @@ def codes_in_use(tokens: NDArray[np.uint16]) -> list[int]:
 
 
 def too_little(error: float, flat: float, codes: float, images: int) -> str:
-    """What shows that a codec keeps next to nothing of so many different images; "" where nothing does.
+    """What shows that a codec keeps next to nothing of `images` different images; "" where nothing does.
 
-    >>> too_little(60, 61, 30, 32)
-    "its error of 60 levels of 255 is hardly below the 61 of flat pictures of each image's mean colour"
+    >>> too_little(10, 61, codes=2, images=32)
+    '32 different images have 2 different codes at a position'
     """
     if flat and error > HARDLY * flat:
         beside = "above" if error > flat else "hardly below"

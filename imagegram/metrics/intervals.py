@@ -109,8 +109,8 @@ def to_json(figures: Any) -> Any:
 def from_json(data: Any) -> Any:
     """What `to_json` wrote, read back: every dictionary with value, low and high is a Figure again.
 
-    >>> from_json({"generated": {"novel": {"value": 1.0, "low": 0.9, "high": 1.0}, "images": 3}})
-    {'generated': {'novel': Figure(value=1.0, low=0.9, high=1.0, exact=False, p_value=None), 'images': 3}}
+    >>> from_json({"novel": {"value": 1.0, "low": 0.9, "high": 1.0}, "images": 3})
+    {'novel': Figure(value=1.0, low=0.9, high=1.0, exact=False, p_value=None), 'images': 3}
     """
     if not isinstance(data, dict):
         return data

@@ -126,8 +126,10 @@ def copied_runs(sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: 
     surprising first. sources: row and position [k, 2]; steps, surprise: [k].
 
     >>> sources = np.array([[7, 0], [7, 1], [7, 2], [7, 3], [2, 4]])
-    >>> copied_runs(sources, np.zeros(5, int), np.full(5, 2.0)), copied_runs(sources, np.arange(5) % 2, np.ones(5))
-    ([[0, 4, 8.0]], [])
+    >>> copied_runs(sources, np.zeros(5, int), np.full(5, 2.0))
+    [[0, 4, 8.0]]
+    >>> copied_runs(sources, np.arange(5) % 2, np.ones(5))
+    []
     """
     copied = (sources[:, 0] >= 0) & (steps == 0)
     follows = copied[1:] & copied[:-1] & (np.diff(sources, axis=0) == (0, 1)).all(1)

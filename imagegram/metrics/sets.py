@@ -169,8 +169,8 @@ def renyi_kernel_entropy(squares: Floats, width: float) -> float:
 
     The kernel is exp(-2 d^2 / width), that of half of a distance whose square is `width`.
 
-    >>> renyi_kernel_entropy(np.array([[0, 1e9], [1e9, 0]]), 1.0), renyi_kernel_entropy(np.zeros((2, 2)), 1.0)
-    (2.0, 1.0)
+    >>> [renyi_kernel_entropy(1e9 * squares, 1.0) for squares in (1 - np.eye(2), np.zeros((2, 2)))]
+    [2.0, 1.0]
     """
     return float(1 / np.square(np.exp(-2 * squares / width)).mean())
 

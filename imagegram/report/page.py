@@ -249,8 +249,10 @@ def _kinds(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, 
 def short_names(datasets: list[str]) -> list[str]:
     """Names of data sets for captions: of paths as many of the last parts as tell them apart.
 
-    >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"]), short_names(["a/train", "a/train"])
-    (['cats/train', 'dogs/train'], ['train', 'train'])
+    >>> short_names(["/home/me/cats/train", "/home/me/dogs/train"])
+    ['cats/train', 'dogs/train']
+    >>> short_names(["a/train", "a/train"])
+    ['train', 'train']
     >>> short_names(["/data/of/mine/cats", "uoft-cs/cifar10", "."])
     ['cats', 'cifar10', '.']
     """

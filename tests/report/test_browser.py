@@ -149,7 +149,8 @@ def test_a_tap_shows_the_picture_and_its_token_on_a_phone(show: Any, night: Sour
 def test_the_keyboard_reaches_everything(show: Any, night: Sources) -> None:
     page = show(f"#{NAME}/0")
     reachable = page.evaluate(
-        """() => [...document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")]
+        """() => [...document.querySelectorAll(
+                "a[href], button, select, input, summary, [tabindex='0']")]
             .filter((e) => e.checkVisibility() && e.tabIndex >= 0).length"""
     )
     page.evaluate("document.body.tabIndex = -1; document.body.focus();")
