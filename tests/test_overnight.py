@@ -259,16 +259,24 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
         raise OSError(30, "Read-only file system")
 
     for place, value, message in (
-        ("files.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1_000_000), "1.0 MB are free: free"),
+        (
+            "imagegram.files.shutil.disk_usage",
+            lambda path: shutil._ntuple_diskusage(9, 8, 1_000_000),
+            "1.0 MB are free: free",
+        ),
         (
             "overnight.plan.memory_available",
             lambda: 2**30,
             "1.0 GiB are available: end other programs, or take fewer with --images",
         ),
-        ("files.tempfile.TemporaryFile", read_only, f"{tmp_path} cannot be written to (Read-only file system): give"),
+        (
+            "overnight.plan.tempfile.TemporaryFile",
+            read_only,
+            f"{tmp_path} cannot be written to (Read-only file system): give",
+        ),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"imagegram.{place}", value)
+            patch.setattr(place, value)
             assert run(tmp_path / "out") == 1
         said = capsys.readouterr().err
         assert message in said
