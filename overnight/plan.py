@@ -4,7 +4,6 @@ import itertools
 import math
 import random
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import nearest_existing, require_space
+from imagegram.files import nearest_existing, require_space, require_writable
 from imagegram.machine import memory_available
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
@@ -201,18 +200,6 @@ def needs_of(plan: Plan) -> Needs:
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
     to_generate = [name for name in plan.draws() if not night or not night.is_finished(plan.out, name)]
     return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), tuple(to_generate))
-
-
-def require_writable(folder: Path) -> None:
-    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
-    existing = nearest_existing(folder)
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
-        ) from None
 
 
 def say_plan(plan: Plan) -> None:

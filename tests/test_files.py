@@ -15,12 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imagegram import files
+from imagegram import artifact, files
 from imagegram.cli import UserError, expand_home
 from imagegram.files import (
     atomic,
     is_held,
-    others_at_work,
     remove_leftovers,
     require_space,
     require_writable,
@@ -125,11 +124,12 @@ def test_leftovers_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
 
 
 def test_others_may_still_start_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "GRACE", 60)
-    monkeypatch.setattr(files.time, "monotonic", lambda: 100.0)
-    assert others_at_work([tmp_path / ".lock-1"], 40.0)
-    assert not others_at_work([tmp_path / ".lock-1"], 39.9)
-    assert not others_at_work([], 40.0)
+    monkeypatch.setattr(artifact, "GRACE", 60)
+    monkeypatch.setattr(artifact.time, "monotonic", lambda: 100.0)
+    folder = artifact.Artifact(tmp_path, "tokens")
+    assert folder.others_at_work(2, 40.0)
+    assert not folder.others_at_work(2, 39.9)
+    assert not folder.others_at_work(1, 40.0)
 
 
 def test_a_turn_is_taken_by_one_process_at_a_time(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
             "1.0 GiB are available: end other programs, or take fewer with --images",
         ),
         (
-            "overnight.plan.tempfile.TemporaryFile",
+            "imagegram.files.tempfile.TemporaryFile",
             read_only,
             f"{tmp_path} cannot be written to (Read-only file system): give",
         ),
