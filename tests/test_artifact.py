@@ -56,6 +56,7 @@ def test_what_would_be_replaced_as_a_whole_holds_nothing_else(tmp_path: Path) ->
         ({"kind": "tokens", "format": FORMAT + 1}, f"written by a newer version .format {FORMAT + 1}, .*: update"),
         ({"kind": "dreams", "format": 1}, "holds dreams, not tokens"),
         (["tokens"], "is damaged"),
+        ({"kind": "tokens"}, "is damaged"),
     ],
 )
 def test_a_marker_of_another_version_is_one_line(tmp_path: Path, marker: object, message: str) -> None:

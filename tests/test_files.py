@@ -94,6 +94,19 @@ def test_what_cannot_be_written_is_one_line_with_its_remedy(tmp_path: Path, erro
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "before")]
 
 
+def test_files_are_on_the_disk_before_they_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x"
+    flushed: list[tuple[int, bool]] = []
+
+    def flush(number: int) -> None:
+        flushed.append((os.fstat(number).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with atomic(file) as temporary:
+        temporary.write_text("whole")
+    assert flushed == [(5, False)]
+
+
 def test_space_is_asked_for_to_the_byte_and_told_in_numbers_that_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,8 +125,6 @@ class Index:
         info = read_json(path / "index.json")
         if info.get("format") != FORMAT:
             raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
-        if info["shards"] > 1 and CORPUS not in info["files"]:
-            raise UserError(f"{path} was built by an earlier version: run build_index.sh again")
         for name, entry in info["files"].items():
             if problem := changed_since(path / name, entry):
                 raise UserError(f"{path / name} {problem}: build the index again")

@@ -72,10 +72,11 @@ def test_one_is_killed_and_another_number_goes_on(
 def test_what_a_process_is_writing_is_left_alone_by_the_others(tmp_path: Path, right: dict[str, str]) -> None:
     share(tmp_path, 0, 3)
     (building,) = (tmp_path / "shared").glob(".building-index-*")
-    for name in (".tmp-1-table.1", ".tmp-1-shard-4.json", "table.7-parts"):
+    others = {".tmp-1-table.1", ".tmp-1-shard-4.json", "table.7-parts", ".tmp-1-images.npy"}
+    for name in others:
         (building / name).touch()
     share(tmp_path, 2, 3)
-    assert {file.name for file in building.iterdir()} >= {".tmp-1-table.1", ".tmp-1-shard-4.json", "table.7-parts"}
+    assert {file.name for file in building.iterdir()} >= others
     share(tmp_path, 1, 3)
     index = share(tmp_path, 0, 3)
     assert index is not None
@@ -97,8 +98,11 @@ def test_torchrun(tmp_path: Path) -> None:
 
 
 def test_processes_without_shards_to_share_are_told_so(tmp_path: Path, right: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="3 processes need shards to share: set SHARD_IMAGES=27 or less"):
-        build_share([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", processes=Processes(1, 3))
+    places = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "out"
+    for processes, images in ((2, 40), (3, 27)):
+        said = f"{processes} processes need shards to share: set SHARD_IMAGES={images} or less"
+        with pytest.raises(UserError, match=said):
+            build_share(*places, processes=Processes(1, processes))
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

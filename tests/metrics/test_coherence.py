@@ -47,6 +47,8 @@ def test_coherence_is_one_for_real_images_and_zero_for_the_baseline(classifiers:
     assert baseline["generated"]["coherence"].value == pytest.approx(0, abs=0.15)
     assert both["generated"]["coherence"].value == pytest.approx(0.5, abs=0.15)
     assert real["held_out"]["coherence"].value == pytest.approx(1)
+    # Of two sets of one kind it is 1.
+    assert real["held_out"]["density"].value == pytest.approx(1, abs=0.5)
     for name in ("density", "coverage"):
         assert real["generated"][name].value > 3 * baseline["generated"][name].value
         assert real["held_out"][name].value == pytest.approx(real["generated"][name].value, rel=0.35)

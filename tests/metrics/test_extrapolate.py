@@ -1,6 +1,7 @@
 """The prediction of a token folder: exact figures of now, and what comes true with ten times the images."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import cliff, copy_curves, predict
+from imagegram.metrics.extrapolate import advice, cliff, copy_curves, indexed_tokens, predict
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
@@ -54,13 +55,25 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert each["now"] == pytest.approx(p.prod(1).sum())
     assert json.loads((tmp_path / "tokens" / "prediction.json").read_text())["images"] == 400
     assert (tmp_path / "tokens" / "prediction.png").stat().st_size > 10_000
+    tokens, _ = indexed_tokens(tmp_path / "tokens", 0, np.random.default_rng(0))
+    for curve, each in zip(copy_curves(tokens, 3), figures["copy_probability"], strict=True):
+        if needed := each["images_for_10_percent"]:
+            assert curve.at(needed).value == pytest.approx(0.1, rel=1e-3)
+    assert any(each["images_for_10_percent"] for each in figures["copy_probability"])
     assert "400 images of 8 tokens of 512" in said
+    table = said.partition("bits a token by position")[2]
+    positions = re.findall(r"^ +(\d+) +\d+\.\d\d +\d", table, re.MULTILINE)
+    assert positions[:4] == ["1", "2", "4", "8"]
     assert "Take the sampler kernel" in said
 
 
 def test_a_codec_without_codes_is_given_a_sampler_that_does_not_copy(tmp_path: Path) -> None:
     figures = predict(token_folder(tmp_path / "tokens", images(400, 1), vocab_size=1000), 2)
     assert "Take aligned --context" in figures["advice"][1]
+    found = {"copy_probability": [], "images": 400, "aligned_two_images": {1: 0.01, 2: 0.3}}
+    assert "Take the sampler smoothed" in advice(found, has_codes=False)[-1]
+    found["aligned_two_images"] = {1: 0.0099, 2: 0.3}
+    assert "Take aligned --context 1 " in advice(found, has_codes=False)[-1]
 
 
 def test_shards_that_are_missing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,18 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     error = values.std(ddof=1) / np.sqrt(m.GROUPS)
     assert figure.value == pytest.approx(values.mean() + 10)
     assert (figure.high - figure.low) / 2 == pytest.approx(2.093 * error)
+    # Shares end at 1, and only KID may be negative.
+    middles = {"precision": 0.95, "fd": 0.05, "kid": 0.05}
+    near = {key: middle + (values - values.mean()) / 3 for key, middle in middles.items()}
+
+    def means(rows: NDArray[np.int64]) -> dict[str, float]:
+        return {key: float(each[rows].mean()) for key, each in near.items()}
+
+    bounds = {key: (one.low, one.high) for key, one in m.jackknife(means, m.GROUPS).items()}
+    half = 2.093 * error / 3
+    assert bounds["precision"] == (pytest.approx(0.95 - half), 1)
+    assert bounds["fd"] == (0, pytest.approx(0.05 + half))
+    assert bounds["kid"] == pytest.approx((0.05 - half, 0.05 + half))
 
 
 def test_distances_to_training_images_agree_with_brute_force(space: m.Space) -> None:

@@ -18,6 +18,8 @@ from imagegram.cli import run_script
 from imagegram.metrics.__main__ import main
 from imagegram.metrics.commands import Pictures, Predict, Tokens
 from imagegram.metrics.features import efficientnet
+from imagegram.metrics.instrument import TITLES, Measured, answer
+from imagegram.metrics.intervals import Figure
 
 Pixels = NDArray[np.uint8]
 NO_NETWORK = "--no-network"
@@ -79,12 +81,40 @@ def test_a_generator_that_copies_a_fifth_is_seen_and_real_images_are_not_accused
     assert (sets / "out" / "figures.json").read_bytes() != before
 
 
-def test_the_same_seed_gives_the_same_bytes(sets: Path) -> None:
-    assert run(*asked(sets, "fifth", NO_NETWORK, "--images", 40)) == 0
+def test_the_same_seed_gives_the_same_bytes(sets: Path, digits: Pixels) -> None:
+    np.savez(sets / "held_out.npz", images=digits[300:375])  # two halves of 37, and one over
+    assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
     before = (sets / "out" / "figures.json").read_bytes()
+    assert json.loads(before)["images"] == 37
     (sets / "out" / "report.html").unlink()
-    assert run(*asked(sets, "fifth", NO_NETWORK, "--images", 40)) == 0
+    assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
     assert (sets / "out" / "figures.json").read_bytes() == before
+
+
+def test_only_what_lies_outside_the_interval_of_held_out_pictures_is_said() -> None:
+    def said(**figures: tuple[Figure | None, Figure | None]) -> str:
+        none = {"near_duplicates": 0.04, "calibrated": 0.05, "f_mem": 0.03}
+        sides = [{key: Figure(0, 0, high) for key, high in none.items()} for _ in range(2)]
+        for key, pair in figures.items():
+            for side, figure in zip(sides, pair, strict=True):
+                side.update({key: figure} if figure else {})
+        found = {"pixels": dict(zip(("generated", "held_out"), sides, strict=True))}
+        return "\n".join(answer(Measured(found, {}, images=80, training=300, datasets={})))
+
+    low, middle, high = Figure(1, 0, 2), Figure(2, 1, 3), Figure(5, 4, 6)
+    nothing = "No copies are seen among 80 pictures; a share below 3.0 % could be missed.\n"
+    nothing += "What else tells them from held-out real pictures: nothing."
+    assert said() == said(c_t=(None, low), fd=(low, middle), authentic=(high, None)) == nothing
+    assert said(near_duplicates=(low, high)) == nothing  # fewer than real pictures are
+    copies = said(near_duplicates=(high, low))
+    assert copies.startswith("Some of these pictures are copies: near-duplicates ")
+    assert "So say near-duplicates in pixels." in copies
+    too_close = {"c_t": (low, high), "authentic": (low, high), "closer_than_held_out": (high, low)}
+    for key, (mine, real) in too_close.items():
+        title = TITLES[key].title
+        assert f"images than real ones do: {title} in pixels." in said(**{key: (mine, real)})
+        assert f"held-out real pictures: {title} in pixels." in said(**{key: (real, mine)})
+    assert f"{TITLES['fd'].title} in pixels." in said(fd=(low, high))
 
 
 def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,10 @@ def test_from_an_npy_to_the_page_in_four_commands_without_a_codec(
     assert run("predict", "whole") == 0
     drawn = ["aligned", "--index", "index", "--sequences", "30", "--out", "drawn"]
     assert run_script(generate_images.main, generate_images.Config, None, drawn) == 0
-    assert run("tokens", "drawn/tokens.npy", "--training", "index", "--out", "page", "--samplers", "aligned") == 0
+    words = ["tokens", "drawn/tokens.npy", "--training", "index", "--held-out", "whole.npy"]
+    assert run(*words, "--out", "page", "--samplers", "aligned") == 0
+    figures = json.loads(Path("page/figures.json").read_text())["figures"]
+    assert figures["held_out"]["exact_copies"]["value"] > 0.8  # all but a tenth are in the index
     said = capsys.readouterr().out
     assert "whole: the tokens of whole.npy, a tenth of them held out" in said
     assert "holds tokens of no codec: figures alone" in said
@@ -124,7 +127,8 @@ def test_wrong_tokens_are_one_line(arrays: Path, capsys: pytest.CaptureFixture[s
     assert "float64" in said("floats.npy", "--training", "flextok.npy")
     assert "16 tokens an image, the training images 48" in said("short.npy", "--training", "flextok.npy")
     assert "the vocabulary has 512" in said("samples.npy", "--training", "flextok.npy", "--levels", 8, 8, 8)
-    assert "no index in" in said("samples.npy", "--training", "nowhere")
+    assert "no index in" in said("samples.npy", "--training", "nowhere", "--sequences", 1)
+    assert "--sequences 0: at least 1" in said("samples.npy", "--sequences", 0)
     assert "cannot be read as .npy" in said("gone.npy", "--training", "flextok.npy")
     assert "no sampler 'nobody'" in said("samples.npy", "--training", "flextok.npy", "--samplers", "nobody")
 

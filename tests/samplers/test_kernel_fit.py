@@ -10,7 +10,7 @@ import torch
 from imagegram.samplers.kernel import fit as module
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
 from imagegram.samplers.kernel.fit import fit, fit_file, open_kernel
-from imagegram.samplers.kernel.model import digits_of
+from imagegram.samplers.kernel.model import OWN_TOKENS, MovedVotes, digits_of
 from imagegram.samplers.kernel.regression import principal_axes
 from tests.support.corpora import index_of, related
 
@@ -57,6 +57,19 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(monkeypatch:
         model.sharpness.sub_(change)
     assert bits[0.0] < bits[-factor]
     assert bits[0.0] < min(bits[-0.7], bits[0.7]) + 0.05  # the batch is small
+
+
+def test_a_step_predicts_every_position_or_a_few_for_all_that_share_their_numbers() -> None:
+    model = MovedVotes(LEVELS, OWN_TOKENS + 10, 4)
+    drawn: set[int] = set()
+    for seed in range(20):
+        positions, times = zip(*module._tasks(model, np.random.default_rng(seed)), strict=True)
+        assert positions[:OWN_TOKENS] == tuple(range(OWN_TOKENS))
+        assert len(set(positions)) == OWN_TOKENS + module.LATER_TOKENS
+        assert times[:OWN_TOKENS] == (1,) * OWN_TOKENS
+        assert sum(times) == pytest.approx(OWN_TOKENS + 10)
+        drawn.update(positions)
+    assert drawn == set(range(OWN_TOKENS + 10))
 
 
 def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ def test_unique_contexts_agree_with_brute_force(
     monkeypatch: pytest.MonkeyPatch, name: str, context: int, whole: int
 ) -> None:
     monkeypatch.setattr("imagegram.samplers.ntd.WHOLE", whole)
+    monkeypatch.setattr("imagegram.samplers.ntd.STEP", 16)  # so that there are seams
     corpus = shared_index_of(corpora()[name], 65_279).corpus
     line = corpus.tolist()
     all_of = Counter(tuple(line[i : i + context]) for i in range(len(line) - context + 1))

@@ -273,6 +273,10 @@ def test_a_given_prefix_is_completed(sampler: Sampler) -> None:
     assert np.array_equal(drawn.tokens, index.tokens)
     assert (drawn.sources[:, :3] == -1).all()
     assert np.array_equal(drawn.sources[:, 3:, 0], np.tile(np.arange(50)[:, None], 5))
+    # Nothing is left to draw after a whole image.
+    whole = sampler.sample(index, 50, np.random.default_rng(0), prefix=index.tokens)
+    assert np.array_equal(whole.tokens, index.tokens)
+    assert (whole.sources == -1).all()
 
 
 def test_truncation_by_hand() -> None:
