@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from importlib.resources import files
 from pathlib import Path
@@ -279,16 +280,35 @@ def test_a_jpeg_decoded_smaller_has_nearly_the_same_pixels(size: int, scaled: tu
     assert difference.max() <= (2 if whole else 20)
 
 
-def test_grey_turned_and_long_jpegs_are_resized_alike() -> None:
+@pytest.mark.parametrize("decoder", ["Pillow", "simplejpeg"])
+def test_whole_jpegs_are_resized_alike(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if decoder == "Pillow":
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)  # not to be imported
+    else:
+        pytest.importorskip("simplejpeg")
     turned = Image.Exif()
     turned[0x0112] = 6
-    for picture, exif in ((photograph().convert("L"), Image.Exif()), (photograph(), turned)):
+    pictures = [(photograph().convert(mode), Image.Exif()) for mode in ("RGB", "L", "CMYK")]
+    for picture, exif in (*pictures, (photograph(), turned)):
         for shape in ((300, 200), (400, 40), (256, 256)):
             buffer = io.BytesIO()
             picture.crop((0, 0, *shape)).save(buffer, "JPEG", exif=exif)
             data = buffer.getvalue()
             exact, quick = (preprocess(open_picture(data), 256, margin) for margin in (0, 1))
             assert (exact.int() - quick.int()).abs().max() <= 2
+    with pytest.raises(OSError, match="truncated"):
+        preprocess(open_picture(data[:-1000]), 256, 1)
+
+
+def test_simplejpeg_decodes_what_pillow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
+        buffer = io.BytesIO()
+        photograph().save(buffer, "JPEG", **options)
+        quick = preprocess(open_picture(buffer.getvalue()), 256, 1000)
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "simplejpeg", None)
+            assert torch.equal(quick, preprocess(open_picture(buffer.getvalue()), 256, 1000))
 
 
 def test_tokens_of_whole_and_of_smaller_jpegs_are_never_mixed(tmp_path: Path) -> None:
