@@ -20,6 +20,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,9 +357,13 @@ class Run:
                 picture.unlink()
         save_array(self.path / "tokens.npy", tokens)
         save_array(self.path / "sources.npy", sources)
-        for name, drawing in drawings.items():
+
+        def save(name: str) -> None:
             with atomic(self.path / f"{name}.png") as temporary:
-                drawing.save(temporary, "png")
+                drawings[name].save(temporary, "png")
+
+        with ThreadPoolExecutor() as pool:  # a disk flushes many small files in the time of one
+            list(pool.map(save, drawings))
         if facts:
             write_json(self.path / "pictures.json", facts)
         Artifact(self.path, "images").finish(self.report)

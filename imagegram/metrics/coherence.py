@@ -12,6 +12,7 @@ other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a c
 quarter of the held-out images, as another quarter of them is compared with that one.
 """
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -252,6 +253,12 @@ def chosen_rows(held_out: HeldOut, rng: np.random.Generator) -> NDArray[np.int64
     return np.sort(rng.permutation(len(held_out.tokens))[:MOST])
 
 
+@functools.lru_cache(maxsize=1)  # every sampler of a night asks for them
+def _kept(path: Path, key: str, written: int) -> Classifiers | None:
+    """What `Classifiers.load` reads from a file that was `written` at that time."""
+    return Classifiers.load(path, key)
+
+
 def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int) -> Classifiers | None:
     """The classifiers for images of `length` tokens, kept beside the index; None where too few images are held out.
 
@@ -262,8 +269,8 @@ def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int)
         return None
     path = index.path.parent / f"{index.path.name}-classifiers-{length}.pt"
     key = classifier_key(codec, index, held_out, length)
-    if classifiers := Classifiers.load(path, key):
-        return classifiers
+    if path.exists() and (kept := _kept(path, key, path.stat().st_mtime_ns)):
+        return kept
     rng = np.random.default_rng(SEED)
     chosen = chosen_rows(held_out, rng)
     rows = rng.integers(0, index.num_images, (len(chosen), length))
