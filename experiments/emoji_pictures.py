@@ -38,7 +38,7 @@ from imagegram.codec.sizes import LINEAR_SIZES
 from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
 from imagegram.data.preprocess import preprocess, to_bytes, to_signed
 from imagegram.files import atomic, read_json
-from imagegram.generating import Request, generate, open_codec
+from imagegram.generating import open_codec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.metrics.copying import nearest
@@ -48,8 +48,7 @@ from imagegram.metrics.registry import IN_SHORT
 from imagegram.metrics.sets import frechet
 from imagegram.report.record import Night
 from imagegram.report.sheets import as_picture, rows_of_images
-from imagegram.samplers import Kernel, Sampler
-from imagegram.samplers.draw import Draw
+from imagegram.samplers import Sampler
 from imagegram.token_arrays import tokens_from
 from overnight_run import SAMPLERS
 from training.losses import Regression
@@ -65,10 +64,9 @@ PHOTOGRAPHS = {
     "sklearn": "china flower",
 }
 CROPS = 25  # of each photograph
-HALF_STEPS = "kernel-half"  # a sampler that the night does not have
 ROWS = {  # of the picture of samples
     "kernel": "kernel n-gram (the default)",
-    HALF_STEPS: "the same, half steps",
+    "kernel-near": "the same with smaller steps",
     "aligned": "equal contexts of two tokens, at their position",
     "smoothed": "the same, smoothed",
     "ntd": "infini-gram, two tokens of context",
@@ -225,18 +223,10 @@ def held_out_emoji(corpus: Corpus) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     return images, groups[:, None] == groups
 
 
-def sampler_folders(corpus: Corpus, night: Path) -> dict[str, Path]:
-    """The finished folders of a night's samplers, and of one more, which is drawn beside them where it is not there."""
+def print_samplers(night: Path) -> None:
+    """The table of a night's figures."""
     record = Night.read(night)
     folders = {name: record.folder(night, name) for name in record.finished(night)}
-    out = night / "generated" / f"{HALF_STEPS}-seed{record.seed}"
-    request = Request(Draw(Kernel(step=0.5)), record.sequences, record.decoded, record.seed)
-    generate(corpus.index, open_codec(corpus.index), corpus.held_out, request, out)
-    return folders | {HALF_STEPS: out}
-
-
-def print_samplers(folders: dict[str, Path]) -> None:
-    """The table of a night's figures."""
     print("\n**Samplers on the linear codec**\n")
     print(f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} |\n|{' --- |' * (1 + len(IN_SHORT))}")
     reports = {sampler: read_json(folder / "report.json") for sampler, folder in folders.items()}
@@ -256,7 +246,7 @@ def sample_rows(codec: Codec, index: Index, real: NDArray[np.uint16], columns: i
     decode = Decoder(codec)
     rows: list[Row] = []
     for name in ROWS:
-        sampler = Kernel(step=0.5) if name == HALF_STEPS else SAMPLERS[name]
+        sampler = SAMPLERS[name]
         assert isinstance(sampler, Sampler)
         tokens = sampler.sample(index, columns, np.random.default_rng(0)).tokens
         rows.append((decode(tokens), decode(index.tokens[nearest(tokens, index.tokens)[0]])))
@@ -319,7 +309,7 @@ def main(config: Config) -> None:
     paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
 
     # 2) What the samplers make of their tokens.
-    print_samplers(sampler_folders(corpus, config.night))
+    print_samplers(config.night)
     columns = COLUMNS // len(codecs)
     real = images[np.random.default_rng(0).permutation(len(images))[:columns]]
     blocks = {name: sample_rows(codec, indexes[name], codec.encode(real), columns) for name, codec in codecs.items()}
