@@ -1,6 +1,7 @@
 """The contract of token folders: what is finished, what is damaged, what is refused."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -88,6 +89,15 @@ def test_every_damage_is_seen_and_only_that_shard_is_pending(tmp_path: Path) -> 
     other = json.loads(whole[marker])
     other["manifest"]["revision"] = "s"
     assert damaged(marker, json.dumps(other).encode()) == "was made under another manifest"
+
+
+def test_bad_images_beyond_both_limits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path)
+    for number, share, refused in ((1, 0.08, False), (1, 0.079, True), (2, 0.01, False)):
+        monkeypatch.setattr("imagegram.tokens.MAX_BAD", number)
+        monkeypatch.setattr("imagegram.tokens.MAX_BAD_SHARE", share)
+        with pytest.raises(UserError, match="2 of 25 images") if refused else nullcontext():
+            folder.check_readable()
 
 
 def test_one_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:

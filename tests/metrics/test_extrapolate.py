@@ -53,6 +53,10 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
         kind = {"ntd": Ntd(context=each["context"]), "aligned": Aligned(context=each["context"], min_images=1)}
         p = kind[each["sampler"]].probabilities(index, distinct)
         assert each["now"] == pytest.approx(p.prod(1).sum())
+    assert set(figures["aligned_two_images"]) == {1, 2, 3}
+    for context, chance in figures["aligned_two_images"].items():
+        p = Aligned(context=context, min_images=2).probabilities(index, distinct)
+        assert chance == pytest.approx(p.prod(1).sum())
     assert json.loads((tmp_path / "tokens" / "prediction.json").read_text())["images"] == 400
     assert (tmp_path / "tokens" / "prediction.png").stat().st_size > 10_000
     tokens, _ = indexed_tokens(tmp_path / "tokens", 0, np.random.default_rng(0))

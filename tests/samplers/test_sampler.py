@@ -279,6 +279,12 @@ def test_a_given_prefix_is_completed(sampler: Sampler) -> None:
     assert (whole.sources == -1).all()
 
 
+def test_the_first_of_two_tokens_as_likely_is_the_top_one() -> None:
+    index = shared_index_of(np.array([[7, 1], [5, 1]]))
+    drawn = Aligned(context=0, top_k=1).sample(index, 50, np.random.default_rng(0)).tokens
+    assert np.unique(drawn, axis=0).tolist() == [[5, 1]]
+
+
 def test_truncation_by_hand() -> None:
     counts = np.array([1, 4, 3])
     assert np.allclose(truncated(counts), [1 / 8, 4 / 8, 3 / 8])
