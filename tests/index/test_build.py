@@ -188,7 +188,9 @@ def test_the_command_takes_options_arrays_and_the_environment(
     for name, levels, vocab_size in (("codes", (8, 8, 8), 512), ("ids", (), 4096)):
         index = Index.open(Path(f"of-{name}"))
         assert (index.levels, index.vocab_size) == (levels, vocab_size)
-        assert TokenFolder.open(Path(name)).load().tokens.tolist() == tokens.tolist()
+        read = TokenFolder.open(Path(name)).load().tokens
+        assert isinstance(read, np.memmap)  # of one shard they stay on the disk
+        assert read.tolist() == tokens.tolist()
     assert "verified_seconds: " in run("verify", "of-ids")
 
     given = {"INDEX": "from/environment", "INDEX_INPUT": "in", "SHARD_IMAGES": "15", "BUILDER": "divsufsort"}
@@ -202,6 +204,8 @@ def test_the_command_takes_options_arrays_and_the_environment(
         index = Index.open(Path("from/environment"))
         assert index.sources == [str(tmp_path / name) for name in sources]
         assert len(index.shards) == len(sources) + 1
+        for number, shard in enumerate(index.shards):  # each from an input of its own
+            assert np.array_equal(np.fromfile(f"in/shard-{number}/tokenized.0", "<u2"), shard.tokens)
     assert "no token folders" in run("build", "--tokens", fails=True)
     assert "--shard-images must be at least 0" in run("build", "--shard-images", "-1", fails=True)
     monkeypatch.setenv("SHARD_IMAGES", "many")

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import advice, cliff, copy_curves, indexed_tokens, predict
+from imagegram.metrics.extrapolate import (
+    advice,
+    cliff,
+    cliff_in_words,
+    copy_curves,
+    indexed_tokens,
+    predict,
+)
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
@@ -131,5 +138,7 @@ def test_the_entropy_cliff_stands_beside_its_law(tmp_path: Path, capsys: pytest.
     assert found["settled_from"] > 6
     assert found["bits_by_position"][0] == pytest.approx(1, abs=0.01)
 
+    first = cliff_in_words(found | {"settled_from": 2}, 300, 512)[0]
+    assert first.startswith("The first 1 token settles which image it is: from token 2 on")
     assert cliff(np.zeros((200, 8), np.uint16), 512, {1: 3.0})["critical_context"] is None
     assert cliff(even.astype(np.uint16), 512, {1: 9.0, 2: 18.0})["critical_context"] == 2  # 11.2 bits of places
