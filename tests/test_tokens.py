@@ -139,6 +139,9 @@ def test_missing_and_empty_data_are_refused(tmp_path: Path) -> None:
         TokenFolder.open(tmp_path)
     with pytest.raises(UserError, match="has no images"):
         TokenFolder.create(tmp_path, replace(MANIFEST, images=0))
+    (tmp_path / "manifest.json").write_text('{"images": 3, "dataset": {"name": "x"}}')
+    with pytest.raises(UserError, match=r"manifest\.json was written by another version"):
+        TokenFolder.open(tmp_path)
     with pytest.raises(UserError, match="vocabulary of 65280 does not fit"):
         TokenFolder.create(tmp_path, replace(MANIFEST, vocab_size=65280))
 

@@ -67,9 +67,7 @@ class Smoothed(Sampler):
         return images
 
 
-def count_distinct(
-    column: NDArray[np.uint16], low: Ints, high: Ints, wanted: NDArray[np.uint16] | None = None
-) -> tuple[Ints, Ints]:
+def count_distinct(column: Tokens, low: Ints, high: Ints, wanted: Tokens) -> tuple[Ints, Ints]:
     """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
 
     Ranges of one depth are equal or disjoint, so that no image is looked at twice.
@@ -81,8 +79,6 @@ def count_distinct(
     pairs = np.repeat(np.arange(len(ranges)), sizes) * 65536 + column[members]
     known, counts = np.unique(pairs, return_counts=True)
     distinct = np.bincount(known // 65536, minlength=len(ranges))[which.ravel()]
-    if wanted is None:
-        return distinct, np.zeros_like(low)
     return distinct, look_up(known, counts, which.ravel() * 65536 + wanted)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,12 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
             [tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=20
         )
         verify_index(tmp_path / "index")
+    (offsets := tmp_path / "index" / "offset.0").write_bytes(offsets.read_bytes()[::-1])
+    trusted = json.loads(info.read_text())
+    trusted["files"]["offset.0"] = file_record(offsets)
+    info.write_text(json.dumps(trusted))
+    with pytest.raises(UserError, match=r"offset\.0 does not list the separators"):
+        verify_index(tmp_path / "index")
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
@@ -135,6 +142,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         Index.open(tmp_path)
     with pytest.raises(UserError, match=r"no tokens in .*: run tokenize_fast\.py first"):
         build_index([tmp_path / "none"], tmp_path / "input", tmp_path / "index")
+    (tmp_path / "index.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match=r"has format 1, not 2: run build_index\.sh again"):
+        Index.open(tmp_path)
     a = token_folder(tmp_path / "a", np.zeros((3, 4), int))
     b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
     with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds tokens made in one way"):
@@ -173,6 +183,55 @@ def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_wi
             build_with_fastgram(tool, source, table)
             assert table.read_bytes() == (right.path / "table.0").read_bytes()
     assert refused >= 2
+
+
+TOOL = """
+import pathlib, sys
+source, out, *rest = sys.argv[1:]
+assert rest == ["2", "4", "table_only"]
+data = pathlib.Path(source, "tokenized.0").read_bytes()
+pathlib.Path(out).mkdir()
+order = sorted(range(0, len(data), 2), key=lambda i: data[i:])
+width = 1 if len(data) <= 256 else 2
+pathlib.Path(out, "table.0").write_bytes(b"".join(i.to_bytes(width, "little") for i in order))
+"""
+
+
+def test_a_tool_is_asked_where_it_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow one in the place of tg_build_index."""
+    tool = tmp_path / "tool"
+    tool.write_text(f"#!{sys.executable} -SE{TOOL}")
+    tool.chmod(0o755)
+    monkeypatch.setenv("TG_BUILD_INDEX", str(tool))
+    for length, suits in ((124, True), (125, False)):  # 128 tokens and 129
+        right = index_of(tmp_path / str(length), np.arange(length)[None])
+        places = [tmp_path / str(length) / "tokens"], tmp_path / "in", tmp_path / f"index-{length}"
+        index = build_index(*places)
+        builder = f"tg_build_index ({tool})" if suits else "pydivsufsort "
+        assert index.info["builder"].startswith(builder)
+        assert (index.path / "table.0").read_bytes() == (right.path / "table.0").read_bytes()
+    with pytest.raises(UserError, match="cannot index exactly 129 tokens correctly"):
+        build_index(*places[:2], tmp_path / "other", builder="tg_build_index")
+    source = tmp_path / "124" / "input"
+    (tmp_path / "table-tg_build_index").mkdir()  # of a killed run
+    build_with_fastgram(tool, source, tmp_path / "table")
+    assert not (tmp_path / "table-tg_build_index").exists()
+    tool.write_text(f"#!{sys.executable}\nraise SystemExit('out of memory')")
+    with pytest.raises(UserError, match=r"tool .* 2 4 table_only failed \(1\): out of memory"):
+        build_with_fastgram(tool, source, tmp_path / "table")
+
+
+def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked = index_of(tmp_path / "linked", CORPORA["random, two tokens"])
+    assert (linked.path / "tokenized.0").stat().st_nlink == 2
+
+    def fails(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Path, "hardlink_to", fails)
+    copied = index_of(tmp_path / "copied", CORPORA["random, two tokens"])
+    for name in ("tokenized.0", "offset.0"):
+        assert (copied.path / name).read_bytes() == (linked.path / name).read_bytes()
 
 
 def test_a_named_tool_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:

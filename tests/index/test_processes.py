@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imagegram import machine
-from imagegram.artifact import MARKER
+from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError
 from imagegram.index.build import build_index, build_share
 from imagegram.index.folder import Index
@@ -67,6 +68,19 @@ def test_one_is_killed_and_another_number_goes_on(
     assert share(tmp_path, 1, 2) is not None  # one that comes too late finds it finished
     build_index([tmp_path / "tokens"], tmp_path / "shared" / "input", index.path, builder="divsufsort", shard_images=10)
     assert "nothing to build" in capsys.readouterr().out
+
+
+def test_the_first_process_waits_for_the_others(
+    tmp_path: Path, right: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is still at work when the first has done its share; it builds meanwhile."""
+    done: list[Index | None] = []
+    monkeypatch.setattr(Artifact, "others_at_work", lambda *how: not done)
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append(share(tmp_path, 1, 2)))
+    index = share(tmp_path, 0, 2)
+    assert done == [None]
+    assert index is not None
+    assert files_of(index.path) == right
 
 
 def test_what_a_process_is_writing_is_left_alone_by_the_others(tmp_path: Path, right: dict[str, str]) -> None:

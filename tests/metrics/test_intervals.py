@@ -35,6 +35,7 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
 def test_an_interval_includes_its_ends_and_is_scaled_as_a_whole() -> None:
     figure = Figure(0.5, 0.25, 1.0)
     assert [figure.includes(value) for value in (0.24, 0.25, 1.0, 1.01)] == [False, True, True, False]
+    assert str(figure) == "0.50 (0.25 to 1.00)"
     assert figure.scaled(4) == Figure(2.0, 1.0, 4.0)
     assert Figure.exactly(3).scaled(2) == Figure.exactly(6)
 

@@ -1,6 +1,8 @@
 """What is said of a single picture agrees with its tokens, written out."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -89,4 +91,10 @@ def test_pictures_are_described_by_their_tokens(index: Index) -> None:
     assert [run[:2] for run in near["runs"]] == [[1, 7]]
     assert copy["log2_probability"] == pytest.approx(-unigram_bits(index, tokens)[0].sum(), abs=0.06)
     assert (near["log2_probability"] is None) == (touched[0] not in TRAINING[:, 0])
+    reasons = np.full((2, 8, 2), -1)
+    reasons[1, 3:5] = [[2, 0], [1, -1]]
+    sampler = {"reasons": lambda *asked: reasons, "probabilities": lambda *asked: np.ones((2, 8))}
+    moves = SimpleNamespace(**sampler)
+    moved = describe_pictures(index, tokens, Samples(tokens, sources), cast("Aligned", moves))
+    assert [fact["because"] for fact in moved] == [[[]] * 8, [[], [], [], [2, 0], [1], [], [], []]]
     assert not {"steps", "runs", "log2_probability"} & set(describe_pictures(index, tokens)[0])

@@ -59,6 +59,19 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(monkeypatch:
     assert bits[0.0] < min(bits[-0.7], bits[0.7]) + 0.05  # the batch is small
 
 
+def test_the_nearest_images_tell_later_tokens_nearly_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = related(60, 6)
+    model = fit(tokens, LEVELS, CPU)
+    digits = digits_of(tokens, LEVELS, CPU)
+    residuals = model.residuals(digits, 5, torch.arange(60))
+    bits = {}
+    for nearest in (60, 59, 20):
+        monkeypatch.setattr(module, "NEAREST", nearest)
+        bits[nearest] = module.left_out_bits(model, digits, residuals, 5, 60).item()
+    assert bits[59] == pytest.approx(bits[60])  # all but the image itself
+    assert bits[60] < bits[20] < bits[60] + 1
+
+
 def test_a_step_predicts_every_position_or_a_few_for_all_that_share_their_numbers() -> None:
     model = MovedVotes(LEVELS, OWN_TOKENS + 10, 4)
     drawn: set[int] = set()
