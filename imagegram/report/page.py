@@ -122,7 +122,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "names": short_names([manifest.dataset.name for manifest in manifests]),
         "index": sources.index,
         "num_held_out": len(sources.held_out.tokens),
-        "answer": answer(runs, night.sequences),
+        "answer": answer(runs, night.sequences, held_out=len(sources.held_out.tokens)),
         "fidelity": read_fidelity(sources.index),
         "warnings": [line for folder in sources.originals.folders if (line := warning_of(folder.path))],
         "remarks": remarks(runs, len(sources.held_out.tokens)),

@@ -36,13 +36,14 @@ def best_of(runs: list[Run]) -> Run | None:
     return next((run for run in runs if run.name == best), None)
 
 
-def answer(runs: list[Run], sequences: int) -> list[str]:
-    """Can n-grams generate these images? Yes or no first; four sentences or fewer, from figures of finished runs."""
+def answer(runs: list[Run], sequences: int, *, held_out: int = LEAST) -> list[str]:
+    """Can n-grams generate these images? Yes or no first; four sentences or fewer, from figures of
+    finished runs and the number of images that are held out."""
     if not runs:
         return ["No sampler is finished."]
     best = best_of(runs)
     if best is None:
-        return [f"It cannot be told whether n-grams can generate these images: {_why_unknown(runs)}."]
+        return [f"It cannot be told whether n-grams can generate these images: {_why_unknown(runs, held_out)}."]
     coherence = f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and independent tokens 0."
     sentences = [_yes_or_no(best, runs), coherence, _copies(best.figures, sequences)]
     if CLOSER.of(best.figures):
@@ -50,8 +51,10 @@ def answer(runs: list[Run], sequences: int) -> list[str]:
     return sentences
 
 
-def _why_unknown(runs: list[Run]) -> str:
+def _why_unknown(runs: list[Run], held_out: int) -> str:
     """Why no coherence is known."""
+    if held_out < LEAST:
+        return f"that takes {LEAST} real images that are held out, and here are {held_out}"
     for run in runs:
         if images := run.figures.get("cannot_be_told", {}).get(COHERENCE.key):
             return f"coherence cannot be told from {images} decoded image{'s' * (images > 1)}"

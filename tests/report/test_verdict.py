@@ -37,6 +37,7 @@ def test_without_coherence_nothing_is_the_best() -> None:
     assert first_line(few) == (
         "It cannot be told whether n-grams can generate these images: the coherence of their images was not measured."
     )
+    assert "that takes 40 real images that are held out, and here are 27" in answer([few], 64, held_out=27)[0]
     few.figures["cannot_be_told"] = {COHERENCE.key: 5}
     assert "coherence cannot be told from 5 decoded images" in first_line(few)
     assert COHERENCE.text(few.figures) == "cannot be told (from 5 images)"
