@@ -36,6 +36,7 @@ from imagegram.codec.linear import LinearCodec, save
 from imagegram.codec.linear_fit import fit
 from imagegram.codec.sizes import LINEAR_SIZES
 from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess, to_bytes, to_signed
 from imagegram.files import atomic, read_json
 from imagegram.generating import open_codec
@@ -184,12 +185,18 @@ class ByRegression:
         return to_bytes(self.regression(codes, torch.tensor([len(row) for row in tokens]))[0])
 
 
+def pictures(data: ImageDataset, ordinals: NDArray[np.int64]) -> torch.Tensor:
+    """The pictures at `ordinals`, uint8 [n, 3, SIDE, SIDE]."""
+    read = tqdm(ordinals.tolist(), desc="reading emoji", unit="img", delay=3)
+    return torch.stack([preprocess(data.read(i)[0], SIDE) for i in read])
+
+
 def index_of(codec: Codec, corpus: Corpus, out: Path) -> Index:
     """The index, in `out`, of another codec's tokens of the training images of `corpus`."""
-    data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
-    read = tqdm(corpus.index.images[:, 1].tolist(), desc="tokenizing training emoji", unit="img", delay=3)
-    tokens = [codec.encode(preprocess(data.read(i)[0], SIDE)[None]) for i in read]
-    folder = tokens_from(np.concatenate(tokens), out / "tokens", held_out_share=0)
+    images = pictures(corpus.index.token_folders()[0].manifest.dataset.open(SIDE), corpus.index.images[:, 1])
+    read = tqdm(images.split(64), desc="tokenizing training emoji", unit="batch", delay=3)
+    tokens = np.concatenate([codec.encode(part) for part in read])
+    folder = tokens_from(tokens, out / "tokens", held_out_share=0)
     return build_index([folder.path], out / "index_input", out / "index")
 
 
@@ -216,11 +223,9 @@ def held_out_emoji(corpus: Corpus) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """The held-out emoji, uint8 [n, 3, SIDE, SIDE], and which of them [n, n] have the same code point."""
     data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
     ordinals = corpus.held_out.origins[:, 1]
-    read = tqdm(ordinals.tolist(), desc="reading held-out emoji", unit="img", delay=3)
-    images = torch.stack([preprocess(data.read(i)[0], SIDE) for i in read])
     assert data.groups is not None
     groups = data.groups[ordinals]
-    return images, groups[:, None] == groups
+    return pictures(data, ordinals), groups[:, None] == groups
 
 
 def print_samplers(night: Path) -> None:
