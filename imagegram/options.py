@@ -18,9 +18,9 @@ class Options:
     workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
     held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
     jpeg_margin: int = 0
-    """above 0: JPEGs in two thirds of the time or less, nearly the same pixels
-    (docs/performance.md): decoded at 1/2, 1/4 or 1/8 of the size while the shorter side is at least
-    so many times that of the codec, and resized by PyTorch"""
+    """above 0: less work for a JPEG and nearly the same pixels (docs/performance.md): decoded at
+    1/2, 1/4 or 1/8 of the size while the shorter side is at least so many times that of the codec,
+    resized by PyTorch, and decoded by simplejpeg where that is installed"""
     shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
 
     def check(self) -> None:
