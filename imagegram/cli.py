@@ -69,7 +69,8 @@ def constants(file: str) -> Iterator[None]:
 def one_of(defaults: dict[str, Any]) -> Any:
     """The type of a field that a word on the command line chooses, with options of its own: by name, the defaults."""
     without_prefixes: Any = OmitArgPrefixes
-    said = {name: str(default.__doc__).partition("\n")[0] for name, default in defaults.items()}
+    first = {name: str(default.__doc__).partition("\n\n")[0] for name, default in defaults.items()}  # paragraphs
+    said = {name: " ".join(words.split()) for name, words in first.items()}
     return without_prefixes[tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)]
 
 
