@@ -59,6 +59,21 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(monkeypatch:
     assert bits[0.0] < min(bits[-0.7], bits[0.7]) + 0.05  # the batch is small
 
 
+def test_metrics_start_at_the_principal_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold as much of the contexts' variance as as many singular values."""
+    monkeypatch.setattr(module, "PASSES", 0)  # no step
+    tokens = related(150, 4)
+    model = fit(tokens, LEVELS, CPU)
+    contexts = model.training_codes(digits_of(tokens, LEVELS, CPU), 3)[:, :-3]
+    start = model.projections[3]
+    squares = start @ start.T
+    assert start.shape == (4, 9)
+    assert torch.allclose(squares, squares[0, 0] * torch.eye(4), atol=1e-4)
+    contexts = contexts - contexts.mean(0)
+    held = torch.linalg.svdvals(contexts)[:4].square().sum()
+    assert torch.isclose((contexts @ start.T).square().sum(), squares[0, 0] * held, rtol=1e-4)
+
+
 def test_the_nearest_images_tell_later_tokens_nearly_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = related(60, 6)
     model = fit(tokens, LEVELS, CPU)
