@@ -65,6 +65,7 @@ def test_metrics_start_at_the_principal_components(monkeypatch: pytest.MonkeyPat
     tokens = related(150, 4)
     model = fit(tokens, LEVELS, CPU)
     contexts = model.training_codes(digits_of(tokens, LEVELS, CPU), 3)[:, :-3]
+    assert len(model.regression_at(0).landmarks) == 0  # of no context
     start = model.projections[3]
     squares = start @ start.T
     assert start.shape == (4, 9)
