@@ -71,6 +71,9 @@ def test_metrics_start_at_the_principal_components(monkeypatch: pytest.MonkeyPat
     assert start.shape == (4, 9)
     assert torch.allclose(squares, squares[0, 0] * torch.eye(4), atol=1e-4)
     contexts = contexts - contexts.mean(0)
+    regression = model.regression_at(3)  # whose landmarks are half of these contexts
+    assert regression.nearness(contexts).amax(0).numpy() == pytest.approx(np.ones(75))
+    assert regression.spread.item() == pytest.approx(contexts.square().sum(1).mean().item())
     held = torch.linalg.svdvals(contexts)[:4].square().sum()
     assert torch.isclose((contexts @ start.T).square().sum(), squares[0, 0] * held, rtol=1e-4)
 
