@@ -4,7 +4,7 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,12 +37,13 @@ def measured(tmp_path: Path):  # type: ignore[no-untyped-def]
     labels = np.array([scene(5, int(i))[1] for i in ordinals])
     held_out = HeldOut(np.zeros((N, 4), np.uint16), labels, np.stack([np.zeros(N, int), ordinals], 1))
 
-    def measure(rebuilt: torch.Tensor, key: str = '{"index": "%s"}', read=original) -> Fidelity | None:  # type: ignore[no-untyped-def]
+    def measure(rebuilt: torch.Tensor, key: str = '{"index": "%s"}', read: Any = original) -> Fidelity | None:
         classifiers = SimpleNamespace(real_images=rebuilt, key=key % index.identity)
         return open_fidelity(index, held_out, cast("Classifiers", classifiers), read)
 
     measure.index = index  # type: ignore[attr-defined]
-    measure.real = torch.from_numpy(np.stack([scene(5, int(i))[0] for i in ordinals])).permute(0, 3, 1, 2)  # type: ignore[attr-defined]
+    pictures = torch.from_numpy(np.stack([scene(5, int(i))[0] for i in ordinals]))
+    measure.real = pictures.permute(0, 3, 1, 2)  # type: ignore[attr-defined]
     return measure
 
 
