@@ -60,6 +60,7 @@ def heard(distances: torch.Tensor) -> torch.Tensor:
 
 def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     small_tiles(monkeypatch)
+    monkeypatch.setattr(kernel_votes, "TILE", 7)  # two of groups as well
     fitted = {name: value.double().numpy() for name, value in open_kernel(index, CPU).state_dict().items()}
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
     training = digits_in(index.tokens)
