@@ -38,6 +38,8 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     split = build_index([a, b], tmp_path / "input", tmp_path / "split", builder="divsufsort", shard_images=50)
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
+    line = np.concatenate([shard.tokens[:-3] for shard in split.shards])
+    assert np.array_equal(line, split.corpus[:-3])
 
 
 def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(

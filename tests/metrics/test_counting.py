@@ -62,6 +62,7 @@ def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> Non
         grams = [tuple(row[i : i + length]) for row in rows.tolist() for i in range(7 - length)]
         equal = sum(a == b for i, a in enumerate(grams) for b in grams[:i])
         assert bits == pytest.approx(-np.log2(equal / (len(grams) * (len(grams) - 1) / 2)))
+    assert [list(gram_entropies(rows, longest)) for longest in (2, 99)] == [[1, 2], [1, 2, 3, 4, 5, 6]]
 
 
 def test_entropy_of_uniform_tokens_is_known() -> None:
