@@ -205,6 +205,8 @@ def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index
     tokens = np.array(index.tokens[:20])
     tokens[:10, 1] ^= 4  # the highest bit of a digit
     tokens[10:, [0, 2]] ^= 4
+    relevance = Kernel().relevance(index)
+    assert np.array_equal(relevance, open_kernel(index, CPU).listening().numpy())
     reasons = Kernel().reasons(index, tokens, sources)
     assert (reasons[:, 0] == -1).all()
     assert (reasons[:10, 1] == -1).all()
