@@ -97,6 +97,14 @@ def plot(path: Path, table: pd.DataFrame) -> None:
     save_plot(figure, path)
 
 
+def least_off(table: pd.DataFrame) -> str:
+    """The point whose P(closer), in tokens or codes, of any of the data, is at worst the least off 0.5."""
+    close = table[table.figure.isin([CLOSER.key, CLOSER_IN_CODES.key])]
+    worst = (close.value - 0.5).abs().groupby([close.step, close.temperature]).max()
+    step, temperature = worst.idxmin()
+    return f"step {step:g}, temperature {temperature:g}: {worst.min():.3f}"
+
+
 def main(config: Config) -> None:
     corpus = Corpus.of_training_images(config.index, config.inner) if config.inner else Corpus.open(config.index)
     table = read_table(config.out)
@@ -114,7 +122,7 @@ def main(config: Config) -> None:
             for key, f in FIGURES.items()
         ]
         print(f"| {step:g} | {temperature:g} | {' | '.join(cells)} | {'yes' if reaches(figures.value) else ''} |")
-    summary(table=config.out, plot=config.out.with_suffix(".png"))
+    summary(least_off=least_off(table), table=config.out, plot=config.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
