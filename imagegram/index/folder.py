@@ -197,6 +197,11 @@ class Index:
         return self.images[:, 2]
 
     @cached_property
+    def kept(self) -> dict[str, NDArray[np.bool_]]:
+        """What a sampler worked out about the whole corpus and takes again for its next draws, by name."""
+        return {}
+
+    @cached_property
     def classes(self) -> NDArray[np.int64]:
         """A number for every pair of data set and class, int64 [num_images]: classes of two data sets are different."""
         return class_numbers(self.images[:, 0], self.labels)

@@ -61,6 +61,16 @@ def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool
     return unique
 
 
+def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | None:
+    """The same of an index, kept for its next draws; None where it does not pay for so many drawn tokens."""
+    name = f"unique contexts of {context}"
+    if name not in index.kept:
+        if (PAYS + PAYS_MORE * (len(index.shards) - 1)) * tokens <= len(index.corpus):
+            return None
+        index.kept[name] = unique_contexts(index.corpus, context)
+    return index.kept[name]
+
+
 def _mark_shared(unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context: int, part: int | None = None) -> None:
     """Unmark the contexts whose hash others have too, of all hashes or of a quarter of them."""
     size = len(corpus) + 1 - context
@@ -240,8 +250,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     engine = Engine(index)
     corpus = index.corpus
     copying = FOLLOW_COPIES and context > 0
-    pays = (PAYS + PAYS_MORE * (len(index.shards) - 1)) * n * length > len(corpus)
-    unique = unique_contexts(corpus, context) if copying and pays else None
+    unique = _unique_of(index, context, n * length) if copying else None
 
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
     nothing = np.zeros((len(index.shards), n), np.int64)

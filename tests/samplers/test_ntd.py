@@ -47,6 +47,23 @@ def test_unique_contexts_agree_with_brute_force(
     assert not any(found and not right for found, right in zip(unique, expected, strict=True))
 
 
+def test_unique_contexts_are_worked_out_once_for_an_index_and_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = shared_index_of(next(iter(corpora().values())), 65_279)
+    index.kept.clear()
+    monkeypatch.setattr("imagegram.samplers.ntd.PAYS", 10**9)
+    asked = []
+
+    def ask(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool_]:
+        asked.append(context)
+        return unique_contexts(corpus, context)
+
+    monkeypatch.setattr("imagegram.samplers.ntd.unique_contexts", ask)
+    for context in (3, 3, 2, 3):
+        Ntd(context=context).sample(index, 5, np.random.default_rng(0))
+    assert asked == [3, 2]
+    index.kept.clear()
+
+
 def shared_middles() -> NDArray[np.int64]:
     """Images that start and end each in its own way, and have one of two runs of 12 tokens between."""
     rng = np.random.default_rng(4)
@@ -75,6 +92,7 @@ def test_copying_without_a_search_draws_the_same_matches(
         for pays in (0, 10**9):
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS_MORE", 0)
+            index.kept.clear()
             answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
         # The third way searches for every token: no sequence is ever known to copy.
         monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)
