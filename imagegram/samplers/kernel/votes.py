@@ -73,6 +73,7 @@ class Library:
         self.held = [-1] * min(places, first + turns)  # the place that is in a row
         self.context = torch.zeros((len(self.held), self.size), device=self.device)
 
+        self.of_groups = torch.empty((0, self.groups), dtype=torch.int32, device=self.device)
         # The projected numbers of the position that is prepared, and the same in whole numbers.
         self.step = 1.0
         self.projected = torch.zeros((model.rank, self.size), device=self.device)
@@ -112,7 +113,12 @@ class Library:
             self.squares[tile] = whole.square().sum(0)
 
         list(self.pool.map(count, tiles))
-        self.by_group[..., :rank] = self.numbers[:rank].view(rank, GROUP, self.groups).permute(2, 1, 0)
+        grouped = self.numbers[:rank].view(rank, GROUP, self.groups).permute(2, 1, 0)
+
+        def gather(groups: slice) -> None:
+            self.by_group[groups, :, :rank] = grouped[groups]
+
+        self.share(self.groups, self.tile, gather)
 
     def against(self, position: int, queries: Tensor) -> Tensor:
         """The projected numbers of sequences, in whole numbers: int8 [n, r].
@@ -163,7 +169,9 @@ class Library:
 
     def best(self, own: Tensor) -> Tensor:
         """The distance of the nearest image of each group: int32 [n, groups]."""
-        best = torch.empty((len(own), self.groups), dtype=torch.int32, device=self.device)
+        if len(self.of_groups) != len(own):  # kept from token to token: new memory would cost as much as a product
+            self.of_groups = torch.empty((len(own), self.groups), dtype=torch.int32, device=self.device)
+        best = self.of_groups
 
         def look(rows: slice, tile: slice) -> None:
             some = own[rows]
@@ -194,7 +202,7 @@ class Library:
         if not position:
             return (uniform[:, 0, 0] * self.size).long().clamp(max=self.size - 1)
         self.prepare(position)
-        own = self.against(position, queries)
+        own = torch.cat(self.share(len(queries), ROWS, lambda rows: self.against(position, queries[rows])))
         best = self.best(own)
 
         def pick(rows: slice) -> Tensor:
