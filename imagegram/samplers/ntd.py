@@ -25,6 +25,7 @@ FOLLOW_COPIES = True  # False, of tests: every token is searched for
 LISTED = 128  # matches that are looked at for one draw from several shards; more are bisected
 FEW = 1 << 14  # matches that are looked at in any case
 AT_ONCE = 1 << 13  # draws; bounds the memory
+RANK_BITS = 40  # of a number that holds a rank of a suffix table
 WHOLE = 1 << 23  # contexts hashed and sorted at once, 8 bytes each; of more, a quarter
 PARTS = 4  # one for every value of the first two bits
 STEP = 1 << 16  # contexts hashed at a time
@@ -173,19 +174,21 @@ class MatchesAnywhere:
         """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches are few enough, for
         the picks that share them, to be looked at; -1 elsewhere."""
         shards = len(low)
-        ranges = np.concatenate([low, high, depth[None]]).T
-        contexts, which, sharing = np.unique(ranges, axis=0, return_inverse=True, return_counts=True)
-        each = contexts[:, shards:-1] - contexts[:, :shards]  # matches, [contexts, shards]
-        each[each.sum(1) > np.maximum(LISTED * sharing, FEW // max(1, len(contexts)))] = 0
+        # Ranges of one depth that start at the same rank of the same shard are those of one context.
+        in_shard = (high > low).argmax(0)
+        key = (depth * shards + in_shard) << RANK_BITS | low[in_shard, np.arange(len(picks))]
+        _, of_context, which, sharing = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        low, high, depth = low[:, of_context].T, high[:, of_context].T, depth[of_context]
+        each = high - low  # matches, [contexts, shards]
+        each[each.sum(1) > np.maximum(LISTED * sharing, FEW // max(1, len(each)))] = 0
         first = np.cumsum(each.sum(1)) - each.sum(1)
 
         # In the order of shards and ranks, then of the tokens that follow: a stable sort.
         context, shard = np.divmod(np.repeat(np.arange(each.size), each.ravel()), shards)
         number = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each.ravel(), each.ravel())
-        offsets = self._next_offsets(shard, contexts[context, shard] + number, contexts[context, -1])
+        offsets = self._next_offsets(shard, low[context, shard] + number, depth[context])
         order = np.argsort(context << 16 | self.corpus[offsets].byteswap(), kind="stable")
-        which = which.ravel()
-        listed = each.any(1)[which]
+        listed = (each.sum(1) > 0)[which]
         result = np.full(len(picks), -1)
         result[listed] = offsets[order[first[which[listed]] + picks[listed]]]
         return result
