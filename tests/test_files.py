@@ -183,7 +183,9 @@ def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
     job = tmp_path / "my job"
     job.mkdir()
     (job / "random.py").write_text("raise SystemExit('the folder that one stands in is no part of the program')")
-    environment = os.environ | {"PYTHON": sys.executable}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "PYTHON": sys.executable
+    }
 
     def call(command: Path, *arguments: str, **more: str) -> str:
         result = subprocess.run([command, *arguments], cwd=job, env=environment | more, capture_output=True, text=True)
