@@ -198,7 +198,7 @@ class MovedVotes(nn.Module):
 def _first_projection(row: int, digits: int, rank: int) -> Tensor:
     """Where the metric starts: the digits themselves [C, C], or the last `rank` of them until there is data."""
     size = len(context_places(row, digits))
-    return torch.eye(size)[-min(size, rank) :] if size else torch.zeros(0, 0)
+    return torch.eye(size)[-min(size, rank) :]
 
 
 def context_places(position: int, digits: int) -> list[int]:

@@ -1,8 +1,8 @@
 """The votes of all indexed images (drawing.py has the formula), without ever storing one for each image and sequence.
 
 Distances are counted in whole numbers: the projected numbers of all contexts are rounded to 127 steps of the
-largest one. So products of bytes are exact, where a processor has them four times as fast as floats, and
-whatever is computed together gives the same.
+largest one. So their products are exact, as bytes where a processor multiplies these (in less than half the
+time of floats), and whatever is computed together gives the same.
 
 To draw an image by its vote, the votes of all others are not made: images stand in groups of GROUP, and a
 pass over all of them finds the nearest of each group. The votes of the NEAREST groups are made; those of any
@@ -169,7 +169,7 @@ class Library:
 
     def best(self, own: Tensor) -> Tensor:
         """The distance of the nearest image of each group: int32 [n, groups]."""
-        if len(self.of_groups) != len(own):  # kept from token to token: new memory would cost as much as a product
+        if len(self.of_groups) != len(own):  # else that of the last token: its pages are there
             self.of_groups = torch.empty((len(own), self.groups), dtype=torch.int32, device=self.device)
         best = self.of_groups
 
