@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 import imagegram as ig
 from experiments.common import has, read_table, write_table
-from experiments.metrics_against_truth import POINTS
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec.decoding import Decoder
 from imagegram.data.duplicates import GREY, perceptual_hashes
@@ -38,8 +37,12 @@ from imagegram.metrics.instrument import COPIES, differs
 from imagegram.metrics.intervals import Figure, wilson
 from imagegram.metrics.registry import SETS
 from imagegram.metrics.sets import Space, measure_space, near_duplicates
-from imagegram.samplers import Aligned
+from imagegram.samplers import Aligned, Ntd
 
+POINTS: tuple[Ntd | Aligned, ...] = (
+    *(Ntd(context=context) for context in range(1, 7)),
+    *(Aligned(context=context, min_images=1) for context in range(7)),
+)
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)  # of copies, in the mixed sets
 FLOW_STEPS, GUIDANCE = 4, 1.0  # fewer than the codec's own: what counts is that copies are copies, not that they please
 Pixels = NDArray[np.uint8]

@@ -11,8 +11,6 @@ import tyro
 import overnight_run
 import tokenize_fast
 import train_tiny_flextok
-from experiments import scaling_study
-from experiments.scaling.corpora import load
 from imagegram.cli import UserError
 from imagegram.data.dataset import DatasetOptions, permutation, sample
 from imagegram.data.spec import DatasetSpec
@@ -72,16 +70,6 @@ def test_a_tokenized_sample_names_its_bad_images_by_their_ordinals(tmp_path: Pat
     assert f"{ordinals[20]:03d}.png" in (tmp_path / "t" / "bad.jsonl").read_text()
 
 
-def test_the_smaller_corpora_of_a_study_hold_all_classes_of_a_sorted_data_set(tmp_path: Path) -> None:
-    whole = sorted_folder(tmp_path / "d", 120)
-    data = load(DatasetSpec(str(whole)), tmp_path / "study", "tiny")
-    labels = TokenFolder.open(tmp_path / "study" / "d" / "tokens").load()
-    second = {row.tobytes() for row in labels.tokens[labels.labels == 1]}
-    found = [row.tobytes() in second for row in data.corpus(50, 0)]
-    assert 12 < sum(found) < 38
-    assert np.array_equal(data.corpus(100, 0)[:50], data.corpus(50, 0))
-
-
 def test_what_was_asked_for_is_kept_and_opens_the_same_images_again(tmp_path: Path) -> None:
     whole = sorted_folder(tmp_path / "d", 10)
     folder = tokenize(str(whole), tmp_path / "t")
@@ -98,7 +86,7 @@ def test_every_command_that_names_a_data_set_has_the_same_options() -> None:
     asked = DatasetOptions(split="s", images=7, image_column="i", label_column="l")
     one = tyro.cli(tokenize_fast.Config, args=["--dataset", "d", *options])
     assert one.dataset == DatasetSpec.of_each(["d"], asked)[0]
-    several: tuple[Any, ...] = (overnight_run.Config, train_tiny_flextok.Config, scaling_study.Config)
+    several: tuple[Any, ...] = (overnight_run.Config, train_tiny_flextok.Config)
     for config in several:
         assert tyro.cli(config, args=options).each == asked
     plan = overnight_run.make_plans(overnight_run.Config(dataset=("a", "b"), each=asked))[0]

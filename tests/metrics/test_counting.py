@@ -4,9 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from imagegram.codec import load_codec
+from imagegram.data.dataset import held_out
+from imagegram.data.scenes import scene
 from imagegram.metrics.counting import (
     context_counts,
     copy_figures,
@@ -39,6 +44,25 @@ def test_figures_are_those_of_the_samplers_likelihood(
     distinct = np.unique(rows, axis=0, return_index=True)[1]
     assert np.exp(figures.log_copy) == pytest.approx(p[distinct].prod(1).sum())
     assert figures.extraction == pytest.approx({start: p[:, start:].prod(1).mean() for start in (1, 2, 4)})
+
+
+def test_the_smallest_corpus_of_docs_scaling_has_the_figures_that_are_published() -> None:
+    ordinals = np.arange(1200)
+    indexed = ordinals[~held_out(ordinals, 0.1)][:1000]
+    pictures = np.stack([scene(0, int(i))[0] for i in indexed]).transpose(0, 3, 1, 2)
+    tokens = load_codec("tiny").encode(torch.from_numpy(np.ascontiguousarray(pictures)))
+    table = pd.read_csv(Path(__file__).parents[2] / "docs" / "scaling.csv")
+    published = table[(table.dataset == "shapes") & (table.images == 1000) & (table.corpus == 0)]
+    published = published.set_index(["quantity", "sampler", "context"]).value
+    # Another processor may round a few tokens otherwise.
+    for name, aligned, min_images in (("ntd", False, 1), ("aligned", True, 1), ("aligned, 2 images", True, 2)):
+        for context, figures in copy_figures(tokens, range(1, 11), aligned=aligned, min_images=min_images).items():
+            copied = published["copy_probability", name, context]
+            assert np.exp(figures.log_copy) == pytest.approx(copied, rel=0.05, abs=0.02)
+            if min_images == 1:
+                assert figures.competitors == pytest.approx(published["competitors", name, context], rel=0.05, abs=0.02)
+    for length, bits in gram_entropies(tokens, 3).items():
+        assert bits == pytest.approx(published["collision_bits", "corpus", length], rel=0.05)
 
 
 def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16]) -> None:
