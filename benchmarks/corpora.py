@@ -34,20 +34,6 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     return _index(folder, parts)
 
 
-def random_codes(folder: Path, images: int, length: int = LENGTH, shard_images: int = 0) -> Index:
-    """What a random linear encoder makes of images of 64 normal numbers: FSQ digits, which depend on each other."""
-    rng = np.random.default_rng(0)
-    levels = np.array(LEVELS)
-    weights = rng.normal(0, 1 / 8, (64, length * len(levels))).astype(np.float32)
-    parts = []
-    for first in trange(0, images, AT_ONCE, desc="tokens", unit="part"):
-        n = min(AT_ONCE, images - first)
-        latents = np.tanh(rng.normal(size=(n, 64)).astype(np.float32) @ weights).reshape(n, length, -1)
-        digits = ((latents + 1) / 2 * levels).astype(np.int64).clip(0, levels - 1)
-        parts.append((digits @ np.cumprod([1, *LEVELS[:-1]])).astype(np.uint16))
-    return _index(folder, parts, shard_images)
-
-
 def frequencies(folder: Path, images: int) -> Index:
     """Procedural scenes of 32 pixels as tokens from coarse to fine, the order of FlexTok's.
 
@@ -80,8 +66,7 @@ def _waves(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 
 
-def _index(folder: Path, parts: list[Tokens], shard_images: int = 0) -> Index:
+def _index(folder: Path, parts: list[Tokens]) -> Index:
     """The index of all parts, of which no image is held out."""
     tokens = tokens_from(np.concatenate(parts), folder / "tokens", levels=LEVELS, held_out_share=0.0)
-    place = folder / "input", folder / "index"
-    return build_index([tokens.path], *place, builder="divsufsort", shard_images=shard_images)
+    return build_index([tokens.path], folder / "input", folder / "index", builder="divsufsort")
