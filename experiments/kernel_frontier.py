@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure as Plot
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from tqdm import tqdm
 
 from experiments.common import Corpus, has, read_table, save_plot, write_table
@@ -36,6 +38,8 @@ COHERENT = 0.95
 COPIES = EXACT_COPY_PROBABILITY.key
 FIGURES = {COPIES: ".1e", CLOSER.key: ".2f", CLOSER_IN_CODES.key: ".2f", COHERENCE.key: ".2f"}
 POINT = ["data", "step", "temperature"]
+MARKERS = {1.0: "s", 0.3: "v", 0.2: "^", 0.1: "o", 0.05: "P"}  # of a temperature
+SIZES = {1.0: 110, 0.85: 55, 0.7: 22}  # of a step
 
 
 @dataclass
@@ -69,31 +73,33 @@ def reaches(values: pd.Series) -> bool:
 def plot(path: Path, table: pd.DataFrame) -> None:
     """P(closer) in codes over P(closer) in tokens, the coherence as a colour; a square says where real images are."""
     points = table.pivot(index=POINT, columns="figure", values="value").reset_index()
-    names = sorted(points.data.unique())
-    figure = Plot(figsize=(6.4 * len(names), 5.6), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    names = list(table.data.unique())
+    figure = Plot(figsize=(3.6 * len(names) + 0.6, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+    shades: dict[str, Any] = {"vmin": points[COHERENCE.key].min(), "vmax": points[COHERENCE.key].max()}
     for name, axes in zip(names, panels, strict=True):
-        axes.add_patch(Rectangle((GOAL[0], GOAL[0]), GOAL[1] - GOAL[0], GOAL[1] - GOAL[0], color="0.85", zorder=0))
-        for (temperature, some), marker in zip(
-            points[points.data == name].groupby("temperature"), "PX^vso", strict=False
-        ):
-            x, y = some[CLOSER.key], some[CLOSER_IN_CODES.key]
-            axes.plot(x, y, color="0.6", lw=0.8, zorder=1)
-            shades: dict[str, Any] = {"c": some[COHERENCE.key], "vmin": 0.85, "vmax": 1.1}
-            dots = axes.scatter(x, y, marker=marker, s=55, edgecolor="black", lw=0.6, **shades)
-            dots.set_label(f"temperature {temperature:g}")
+        axes.add_patch(Rectangle((GOAL[0], GOAL[0]), GOAL[1] - GOAL[0], GOAL[1] - GOAL[0], color="0.88", zorder=0))
+        for temperature, some in points[points.data == name].groupby("temperature"):
+            axes.plot(some[CLOSER.key], some[CLOSER_IN_CODES.key], color="0.6", lw=0.8, zorder=1)
             for _, each in some.iterrows():
-                text = f"{each.step:g}"
-                look: dict[str, Any] = {"xytext": (5, -9)}
-                if reaches(each):
-                    text += f", P(copy) {each[COPIES]:.0e}"
-                    look = {"xytext": (-8, -3), "ha": "right", "weight": "bold"}
+                met = reaches(each)
+                look = {"marker": MARKERS[temperature], "s": SIZES[each.step], "zorder": 3 if met else 2}
+                look |= {"edgecolor": "red" if met else "black", "lw": 2 if met else 0.6}
                 place = (each[CLOSER.key], each[CLOSER_IN_CODES.key])
-                axes.annotate(text, place, textcoords="offset points", fontsize=8, **look)
-        axes.set_title(f"{name} (beside a dot: the step; bold: all goals are met)", fontsize=10)
-        axes.set(xlabel="P(closer), tokens", ylabel="P(closer), codes")
-        axes.legend(loc="upper left", fontsize=8)
-    figure.colorbar(dots, ax=list(panels), label="coherence")
+                dots = axes.scatter(*place, c=[each[COHERENCE.key]], **look, **shades)
+        axes.set_title(name)
+        axes.set(xlabel="P(closer), tokens", aspect="equal")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("P(closer), codes")
+    figure.colorbar(dots, ax=list(panels), label="coherence", shrink=0.7)
+    black: dict[str, Any] = {"color": "none", "markeredgecolor": "black"}
+    handles: list[Artist] = [
+        Line2D([], [], marker=m, ms=7, label=f"temperature {t:g}", **black) for t, m in MARKERS.items()
+    ]
+    handles += [Line2D([], [], marker="o", ms=s**0.5, label=f"step {step:g}", **black) for step, s in SIZES.items()]
+    handles += [Line2D([], [], marker="o", ms=7, color="none", markeredgecolor="red", mew=2, label="meets all goals")]
+    handles += [Patch(color="0.88", label="as real images")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     save_plot(figure, path)
 
 
