@@ -115,7 +115,7 @@ class Sampler(ABC):
         return self.temperature != 1 or self.top_k > 0 or self.top_p < 1
 
     def reweigh(self, weights: NDArray[np.number]) -> NDArray[np.float64]:
-        """Weights of tokens [V] -> the probabilities that they are drawn with."""
+        """Weights of tokens [..., V] -> the probabilities that they are drawn with."""
         return truncated(weights, self.temperature, self.top_k, self.top_p)
 
     # What a sampler may cost or show beyond its tokens. Most cost little and show nothing.

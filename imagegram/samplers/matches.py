@@ -189,19 +189,20 @@ def _shares(
 def truncated(
     weights: NDArray[np.number], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> NDArray[np.float64]:
-    """Weights of tokens [V] -> probabilities: weight ** (1 / temperature), of which the `top_k` largest are kept, and
-    of these the fewest that reach `top_p` together (Holtzman et al., 2020, arXiv:1904.09751). Ties by order."""
+    """Weights of tokens [..., V] -> probabilities: weight ** (1 / temperature), of which the `top_k` largest are kept,
+    and of these the fewest that reach `top_p` together (Holtzman et al., 2020, arXiv:1904.09751). Ties by order."""
     with np.errstate(divide="ignore"):
         logits = np.log(weights) / temperature
-    p = np.exp(logits - logits.max())
-    order = np.argsort(-p, kind="stable")
-    if 0 < top_k < len(p):
-        p[order[top_k:]] = 0
-    p /= p.sum()
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    order = np.argsort(-p, axis=-1, kind="stable")
+    if top_k:
+        np.put_along_axis(p, order[..., top_k:], 0, -1)
+    p /= p.sum(-1, keepdims=True)
     if top_p < 1:
-        before = np.cumsum(p[order]) - p[order]
-        p[order[before >= top_p]] = 0
-        p /= p.sum()
+        ranked = np.take_along_axis(p, order, -1)
+        before = np.cumsum(ranked, -1) - ranked
+        np.put_along_axis(p, order, np.where(before < top_p, ranked, 0), -1)
+        p /= p.sum(-1, keepdims=True)
     return p
 
 

@@ -150,8 +150,7 @@ def _chances(model: MovedVotes, position: int, digit: int, wanted: Tensor, offer
 
 def _reweighed(p: Tensor, reweigh: Reweigh) -> Tensor:
     """Distributions of digits [..., values] with top-k and top-p applied: float64."""
-    rows = p.double().flatten(0, -2).cpu().numpy()
-    return torch.from_numpy(np.stack([reweigh(row) for row in rows])).to(p.device).view(p.shape)
+    return torch.from_numpy(reweigh(p.double().cpu().numpy())).to(p.device)
 
 
 def kernel_matches(
