@@ -1,6 +1,6 @@
 """The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
 
-    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 2 to 4 min, two cores
+    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 1 to 4 min, two cores
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
     .venv/bin/python overnight_run.py --dataset digits shapes --out data/both      # two data sets, one index
     .venv/bin/python overnight_run.py --dry-run                    # what would be done, and what is finished
@@ -36,7 +36,7 @@ with constants(__file__):
     # What each of them teaches, from new images to copies, and to independent tokens.
     SAMPLERS: dict[str, Sampler | Draw] = {
         "kernel": Kernel(),  # the default: near images give their tokens, moved by a fitted model
-        "kernel-near": Kernel(step=0.85),  # smaller moves: more coherent, nearer to the training images
+        "kernel-near": Kernel(step=0.85),  # smaller moves: nearer to the training images, no more coherent
         "aligned": Aligned(context=2),  # the same two tokens at the same position, in two images at least
         "smoothed": Smoothed(context=2),  # the same, smoothed: all that two tokens of context can tell
         "ntd": Ntd(context=2),  # plain infini-gram with a short context: stitches

@@ -1,4 +1,4 @@
-"""The README's pictures and the table of docs/findings.md, from a finished night, or from an index alone.
+"""The README's pictures and the plots of docs/findings.md, from a finished night, or from an index alone.
 
     .venv/bin/python overnight_run.py --decoded 256 --out data/digits256
     .venv/bin/python -m experiments.readme_pictures data/digits256 --name digits
