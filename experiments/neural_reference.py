@@ -9,9 +9,10 @@ Both predict an image's tokens one after another, in one architecture (pre-norm,
 - `digits`: a token is embedded as the digits of its FSQ code, so that near tokens have most of them in common, and
   predicted digit by digit: what the kernel sampler knows.
 
-They are trained with AdamW at a constant rate and their weights are averaged over the last steps; training ends when a
-tenth of the *training* images, set aside, has not been predicted better for a while. The average that predicted it
-best is measured on held-out images, of which nothing has been used. `kernel` is the kernel n-gram on the same images.
+They are trained with AdamW at a constant rate and their weights are averaged over the last steps;
+training ends when a tenth of the *training* images (2,000 at most), set aside, has not been
+predicted better for a while. The average that predicted it best is measured on held-out images,
+of which nothing has been used. `kernel` is the kernel n-gram on the same images.
 
 Writes a JSON file entry by entry, and checkpoints meanwhile, so that the same command goes on after a stop:
 held_out_bits and training_bits a token, and exact_copy_probability, the chance that a drawn sequence equals a training
@@ -52,6 +53,7 @@ WEIGHT_DECAY = 0.1
 WARM_UP = 100  # steps
 AVERAGED = 300  # steps whose weights are averaged, exponentially; fewer at the beginning
 STOPPING_SHARE = 0.1  # of the training images, set aside for early stopping
+MOST_STOPPING = 2000  # images set aside: more would tell no better when to stop
 PATIENCE = 10  # looks at them without a gain, after which training ends
 LOOK_EVERY = 50  # steps
 
@@ -173,7 +175,7 @@ class Training:
 
         symbols = alphabet.symbols(tokens)
         order = torch.randperm(len(symbols), generator=self.rng)
-        aside = round(STOPPING_SHARE * len(symbols))
+        aside = min(round(STOPPING_SHARE * len(symbols)), MOST_STOPPING)
         self.stopping = symbols[order[:aside]]
         self.known = symbols[order[aside:]]
         self.step = 0
