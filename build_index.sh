@@ -3,7 +3,6 @@
 #
 #   ./build_index.sh                                                            (--help lists the options)
 #   ./build_index.sh --tokens data/food101 data/cifar100 --index data/both
-#   TOKENS="data/food101 data/cifar100" INDEX=data/both ./build_index.sh        (the same)
 #
 # Reads the token folders, writes --index-input (tokenized.0, offset.0) and --index (what Fastgram opens). The builder
 # auto is Fastgram's tg_build_index where it is found ($TG_BUILD_INDEX, the PATH, Fastgram/build/), divsufsort elsewhere; all

@@ -246,10 +246,10 @@ def test_a_finished_folder_that_is_read_only_is_finished(
 
 def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Path) -> None:
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment |= {"PYTHONPATH": str(ROOT), "INDEX": "索引", "INDEX_INPUT": "入", "TOKENS": "出"}
+    environment |= {"PYTHONPATH": str(ROOT)}
     commands = [
         [str(ROOT / "tokenize_fast.py"), "--images", "60", "--workers", "0", "--out", "出"],
-        ["-m", "imagegram.index", "build"],
+        ["-m", "imagegram.index", "build", "--tokens=出", "--index-input=入", "--index=索引"],
         [str(ROOT / "generate_images.py"), "ntd", "--index=索引", "--sequences=5", "--decoded=0", "--out=絵"],
     ]
     for command in commands:

@@ -42,9 +42,17 @@ def run_overnight(*arguments: str) -> int:
 
 def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
     """build_index.sh with everything below `folder`."""
-    places = {"TOKENS": str(tokens), "INDEX_INPUT": str(folder / "input"), "INDEX": str(folder / "index")}
-    environment = os.environ | places | {"PYTHON": sys.executable}
-    return subprocess.run([str(ROOT / "build_index.sh")], env=environment, capture_output=True, text=True)
+    command = [
+        ROOT / "build_index.sh",
+        "--tokens",
+        tokens,
+        "--index-input",
+        folder / "input",
+        "--index",
+        folder / "index",
+    ]
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,14 +7,11 @@
 Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r. The processes share
 nothing but files, on one machine or on many with a shared folder, and a shard's bytes do not depend on n: the same
 command, with any number of processes, goes on from the finished shards.
-
-Every option of `build` may also come from the environment, in capitals: TOKENS="data/a data/b" INDEX=data/both.
 """
 
 import math
-import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,39 +21,18 @@ import tyro
 from imagegram.cli import UserError, run_script
 
 
-def token_folders() -> tuple[Path, ...]:
-    """TOKENS: folders separated by spaces, or one folder that has spaces in its name."""
-    given = os.environ.get("TOKENS") or "data/tokens"
-    names = [given] if Path(given).expanduser().is_dir() else given.split()
-    return tuple(map(Path, names))
-
-
-def shard_images() -> int:
-    """SHARD_IMAGES; UserError where it is no whole number."""
-    given = os.environ.get("SHARD_IMAGES") or "0"
-    try:
-        return int(given)
-    except ValueError:
-        raise UserError(f"SHARD_IMAGES={given} is no whole number") from None
-
-
 @dataclass
 class Build:
     """Build the index of token folders, or of arrays of tokens: NAME.npy becomes the token folder NAME."""
 
-    tokens: tuple[Path, ...] = field(default_factory=token_folders)  # token folders, indexed one after another
-    index_input: Path = field(default_factory=lambda: Path(os.environ.get("INDEX_INPUT") or "data/index_input"))
-    """The flat corpus, input of the builders."""
-    index: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = field(
-        default_factory=lambda: Path(os.environ.get("INDEX") or "data/index")
-    )
-    """The finished index."""
-    builder: str = field(default_factory=lambda: os.environ.get("BUILDER") or "auto")
-    """auto | tg_build_index | divsufsort"""
+    tokens: tuple[Path, ...] = (Path("data/tokens"),)  # token folders, indexed one after another
+    index_input: Path = Path("data/index_input")  # the flat corpus, input of the builders
+    index: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = Path("data/index")  # the finished index
+    builder: str = "auto"  # auto | tg_build_index | divsufsort
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # FSQ levels of tokens given as .npy [images, tokens]; FlexTok's
     vocab_size: int = 0  # of an .npy whose ids are no FSQ codes (TiTok: 4096); 0: the product of the levels
-    shard_images: int = field(default_factory=shard_images)
-    """Images a shard; 0: all in one. The processes of torchrun share the shards. A shard takes 10 bytes a token."""
+    shard_images: int = 0
+    """images a shard; 0: all in one. The processes of torchrun share the shards. A shard takes 10 bytes a token"""
 
 
 @dataclass

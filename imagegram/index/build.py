@@ -55,22 +55,22 @@ def _shard_size(images: IndexedImages, shard_images: int, builder: str, processe
     """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
     if processes.world_size > 1 and not shard_images:
         share = -(-len(images) // processes.world_size)
-        raise UserError(f"{processes.world_size} processes need shards to share: set SHARD_IMAGES={share} or less")
+        raise UserError(f"{processes.world_size} processes need shards to share: take --shard-images {share} or less")
     stride = images.tokens_per_image + 1
     size = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
     if size > most:
         raise UserError(
-            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: set SHARD_IMAGES={most}"
+            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: take --shard-images {most}"
         )
     need = processes.on_this_machine * memory_to_build(size * stride, builder)
     available = memory_available()
     if need > available:
         raise UserError(
             f"building {processes.on_this_machine} x {size} images needs {need / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} are available: SHARD_IMAGES={int(0.8 * size * available / need)}"
+            f"{available / 2**30:.1f} are available: take --shard-images {int(0.8 * size * available / need)}"
             + ", fewer processes" * (processes.on_this_machine > 1)
-            + ", or BUILDER=divsufsort" * (builder == "tg_build_index")
+            + ", or --builder divsufsort" * (builder == "tg_build_index")
         )
     return size
 

@@ -156,13 +156,15 @@ def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Pa
 def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
-    with pytest.raises(UserError, match="100 images are 1000 tokens, a shard holds at most 603: set SHARD_IMAGES=60"):
+    with pytest.raises(
+        UserError, match="100 images are 1000 tokens, a shard holds at most 603: take --shard-images 60"
+    ):
         build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort")
     built = build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60)
     assert len(built.shards) == 2
     monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
     two = Processes(0, 2, on_this_machine=2)
-    with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: SHARD_IMAGES=40, fewer processes$"):
+    with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: take --shard-images 40, fewer processes$"):
         build_share([folder], tmp_path / "in", tmp_path / "other", shard_images=60, processes=two)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
@@ -172,7 +174,7 @@ def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monke
     build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
 
 
-def test_the_command_takes_options_arrays_and_the_environment(
+def test_the_command_takes_options_and_arrays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*words: str, fails: bool = False) -> str:
@@ -193,23 +195,18 @@ def test_the_command_takes_options_arrays_and_the_environment(
         assert read.tolist() == tokens.tolist()
     assert "verified_seconds: " in run("verify", "of-ids")
 
-    given = {"INDEX": "from/environment", "INDEX_INPUT": "in", "SHARD_IMAGES": "15", "BUILDER": "divsufsort"}
-    for option, value in given.items():
-        monkeypatch.setenv(option, value)
-    for names, sources in (("one two", ["one", "two"]), ("a b", ["a b"])):
+    options = ("--index", "of/several", "--index-input", "in", "--shard-images", "15", "--builder", "divsufsort")
+    for sources in (["one", "two"], ["a b"]):
         for seed, name in enumerate(sources):
             token_folder(Path(name), np.random.default_rng(seed).integers(0, 9, (20, 4)))
-        monkeypatch.setenv("TOKENS", names)
-        run("build")
-        index = Index.open(Path("from/environment"))
+        run("build", *options, "--tokens", *sources)
+        index = Index.open(Path("of/several"))
         assert index.sources == [str(tmp_path / name) for name in sources]
         assert len(index.shards) == len(sources) + 1
         for number, shard in enumerate(index.shards):  # each from an input of its own
             assert np.array_equal(np.fromfile(f"in/shard-{number}/tokenized.0", "<u2"), shard.tokens)
     assert "no token folders" in run("build", "--tokens", fails=True)
     assert "--shard-images must be at least 0" in run("build", "--shard-images", "-1", fails=True)
-    monkeypatch.setenv("SHARD_IMAGES", "many")
-    assert "SHARD_IMAGES=many is no whole number" in run("build", fails=True)
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

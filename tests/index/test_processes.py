@@ -114,7 +114,7 @@ def test_torchrun(tmp_path: Path) -> None:
 def test_processes_without_shards_to_share_are_told_so(tmp_path: Path, right: dict[str, str]) -> None:
     places = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "out"
     for processes, images in ((2, 40), (3, 27)):
-        said = f"{processes} processes need shards to share: set SHARD_IMAGES={images} or less"
+        said = f"{processes} processes need shards to share: take --shard-images {images} or less"
         with pytest.raises(UserError, match=said):
             build_share(*places, processes=Processes(1, processes))
 
