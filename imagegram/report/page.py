@@ -28,7 +28,6 @@ from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.sheets import shares
 from imagegram.report.verdict import Run, answer, best_of, remarks
 
-BEFORE = "report-before.html"  # the page of the last night that had pictures, where the next one stopped early
 GALLERY_COLUMNS = 8  # pictures in a row of a sheet, whatever the page shows in a row
 REAL_COLUMNS = 32
 STITCHED = 3  # pictures whose sources are shown without pointing at them
@@ -64,18 +63,12 @@ def write_page(sources: Sources) -> Path:
     for name, text in content["files"].items():
         with atomic(sources.out / "figures" / name) as temporary:
             temporary.write_text(text)
-    path = render("page.html.j2", sources.out / "report.html", **content)
-    (sources.out / BEFORE).unlink(missing_ok=True)
-    return path
+    return render("page.html.j2", sources.out / "report.html", **content)
 
 
 def write_stopped_page(out: Path, night: Night) -> Path:
-    """Write a report.html that says why no sampler could be run; an earlier page with pictures is kept beside it."""
-    page = out / "report.html"
-    if page.exists() and not (out / BEFORE).exists() and any((out / "generated").glob("*/report.json")):
-        page.rename(out / BEFORE)
-    before = BEFORE if (out / BEFORE).exists() else ""
-    return render("stopped.html.j2", page, night=night, before=before)
+    """Write a report.html that says why no sampler could be run, in place of an earlier one."""
+    return render("stopped.html.j2", out / "report.html", night=night)
 
 
 def render(template: str, path: Path, **content: Any) -> Path:
