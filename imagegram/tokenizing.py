@@ -3,10 +3,9 @@
 import contextlib
 import itertools
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.codec.linear_fit import FOLDER, copy_linear, open_linear
 from imagegram.codec.sizes import chosen, is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
-from imagegram.data.dataset import ChangedError, ImageDataset, permutation
+from imagegram.data.dataset import ChangedError, ImageDataset
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.preprocess import described, preprocess
 from imagegram.data.spec import DatasetSpec
@@ -119,9 +118,12 @@ class Run:
     started: float = 0.0  # when that was begun
 
     def say_what_is_there(self, pending: list[int], processes: int) -> None:
-        """Print what is finished, damaged and still to do."""
+        """Print what is finished, damaged and still to do, and whether the codec knows such images."""
         folder = self.folder
         folder.write_bad()  # a run may have been killed before it did
+        file = folder.path / familiarity.FILE
+        if pending and not file.exists() and (found := familiarity.judge(self.codec, self.dataset)):
+            write_json(file, asdict(found))
         if line := familiarity.warning_of(folder.path):
             print(line)
         if not pending:
@@ -131,8 +133,6 @@ class Run:
             print(f"{folder.path}: shard {shard}: {problem}; tokenized again")
         todo = f"{len(pending)} of {folder.shards} shards to tokenize with {self.codec.name}"
         print(f"{todo} in {processes} process{'es' * (processes > 1)}")
-        if not (folder.path / familiarity.FILE).exists():
-            _judge_codec(folder, self.dataset, self.codec)
 
     def pending(self) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """The shards of this process that are not finished, each with its images: uint8 [B, 3, S, S], in batches.
@@ -298,28 +298,6 @@ def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
         folder.path,
         (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4 + 8 + 8 * bool(m.group)),
     )
-
-
-def _judge_codec(folder: TokenFolder, dataset: ImageDataset, codec: Codec) -> None:
-    """Keep whether the codec knows images like these, and say so in one line where it does not.
-
-    A few from all over the data set are judged: the first ones may all be of one class.
-    """
-    if codec.own_error is None:
-        return
-    few = []
-    for ordinal in dataset.ordinals[permutation(len(dataset))[: familiarity.JUDGED]].tolist():
-        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is tokenized
-            warnings.simplefilter("ignore")
-            few.append(preprocess(dataset.read(ordinal)[0], codec.image_size))
-    if not few:
-        return
-    images = torch.stack(few)
-    found = familiarity.judge(codec, dataset.name, images, codec.encode(images))
-    if found:
-        familiarity.save(found, folder.path)
-        if line := found.warning():
-            tqdm.write(line)
 
 
 def _check_unchanged(

@@ -7,7 +7,9 @@ that of a flat picture of their mean colour; and the codes that they use. A code
 such as a real FlexTok, is not judged.
 """
 
-from dataclasses import asdict, dataclass
+import contextlib
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from torch import Tensor
 
 from imagegram.codec import Codec
 from imagegram.codec.decoding import Decoder
-from imagegram.files import read_json, write_json
+from imagegram.data.dataset import ImageDataset, permutation
+from imagegram.data.preprocess import preprocess
+from imagegram.files import read_json
 
 JUDGED = 32  # images
 TIMESTEPS = 4  # of the reconstructions that are judged: an eighth of the work of the codec's own ten with guidance
@@ -96,28 +100,29 @@ def too_little(error: float, flat: float, codes: float, images: int) -> str:
     return ""
 
 
-def judge(codec: Codec, dataset: str, images: Tensor, tokens: NDArray[np.uint16]) -> Familiarity | None:
-    """Judge images uint8 [n, 3, S, S] with tokens [n, L]; None where the codec has no card."""
-    if codec.own_error is None or not len(images):
+def judge(codec: Codec, dataset: ImageDataset) -> Familiarity | None:
+    """What the codec makes of a few images; None where it has no card, or none of them can be read."""
+    if codec.own_error is None:
         return None
-    images = images[:JUDGED]
-    tokens = tokens[:JUDGED]
-    error = round(float(np.median(reconstruction_errors(codec, images, tokens))), 2)
+    few = []
+    for ordinal in dataset.ordinals[permutation(len(dataset))[:JUDGED]].tolist():
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is tokenized
+            warnings.simplefilter("ignore")
+            few.append(preprocess(dataset.read(ordinal)[0], codec.image_size))
+    if not few:
+        return None
+    images = torch.stack(few)
+    tokens = codec.encode(images)
     return Familiarity(
         codec.name,
-        dataset,
+        dataset.name,
         len(images),
-        error,
+        round(float(np.median(reconstruction_errors(codec, images, tokens))), 2),
         *codec.own_error,
         flat=round(float(np.median(flat_errors(images))), 2),
         different=len(torch.unique(images, dim=0)),
         codes=float(np.median(codes_in_use(tokens))),
     )
-
-
-def save(found: Familiarity, token_folder: Path) -> None:
-    """Keep what was found with the tokens."""
-    write_json(token_folder / FILE, asdict(found))
 
 
 def warning_of(token_folder: Path) -> str:

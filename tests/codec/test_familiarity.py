@@ -16,6 +16,7 @@ from imagegram.codec.flextok import FlexTokCodec
 from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.dataset import permutation
 from imagegram.data.scenes import scene
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import read_json
 from tests.support.datasets import put
 from tests.support.fake_codec import FakeCodec
@@ -60,7 +61,7 @@ def test_a_codec_that_keeps_nothing_is_named_though_its_own_card_is_no_better(tm
     codec = load_codec(str(tmp_path / "random"))
     codec.own_error = (200.0, 200.0)
     images = torch.stack([torch.from_numpy(scene(0, i)[0]).permute(2, 0, 1) for i in range(8)])
-    found = familiarity.judge(codec, "shapes", images, codec.encode(images))
+    found = familiarity.judge(codec, DatasetSpec("shapes", images=8).open())
     assert found is not None
     assert "keeps next to nothing" in found.warning()
     whole = images.double().permute(0, 2, 3, 1)
