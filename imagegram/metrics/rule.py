@@ -10,22 +10,11 @@ LEAST_CLOSER = 0.3  # below, they lie much further away: incoherent
 LEAST_COHERENCE = 0.5  # halfway from independent tokens to real images
 
 
-def copies_at_most(figures: Figures) -> float:
-    """The share of exact copies that a sampler may make at most (95 %): by their probability where that is known,
-    since few sequences say little."""
-    figure = EXACT_COPY_PROBABILITY.of(figures) or EXACT_COPIES.of(figures)
-    return figure.high if figure else 1.0
-
-
 def copies(figures: Figures) -> bool:
-    """Whether a sampler may copy more than real images do."""
-    return copies_at_most(figures) > MOST_COPIES
-
-
-def keeps_distance(figures: Figures) -> bool:
-    """Whether images lie about as far from the training images as held-out real ones; False where it is not known."""
-    closer = CLOSER.of(figures)
-    return closer is not None and LEAST_CLOSER <= closer.value <= MOST_CLOSER
+    """Whether a sampler may copy more than real images do: by the probability where that is known, since few sequences
+    say little."""
+    figure = EXACT_COPY_PROBABILITY.of(figures) or EXACT_COPIES.of(figures)
+    return figure is None or figure.high > MOST_COPIES
 
 
 def is_coherent(figures: Figures) -> bool:
@@ -35,8 +24,11 @@ def is_coherent(figures: Figures) -> bool:
 
 
 def is_like_real_images(figures: Figures) -> bool:
-    """Whether a sampler neither copies, nor lies nearer or further than real images, nor is incoherent."""
-    return is_coherent(figures) and keeps_distance(figures) and not copies(figures)
+    """Whether a sampler neither copies, nor lies nearer or further than real images, nor is incoherent, as far as that
+    is known."""
+    closer = CLOSER.of(figures)
+    keeps_distance = closer is not None and LEAST_CLOSER <= closer.value <= MOST_CLOSER
+    return is_coherent(figures) and keeps_distance and not copies(figures)
 
 
 def best_of(samplers: Mapping[str, Figures]) -> str | None:
