@@ -137,7 +137,6 @@ class ImageDataset:
     notes: tuple[str, ...] = ()  # what was chosen or assumed, a line each
     left_out: tuple[LeftOut, ...] = ()
     name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
-    flaw: str = ""  # what is wrong with the data set as a whole, e.g. a tar that ends early
     images: int = 0  # of the sample; 0: all
     group: str = ""  # what the groups are, in a word: a column, an expression; "": every image is on its own
     groups: NDArray[np.uint64] | None = field(default=None, compare=False)  # see `group_keys`, [size]
@@ -168,8 +167,6 @@ class ImageDataset:
         else:
             lines.append("  no classes: every image has label -1, which means none")
         lines += [f"  left out: {line}" for line in counted(self.left_out)]
-        if self.flaw:
-            lines.append(f"  warning: {self.flaw}")
         return lines
 
 

@@ -2,8 +2,8 @@
 
 The files of a sample share a key: the path up to the first dot of the base name. What follows the dot is the column:
 `cats/007.jpg`, `cats/007.cls` and `cats/007.json` are the columns jpg, cls and json of the sample `cats/007`. One
-column is the picture; its label is in cls, in a field of json, or a class name in txt. Of members with the same name
-the last one counts, as for tar itself.
+column is the picture; its label is in cls or in a field of json. Of members with the same name the last one counts, as
+for tar itself.
 """
 
 import json
@@ -98,7 +98,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     return labelled(
         read,
         classes,
-        [note, used, label_hint, classes.note, contents.note],
+        [note, used, label_hint, classes.note, contents.note, *(f"warning: {flaw}" for flaw in flaws)],
         groups,
         group=wanted.group,
         name=name,
@@ -109,7 +109,6 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         kind=f"WebDataset, {len(files)} tar{'s' * (len(files) > 1)}",
         left_out=tree.left_out(),
         name_of=lambda i: pictures[i].place,
-        flaw="; ".join(flaws),
     )
 
 
@@ -232,12 +231,7 @@ def _label_texts(
             "another as label"
         )
     if counts["txt"]:
-        texts = texts_of("txt")
-        # Captions differ from picture to picture, class names come again.
-        different = len(set(texts) - {None})
-        if 2 * different <= sum(text is not None for text in texts):
-            return texts, "txt", ""
-        hint = f"KEY.txt holds {different} different texts, taken for captions: --label-column txt takes them as labels"
+        hint = "KEY.txt is taken for captions: --label-column txt takes it as labels"
     return [None] * len(samples), "", hint
 
 

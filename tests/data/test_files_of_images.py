@@ -52,8 +52,6 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
         ([("cls", b"-1"), ("cls", b"2"), ("cls", b"2")], [0, 1, 1], ("-1", "2")),
         ([("json", b'{"label": 1}'), ("json", b'{"label": 0}'), ("json", b"[")], [1, 0, -1], ("0", "1")),
         ([("json", b'{"class": "b"}'), ("json", b'{"class": "a"}'), ("json", b"{}")], [1, 0, -1], ("a", "b")),
-        ([("txt", b"cat"), ("txt", b"cat"), ("txt", b"cat")], [0, 0, 0], ("cat",)),
-        ([("txt", b"cat"), ("txt", b"dog"), ("txt", b"dog"), ("txt", b"cat")], [0, 1, 1, 0], ("cat", "dog")),  # half
         ([("cls", b"0"), ("cls", b"1019")], [0, 1], ("0", "1019")),
         ([("cls", b"0"), ("cls", b"nan"), ("cls", b"1")], [0, -1, 1], ("0", "1")),
         ([("cls", b"nan"), ("cls", b"cat"), ("cls", b"nan")], [1, 0, 1], ("cat", "nan")),  # bread
