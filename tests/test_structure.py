@@ -31,7 +31,7 @@ MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
 # Lines of the package, and of all Python. What adds says in its commit what it deleted; both are to fall.
-MOST_OF_PACKAGE = 14_605
+MOST_OF_PACKAGE = 14_522
 MOST_OF_ALL = 31330
 CODE = sorted(
     [
