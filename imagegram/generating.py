@@ -54,9 +54,6 @@ from imagegram.report import sheets
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
 
-GRID = 64  # images of the contact sheet
-STITCHED = 6  # images shown beside their sources
-MOST_SOURCES = 6  # of each
 OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 Figures = dict[str, dict[str, Any]]  # "generated" and "held_out", each by the names of the metrics
@@ -295,8 +292,10 @@ class Run:
         """Draw the sheets, and write everything."""
         print(f"drawing and writing {self.path}", flush=True)
         index = self.index
-        sampler = self.request.draw.sampler if self.request.draw.is_whole(index) else None
-        facts = describe_pictures(index, samples.tokens[: len(images)], samples, sampler)
+        request = self.request
+        sampler = request.draw.sampler
+        whole = request.draw.is_whole(index)
+        facts = describe_pictures(index, samples.tokens[: len(images)], samples, sampler if whole else None)
         for fact, row in zip(facts, self.given, strict=False):
             fact["given"] = self.held_out.origins[row].tolist()
         self.report |= {
@@ -308,39 +307,10 @@ class Run:
         rows = samples.sources[..., 0]
         origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])  # data set and ordinal
         sources = np.concatenate([origins, samples.sources[..., 1:]], 2)
-        self.write(samples.tokens, sources, facts, self.sheets(samples, images) if len(images) else {})
-
-    def sheets(self, samples: Samples, images: Tensor) -> dict[str, Image.Image]:
-        """All pictures of the folder, by name."""
-        index = self.index
-        shown = samples.tokens[: min(len(images), GRID)]
-        length = shown.shape[1]
-
-        # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
-        nearest, distances = copying.nearest(shown, index.tokens)
-        neighbours = images[: len(shown)].clone()
-        others = np.flatnonzero(distances)
-        if others.size:
-            neighbours[others] = self.decoder(index.tokens[nearest[others], :length], self.seeds[others])
-        drawings = {"grid": sheets.grid(images[: len(shown)], neighbours, distances == 0)}
-        drawings |= sheets.as_pictures(neighbours, "nearest")
-
-        # Images beside the training images that their tokens came from.
-        few = slice(0, min(STITCHED, len(shown)))
-        parts = [sheets.shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
-        rows = np.array([row for part in parts for (row,), _ in part])
-        originals = self.decoder(index.tokens[rows, :length])
-        named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
-        drawings["sources"] = sheets.provenance(images[few], originals, named)
-
-        relevance = self.request.draw.sampler.relevance(index)
-        if relevance is not None:
-            drawings["listening"] = sheets.position_relevance(relevance)
-        for sheet, count in ((sheets.prefixes, self.request.prefixes), (sheets.noises, self.request.noises)):
-            if count:
-                few = slice(0, min(count, len(shown)))
-                drawings |= sheet(self.decoder, shown[few], self.seeds[few], images[few])
-        return drawings | sheets.as_pictures(images)
+        drawings = sheets.draw_all(
+            self.decoder, index, samples, images, self.seeds, sampler, request.prefixes, request.noises
+        )
+        self.write(samples.tokens, sources, facts, drawings)
 
     def write(
         self,

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from imagegram.cli import UserError
 from imagegram.data.dataset import group_keys
 from imagegram.data.spec import DatasetSpec
-from imagegram.tokens import Manifest, TokenFolder, check_tokens
+from imagegram.manifest import Manifest
+from imagegram.tokens import TokenFolder, check_tokens
 
 FLEXTOK_LEVELS = (8, 8, 8, 5, 5, 5)
 SHARD_SIZE = 100_000  # images of an array in a file

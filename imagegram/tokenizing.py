@@ -26,8 +26,9 @@ from imagegram.data.preprocess import PREPROCESSING, preprocess
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import require_space, write_json
 from imagegram.machine import ONE, Processes
+from imagegram.manifest import Manifest
 from imagegram.options import Options
-from imagegram.tokens import Manifest, TokenFolder, too_many_bad
+from imagegram.tokens import TokenFolder, too_many_bad
 
 
 def tokenize_dataset(spec: DatasetSpec, out: Path, options: Options, processes: Processes = ONE) -> TokenFolder:

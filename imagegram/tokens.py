@@ -18,19 +18,19 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagegram.artifact import Artifact, changes
+from imagegram.artifact import Artifact
 from imagegram.cli import UserError
-from imagegram.data.dataset import SAMPLE_SEED, held_out, sample
-from imagegram.data.spec import DatasetSpec
+from imagegram.data.dataset import held_out, sample
 from imagegram.files import atomic, read_json, save_array, sha256, write_json
+from imagegram.manifest import Manifest, manifest_changes
 
 SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
@@ -48,55 +48,6 @@ def too_many_bad(bad: int, images: int) -> bool:
     (False, True)
     """
     return bad > MAX_BAD and bad > MAX_BAD_SHARE * images
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a token folder was made from. Two runs may share a folder only if all of it but `dataset` is equal."""
-
-    dataset: DatasetSpec  # as it was asked for; the same data may lie elsewhere tomorrow
-    split: str  # this and the columns: what its reader took
-    fingerprint: str  # of the data set's content or files
-    images: int  # images planned, readable or not: a random sample of those available, or all of them
-    codec: str
-    revision: str  # of the codec's weights
-    precision: str  # of tokenizing
-    tokens_per_image: int
-    vocab_size: int
-    levels: tuple[int, ...]  # FSQ levels, () where the codec has none
-    image_size: int  # pixels
-    preprocessing: str
-    held_out_share: float
-    shard_size: int
-    class_names: tuple[str, ...] = ()
-    image_column: str = ""
-    label_column: str = ""
-    available: int = 0  # images of the data set; 0: the first `images` of an unknown number
-    sample_seed: int = SAMPLE_SEED
-    group: str = ""  # what keeps images on one side of the split (groups-*.npy); "": each is on its own
-
-    def to_json(self) -> dict[str, Any]:
-        found = asdict(self) | {"dataset": self.dataset.to_json()}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any], file: Path) -> "Manifest":
-        """What `to_json` wrote; UserError naming `file` where another version of Imagegram wrote it."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-        try:
-            return cls(**values | {"dataset": DatasetSpec.from_json(found["dataset"])})
-        except (TypeError, KeyError) as error:
-            what = f"was written by another version of Imagegram ({error})"
-            raise UserError(f"{file} {what}: use that one, or tokenize again into another folder") from None
-
-
-def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs between two manifests, see `changes`; nothing where only the path of the data set or of the codec
-    does: fingerprint and revision say what they are."""
-    changed = changes(before, now)
-    if all(before.get(key) == now[key] for key in now.keys() - {"dataset", "codec"}):
-        return {}
-    return changed
 
 
 @dataclass(frozen=True)
@@ -346,53 +297,3 @@ class TokenFolder:
             ordinals=ordinals,
             held_out=np.concatenate([self.held_out(s) for s in range(self.shards)]),
         )
-
-
-class IndexedImages:
-    """The images of several token folders that are not held out, one folder after another, read in passes.
-
-    UserError where the folders hold different codecs' tokens, or a shard is missing or cut short. `check` reads them.
-    """
-
-    def __init__(self, folders: Sequence[TokenFolder]):
-        self.folders = folders
-        self.tokens_per_image = folders[0].manifest.tokens_per_image
-        self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
-        for folder in folders[1:]:
-            for field in ("revision", "tokens_per_image", "vocab_size", "preprocessing"):
-                here = getattr(folder.manifest, field)
-                there = getattr(folders[0].manifest, field)
-                if here != there and not (field == "preprocessing" and "" in (here, there)):  # tokens of elsewhere
-                    said = f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}"
-                    raise UserError(f"{said}: an index holds tokens made in one way")
-        for _, folder, shard in self.shards:
-            folder.check_shard(shard)
-        kept = [int((~folder.held_out(shard)).sum()) for _, folder, shard in self.shards]
-        self.starts = np.concatenate([[0], np.cumsum(kept)])  # of every shard among the images
-        if not self.starts[-1]:
-            raise UserError("every image is held out: lower the held-out share and tokenize again")
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, TokenFolder, int, slice]]:
-        """The shards that hold images `first` to `stop`, each with which of its indexed images."""
-        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
-            low = max(first, start)
-            high = min(stop, end)
-            if low < high:
-                yield number, folder, shard, slice(low - start, high - start)
-
-    def check(self, first: int, stop: int) -> None:
-        """Read the token shards of images `first` to `stop`; UserError where one is not what was written."""
-        for _, folder, shard, _ in self._parts(first, stop):
-            folder.check_shard(shard, hashes=True)
-
-    def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
-        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
-        folder), ordinal and label [n, 3]."""
-        for number, folder, shard, part in self._parts(first, stop):
-            rows = np.flatnonzero(~folder.held_out(shard))[part]
-            tokens, labels = folder.read(shard)
-            origins = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]
-            yield tokens[rows], np.stack(origins, 1).astype(np.int64)

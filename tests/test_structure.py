@@ -15,6 +15,7 @@ STATIONS = [
     "machine",
     "data",
     "options",
+    "manifest",
     "tokens",
     "token_arrays",
     "codec",

@@ -12,7 +12,8 @@ from imagegram.cli import UserError
 from imagegram.data.dataset import held_out
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic
-from imagegram.tokens import Manifest, TokenFolder, check_tokens
+from imagegram.manifest import Manifest
+from imagegram.tokens import TokenFolder, check_tokens
 
 MANIFEST = Manifest(
     dataset=DatasetSpec("fake"),

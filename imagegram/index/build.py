@@ -22,10 +22,11 @@ from imagegram.cli import UserError, summary
 from imagegram.files import read_json, require_space, save_array
 from imagegram.index.builders import BUILDERS, find_tg_build_index
 from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, check_contents, file_record
+from imagegram.index.indexed import IndexedImages
 from imagegram.index.shards import Job, build_shard, shard_of, write_corpus
 from imagegram.index.table import MAX_TOKENS
 from imagegram.machine import ONE, Processes, memory_available
-from imagegram.tokens import IndexedImages, TokenFolder
+from imagegram.tokens import TokenFolder
 
 DIGITS = 16  # of the hash of a request
 COMPARED = 1_000_000  # images of several data sets, at most, among which copies are looked for

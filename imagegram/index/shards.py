@@ -11,8 +11,9 @@ import numpy as np
 from imagegram.files import atomic, read_json, write_json
 from imagegram.index.builders import build_table
 from imagegram.index.folder import ENDING, changed_since, file_record
+from imagegram.index.indexed import IndexedImages
 from imagegram.index.table import verify_table
-from imagegram.tokens import SEPARATOR, IndexedImages
+from imagegram.tokens import SEPARATOR
 
 
 @dataclass(frozen=True)

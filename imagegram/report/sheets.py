@@ -8,9 +8,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from imagegram.index.folder import Index
+from imagegram.metrics import copying
+from imagegram.samplers import Sampler, Samples
+
 PAPER, INK, COPY = (255, 255, 255), (40, 40, 40), (214, 39, 40)
 CELL = 96  # pixels: small images are enlarged to about this
 GAP = 4  # pixels
+GRID = 64  # images of the contact sheet
+STITCHED = 6  # images shown beside their sources
+MOST_SOURCES = 6  # of each
 SEEDS = 6  # noises that a sequence is decoded from
 MOST_RELEVANCE = 40.0  # percent, the end of the colours of position_relevance
 APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
@@ -175,3 +182,50 @@ def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
     figure.colorbar(drawn, label="% of the distance (a row: 100 %)", extend="max")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def draw_all(
+    decode: Decode,
+    index: Index,
+    samples: Samples,
+    images: Tensor,
+    seeds: NDArray[np.int64],
+    sampler: Sampler,
+    prefixed: int,
+    noised: int,
+) -> dict[str, Image.Image]:
+    """All pictures of a run, by name; none where no image is decoded.
+
+    images: uint8 [m, 3, S, S] of the first samples, from the noise of `seeds` [m]. prefixed, noised: how many sequences
+    `prefixes` and `noises` show.
+    """
+    if not len(images):
+        return {}
+    shown = samples.tokens[: min(len(images), GRID)]
+    length = shown.shape[1]
+
+    # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
+    rows, distances = copying.nearest(shown, index.tokens)
+    neighbours = images[: len(shown)].clone()
+    others = np.flatnonzero(distances)
+    if others.size:
+        neighbours[others] = decode(list(index.tokens[rows[others], :length]), seeds[others])
+    drawings = {"grid": grid(images[: len(shown)], neighbours, distances == 0)}
+    drawings |= as_pictures(neighbours, "nearest")
+
+    # Images beside the training images that their tokens came from.
+    few = slice(0, min(STITCHED, len(shown)))
+    parts = [shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
+    rows = np.array([row for part in parts for (row,), _ in part])
+    originals = decode(list(index.tokens[rows, :length]), np.arange(len(rows)))
+    named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
+    drawings["sources"] = provenance(images[few], originals, named)
+
+    relevance = sampler.relevance(index)
+    if relevance is not None:
+        drawings["listening"] = position_relevance(relevance)
+    for sheet, count in ((prefixes, prefixed), (noises, noised)):
+        if count:
+            few = slice(0, min(count, len(shown)))
+            drawings |= sheet(decode, shown[few], seeds[few], images[few])
+    return drawings | as_pictures(images)

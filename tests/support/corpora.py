@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.tokens import TERMINATOR, Manifest, TokenFolder
+from imagegram.manifest import Manifest
+from imagegram.tokens import TERMINATOR, TokenFolder
 
 
 def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0) -> Path:
