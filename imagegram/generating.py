@@ -49,7 +49,7 @@ from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import to_json
 from imagegram.metrics.provenance import describe_pictures
 from imagegram.metrics.registry import FIGURES_VERSION
-from imagegram.parts import FILES, Part, joined, part_file
+from imagegram.parts import FILES, Part, Parts
 from imagegram.report import sheets
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
@@ -190,10 +190,9 @@ class Run:
         self.decoder = Decoder(self.codec, self.request.timesteps, self.request.guidance_scale)
         self.seed = self.request.seed  # that is drawn now
         self.rng = np.random.default_rng(self.seed)  # of its prompts and samples
-        self.only: Part | None = None  # where there is one seed
         self.given = np.zeros(0, np.int64)  # the held-out image that gave its prompt to each sequence
         self.seeds = np.zeros(0, np.int64)  # of the noise of each image
-        self.started = self.began = time.monotonic()
+        self.began = time.monotonic()
         self.speeds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -210,43 +209,28 @@ class Run:
                 self.report = before
             if changed:
                 print(f"{self.path}: replaces a finished run of other settings ({', '.join(changed.values())})")
-            # What the draws of a seed depend on: not which other seeds there are.
-            self._asked = {name: value for name, value in asked.items() if name not in ("seed", "seeds")}
+            first = self.request.seed
+            self.parts = Parts(artifact, range(first, first + self.request.seeds), self.processes, asked)
             yield self
 
     def random_generators(self) -> Iterator[np.random.Generator]:
         """One for each seed of this process that nothing is drawn from yet; what is drawn is to be `add`ed."""
-        seeds = range(self.request.seed, self.request.seed + self.request.seeds)
-        for seed in seeds[self.processes.rank :: self.processes.world_size]:
-            if self.new and not self._part(seed):
-                self.seed = seed
-                self.rng = np.random.default_rng(seed)
-                self.began = time.monotonic()
-                yield self.rng
+        for seed in self.parts.missing() if self.new else ():
+            self.seed = seed
+            self.rng = np.random.default_rng(seed)
+            self.began = time.monotonic()
+            yield self.rng
 
     def add(self, samples: Samples, images: Tensor) -> None:
         """Keep what was drawn and decoded of a seed."""
-        part = Part(samples.tokens, samples.sources, self.given, self.seeds, images.numpy())
-        if self.request.seeds == 1:
-            self.only = part
-        else:
-            part.save(part_file(self.path, self.seed), self._asked)
-
-    def _part(self, seed: int) -> Part | None:
-        return self.only or Part.load(part_file(self.path, seed), self._asked)
+        self.parts.add(self.seed, Part(samples.tokens, samples.sources, self.given, self.seeds, images.numpy()))
 
     def all_seeds(self) -> tuple[Samples, Tensor] | None:
         """What was drawn and decoded of every seed, for the first process, which waits for the others; None for these,
         and where a seed is missing."""
-        seeds = range(self.request.seed, self.request.seed + self.request.seeds)
-        artifact = Artifact(self.path, "images")
-        while None in (parts := [self._part(seed) for seed in seeds]) or self.processes.rank:
-            if self.processes.rank or not artifact.others_at_work(self.processes.world_size, self.started):
-                there = sum(part is not None for part in parts)
-                print(f"{self.path}: {there} of {len(seeds)} seeds are drawn; the same command goes on from them")
-                return None
-            time.sleep(0.5)
-        part = joined([part for part in parts if part])
+        part = self.parts.joined()
+        if part is None:
+            return None
         self.given = part.given
         self.seeds = part.noises
         return Samples(part.tokens, part.sources), torch.from_numpy(part.images)

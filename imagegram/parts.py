@@ -1,8 +1,9 @@
-"""What was drawn and decoded from one seed, kept for whichever process puts several seeds together."""
+"""What was drawn and decoded from each seed, kept for the process that puts several seeds together."""
 
 import json
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagegram.artifact import Artifact
 from imagegram.files import atomic
+from imagegram.machine import Processes
 
 FILES = "seed-*.npz"
 
@@ -45,6 +48,48 @@ class Part:
                 return cls(**{field.name: found[field.name] for field in fields(cls)})
         except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError):
             return None
+
+
+class Parts:
+    """Those of `seeds`, of a run in the folder of `artifact`: a file each, which any process may have written. That of
+    a single seed stays in memory."""
+
+    def __init__(self, artifact: Artifact, seeds: range, processes: Processes, asked: dict[str, Any]):
+        self.artifact = artifact
+        self.seeds = seeds
+        self.processes = processes
+        # What the draws of a seed depend on: not which other seeds there are.
+        self.asked = {name: value for name, value in asked.items() if name not in ("seed", "seeds")}
+        self.only: Part | None = None
+        self.started = time.monotonic()
+
+    def _part(self, seed: int) -> Part | None:
+        return self.only or Part.load(part_file(self.artifact.path, seed), self.asked)
+
+    def missing(self) -> Iterator[int]:
+        """The seeds of this process that nothing is drawn from yet."""
+        for seed in self.seeds[self.processes.rank :: self.processes.world_size]:
+            if not self._part(seed):
+                yield seed
+
+    def add(self, seed: int, part: Part) -> None:
+        """Keep the part of a seed."""
+        if len(self.seeds) == 1:
+            self.only = part
+        else:
+            part.save(part_file(self.artifact.path, seed), self.asked)
+
+    def joined(self) -> Part | None:
+        """All of them, for the first process, which waits for the others; None for these, and where one is missing."""
+        first = self.processes.rank == 0
+        while None in (parts := [self._part(seed) for seed in self.seeds]) or not first:
+            if not first or not self.artifact.others_at_work(self.processes.world_size, self.started):
+                there = sum(part is not None for part in parts)
+                path = self.artifact.path
+                print(f"{path}: {there} of {len(parts)} seeds are drawn; the same command goes on from them")
+                return None
+            time.sleep(0.5)
+        return joined([part for part in parts if part])
 
 
 def joined(parts: Sequence[Part]) -> Part:
