@@ -5,7 +5,6 @@ fewest bytes that hold the largest offset. Suffixes are ordered by their bytes, 
 them: token by token, each token as its two little-endian bytes, a suffix before its extensions.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,15 +20,6 @@ MAX_TOKENS = 2**31 - 1  # of one shard: the proof numbers its suffixes in int32
 
 # All 65,536 tokens in the order of their little-endian bytes.
 BYTE_ORDER = np.arange(1 << 16, dtype=np.uint16).byteswap()
-
-
-def count_tokens(tokens: NDArray[np.uint16], pool: ThreadPoolExecutor) -> NDArray[np.int64]:
-    """How often every token occurs, [65536]."""
-    counts = np.zeros(1 << 16, np.int64)
-    chunks = (tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK))
-    for part in pool.map(lambda chunk: np.bincount(chunk, minlength=1 << 16), chunks):
-        counts += part
-    return counts
 
 
 def pointer_width(tokens: int) -> int:
@@ -60,48 +50,61 @@ def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r", shape=(tokens, width)).view(np.ndarray)  # faster than a memmap
 
 
-def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = False) -> None:
-    """Prove that `path` is the suffix table of `tokens`; UserError says what is wrong.
+class Proof:
+    """That `path` is the suffix table of `tokens`, in three passes, each of CHUNK entries from `i` on at a time.
 
     Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes, sorted by their
     first tokens, and of two neighbours with the same first token the first has the smaller rank of what follows it.
     """
+
+    def __init__(self, tokens: NDArray[np.uint16], path: Path):
+        self.tokens = tokens
+        self.path = path
+        self.table = open_table(path, len(tokens))
+        self.rank = np.full(len(tokens) + 1, -1, np.int32)  # of every suffix; the empty one comes first
+        counts = np.zeros(1 << 16, np.int64)
+        for i in range(0, len(tokens), CHUNK):
+            counts += np.bincount(tokens[i : i + CHUNK], minlength=1 << 16)
+        self.behind = np.cumsum(counts[BYTE_ORDER])  # the rank behind the suffixes that begin with a token
+        self.last = np.empty(1 << 16, np.int64)  # their ranks: first[token] to last[token]
+        self.last[BYTE_ORDER] = self.behind - 1
+        self.first = self.last - counts + 1
+
+    def scatter(self, i: int) -> None:
+        entries = self.table[i : i + CHUNK]
+        offsets = pointers_at(self.table, slice(i, i + CHUNK))
+        if (entries[:, 0] & 1).any() or offsets.max() >= len(self.tokens):
+            raise self._wrong("points between or behind the tokens")
+        self.rank[offsets] = np.arange(i, i + len(entries), dtype=np.int32)
+
+    def by_first_token(self, i: int) -> None:
+        token = self.tokens[i : i + CHUNK]
+        here = self.rank[i : i + len(token)]
+        if here.min() < 0:
+            raise self._wrong("is not a permutation of the suffixes")
+        wrong = (here < self.first[token]) | (here > self.last[token])
+        if wrong.any():
+            raise self._wrong(f"is out of order at entry {here[wrong].min()}")
+
+    def by_what_follows(self, i: int) -> None:
+        follow = self.rank[pointers_at(self.table, slice(i, i + CHUNK + 1)) + 1]  # with the pair across the chunks
+        ordered = follow[:-1] < follow[1:]
+        behind = self.behind[(self.behind > i) & (self.behind < i + len(follow))]
+        ordered[behind - i - 1] = True  # the first tokens differ
+        if not ordered.all():
+            raise self._wrong(f"is out of order at entry {i + int(np.argmin(ordered))}")
+
+    def _wrong(self, what: str) -> UserError:
+        return UserError(f"{self.path} {what}: build the index again")
+
+
+def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = False) -> None:
+    """Prove that `path` is the suffix table of `tokens`; UserError says what is wrong."""
     n = len(tokens)
-    table = open_table(path, n)
+    proof = Proof(tokens, path)
     starts = range(0, n, CHUNK)
-    rank = np.full(n + 1, -1, np.int32)  # of every suffix; the empty one comes first
     bar = tqdm(total=3 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2)
     with ThreadPoolExecutor(cores()) as pool, bar:  # numpy's gathers leave the interpreter to other threads
-        counts = count_tokens(tokens, pool)
-        behind = np.cumsum(counts[BYTE_ORDER])  # the rank behind the suffixes that begin with a token
-        last = np.empty(1 << 16, np.int64)  # the ranks of those that begin with a token: first[token] to last[token]
-        last[BYTE_ORDER] = behind - 1
-        first = last - counts + 1
-
-        def scatter(i: int) -> None:
-            stop = min(i + CHUNK, n)
-            offsets = pointers_at(table, slice(i, stop))
-            if (table[i:stop, 0] & 1).any() or offsets.max() >= n:
-                raise UserError(f"{path} points between or behind the tokens: build the index again")
-            rank[offsets] = np.arange(i, stop, dtype=np.int32)
-
-        def by_first_token(i: int) -> None:
-            here = rank[i : min(i + CHUNK, n)]
-            token = tokens[i : i + CHUNK]
-            if here.min() < 0:
-                raise UserError(f"{path} is not a permutation of the suffixes: build the index again")
-            wrong = (here < first[token]) | (here > last[token])
-            if wrong.any():
-                raise UserError(f"{path} is out of order at entry {here[wrong].min()}: build the index again")
-
-        def by_what_follows(i: int) -> None:
-            follow = rank[pointers_at(table, slice(i, min(i + CHUNK + 1, n))) + 1]  # with the pair across the chunks
-            ordered = follow[:-1] < follow[1:]
-            ordered[behind[(behind > i) & (behind < i + len(follow))] - i - 1] = True  # the first tokens differ
-            if not ordered.all():
-                raise UserError(f"{path} is out of order at entry {i + int(np.argmin(ordered))}: build the index again")
-
-        steps: list[Callable[[int], None]] = [scatter, by_first_token, by_what_follows]
-        for step in steps:
+        for step in (proof.scatter, proof.by_first_token, proof.by_what_follows):
             for i, _ in zip(starts, pool.map(step, starts), strict=True):
                 bar.update(min(CHUNK, n - i))
