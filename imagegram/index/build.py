@@ -201,6 +201,15 @@ def check_distinct(folders: Sequence[TokenFolder]) -> None:
                 print(f"{folder.path}: {shared} images have the tokens of images of other data sets: copies, perhaps")
 
 
+def _opened(paths: Sequence[Path]) -> list[TokenFolder]:
+    """The token folders; UserError where one is missing, or cannot be indexed with the others."""
+    folders = [TokenFolder.open(path) for path in paths]
+    for folder in folders:
+        folder.check_readable()
+    check_distinct(folders)
+    return folders
+
+
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
     """UserError where the build would replace or bury files that are not an index."""
     Artifact(out, "index").check()
@@ -273,10 +282,7 @@ def build_share(
     out = out.resolve() if out.is_symlink() else out
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
-    folders = [TokenFolder.open(path) for path in token_folders]
-    for folder in folders:
-        folder.check_readable()
-    check_distinct(folders)
+    folders = _opened(token_folders)
     request = FORMAT, [folder.contents() for folder in folders], shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
 

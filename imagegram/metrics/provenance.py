@@ -1,5 +1,6 @@
 """What is known of every single picture: what it copied from where, and the training image that it is nearest to."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,11 @@ def describe_pictures(
     kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any position.
     nearest: data set and ordinal of the training image that differs in the fewest tokens, `differs`: in how many,
     `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes` likewise, and
-    `gap_ratio`: how far it is, divided by the distance to the second nearest; below 1/3 counts as memorized (f_mem of
-    nearest.py). With `samples` that were drawn: `steps`, how many levels of the FSQ
-    code lie between every token and that of its source (0: copied as it stands), and `runs`, the tokens copied in a
-    row: first, number, and bits of surprise, -log2 of their shares at their positions, the most surprising run first.
-    With the `sampler` of whole sequences, `log2_probability` of the sequence, None where it has none; and `because`,
-    where it moves tokens: of every token the earlier ones that moved it most.
+    `gap_ratio`: how far it is, divided by the distance to the second nearest (f_mem of nearest.py).
+    With `samples` that were drawn: `steps`, how many levels of the FSQ code lie between every token and that of its
+    source, and `runs`, the tokens copied in a row: first, number, and bits of surprise, the most surprising run first.
+    With the `sampler` that drew them whole: `log2_probability`, None where it has none; and `because`, where it moves
+    tokens: of every token the earlier ones that moved it most.
     """
     rows, distances = nearest(tokens, index.tokens)
     lengths = longest_runs(index, tokens)
@@ -61,16 +61,24 @@ def describe_pictures(
             fact["steps"] = steps[i].tolist()
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
-    if sampler is not None:
-        reasons = None if samples is None else sampler.reasons(index, tokens, samples.sources[: len(tokens), :, 0])
-        for fact, each in zip(facts, [] if reasons is None else reasons, strict=False):
-            fact["because"] = [[int(token) for token in row if token >= 0] for row in each]
-        p = sampler.probabilities(index, tokens).astype(np.float64)
-        with np.errstate(divide="ignore"):
-            total = np.log2(p).sum(1)
-        for fact, value in zip(facts, total, strict=True):
-            fact["log2_probability"] = round(float(value), 1) if np.isfinite(value) else None
+        if sampler is not None:
+            for fact, more in zip(facts, _facts_of_sampler(index, tokens, sources, sampler), strict=True):
+                fact |= more
     return facts
+
+
+def _facts_of_sampler(
+    index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64], sampler: Sampler
+) -> Iterator[dict[str, Any]]:
+    """What the sampler that drew the sequences [n, k] says of each."""
+    reasons = sampler.reasons(index, tokens, sources[..., 0])
+    with np.errstate(divide="ignore"):
+        total = np.log2(sampler.probabilities(index, tokens).astype(np.float64)).sum(1)
+    for i, value in enumerate(total):
+        fact: dict[str, Any] = {}
+        if reasons is not None:
+            fact["because"] = [[int(token) for token in row if token >= 0] for row in reasons[i]]
+        yield fact | {"log2_probability": round(float(value), 1) if np.isfinite(value) else None}
 
 
 def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
