@@ -95,16 +95,7 @@ def _content(sources: Sources) -> dict[str, Any]:
     runs, real = read_runs(out, night)
     best = best_of(runs)
 
-    # 1) The galleries, the best one first, the held-out images last.
-    shown = sorted((run.name for run in runs), key=lambda name: best is not None and name != best.name)
-    shown = [name for name in shown if _has_pictures(night.folder(out, name))]
-    bar = tqdm(shown, desc="reading the pictures of the page", unit="sampler", delay=3)
-    galleries = [read_gallery(name, night.folder(out, name)) for name in bar]
-    held_out = night.folder(out, HELD_OUT)
-    if _has_pictures(held_out):
-        galleries.append(read_gallery(HELD_OUT, held_out, drawn=False))
-
-    # 2) The real images that they refer to.
+    galleries = _galleries(out, night, [run.name for run in sorted(runs, key=lambda run: run is not best)])
     real_images = RealImages(_uses(galleries), sources.originals, sources.index, sources.held_out)
     manifests = [folder.manifest for folder in sources.originals.folders]
 
@@ -137,12 +128,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "stitched": _stitched(galleries, real_images) if galleries and galleries[0].drawn else [],
         "kinds": _kinds(galleries, real_images),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
-        "real_images": {
-            "url": sheet(real_images.thumbnails, REAL_COLUMNS),
-            "columns": REAL_COLUMNS,
-            "rows": max(1, -(-len(real_images.thumbnails) // REAL_COLUMNS)),
-            "count": len(real_images.thumbnails),
-        },
+        "real_images": _thumbnails(real_images),
         "data": _data(galleries, real_images, manifests),
         "seconds": _seconds(sources),
     }
@@ -159,8 +145,21 @@ def read_runs(out: Path, night: Night) -> tuple[list[Run], Figures]:
     return runs, real
 
 
-def _has_pictures(folder: Path) -> bool:
-    return (folder / "report.json").exists() and (folder / "pictures.json").exists()
+def _galleries(out: Path, night: Night, names: list[str]) -> list[Gallery]:
+    """The pictures of the samplers, in this order, and of the held-out images; of those that have any."""
+    folders = {name: night.folder(out, name) for name in [*names, HELD_OUT]}
+    there = [
+        name for name in folders if all((folders[name] / f"{kind}.json").exists() for kind in ("report", "pictures"))
+    ]
+    bar = tqdm(there, desc="reading the pictures of the page", unit="sampler", delay=3)
+    return [read_gallery(name, folders[name], drawn=name != HELD_OUT) for name in bar]
+
+
+def _thumbnails(real_images: RealImages) -> dict[str, Any]:
+    """What the template needs of the real images."""
+    count = len(real_images.thumbnails)
+    url = sheet(real_images.thumbnails, REAL_COLUMNS)
+    return {"url": url, "columns": REAL_COLUMNS, "rows": max(1, -(-count // REAL_COLUMNS)), "count": count}
 
 
 def _uses(galleries: list[Gallery]) -> Counter[Place]:

@@ -256,10 +256,10 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     unique = _unique_of(index, context, n * length) if copying else None
 
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
-    nothing = np.zeros((len(index.shards), n), np.int64)
     depth = np.zeros(n, np.int64)
     copy_from = np.zeros(n, np.int64)
     single_until = np.zeros(n, np.int64)  # contexts that end at or before this offset of the corpus have one match
+    nothing = np.zeros((len(index.shards), n), np.int64)
     matches = MatchesAnywhere(index, corpus, nothing, nothing, depth, copy_from)
     for position in range(length):
         if position:
@@ -284,20 +284,24 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
                 single_until[unsure] = copy_from[unsure] - half + context
             copy_from[~copied] = 0
 
-        # 2) The others are searched for, with a token less until something is found.
-        low = nothing.copy()
-        high = nothing.copy()
+        # 2) The others are searched for.
         depth = np.minimum(depth + 1, context)
-        missing = np.flatnonzero(copy_from == 0)
-        while missing.size:
-            for wanted in np.unique(depth[missing]):
-                rows = missing[depth[missing] == wanted]
-                contexts = text[rows, position + 1 - wanted : position + 1]
-                low[:, rows], high[:, rows] = engine.find(contexts)
-            missing = missing[(high == low).all(0)[missing]]
-            depth[missing] -= 1
+        low, high = _search(engine, text[:, : position + 1], depth, np.flatnonzero(copy_from == 0))
         matches = MatchesAnywhere(index, corpus, low, high, depth.copy(), copy_from.copy())
         yield matches
+
+
+def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    """Where the last `depth` [n] tokens of `text` [n, k] stand, as ranges of ranks [shards, n]; of some `rows` alone,
+    whose depth becomes less by one until something is found."""
+    low, high = np.zeros((2, len(engine.index.shards), len(text)), np.int64)
+    while rows.size:
+        for wanted in np.unique(depth[rows]):
+            some = rows[depth[rows] == wanted]
+            low[:, some], high[:, some] = engine.find(text[some, text.shape[1] - wanted :])
+        rows = rows[(high == low).all(0)[rows]]
+        depth[rows] -= 1
+    return low, high
 
 
 def longest_runs(index: Index, sequences: NDArray[np.uint16]) -> Ints:
