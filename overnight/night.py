@@ -102,18 +102,8 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         fail(night, "opening the index", error)
         stop(plan, night)
 
-    # 1) All samplers are checked before the first one is run.
-    requests = {
-        name: Request(draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes)
-        for name, draw in plan.draws().items()
-    }
-    for name, request in requests.items():
-        try:
-            request.completed(codec).check(index)
-        except UserError as error:
-            fail(night, name, error)
-
-    # 2) What all of them are compared with, and what several of them need.
+    # 1) What all of them are compared with, and what several of them need.
+    requests = checked_requests(plan, night, index, codec)
     sources = Sources(plan.out, night, index, held_out, Originals(folders))
     real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
@@ -123,7 +113,7 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     if shown < deadline:
         prepare(plan, night, sources, codec)
 
-    # 3) The samplers. The page is written anew once in a while, and in the end, however that comes.
+    # 2) The samplers. The page is written anew once in a while, and in the end, however that comes.
     try:
         for number, (name, request) in enumerate(requests.items(), 1):
             if name in night.failed:
@@ -144,6 +134,18 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
         night.complete = not night.failed
     finally:
         publish(sources)
+
+
+def checked_requests(plan: Plan, night: Night, index: Index, codec: Codec) -> dict[str, Request]:
+    """What every sampler is to make, checked before the first one is run; one that cannot be made has failed."""
+    requests = {}
+    for name, draw in plan.draws().items():
+        requests[name] = Request(draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes)
+        try:
+            requests[name].completed(codec).check(index)
+        except UserError as error:
+            fail(night, name, error)
+    return requests
 
 
 def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Run:

@@ -91,22 +91,8 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     Pictures are [n, h, w], [n, h, w, 1, 3 or 4] or torch's [n, 1, 3 or 4, h, w], of the scale of `_to_bytes`. Arrays
     of Python objects are pickles, which may run code: they are not read.
     """
-    # 1) The archive, and the splits within: train_images, x_test, ...
-    several = len(tree.files["npz"]) > 1
-    split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
-    if len(files) > 1:
-        raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
-    path = tree.root / files[0]
-    inside = keys = array_names(path)
-    splits = sorted({kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))})
-    if splits and not wanted.image_column:
-        split = choose(name, splits, wanted.split)
-        note = f"split {split} of {', '.join(splits)} (--split)"
-        inside = [key for key in keys if split_of(key) == kind_of(split)]
-    elif not several:
-        wanted.refuse(name, "an archive without splits", "split")
-
-    # 2) The arrays.
+    path, inside, split, note = _archive(name, tree, wanted)
+    keys = array_names(path)
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
     options = {"image-column": image_key, "label-column": wanted.label_column, "group": wanted.group}
     for option, key in options.items():
@@ -126,6 +112,24 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
             raise UserError(f"{name}: the array {wanted.group} {list(groups.shape)} is no group for every picture")
         facts["groups"] = list(map(text_of, groups.tolist()))
     return _arrays(tree, values, labels, [note, used], **facts, image_column=image_key, label_column=label_key)
+
+
+def _archive(name: str, tree: Tree, wanted: DatasetOptions) -> tuple[Path, list[str], str, str]:
+    """The archive, its arrays of the split that is wanted (train_images, x_test, ...), that split, and a note."""
+    several = len(tree.files["npz"]) > 1
+    split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
+    if len(files) > 1:
+        raise UserError(f"{name} holds several archives ({first_names(files)}): name one with --dataset")
+    path = tree.root / files[0]
+    keys = array_names(path)
+    splits = sorted({kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))})
+    if splits and not wanted.image_column:
+        split = choose(name, splits, wanted.split)
+        note = f"split {split} of {', '.join(splits)} (--split)"
+        keys = [key for key in keys if split_of(key) == kind_of(split)]
+    elif not several:
+        wanted.refuse(name, "an archive without splits", "split")
+    return path, keys, split, note
 
 
 def array_names(path: Path) -> list[str]:

@@ -62,7 +62,6 @@ def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
 
 def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy in its cache."""
-    import datasets
     import pyarrow.parquet
 
     split, files, note = tree.of_split(name, "tables", wanted.split)
@@ -71,8 +70,6 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
     if not sum(counts):
         raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
-    # The library's own fingerprint knows the files by path and date, and so does its cache: under another name it
-    # does not give the former content of a file that was rewritten with its date kept.
     contents = contents_of([(path, 0, None) for path in paths])
     fingerprint = digest(os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True))
 
@@ -81,20 +78,11 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     if any(column and column not in features for features in parts for column in (*columns, wanted.group)):
         raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
     image_column, label_column = columns
-    remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
-    with _errors_in_one_line(name, split, remedy):
-        data = datasets.load_dataset(
-            "parquet",
-            name=fingerprint,
-            data_files=[str(path.resolve()) for path in paths],
-            split="train",
-            columns=[image_column],
-            features=datasets.Features({image_column: parts[0][image_column]}),
-        )
+    with _errors_in_one_line(name, split, "if its cache cannot be written, HF_HOME=FOLDER names another place for it"):
+        data = _load(paths, image_column, parts[0][image_column], fingerprint)
     if label_column:
-        read = [_values(path, label_column) for path in paths]
-        labelled = [(features[label_column], values) for features, values in zip(parts, read, strict=True)]
-        classes = _classes(name, label_column, labelled, named=bool(wanted.label_column))
+        given = [(part[label_column], _values(path, label_column)) for part, path in zip(parts, paths, strict=True)]
+        classes = _classes(name, label_column, given, named=bool(wanted.label_column))
     else:  # label=cat/0.parquet, as partitioned tables are written
         keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
         classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
@@ -111,6 +99,24 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         kind=f"{len(files)} parquet file{'s' * (len(files) > 1)}",
         fingerprint=digest([fingerprint.encode(), classes.labels.tobytes(), *classes.identity()]),
         left_out=tree.left_out(),
+    )
+
+
+def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) -> Any:
+    """A column of parquet files, through the cache of `datasets`.
+
+    The library's own fingerprint knows the files by path and date, and so does its cache: under another name it does
+    not give the former content of a file that was rewritten with its date kept.
+    """
+    import datasets
+
+    return datasets.load_dataset(
+        "parquet",
+        name=fingerprint,
+        data_files=[str(path.resolve()) for path in paths],
+        split="train",
+        columns=[column],
+        features=datasets.Features({column: feature}),
     )
 
 

@@ -75,11 +75,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     # 2) Labels, from the files that belong to it.
     texts, label_column, label_hint = _label_texts(name, samples, pictures, wanted.label_column)
     classes = Classes.of(texts)
-    groups = None
-    if wanted.group:
-        groups = _texts_in(samples, wanted.group)
-        found = sorted({column for sample in samples for column in sample})
-        groups = groups or parts_of_names(name, wanted.group, [picture.name for picture in pictures], found)
+    groups = _groups(name, samples, pictures, wanted.group) if wanted.group else None
 
     # 3) Names, labels and contents make the fingerprint.
     contents = contents_of([(picture.tar, picture.offset, max(picture.size, 0)) for picture in pictures])
@@ -112,12 +108,18 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     )
 
 
+def _groups(name: str, samples: list[Sample], pictures: list[Member], wanted: str) -> list[str | None]:
+    """The group of every picture, from a file that belongs to it, else from its name."""
+    columns = sorted({column for sample in samples for column in sample})
+    names = [picture.name for picture in pictures]
+    return _texts_in(samples, wanted) or parts_of_names(name, wanted, names, columns)
+
+
 def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
     """The samples of a tar, and its flaw: one that ends early keeps what is complete."""
     with path.open("rb") as f:
         if f.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
             raise UserError(f"{path} is compressed: decompress it first (gunzip, bunzip2, unxz, unzstd)")
-    # 1) Where every member lies, or which one it is a link to.
     found: dict[str, tuple[int, int] | str] = {}
     superseded = 0
     flaw = ""
@@ -144,7 +146,11 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
     if superseded:
         tree.leave_out("members that a later one of the same name replaces", shown, superseded)
 
-    # 2) The samples.
+    return _samples(path, shown, found, tree), flaw
+
+
+def _samples(path: Path, shown: str, found: dict[str, tuple[int, int] | str], tree: Tree) -> list[Sample]:
+    """The samples of a tar, of the members `found` in it: offset and size, or the name that one is a link to."""
     samples: dict[str, Sample] = {}
     for name, target in found.items():
         seen = {name}
@@ -164,7 +170,7 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
             while column in sample:  # 7.jpg and 7.JPG
                 column += "'"
             sample[column] = member
-    return list(samples.values()), flaw
+    return list(samples.values())
 
 
 def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) -> list[str]:
