@@ -1,4 +1,4 @@
-"""The parts of FlexTok's dense path (fast_flextok.py): blocks, attention, both halves of the VAE, and the search for
+"""The parts of FlexTok's dense path (flextok_dense.py): blocks, attention, both halves of the VAE, and the search for
 the modules of the loaded package that they take their weights from."""
 
 import copy

@@ -18,7 +18,7 @@ sequence, which serves images and registers of any size. Here every image has th
 5. The last layer computes only the rows that somebody reads: the registers of the encoder, the patches of the decoder.
 6. Guidance is computed for the whole batch at once, and no step copies its inputs.
 
-All of it is exact: in float32 the tokens are identical and images differ by rounding (tests/test_fast_flextok.py
+All of it is exact: in float32 the tokens are identical and images differ by rounding (tests/codec/test_flextok_dense.py
 compares, and breaks each part to see the comparison fail). Lower precision is a separate choice of the caller. The
 modules and weights are those of the loaded package, found by type; a model that is laid out in another way is refused
 with `Unsupported`, and its stock calls are to be used.
@@ -127,6 +127,27 @@ class FastEncoder(nn.Module):
         return torch.where(codes.isfinite().flatten(1).all(1)[:, None], tokens, SEPARATOR)
 
 
+def check_decoder(model: Any, chain: Chain) -> None:
+    """Unsupported where the modules of a decoder are joined in another way than FastDecoder computes."""
+    embed, packer, trunk = (chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer))
+    linear, dropout, null = (chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond))
+    time, head = chain.only(TimestepEmbedder), chain.only(ToPatchesLinearHead)
+    patches, registers = embed.patches_list_write_key, linear.write_key
+    key = time.time_embedding_write_key
+    packing = packer.emb_packing_fn_write_key
+    full = packer.mask_mode == "full"
+    need(packer.input_list_read_keys == [patches, registers] and full, "another attention mask")
+    need(dropout.read_write_key == null.read_write_key == registers, "dropout of something else")
+    need(not null.replace_with_single_token, "a single null token")
+    need(trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing, "other adaptive norms")
+    need(head.read_key == patches and head.adaLN_packing_fn_read_key is None, "another head")
+    need(head.adaLN_emb_read_key in (key, None) and not time.temb_as_tokens, "another time embedding")
+    need(type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ, "another flow or quantizer")
+    # Dropped registers are equal, and may be merged, only if they are written after the positions are added.
+    _, place = chain.positions(registers)
+    need(place < min(chain.modules.index(dropout), chain.modules.index(null)), "positions of dropped registers")
+
+
 class FastDecoder(nn.Module):
     """Tokens -> images over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is laid out otherwise."""
 
@@ -138,28 +159,17 @@ class FastDecoder(nn.Module):
         kinds = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, LinearLayer, MaskedNestedDropout}
         kinds |= {LearnedNullCond, TimestepEmbedder, BlockWiseSequencePacker, FlexTransformer, SequenceUnpacker}
         chain = Chain(model.decoder, kinds | {ToPatchesLinearHead})
+        check_decoder(model, chain)
         embed, packer, trunk = (chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer))
         self.linear, dropout, null = (chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond))
         self.time = chain.only(TimestepEmbedder)
         self.head = chain.only(ToPatchesLinearHead)
-        keys = [embed.patches_list_write_key, self.linear.write_key]
-        need(packer.input_list_read_keys == keys and packer.mask_mode == "full", "another attention mask")
-        need(dropout.read_write_key == null.read_write_key == keys[1], "dropout of something else")
-        need(not null.replace_with_single_token, "a single null token")
         self.expansion = 2 if packer.per_subseq_embs else 1
-        key = self.time.time_embedding_write_key
-        packing = packer.emb_packing_fn_write_key
-        need(trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing, "other adaptive norms")
-        need(self.head.read_key == keys[0] and self.head.adaLN_packing_fn_read_key is None, "another head")
-        need(self.head.adaLN_emb_read_key in (key, None) and not self.time.temb_as_tokens, "another time embedding")
-        need(type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ, "another flow or quantizer")
         self.patch = patch_size(embed)
         self.embed = embed.patch_proj
-        positions, place = chain.positions(keys[1])
-        # Dropped registers are equal, and may be merged, only if they are written after the positions are added.
-        need(place < min(chain.modules.index(dropout), chain.modules.index(null)), "positions of dropped registers")
+        positions, _ = chain.positions(self.linear.write_key)
         self.register_buffer("register_positions", positions, persistent=False)
-        self.register_buffer("positions", chain.positions(keys[0])[0], persistent=False)
+        self.register_buffer("positions", chain.positions(embed.patches_list_write_key)[0], persistent=False)
         self.mask_token = dropout.dropout_mask_token
         self.null_token = null.nullcond
         self.length = positions.shape[1]
