@@ -60,13 +60,12 @@ def tokens_from(
 ) -> TokenFolder:
     """Make a token folder of tokens that your own code made, without a codec.
 
-    array: integers [N, L], token ids below the product of `levels`, of which digit i of an id
-    counts `levels[i]` values, the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505);
-    FlexTok's by default. vocab_size: of ids that are no such codes, as TiTok's 4,096; then there are
-    no levels. labels: [N], numbers or names; None: no classes. groups: [N], numbers or names of
-    what must lie on one side of the held-out split, such as views of one object; None: every row is
-    on its own. A tenth of the rows is held out, chosen by a hash of the row number or of the
-    group. UserError where a token is out of range, or `out` holds other tokens.
+    array: integers [N, L], below the product of `levels`: digit i of an id has `levels[i]` values,
+    the first one fastest (FSQ, Mentzer et al., 2023, arXiv:2309.15505); FlexTok's by default.
+    vocab_size: of ids that are no such codes, as TiTok's 4,096. labels: [N], numbers or names;
+    groups: [N], those of what must lie on one side of the held-out split, such as views of one
+    object. A tenth of the rows is held out, chosen by a hash of the row number or of the group.
+    UserError where a token is out of range, or `out` holds other tokens.
 
     >>> ids = np.random.default_rng(0).integers(0, 64_000, (50, 8))
     >>> tokens_from(ids, "mine", labels=["cat", "dog"] * 25).manifest.class_names

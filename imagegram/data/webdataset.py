@@ -61,7 +61,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """All samples with a picture of the tars below a folder (or of one tar)."""
     split, files, note = tree.of_split(name, "tars", wanted.split)
     scanned = [_scan(tree.root / file, printable(file), tree) for file in files]
-    flaws = [flaw for _, flaw in scanned if flaw]
+    warnings = [f"warning: {flaw}" for _, flaw in scanned if flaw]
 
     # 1) One column holds the picture.
     samples = [sample for found, _ in scanned for sample in found]
@@ -69,7 +69,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     samples = [sample for sample in samples if not sample.keys().isdisjoint(columns)]
     pictures = [next(sample[column] for column in columns if column in sample) for sample in samples]
     if not pictures:
-        left = "; ".join(counted(tree.left_out()) + flaws)
+        left = "; ".join(counted(tree.left_out()) + warnings)
         raise UserError(f"{name} holds no images{': ' * bool(left)}{left}")
 
     # 2) Labels, from the files that belong to it.
@@ -90,11 +90,12 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
             raise FileNotFoundError("a link to a member that the tar does not hold")
         return open_picture(contents.read(i, picture.tar, picture.offset, picture.size))
 
-    used = f"images from {', '.join(columns)}" + (f", labels from {label_column}" if label_column else ", no labels")
+    labels = f"labels from {label_column}" if label_column else "no labels"
+    notes = [note, f"images from {', '.join(columns)}, {labels}", label_hint]
     return labelled(
         read,
         classes,
-        [note, used, label_hint, classes.note, contents.note, *(f"warning: {flaw}" for flaw in flaws)],
+        [*notes, classes.note, contents.note, *warnings],
         groups,
         group=wanted.group,
         name=name,
