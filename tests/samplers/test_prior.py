@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from docs.ngram_prior import NgramPrior
 from imagegram.samplers import Aligned
+from imagegram.samplers.prior import NgramPrior
 from tests.support.corpora import index_of
 
 
