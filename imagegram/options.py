@@ -17,6 +17,10 @@ class Options:
     batch_size: int = 256  # images a process at a time; halve it when a GPU runs out of memory
     workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
     held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
+    jpeg_margin: int = 0
+    """above 0: less work for a JPEG and nearly the same pixels (docs/performance.md): decoded at
+    1/2, 1/4 or 1/8 of the size while the shorter side is at least so many times that of the codec,
+    resized by PyTorch, and decoded by simplejpeg where that is installed"""
     shard_size: int = 10_000  # images a shard, the most that a crash can cost a process
 
     def check(self) -> None:
@@ -24,6 +28,8 @@ class Options:
         for option, value in (("batch-size", self.batch_size), ("shard-size", self.shard_size)):
             if value < 1:
                 raise UserError(f"--{option} must be at least 1, not {value}")
+        if self.jpeg_margin < 0:
+            raise UserError(f"--jpeg-margin must not be negative, is {self.jpeg_margin}; 0 decodes every JPEG whole")
         if self.workers < -1:
             raise UserError(
                 f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {self.workers}"

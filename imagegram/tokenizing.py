@@ -22,7 +22,7 @@ from imagegram.codec.sizes import chosen, is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
 from imagegram.data.dataset import ChangedError, ImageDataset
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
-from imagegram.data.preprocess import PREPROCESSING, preprocess
+from imagegram.data.preprocess import described, preprocess
 from imagegram.data.spec import DatasetSpec
 from imagegram.files import require_space, write_json
 from imagegram.machine import ONE, Processes
@@ -145,7 +145,8 @@ class Run:
         batches = [rows[i : i + size] for rows in covered.values() for i in range(0, len(rows), size)]
         if not batches:
             return
-        loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, self.options.workers))
+        o = self.options
+        loaded = _ahead(load_batches(self.dataset, batches, self.codec.image_size, o.workers, o.jpeg_margin))
         for shard, rows in covered.items():
             self.items = []
             self.hashes = []
@@ -281,7 +282,7 @@ def manifest_of(spec: DatasetSpec, dataset: ImageDataset, codec: Codec, options:
         vocab_size=codec.vocab_size,
         levels=codec.levels,
         image_size=codec.image_size,
-        preprocessing=PREPROCESSING,
+        preprocessing=described(options.jpeg_margin),
         held_out_share=options.held_out_share,
         shard_size=options.shard_size,
         class_names=dataset.class_names,

@@ -25,16 +25,17 @@ Item = tuple[int, NDArray[np.uint8] | None, int, str]
 
 
 class _Preprocessed(Dataset[Item]):
-    def __init__(self, source: ImageDataset, size: int):
+    def __init__(self, source: ImageDataset, size: int, margin: int):
         self.source = source
         self.size = size
+        self.margin = margin
 
     def __getitem__(self, i: int) -> Item:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Pillow: one for each slightly broken EXIF, without its name
                 image, label = self.source.read(i)
-                return i, preprocess(image, self.size).numpy(), label, ""
+                return i, preprocess(image, self.size, self.margin).numpy(), label, ""
         except Exception as error:  # recorded with its reason by whoever reads the batch
             # Without the address in memory of what held the bytes: it says nothing, and differs every time.
             what = re.sub(r" <\S+ object at \w+>", "", str(error))
@@ -47,15 +48,18 @@ class _Loader(DataLoader[Item]):
             return super().__iter__()
 
 
-def load_batches(source: ImageDataset, batches: list[list[int]], size: int, workers: int = -1) -> DataLoader:
+def load_batches(
+    source: ImageDataset, batches: list[list[int]], size: int, workers: int = -1, margin: int = 0
+) -> DataLoader:
     """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order asked for.
 
-    `workers` processes read ahead (-1: one for each core, shared with the other processes of torchrun; 0: none).
+    `size` and `margin` are those of `preprocess`. `workers` processes read ahead (-1: one for each core, shared with
+    the other processes of torchrun; 0: none).
     """
     if workers < 0:
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     return _Loader(
-        _Preprocessed(source, size),
+        _Preprocessed(source, size, margin),
         # Killed without a word, its parent cannot end a worker, which would hold the terminal's pipe for ever.
         worker_init_fn=functools.partial(_begin_worker, os.getpid(), {stop: signal.getsignal(stop) for stop in STOPS}),
         batch_sampler=batches,

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import sys
 import zlib
+from importlib.resources import files
 from pathlib import Path
 
 import datasets
@@ -16,8 +18,10 @@ from imagegram.data.dataset import ImageDataset, held_out, open_picture
 from imagegram.data.loading import load_batches
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
+from imagegram.tokens import IndexedImages, TokenFolder
 from tests.conftest import pixels, truncated_tar, whole_tar
 from tests.support.datasets import open_dataset
+from tests.support.tokenize import tokenize
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -258,3 +262,62 @@ def test_one_warning_a_picture_is_none(
     items = [item for batch in load_batches(source, [[0, 1]], 32, workers=0) for item in batch]
     assert all(pixels is not None for _, pixels, _, _ in items)
     assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
+
+
+def photograph() -> Image.Image:
+    """A photograph of 640 x 427 pixels that scikit-learn carries."""
+    return Image.open(io.BytesIO(files("sklearn.datasets").joinpath("images/china.jpg").read_bytes()))
+
+
+@pytest.mark.parametrize(("size", "scaled"), [(32, (160, 107)), (64, (320, 214)), (256, (640, 427))])
+def test_a_jpeg_decoded_smaller_has_nearly_the_same_pixels(size: int, scaled: tuple[int, int]) -> None:
+    picture = photograph()
+    pixels = preprocess(picture, size, margin=3)
+    assert picture.size == scaled  # the smallest whose shorter side is three times that of the result
+    difference = (pixels.float() - preprocess(photograph(), size).float()).abs()
+    whole = scaled == (640, 427)  # then what differs is how PyTorch rounds
+    assert difference.mean() <= (0.05 if whole else 1.5)  # grey levels of 255
+    assert difference.max() <= (2 if whole else 20)
+
+
+@pytest.mark.parametrize("decoder", ["Pillow", "simplejpeg"])
+def test_whole_jpegs_are_resized_alike(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if decoder == "Pillow":
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)  # not to be imported
+    else:
+        pytest.importorskip("simplejpeg")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = [(photograph().convert(mode), Image.Exif()) for mode in ("RGB", "L", "CMYK")]
+    for picture, exif in (*pictures, (photograph(), turned)):
+        for shape in ((300, 200), (400, 40), (256, 256)):
+            buffer = io.BytesIO()
+            picture.crop((0, 0, *shape)).save(buffer, "JPEG", exif=exif)
+            data = buffer.getvalue()
+            exact, quick = (preprocess(open_picture(data), 256, margin) for margin in (0, 1))
+            assert (exact.int() - quick.int()).abs().max() <= 2
+    with pytest.raises(OSError, match="truncated"):
+        preprocess(open_picture(data[:-1000]), 256, 1)
+
+
+def test_simplejpeg_decodes_what_pillow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
+        buffer = io.BytesIO()
+        photograph().save(buffer, "JPEG", **options)
+        quick = preprocess(open_picture(buffer.getvalue()), 256, 1000)
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "simplejpeg", None)
+            assert torch.equal(quick, preprocess(open_picture(buffer.getvalue()), 256, 1000))
+
+
+def test_tokens_of_whole_and_of_smaller_jpegs_are_never_mixed(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        photograph().crop((100 * number, 0, 100 * number + 300, 400)).save(tmp_path / f"images/{number}.jpg")
+    whole = tokenize(str(tmp_path / "images"), tmp_path / "whole").path
+    smaller = tokenize(str(tmp_path / "images"), tmp_path / "smaller", jpeg_margin=2).path
+    with pytest.raises(UserError, match="preprocessing"):
+        tokenize(str(tmp_path / "images"), whole, jpeg_margin=2)
+    with pytest.raises(UserError, match="preprocessing"):
+        IndexedImages([TokenFolder.open(whole), TokenFolder.open(smaller)])
