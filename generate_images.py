@@ -29,6 +29,14 @@ from imagegram.samplers import SAMPLERS, Kernel, Sampler
 # The most coherent sampler whose images lie as far from the training images as held-out ones: docs/findings.md.
 SAMPLER = Kernel()
 
+RENAMED = {
+    "--method": "the name of the sampler alone, as in `generate_images.py aligned --context 2`",
+    "--images": "--decoded",
+    "--tokens": "--length",
+    "--given": "--prompt",
+    "--strips": "--prefixes",
+}
+
 if TYPE_CHECKING:
     AnySampler = Sampler
 else:
@@ -109,4 +117,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, Config, __doc__))
+    sys.exit(run_script(main, Config, __doc__, renamed=RENAMED))

@@ -172,7 +172,9 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
 
 def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
-    changed = changes(place.record() or recipe, recipe)
+    # What older versions did not record was as it is now.
+    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")} | (place.record() or recipe)
+    changed = changes(before, recipe)
     if set(changed) == {"decoder_steps"}:
         # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.
         print(f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first step")

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,18 @@ def one_of(defaults: dict[str, Any]) -> Any:
     return without_prefixes[tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)]
 
 
-def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args: list[str] | None = None) -> int:
-    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code."""
+def run_script(
+    main: Callable[[Any], object],
+    config: Any,
+    doc: str | None,
+    args: list[str] | None = None,
+    *,
+    renamed: Mapping[str, str] | None = None,
+) -> int:
+    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code.
+
+    renamed: options that had another name, with what to write instead.
+    """
     # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup
@@ -84,6 +94,9 @@ def run_script(main: Callable[[Any], object], config: Any, doc: str | None, args
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     options = None
     try:
+        for word in sys.argv[1:] if args is None else args:
+            if instead := (renamed or {}).get(word.partition("=")[0]):
+                raise UserError(f"{word.partition('=')[0]} has another name now: {instead}")
         parsed = tyro.cli(config, prog=_command(), description=doc, args=args, config=[CascadeSubcommandArgs])
         options = expand_home(parsed)
         main(options)

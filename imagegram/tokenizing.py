@@ -220,13 +220,16 @@ def _finish(folder: TokenFolder, dataset: ImageDataset, planned: list[int], seco
 def _duplicates(folder: TokenFolder, dataset: ImageDataset) -> str:
     """Keep which held-out images are nearly a training image, by name; the line that says so, "" where none is held
     out."""
+    hashes = [folder.hashes(shard) for shard in range(folder.shards)]
+    known = [found for found in hashes if found is not None]
     out = np.concatenate([folder.held_out(shard) for shard in range(folder.shards)])
-    if not out.any():
+    if len(known) < len(hashes) or not out.any():
         return ""
-    hashes = np.concatenate([folder.hashes(shard) for shard in range(folder.shards)])
     ordinals = np.concatenate([folder.ordinals(shard) for shard in range(folder.shards)])
     size = folder.manifest.image_size
-    found = duplicates.across(hashes, out, lambda row: preprocess(dataset.read(int(ordinals[row]))[0], size).numpy())
+    found = duplicates.across(
+        np.concatenate(known), out, lambda row: preprocess(dataset.read(int(ordinals[row]))[0], size).numpy()
+    )
     rows = [
         {
             "held_out": dataset.name_of(int(ordinals[pair.held_out])),

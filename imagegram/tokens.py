@@ -277,9 +277,10 @@ class TokenFolder:
         groups = np.load(self._file("groups", shard)) if self.manifest.group else None
         return held_out(self.ordinals(shard), self.manifest.held_out_share, groups)
 
-    def hashes(self, shard: int) -> NDArray[np.uint64]:
-        """The perceptual hash of every row of a finished shard; tokens of elsewhere have none."""
-        return np.load(self._file("hashes", shard))
+    def hashes(self, shard: int) -> NDArray[np.uint64] | None:
+        """The perceptual hash of every row of a finished shard; None where an older version wrote it."""
+        file = self._file("hashes", shard)
+        return np.load(file) if file.exists() else None
 
     def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
         """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""

@@ -33,7 +33,8 @@ def run_tokenize(*arguments: str) -> int:
 
 
 def run_generate(*arguments: str) -> int:
-    return run_script(generate_images.main, generate_images.Config, generate_images.__doc__, list(arguments))
+    script = generate_images
+    return run_script(script.main, script.Config, script.__doc__, list(arguments), renamed=script.RENAMED)
 
 
 def run_overnight(*arguments: str) -> int:
@@ -251,6 +252,9 @@ def test_bad_input_ends_in_one_line_and_a_non_zero_exit(
     index = str(overnight / "index")
     assert run_generate("--index", index, "--codec", "EPFL-VILAB/flextok_d18_d28_dfn", "--out", out) == 1
     assert "holds tokens of codec 'tiny'" in one_line(capsys)
+    for option, instead in generate_images.RENAMED.items():
+        assert run_generate("--index", index, f"{option}=3", "--out", out) == 1
+        assert f"{option} has another name now: {instead}" in one_line(capsys)
     built = build(tmp_path, tmp_path / "no-tokens")
     assert (built.returncode, built.stderr.count("\n")) == (1, 1)
     assert "run tokenize_fast.py first" in built.stderr

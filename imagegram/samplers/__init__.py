@@ -49,5 +49,7 @@ def sampler_from(stored: Mapping[str, Any]) -> Sampler:
     >>> sampler_from({"sampler": "ntd", "context": 4, "seed": 1}).describe()
     'ntd: context 4'
     """
+    if "sampler" not in stored:
+        raise UserError("it was made by an earlier version of Imagegram: delete it, then run the same command again")
     known = {field.name for field in fields(SAMPLERS.get(stored["sampler"], Sampler))}
     return sampler_named(stored["sampler"], **{name: value for name, value in stored.items() if name in known})

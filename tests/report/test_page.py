@@ -173,13 +173,16 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
 def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
     sources = small_night(tmp_path / "night")
     name = next(iter(DRAWS))
-    report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
-    report = json.loads(report_file.read_text())
-    for stored in (report["request"], sources.night.samplers[name]):
-        stored["sampler"] = "soft"
-    report_file.write_text(json.dumps(report))
-    with pytest.raises(UserError, match="no sampler 'soft'"):
-        write_page(sources)
+    for old, message in (({"sampler": "soft"}, "no sampler 'soft'"), ({"sampler": None}, "an earlier version")):
+        report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
+        report = json.loads(report_file.read_text())
+        for stored in (report["request"], sources.night.samplers[name]):
+            stored |= old
+            if not stored["sampler"]:
+                del stored["sampler"]
+        report_file.write_text(json.dumps(report))
+        with pytest.raises(UserError, match=message):
+            write_page(sources)
 
 
 def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def test_a_sampler_says_what_it_is_and_is_read_again(kind: type[Sampler]) -> Non
     assert sampler_from(json.loads(json.dumps(changed.to_json())) | {"seed": 3}) == changed
     assert sampler_from(kind().to_json()) != changed
     assert sampler_named(changed, temperature=0.7) == kind(temperature=0.7, label="3")
+    with pytest.raises(UserError, match="made by an earlier version"):
+        sampler_from({"context": 2})
 
 
 def test_without_context_a_sampler_says_that_every_position_stands_alone() -> None:
