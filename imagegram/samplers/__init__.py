@@ -31,7 +31,7 @@ def sampler_named(name: str | Sampler, **values: Any) -> Sampler:
     """The sampler of a name and values of its fields, or one with other values; UserError says which there are.
 
     >>> sampler_named("aligned", context=3).describe()
-    'aligned: context 3, min_images 2'
+    'aligned: context 3, min_images 2, anchor 0'
     """
     if isinstance(name, Sampler):
         return sampler_named(name.name, **name.changes() | values)

@@ -27,6 +27,7 @@ class Aligned(Sampler):
 
     context: int = 2  # tokens at most; 0: each position on its own
     min_images: int = 2  # images that must share a context, else it is shortened; 1 copies
+    anchor: int = 0  # first tokens that must match as well, however short the context
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +43,7 @@ class Aligned(Sampler):
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[RangeMatches]:
         """Matches at the same position, of the longest context that enough images share."""
         rows = np.arange(len(drawn))
-        for contexts in backoff(index.tokens, drawn, self.context, least=self.min_images):
+        for contexts in backoff(index.tokens, drawn, self.context, anchor=self.anchor, least=self.min_images):
             counts = contexts.high - contexts.low
             depth = (counts[1:] > 0).sum(0)
             low = contexts.low[depth, rows]
@@ -84,12 +85,12 @@ class Backoff:
 
 
 def backoff(
-    trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, *, least: int = 1
+    trained: NDArray[np.uint16], drawn: NDArray[np.uint16], context: int, *, anchor: int = 0, least: int = 1
 ) -> Iterator[Backoff]:
     """The contexts at the same position, for every position of `drawn` [n, L].
 
-    At most `context` tokens, shared by `least` images or more. `drawn` may be a token longer than the images: the last
-    contexts are then those that end with an image.
+    At most `context` tokens, shared by `least` images or more, which have the first `anchor` tokens too. `drawn` may
+    be a token longer than the images: the last contexts are then those that end with an image.
 
     The images are kept sorted by their reversed prefix, the last token first: one stable pass over the newest column
     a position (the positional Burrows-Wheeler transform, Durbin, 2014, doi:10.1093/bioinformatics/btu014). Images
@@ -98,21 +99,31 @@ def backoff(
     n, length = drawn.shape
     order = np.arange(len(trained))
     columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
+    image_anchors = np.zeros(len(trained), np.int64)  # equal where the first `anchor` tokens are
+    anchors = np.zeros(n, np.int64)  # the same of the sequences
     before = None  # the contexts of the last position
     coming = read_columns(trained, length)
     for position in range(length):
         columns.appendleft(next(coming, np.zeros(0, np.uint16)))  # none after the last: only its contexts are asked for
 
-        # 1) The images sorted by one more token, the latest.
+        # 1) The images sorted by one more token, the latest, and by the anchor.
         if before is not None:
             order = order[before.by_token]
+            if position <= anchor:
+                both = np.concatenate([image_anchors * 65536 + columns[1], anchors * 65536 + drawn[:, position - 1]])
+                numbers = np.unique(both, return_inverse=True)[1]
+                image_anchors = numbers[: len(trained)]
+                anchors = numbers[len(trained) :]
+            if anchor:
+                order = order[np.argsort(image_anchors[order], kind="stable")]
 
         # 2) Contexts as numbers, which are sorted in the order of the images; and the same of the sequences.
-        keys = np.zeros(len(trained), np.int64)
-        wanted = np.zeros(n, np.int64)
-        ranges = [(np.zeros(n, np.int64), np.full(n, len(trained)))]
+        keys = image_anchors[order]
+        wanted = anchors
+        everywhere = (np.zeros(n, np.int64), np.full(n, len(trained)))
+        ranges = [search(keys, wanted) if anchor else everywhere]
         shared = np.arange(n)  # sequences whose context enough images share so far
-        for back in range(1, min(context, position) + 1):
+        for back in range(1, min(context, position - anchor) + 1):
             if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
                 keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
                 wanted = keys[ranges[-1][0][shared]]

@@ -101,6 +101,8 @@ class Sampler(ABC):
                 continue
             if position == 0 and self.label:
                 matches = matches_of_class(index, self.label, n)
+            if not matches.counts.all():
+                raise UserError(f"{self.describe()}: no training image has the anchor of some prompts: set it to 0")
             picks = draw_match(matches, rng, reweigh=reweigh)
             sources[:, position] = matches.sources(rows, picks)
             tokens[:, position] = matches.next_tokens(rows, picks)

@@ -19,11 +19,15 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
     ("name", "values", "message"),
     [
         ("bigram", {}, "no sampler 'bigram': take one of kernel, aligned, smoothed, ntd"),
-        ("smoothed", {"min_images": 1}, "the sampler smoothed has no min_images, but temperature, top_k"),
+        (
+            "smoothed",
+            {"anchor": 1},
+            "the sampler smoothed has no anchor, but temperature, top_k",
+        ),
         ("aligned", {"context": -1}, "must not be negative"),
         ("smoothed", {"context": -1}, "must not be negative"),
         ("ntd", {"context": -1}, "must not be negative"),
-        ("aligned", {"min_images": -1}, "must not be negative"),
+        ("aligned", {"anchor": -1}, "must not be negative"),
         ("aligned", {"min_images": 0}, "must be positive"),
         ("kernel", {"step": 10.5}, "step lies between 0"),
         ("kernel", {"step": -0.1}, "must not be negative"),
@@ -37,6 +41,15 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
 def test_values_that_make_no_sense_are_refused(name: str, values: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         sampler_named(name, **values)
+
+
+def test_an_anchor_that_no_image_shares_with_a_prompt_is_refused(tmp_path: Path) -> None:
+    index = index_of(tmp_path, SMALL)
+    unknown = np.full((3, 2), 400, np.uint16)
+    with pytest.raises(UserError, match="no training image has the anchor"):
+        Aligned(anchor=1).sample(index, 3, np.random.default_rng(0), prefix=unknown)
+    known = Aligned(anchor=1).sample(index, 30, np.random.default_rng(0), prefix=index.tokens[:, :1])
+    assert np.array_equal(index.tokens[known.sources[:, 1, 0], 0], index.tokens[:, 0])
 
 
 @pytest.mark.parametrize("kind", SAMPLERS.values(), ids=SAMPLERS)
@@ -59,7 +72,7 @@ def test_without_context_a_sampler_says_that_every_position_stands_alone() -> No
 def test_what_is_drawn_is_described_and_read_again(tmp_path: Path) -> None:
     index = index_of(tmp_path, SMALL)
     draw = Draw(Aligned(context=1), length=4, prompt=2)
-    assert draw.describe() == "aligned: context 1, min_images 2, length 4, prompt 2"
+    assert draw.describe() == "aligned: context 1, min_images 2, anchor 0, length 4, prompt 2"
     assert Draw.from_json(json.loads(json.dumps(draw.to_json()))) == draw
     whole = [draw, Draw(Kernel()), Draw(Kernel(), length=5), Draw(Kernel(), length=4), Draw(Kernel(label="1"))]
     assert [one.is_whole(index) for one in whole] == [False, True, True, False, False]

@@ -14,6 +14,7 @@ WAYS = {
     "ntd, any context": Ntd(context=99),
     "ntd, sharpened": Ntd(context=1, temperature=0.5),
     "aligned": Aligned(context=2, min_images=2),
+    "aligned, anchored": Aligned(context=1, min_images=1, anchor=1),
     "smoothed": Smoothed(context=2),
     "smoothed, sharpened": Smoothed(context=2, temperature=0.5),
     "kernel": Kernel(),

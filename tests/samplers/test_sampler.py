@@ -45,11 +45,12 @@ def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Dist
     raise AssertionError
 
 
-def aligned(training: list[list[int]], prefix: list[int], context: int, images: int) -> Distribution:
+def aligned(training: list[list[int]], prefix: list[int], context: int, images: int, anchor: int) -> Distribution:
     """Next tokens of images with the same tokens at the same places, the context shortened until enough share it."""
     i = len(prefix)
-    best = pool = training
-    for length in range(1, min(context, i) + 1):
+    pool = [row for row in training if row[: min(anchor, i)] == prefix[: min(anchor, i)]]
+    best = pool
+    for length in range(1, min(context, i - anchor) + 1):
         pool = [row for row in pool if row[i - length] == prefix[i - length]]
         if len(pool) < images:
             break
@@ -129,15 +130,17 @@ def test_one_ntd_a_token_draws_the_same_distribution_of_whole_sequences() -> Non
     assert chi2_contingency(table).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("context", "images"), [(1, 1), (2, 1), (3, 4), (2, 2), (1, 2), (9, 1)])
-def test_aligned_samples_the_exact_distribution(context: int, images: int) -> None:
+@pytest.mark.parametrize(
+    ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
+)
+def test_aligned_samples_the_exact_distribution(context: int, images: int, anchor: int) -> None:
     index = shared_index_of(SMALL)
-    sampler = Aligned(context=context, min_images=images)
+    sampler = Aligned(context=context, min_images=images, anchor=anchor)
     drawn = sampler.sample(index, 20_000, np.random.default_rng(2)).tokens
     rows = SMALL.tolist()
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(drawn, {p: aligned(rows, list(p), context, images) for p in prefixes}, position)
+        check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
 
 
 def discounted(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
@@ -185,7 +188,7 @@ def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(method: str)
     for prefix in {tuple(r[:2]) for r in drawn.tolist()}:
         full = {
             "ntd": lambda p: anywhere(rows, p, 1),
-            "aligned": lambda p: aligned(rows, p, 1, 1),
+            "aligned": lambda p: aligned(rows, p, 1, 1, 0),
             "smoothed": lambda p: discounted(rows, p, 1, {}),
         }[method](list(prefix))
         kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:3]
@@ -215,7 +218,7 @@ def test_the_first_token_can_be_that_of_a_class(method: str) -> None:
         Ntd(context=3),
         Ntd(context=2, temperature=0.7),
         Aligned(),
-        Aligned(context=3, min_images=2),
+        Aligned(context=3, min_images=2, anchor=1),
         Smoothed(context=3),
         Smoothed(context=2, temperature=0.7),
     ],

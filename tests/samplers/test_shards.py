@@ -17,7 +17,7 @@ SAMPLERS = {
     "ntd, every position on its own": Ntd(context=0),
     "aligned": Aligned(context=2, min_images=2),
     "aligned, reweighted": Aligned(context=2, min_images=2, top_p=0.8),
-    "aligned, of a class": Aligned(context=2, min_images=2, label="1"),
+    "aligned, anchored, of a class": Aligned(context=2, min_images=2, anchor=1, label="1"),
     "smoothed": Smoothed(context=2),
     "smoothed, reweighted": Smoothed(context=2, temperature=0.7),
     "kernel": Kernel(),
