@@ -1,10 +1,10 @@
 """Sample token sequences from the index, decode them, and say what was copied.
 
-    .venv/bin/python generate_images.py                  # 1,000 sequences, 64 pictures: 28 to 64 s, two cores
+    .venv/bin/python generate_images.py                  # 1,000 sequences, 64 pictures: a minute
     .venv/bin/python generate_images.py ntd --context 16 # plain infini-gram: copies whole images
     .venv/bin/python generate_images.py aligned --min-images 1 --seed 1
     .venv/bin/python generate_images.py aligned --help   # its options
-    .venv/bin/python generate_images.py --seeds 8        # eight times as many, in one report; resumable
+    .venv/bin/python generate_images.py --seeds 8        # eight times as many, in one report
 
 Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) draws every n-th of the seeds (docs/cluster.md).
 

@@ -1,10 +1,10 @@
 """The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
 
-    .venv/bin/python overnight_run.py                              # the digits (`make demo`): 1 to 4 min, two cores
+    .venv/bin/python overnight_run.py                  # the digits (`make demo`): 1 to 4 min
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
-    .venv/bin/python overnight_run.py --dataset digits shapes --out data/both      # two data sets, one index
-    .venv/bin/python overnight_run.py --dry-run                    # what would be done, and what is finished
-    .venv/bin/python overnight_run.py --hours 8                    # the sweep as well, until 8 hours are over
+    .venv/bin/python overnight_run.py --dataset digits shapes --out data/both  # in one index
+    .venv/bin/python overnight_run.py --dry-run        # what would be done, and what is finished
+    .venv/bin/python overnight_run.py --hours 8        # the sweep as well, until 8 hours are over
 
 Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
 SAMPLERS costs only itself. A sampler that fails is named at the end, and the others are finished. Everything said is

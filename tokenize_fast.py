@@ -1,9 +1,10 @@
 """Tokenize a data set into a folder of uint16 token shards.
 
-    .venv/bin/python tokenize_fast.py                        # the digits, with the embedded tokenizer: 6 to 15 s
+    .venv/bin/python tokenize_fast.py                        # the digits: 6 to 15 s
     .venv/bin/python tokenize_fast.py --dataset shapes --images 20000
-    .venv/bin/python tokenize_fast.py --dataset emoji --out data/emoji      # with a codec that is fitted to them
-    .venv/bin/python tokenize_fast.py --dataset cifar10 --codec EPFL-VILAB/flextok_d18_d28_dfn --out data/cifar10
+    .venv/bin/python tokenize_fast.py --dataset emoji --out data/emoji   # with a codec fitted to them
+    .venv/bin/python tokenize_fast.py --dataset cifar10 --out data/cifar10 \\
+        --codec EPFL-VILAB/flextok_d18_d28_dfn
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
 Reads nothing but the data set; writes data/tokens/ (the files are described in imagegram/tokens.py), one shard at a

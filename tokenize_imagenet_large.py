@@ -1,9 +1,10 @@
 """Tokenize ImageNet's 1.28 million images, resumable, on any number of GPUs.
 
-    .venv/bin/python tokenize_imagenet_large.py                               # one process, on one GPU or the CPU
-    .venv/bin/torchrun --standalone --nproc-per-node=gpu tokenize_imagenet_large.py # one process for each GPU
-    .venv/bin/torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d --rdzv-endpoint=FIRST:29500 \\
-        tokenize_imagenet_large.py
+    .venv/bin/python tokenize_imagenet_large.py         # one process, on one GPU or the CPU
+    .venv/bin/torchrun --standalone --nproc-per-node=gpu \\
+        tokenize_imagenet_large.py                      # one process for each GPU
+    .venv/bin/torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d \\
+        --rdzv-endpoint=FIRST:29500 tokenize_imagenet_large.py
 
 The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Needs requirements-flextok.txt.
 Process `r` of `n` takes the shards s with s % n == r. The processes exchange nothing but files, which several nodes

@@ -1,7 +1,7 @@
 """FlexTok's own calls against the dense path, with random weights: speed needs no others.
 
-    python -m benchmarks.bench_flextok            # the size of d18-d28, the first experiments' model: for a GPU
-    python -m benchmarks.bench_flextok --small    # a toy, which a CPU can run
+    python -m benchmarks.bench_flextok          # the size of d18-d28: for a GPU
+    python -m benchmarks.bench_flextok --small  # a toy, which a CPU can run
 
 Tokenizing and decoding (20 steps, guidance) at several batch sizes: images a second, the ratio to the package's call of
 the same batch, and the share of the device's peak: matrix products of the dense path times images a second, over what

@@ -1,9 +1,9 @@
 """Where the time of the kernel sampler goes.
 
-    python -m benchmarks.bench_kernel                          # 225,000 scenes as 256 tokens, from coarse to fine
-    python -m benchmarks.bench_kernel --corpus unrelated       # as many images that have nothing in common
-    python -m benchmarks.bench_kernel --index data/index       # an index at hand, such as the digits'
-    python -m benchmarks.bench_kernel --folder data/bench      # keeps corpus and fit for the next time
+    python -m benchmarks.bench_kernel                      # 225,000 scenes as 256 tokens
+    python -m benchmarks.bench_kernel --corpus unrelated   # images with nothing in common
+    python -m benchmarks.bench_kernel --index data/index   # an index at hand
+    python -m benchmarks.bench_kernel --folder data/bench  # keeps corpus and fit
 
 After the first tokens of some training images an image is drawn for the next one. Printed is the time that each
 operation of it takes for a sequence, and so the sequences a second; with --drawn N also how many sequences a second the

@@ -12,7 +12,7 @@ The three ways draw what the sampler `ntd` draws:
 - one find(): Fastgram's `find()` answers with the range of matches in the suffix table, from which one is drawn; no
   dictionary is made. The context is at most a token longer than what matched before. The strongest of the three.
 
-    python -m benchmarks.bench_sampling --shards 7         # one shard beside seven: 64,000 images of 64 tokens
+    python -m benchmarks.bench_sampling --shards 7  # one shard beside seven, 64,000 images
 
 Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the ratios of `ntd`'s
 sequences a core-second to theirs; then a `---` block. With --shards: sequences a core-second of one shard and of so

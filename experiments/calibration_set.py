@@ -1,6 +1,6 @@
 """Pictures whose true copy rate is known exactly, to try a measure of memorization on: a file and a table.
 
-    python -m experiments.calibration_set                                        # the digits: a minute or two
+    python -m experiments.calibration_set           # the digits: a minute or two
     python -m experiments.calibration_set --dataset shapes --images 4000 --name scenes
 
 `ntd` and `aligned` are swept over their contexts: 13 sets, whose chance of an exact copy is known from counts. Five

@@ -1,9 +1,10 @@
 """The figures and pictures of docs/emoji.md: what two codecs keep of emoji and photographs, and what is drawn on them.
 
     .venv/bin/python overnight_run.py --dataset emoji --out data/emoji
-    .venv/bin/python train_tiny_flextok.py --dataset emoji --tokens 64 --levels 8 8 8 5 5 5 --image-size 64 \\
-        --encoder-steps 2000 --out data/emoji_codec
-    .venv/bin/python -m experiments.emoji_pictures data/emoji --trained data/emoji_codec/training/encoder.pt
+    .venv/bin/python train_tiny_flextok.py --dataset emoji --image-size 64 --tokens 64 \\
+        --levels 8 8 8 5 5 5 --encoder-steps 6000 --out data/emoji_codec
+    .venv/bin/python -m experiments.emoji_pictures data/emoji \\
+        --trained data/emoji_codec/training/encoder.pt
 
 Prints the page's tables, and writes docs/emoji_reconstructions.png, docs/photographs_linear.jpg and
 docs/samplers_emoji.png. Of a miniature its encoder is enough (the training may be stopped after

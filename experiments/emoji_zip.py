@@ -1,7 +1,8 @@
 """Make the pictures of `--dataset emoji` from the packages that carry them: one zip, and the licences beside it.
 
-    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0
-    .venv/bin/python -m experiments.emoji_zip --packages .      # writes imagegram/data/pictures/emoji.zip
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
+    npm pack @lobehub/fluent-emoji-3d@1.1.0
+    .venv/bin/python -m experiments.emoji_zip --packages .  # imagegram/data/pictures/emoji.zip
 
 The zip holds CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels on white, in the order of Unicode. Without skin tones: they
 are nearly the same picture. The same packages and the same Pillow make the same bytes. Takes three minutes.

@@ -1,6 +1,6 @@
 """What the parts of moved votes are worth: held-out bits a token of each variant.
 
-    python -m experiments.kernel_ablation --index data/demo/index      # the digits: minutes on two cores
+    python -m experiments.kernel_ablation --index data/demo/index  # the digits: minutes
 
 Every variant is fitted to the training images by their leave-one-out likelihood, as the default is, and predicts the
 held-out images, which nothing was fitted to. Prints a table in Markdown: held-out bits, and how many more than the

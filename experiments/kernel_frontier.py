@@ -1,8 +1,8 @@
 """How near the kernel n-gram comes to real images in three figures at once, by its step and its temperature.
 
     python -m experiments.kernel_frontier --index data/demo/index --name digits
-    python -m experiments.kernel_frontier --index data/demo/index --name digits --inner data/demo/inner
-        --out docs/kernel_defaults.csv
+    python -m experiments.kernel_frontier --index data/demo/index --name digits
+        --inner data/demo/inner --out docs/kernel_defaults.csv
 
 For every step and temperature of a grid: the exact chance of a copy, P(closer) in tokens and in codes of 1,000
 sequences (0.5 is like real images), and the coherence of some of them decoded (1 is like real images). The step and

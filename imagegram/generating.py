@@ -1,13 +1,15 @@
 """Sample token sequences from an index, decode them, measure what came out: one finished folder of images.
 
     tokens.npy      uint16 [n, k]
-    sources.npy     int64 [n, k, 3]: for every token the data set (its number in report.json's "sources"), the ordinal
-                    of the image and the position it was drawn from; -1 for those of a prompt
-    image_0000.png  ... the decoded images; pictures.json: what is known of each of them (metrics/provenance.py)
+    sources.npy     int64 [n, k, 3]: for every token the data set (its number in report.json's
+                    "sources"), the ordinal of the image and the position it was drawn from; -1 for
+                    those of a prompt
+    image_0000.png  ... the decoded images
+    pictures.json   what is known of each of them (metrics/provenance.py)
     grid.png        the first 64 images, each above its nearest training image
     sources.png     images beside the training images of their tokens
-    prefixes.png    the first `prefixes` sequences, decoded from their first 1, 2, 4, ... tokens; one by one as
-                    prefix_IMAGE_TOKENS.png
+    prefixes.png    the first `prefixes` sequences, decoded from their first 1, 2, 4, ... tokens;
+                    one by one as prefix_IMAGE_TOKENS.png
     seeds.png       the first sequences from several noises
     listening.png   which position looks at which in a sampler that was fitted
     report.json     what was asked for, and the figures; written last

@@ -10,10 +10,11 @@ class Options:
     """How to tokenize."""
 
     codec: str = ""
-    """"": tiny, or linear for emoji | tiny: digits and scenes | fashion: clothes | linear, fitted to the training
-    images in seconds, also as in linear:tokens=16,size=32,levels=8-8-8-5-5-5 | a folder that train_tiny_flextok.py
-    wrote, or TOKENS/codec of tokens by a linear one | EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub
-    (NAME@REVISION pins a revision; the one used is recorded), or a folder of one"""
+    """"": tiny, or linear for emoji | tiny: digits and scenes | fashion: clothes | linear, fitted to
+    the training images in seconds, also as in linear:tokens=16,size=32,levels=8-8-8-5-5-5 | a folder
+    that train_tiny_flextok.py wrote, or TOKENS/codec of tokens by a linear one |
+    EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub (NAME@REVISION pins a revision; the
+    one used is recorded), or a folder of one"""
     batch_size: int = 256  # images a process at a time; halve it when a GPU runs out of memory
     workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
     held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with

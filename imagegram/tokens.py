@@ -1,13 +1,14 @@
 """Token folders: what the tokenizing scripts write and everything after them reads.
 
     manifest.json       what the tokens are (Manifest); written first, compared on resume
-    shard-00000.npy     uint16 [n, tokens_per_image], one row per readable image, in the order of the data set
+    shard-00000.npy     uint16 [n, tokens_per_image], a row per readable image, in the data set's order
     labels-00000.npy    int32 [n], -1 where the data set has no labels
-    hashes-00000.npy    uint64 [n], perceptual hashes (data/duplicates.py); groups-00000.npy too where there are groups
+    hashes-00000.npy    uint64 [n], perceptual hashes (data/duplicates.py)
+    groups-00000.npy    hashes of the groups, where there are groups
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
-    duplicates.json     held-out images that are nearly a training image, which the last process finds
-    familiarity.json    whether the codec knows such images (codec/familiarity.py), where its card allows to tell
-    bad.jsonl           all bad images of the finished shards: row in the data set, name (file or member), reason
+    duplicates.json     held-out images that are nearly a training image; the last process finds them
+    familiarity.json    whether the codec knows such images, where its card tells (codec/familiarity.py)
+    bad.jsonl           all bad images of the finished shards: row in the data set, name, reason
 
 Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for, whoever tokenizes it.
 An image is known by its ordinal, its row in the whole data set. A bad image has no row of tokens, and the images after

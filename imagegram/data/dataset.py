@@ -96,8 +96,9 @@ class DatasetOptions:
     image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
     label_column: str = ""  # the same for labels, or a field of KEY.json in tars
     group: str = ""
-    """what keeps images on one side of the held-out split: a column (as for labels), or for folders and tars a regular
-    expression with (...) around that part of the file name, such as '([0-9]+)_view'; emoji: the code point"""
+    """what keeps images on one side of the held-out split: a column (as for labels), or for
+    folders and tars a regular expression with (...) around that part of the file name, such as
+    '([0-9]+)_view'; emoji: the code point"""
 
     def refuse(self, name: str, what: str, *options: str) -> None:
         """UserError where an option was given that this kind of data set does not have."""

@@ -15,8 +15,8 @@ class DatasetSpec(DatasetOptions):
     """One data set; the same one opens to the same images wherever it is named."""
 
     name: Annotated[str, arg(name="dataset")]
-    """digits | emoji | shapes | a Hugging Face name | a folder of images, of .tar, parquet, IDX files, or saved by
-    datasets | one .tar, .parquet, .npz or IDX file"""
+    """digits | emoji | shapes | a Hugging Face name | a folder of images, of .tar, parquet, IDX files, or
+    saved by datasets | one .tar, .parquet, .npz or IDX file"""
 
     @classmethod
     def of_each(cls, names: Iterable[str], options: DatasetOptions) -> "tuple[DatasetSpec, ...]":

@@ -1,8 +1,9 @@
 """Build the index of token folders, or prove that one is right.
 
     ./build_index.sh --tokens data/tokens --index data/index
-    .venv/bin/python -m imagegram.index verify data/index    # 21 s for 1.28 million images of 256 tokens, on two cores
-    .venv/bin/torchrun --nproc-per-node=4 -m imagegram.index build --shard-images 4000000     # docs/cluster.md
+    .venv/bin/python -m imagegram.index verify data/index    # 21 s for 1.28 million images
+    .venv/bin/torchrun --nproc-per-node=4 -m imagegram.index build \\
+        --shard-images 4000000                                   # docs/cluster.md
 
 Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r. The processes share
 nothing but files, on one machine or on many with a shared folder, and a shard's bytes do not depend on n: the same
@@ -32,7 +33,8 @@ class Build:
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # FSQ levels of tokens given as .npy [images, tokens]; FlexTok's
     vocab_size: int = 0  # of an .npy whose ids are no FSQ codes (TiTok: 4096); 0: the product of the levels
     shard_images: int = 0
-    """images a shard; 0: all in one. The processes of torchrun share the shards. A shard takes 10 bytes a token"""
+    """images a shard; 0: all in one. The processes of torchrun share the shards. To build one takes
+    10 bytes a token"""
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """The index: token folders -> index_input/ -> suffix tables -> a verified index/ that Fastgram opens.
 
-    tokenized.N     uint16 little-endian: for every image the separator 65535, then its tokens; then ENDING
+    tokenized.N     uint16 little-endian: of every image the separator 65535 and its tokens; then ENDING
     offset.N        uint64: the byte offset of every separator
     table.N         the suffix table
     corpus          of several shards: all images in one, as tokenized.0 is where there is one shard
-    images.npy      int64 [images, 3]: source (index into index.json's "sources"), ordinal, label of every image
+    images.npy      int64 [images, 3]: source (row of index.json's "sources"), ordinal, label of each image
     index.json      what it was made from, by which builder, with hashes; written last
 
 The ending works around two faults of the tools. `tg_build_index` takes its pointer width from the

@@ -55,9 +55,9 @@ class Tokens:
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # of the FSQ codes, FlexTok's; for an index its own
     vocab_size: int = 0  # of ids that are no FSQ codes (TiTok: 4096); 0: the product of the levels
     decode: str = ""
-    """module:function of tokens uint16 [n, L] that gives pictures uint8 [n, 3, S, S]: then they are shown"""
+    """module:function of tokens uint16 [n, L] that gives pictures uint8 [n, 3, S, S], to show them"""
     samplers: tuple[str, ...] = ("smoothed", "aligned", "ntd")
-    """whose bits are told: these, and kernel, which takes a quarter of an hour for sequences as long as 256"""
+    """whose bits are told: these, and kernel: a quarter of an hour for sequences of 256 tokens"""
     sequences: int = 1000  # of the samples, at most
     out: Path = Path("data/measured")
     seed: int = 0

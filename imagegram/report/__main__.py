@@ -1,7 +1,7 @@
 """Make the page of finished nights again, from their folders alone; or of what generate_images.py made.
 
 .venv/bin/python -m imagegram.report data/demo
-.venv/bin/python -m imagegram.report data          # of data/generated/SAMPLER-seedSEED, beside data/index
+.venv/bin/python -m imagegram.report data       # data/generated/*, beside data/index
 """
 
 import sys

@@ -5,7 +5,8 @@ digits d (of its FSQ code) are moved and then step:
 
     w_j  proportional to exp(-max(n(x), |A_t (x - y_j)|^2) / temperature)
     c_jd = e(y_jd) + step * (m_d(x) - m_d(y_j))
-    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d) + c / tokens
+    p(token) = a * sum_j w_j * prod_d logistic(token_d | c_jd, step * temperature * width_d)
+               + c / tokens
 
 m_d is a kernel ridge regression of a digit's code on all digits before it (regression.py);
 the digits of a token follow one another from one and the same image, which is the token's source. n(x)
