@@ -18,7 +18,8 @@ from imagegram.data.dataset import ImageDataset, held_out, open_picture
 from imagegram.data.loading import load_batches
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
-from imagegram.tokens import IndexedImages, TokenFolder
+from imagegram.index.indexed import IndexedImages
+from imagegram.tokens import TokenFolder
 from tests.conftest import pixels, truncated_tar, whole_tar
 from tests.support.datasets import open_dataset
 from tests.support.tokenize import tokenize
