@@ -21,13 +21,13 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from imagegram.cli import OmitArgPrefixes, UserError, constants, run_script
+from imagegram.cli import OmitArgPrefixes, UserError, run_script
 from imagegram.codec.sizes import chosen
 from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
 from imagegram.samplers import Aligned, Kernel, Ntd, Sampler, Smoothed
 from imagegram.samplers.draw import Draw
-from overnight.plan import Plan, folder_names, say_plan, sweep
+from overnight.plan import Plan, constants, folder_names, say_plan, sweep
 
 # All of them go into one index, or with --separate into one each.
 DATASETS: tuple[DatasetSpec, ...] = (DatasetSpec("digits"),)

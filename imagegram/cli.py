@@ -7,8 +7,7 @@ import io
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,6 @@ def _command() -> str | None:
     if spec is None:
         return None
     return f"python -m {spec.name.removesuffix('.__main__')}"
-
-
-@contextlib.contextmanager
-def constants(file: str) -> Iterator[None]:
-    """Constants of the script `file` that people edit: a misspelt name there ends the program with one line."""
-    try:
-        yield
-    except (UserError, TypeError, NameError) as error:
-        lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
-        sys.exit(f"error: {Path(file).name}, line {lines[-1]}: {error}")
 
 
 def one_of(defaults: dict[str, Any]) -> Any:

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,26 +60,6 @@ def require_space(folder: Path, bytes_needed: float, remedy: str = "free some sp
     if free < bytes_needed:
         more, less = math.ceil(bytes_needed / 1e5) / 10, free // 1e5 / 10  # rounded apart: never two equal numbers
         raise UserError(f"{folder} needs {more:,.1f} MB, {less:,.1f} MB are free: {remedy}")
-
-
-def require_writable(folder: Path) -> None:
-    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
-    existing = nearest_existing(folder)
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
-        ) from None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `atomic` that killed processes left, in all folders below."""
-    for file in folder.rglob(".tmp-*"):
-        writer = file.name.split("-")[1]
-        if file.is_file() and writer.isdigit() and not Path(f"/proc/{writer}").exists():
-            file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:

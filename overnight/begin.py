@@ -10,7 +10,7 @@ from pathlib import Path
 from imagegram.artifact import Artifact, changes
 from imagegram.cli import UserError, summary
 from imagegram.codec import miniatures
-from imagegram.files import read_json, remove_leftovers
+from imagegram.files import read_json
 from imagegram.index.folder import Index
 from imagegram.metrics.intervals import from_json
 from imagegram.metrics.registry import IN_SHORT
@@ -52,6 +52,14 @@ def begin(plan: Plan) -> Iterator[Night]:
                 f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
                 f"{len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same command tries again"
             )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `atomic` that killed processes left, in all folders below."""
+    for file in folder.rglob(".tmp-*"):
+        writer = file.name.split("-")[1]
+        if file.is_file() and writer.isdigit() and not Path(f"/proc/{writer}").exists():
+            file.unlink(missing_ok=True)
 
 
 def say_end(plan: Plan, night: Night, started: float) -> None:

@@ -1,10 +1,14 @@
 """What a night does and needs of the machine: data sets, samplers, sizes; checked before anything is touched."""
 
+import contextlib
 import itertools
 import math
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +17,7 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.codec.sizes import Sizes, sizes_of
 from imagegram.data.spec import DatasetSpec
-from imagegram.files import nearest_existing, require_space, require_writable
+from imagegram.files import nearest_existing, require_space
 from imagegram.machine import memory_available
 from imagegram.samplers import Sampler
 from imagegram.samplers.draw import Draw
@@ -106,6 +110,16 @@ class Plan:
             place.check()
 
 
+@contextlib.contextmanager
+def constants(file: str) -> Iterator[None]:
+    """Constants of the script `file` that people edit: a misspelt name there ends the program with one line."""
+    try:
+        yield
+    except (UserError, TypeError, NameError) as error:
+        lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
+        sys.exit(f"error: {Path(file).name}, line {lines[-1]}: {error}")
+
+
 def folder_names(datasets: Sequence[str]) -> list[str]:
     """A folder for each data set: the last part of its name, with a number where two are the same.
 
@@ -132,6 +146,18 @@ def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
         parts = {field: changed.pop(field) for field in ("length", "prompt") if field in changed}
         draws[name] = Draw(kind(**changed), **parts)
     return draws
+
+
+def require_writable(folder: Path) -> None:
+    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
+    existing = nearest_existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from imagegram.cli import UserError, expand_home
 from imagegram.files import (
     atomic,
     is_held,
-    remove_leftovers,
     require_space,
-    require_writable,
     run_lock,
     turn,
 )
+from overnight.begin import remove_leftovers
+from overnight.plan import require_writable
 from tests.support.corpora import token_folder
 
 ROOT = Path(__file__).parent.parent
