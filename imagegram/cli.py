@@ -63,6 +63,22 @@ def one_of(defaults: dict[str, Any]) -> Any:
     return without_prefixes[tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)]
 
 
+def _in_one_line(error: Exception) -> str | None:
+    """What people can put right, with the remedy; None of what they cannot."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError):  # a library of PyTorch that does not fit into the memory allowed
+        is_memory = "failed to map segment" in str(error)
+        return f"{error}: allow this process more memory (ulimit -v)" if is_memory else None
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    place = f"{str(error.filename)[:200]}: " if error.filename else ""
+    gone = error.errno == errno.EEXIST and isinstance(error.filename, str) and Path(error.filename).is_symlink()
+    what = "a link whose target is gone" if gone else error.strerror
+    return f"{place}{what}: {remedy}, then run the same command again"
+
+
 def run_script(
     main: Callable[[Any], object],
     config: Any,
@@ -89,22 +105,11 @@ def run_script(
         parsed = tyro.cli(config, prog=_command(), description=doc, args=args, config=[CascadeSubcommandArgs])
         options = expand_home(parsed)
         main(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:  # a library of PyTorch that does not fit into the memory allowed
-        if "failed to map segment" not in str(error):
+    except (UserError, ImportError, OSError) as error:
+        line = _in_one_line(error)
+        if line is None:
             raise
-        print(f"error: {error}: allow this process more memory (ulimit -v)", file=sys.stderr)
-        return 1
-    except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0)
-        if remedy is None:
-            raise
-        place = f"{str(error.filename)[:200]}: " if error.filename else ""
-        gone = error.errno == errno.EEXIST and isinstance(error.filename, str) and Path(error.filename).is_symlink()
-        what = "a link whose target is gone" if gone else error.strerror
-        print(f"error: {place}{what}: {remedy}, then run the same command again", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         kept = "" if getattr(options, "dry_run", False) else ": finished work is kept, the same command goes on from it"

@@ -316,22 +316,11 @@ def _check_unchanged(
         return
     covered = folder.range(shard)
     good = [ordinal for ordinal in folder.covered(shard).tolist() if ordinal not in bad]
-    away = not good or not _unchanged(dataset, good[0])
-    back = _unchanged(dataset, changed[0])
+    away = not good or dataset.has_changed(good[0])
+    back = not dataset.has_changed(changed[0])
     if away or back or too_many_bad(len(changed), len(covered)):
         raise UserError(
             f"{dataset.name} changed while it was tokenized: {len(changed)} of {len(covered)} images of shard "
             f"{shard} are not what they were, e.g. {names[changed[0]]} ({bad[changed[0]]}). The finished shards "
             "are kept: the same command goes on from them when the data set is back as it was"
         )
-
-
-def _unchanged(dataset: ImageDataset, ordinal: int) -> bool:
-    """Whether an image is now what it was when the data set was opened."""
-    try:
-        dataset.read(ordinal)
-    except ChangedError:
-        return False
-    except Exception:  # broken, as it was
-        return True
-    return True

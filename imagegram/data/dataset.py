@@ -154,6 +154,14 @@ class ImageDataset:
         """Which of the images at `ordinals` are held out of the index, see `held_out`."""
         return held_out(ordinals, share, None if self.groups is None else self.groups[ordinals])
 
+    def has_changed(self, ordinal: int) -> bool:
+        """Whether an image is no longer what it was when the data set was opened, be it whole or broken."""
+        try:
+            self.read(ordinal)
+        except Exception as error:
+            return isinstance(error, ChangedError)
+        return False
+
     def describe(self) -> list[str]:
         """What was found, in lines for people: kind, images, classes, columns, what was left out and why."""
         lines = [f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"]

@@ -4,7 +4,7 @@ Image tokens are ordered: the same id at another position means something else.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -122,27 +122,38 @@ def backoff(
         wanted = anchors
         everywhere = (np.zeros(n, np.int64), np.full(n, len(trained)))
         ranges = [search(keys, wanted) if anchor else everywhere]
-        shared = np.arange(n)  # sequences whose context enough images share so far
-        for back in range(1, min(context, position - anchor) + 1):
-            if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
-                keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
-                wanted = keys[ranges[-1][0][shared]]
-            keys = keys * 65536 + columns[back][order]
-            wanted = wanted * 65536 + drawn[shared, position - back]
-            low, high = search(keys, wanted)
-            enough = high - low >= least
-            shared = shared[enough]
-            wanted = wanted[enough]
-            if not shared.size:
-                break
-            ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
-            ranges[-1][0][shared] = low[enough]
-            ranges[-1][1][shared] = high[enough]
-
-        low = np.stack([r[0] for r in ranges])
-        high = np.stack([r[1] for r in ranges])
+        sorted_columns = (columns[back][order] for back in range(1, min(context, position - anchor) + 1))
+        _add_longer(ranges, keys, wanted, sorted_columns, drawn[:, :position], least)
+        low, high = (np.stack(ends) for ends in zip(*ranges, strict=True))
         before = Backoff(order, position, low, high, tuple(columns))
         yield before
+
+
+def _add_longer(
+    ranges: list[tuple[Ints, Ints]], keys: Ints, wanted: Ints, columns: Iterable[Tokens], text: Tokens, least: int
+) -> None:
+    """Add to the `ranges` of n sequences in the order of the images those of contexts that are longer by a token each.
+
+    keys [N], wanted [n]: the shortest contexts of the images and of the sequences, as numbers. columns [N]: the images'
+    tokens before, the latest first; text [n, p]: all tokens of the sequences so far.
+    """
+    n, length = text.shape
+    shared = np.arange(n)  # sequences whose context enough images share so far
+    for back, column in enumerate(columns, 1):
+        if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
+            keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
+            wanted = keys[ranges[-1][0][shared]]
+        keys = keys * 65536 + column
+        wanted = wanted * 65536 + text[shared, length - back]
+        low, high = search(keys, wanted)
+        enough = high - low >= least
+        shared = shared[enough]
+        wanted = wanted[enough]
+        if not shared.size:
+            break
+        ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
+        ranges[-1][0][shared] = low[enough]
+        ranges[-1][1][shared] = high[enough]
 
 
 def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
