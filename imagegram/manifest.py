@@ -11,7 +11,7 @@ from imagegram.data.dataset import SAMPLE_SEED
 from imagegram.data.spec import DatasetSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a token folder was made from. Two runs may share a folder only if all of it but `dataset` is equal."""
 
@@ -19,14 +19,14 @@ class Manifest:
     split: str  # this and the columns: what its reader took
     fingerprint: str  # of the data set's content or files
     images: int  # images planned, readable or not: a random sample of those available, or all of them
-    codec: str
-    revision: str  # of the codec's weights
-    precision: str  # of tokenizing
+    codec: str = ""  # "": tokens of elsewhere, of which revision, precision, size and preprocessing are not known
+    revision: str = ""  # of the codec's weights
+    precision: str = ""  # of tokenizing
     tokens_per_image: int
     vocab_size: int
     levels: tuple[int, ...]  # FSQ levels, () where the codec has none
-    image_size: int  # pixels
-    preprocessing: str
+    image_size: int = 0  # pixels
+    preprocessing: str = ""
     held_out_share: float
     shard_size: int
     class_names: tuple[str, ...] = ()

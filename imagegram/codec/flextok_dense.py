@@ -19,9 +19,8 @@ sequence, which serves images and registers of any size. Here every image has th
 6. Guidance is computed for the whole batch at once, and no step copies its inputs.
 
 All of it is exact: in float32 the tokens are identical and images differ by rounding (tests/codec/test_flextok_dense.py
-compares, and breaks each part to see the comparison fail). Lower precision is a separate choice of the caller. The
-modules and weights are those of the loaded package, found by type; a model that is laid out in another way is refused
-with `Unsupported`, and its stock calls are to be used.
+compares, and breaks each part to see the comparison fail). Modules and weights are those of the package, found by
+type; a model that is laid out in another way is refused with `Unsupported`.
 """
 
 from collections.abc import Sequence

@@ -253,10 +253,9 @@ def build_index(
 ) -> Index:
     """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
 
-    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort. All give the same bytes.
-    `shard_images` splits the images into shards (0: one). Finished shards of an interrupted run are kept. UserError on
-    bad input or a wrong table; `out` then is what it was. A folder `out` is replaced only where it holds an index. A
-    link is followed: its target is replaced, the link stays.
+    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort; `shard_images` of a
+    shard, 0: all. Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then
+    is what it was. Of a link the target is replaced.
     """
     index = build_share(token_folders, index_input, out, builder=builder, shard_images=shard_images)
     assert index is not None  # one process builds all of it

@@ -116,10 +116,8 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
 def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Floats]]:
     """The figures of one set of sequences [n, k], and their distances to the nearest training images.
 
-    exact_copies, shifted_copies, mosaics, novel: shares of the four kinds of `classify`. longest_run,
-    in tokens; pieces, copied_share: means of the functions of these names. nearest_distance: in
-    tokens. With codes nearest_in_codes, the squared distance summed over the tokens, and f_mem
-    (nearest.py). The distances, float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES.
+    The figures are those of registry.py; nearest_in_codes and f_mem need codes. The distances, float64 [n] each: in
+    tokens for CLOSER, in codes for CLOSER_IN_CODES.
     """
     n, k = sequences.shape
     lengths = longest_runs(index, sequences)

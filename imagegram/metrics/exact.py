@@ -41,8 +41,11 @@ def exact_figures(
     left_out = sampler.probabilities(index, index.tokens[left_out_rows], leave_out=left_out_rows)
     share = floor_share(left_out, index.vocab_size)
 
+    chances = training.prod(1)
+    all_asked = len(chances) == len(distinct)
+    total = Figure.exactly(float(chances.sum())) if all_asked else mean(chances, rng).scaled(len(distinct))
     figures: dict[str, Any] = {
-        "exact_copy_probability": _total(training.prod(1), len(distinct), rng),
+        "exact_copy_probability": total,
         "exact_copy_images": len(chosen),
         "distinct_training_images": len(distinct),
         "floor_share": 1 - share,
@@ -63,13 +66,6 @@ def exact_figures(
 def _some(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """At most `most` of n, at random, in order."""
     return np.sort(rng.permutation(n)[:most])
-
-
-def _total(values: Floats, n: int, rng: np.random.Generator) -> Figure:
-    """The sum over n of which `values` are known: exact where all are."""
-    if len(values) == n:
-        return Figure.exactly(float(values.sum()))
-    return mean(values, rng).scaled(n)
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:

@@ -1,15 +1,11 @@
 """Memorization as the literature measures it: from the nearest training images in code space, and from near-copies.
 
 Two images are as far apart as their FSQ codes, by the L2 distance over all tokens; sets.py asks the same of features of
-pictures. Each measure is taken of generated
-and of held-out real images against the same training images: a generator that does not copy has the figures of real
-images, whatever these are.
-
-What each of them is stands in registry.py. f_mem: Yoon et al. (2023, "Diffusion probabilistic models
+pictures. Held-out real images are measured against the same training images: a generator that does not copy has their
+figures. What each measure is stands in registry.py. f_mem: Yoon et al. (2023, "Diffusion probabilistic models
 generalize when they fail to memorize"), Gu et al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022,
-arXiv:2102.08921). C_T: Meehan et al. (2020, arXiv:2004.05675). Near-copies: Ippolito et al. (2023,
-arXiv:2210.17546). P(closer) of copying.py is C_T's U in a single cell: U = pairs x (1 - P(closer)). Cells
-are classes here: a sampler may copy in one and underfit in another, which P(closer) averages away.
+arXiv:2102.08921). C_T: Meehan et al. (2020, arXiv:2004.05675), in cells that are classes here: a sampler may copy in
+one and underfit in another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546).
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,8 @@
 """Samplers: the next token of an image from what followed its tokens so far in the index.
 
-Every sampler turns the tokens so far into a set of matches, positions in the corpus where the same
-context stands, and draws one: its next token is emitted, and its image and position are the token's
-source. A match drawn uniformly draws the token from the exact next-token distribution of the
-context, however many matches there are. A new sampler is a file here and a line in SAMPLERS.
+Every sampler turns the tokens so far into matches, positions in the corpus where the same context stands, and draws
+one: its next token is emitted, and its image and position are the token's source. A match drawn uniformly draws the
+token from the exact next-token distribution of the context. A new sampler is a file here and a line in SAMPLERS.
 """
 
 from collections.abc import Mapping

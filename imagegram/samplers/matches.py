@@ -1,7 +1,7 @@
 """What a sampler hands to the loop over positions: its matches, of which one is drawn for every sequence.
 
-A sampler is a generator of matches, one `Matches` a position. Drawing takes one match of each
-sequence; asking for a probability counts those that go on with the token asked for.
+A sampler is a generator of matches, one `Matches` a position. Asking for a probability counts those that go on with the
+token asked for.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,9 @@
 """Contexts anywhere in the corpus: the plain infini-gram (Liu et al., 2024, arXiv:2401.17377).
 
-The offsets of a context in the corpus come from Fastgram (index/engine.py).
-
-A sequence whose context stands at one offset copies what follows there, until a context of it stands
-elsewhere as well. While it copies, most tokens cost no search: a context that contains a run of
-tokens which stands once stands there only. For many sequences, where contexts stand once is worked
-out for the whole corpus.
+The offsets of a context in the corpus come from Fastgram (index/engine.py). A sequence whose context stands at one
+offset copies what follows there, until a context of it stands elsewhere as well, and most of these tokens cost no
+search: a context that contains a run of tokens which stands once stands there only. For many sequences, where contexts
+stand once is worked out for the whole corpus.
 """
 
 from collections.abc import Iterator
@@ -246,8 +244,7 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     For every position of `drawn` [n, L]; the separator counts as one token, before the first.
 
     A suffix of the next position's text is at most one token longer than what matched now, and a token that was drawn
-    from the matches makes it so unless an image ends there: one search a token, not one for every length. And fewer
-    where there was one match: then the next contexts have one match too, as long as they contain what was searched for.
+    from the matches makes it so unless an image ends there: one search a token, not one for every length.
     """
     n, length = drawn.shape
     engine = Engine(index)
