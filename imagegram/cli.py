@@ -47,14 +47,6 @@ def expand_home(value: Any) -> Any:
     return value
 
 
-def _command() -> str | None:
-    """`python -m MODULE` where a module was started; None: the script's name."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is None:
-        return None
-    return f"python -m {spec.name.removesuffix('.__main__')}"
-
-
 def one_of(defaults: dict[str, Any]) -> Any:
     """The type of a field that a word on the command line chooses, with options of its own: by name, the defaults."""
     without_prefixes: Any = OmitArgPrefixes
@@ -102,7 +94,9 @@ def run_script(
         for word in sys.argv[1:] if args is None else args:
             if instead := (renamed or {}).get(word.partition("=")[0]):
                 raise UserError(f"{word.partition('=')[0]} has another name now: {instead}")
-        parsed = tyro.cli(config, prog=_command(), description=doc, args=args, config=[CascadeSubcommandArgs])
+        module = sys.modules["__main__"].__spec__  # None: a script
+        prog = f"python -m {module.name.removesuffix('.__main__')}" if module else None
+        parsed = tyro.cli(config, prog=prog, description=doc, args=args, config=[CascadeSubcommandArgs])
         options = expand_home(parsed)
         main(options)
     except (UserError, ImportError, OSError) as error:

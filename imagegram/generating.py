@@ -19,10 +19,8 @@ a part, seed-SEED.npz, which any process may have drawn; they are put together, 
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +39,7 @@ from imagegram.codec.decoding import Decoder
 from imagegram.codec.linear import LinearCodec
 from imagegram.codec.linear_fit import FOLDER
 from imagegram.codec.sizes import is_linear
-from imagegram.files import atomic, save_array, write_json
+from imagegram.files import save_array, write_json
 from imagegram.index.folder import Index
 from imagegram.machine import ONE, Processes
 from imagegram.metrics import copying
@@ -56,7 +54,6 @@ from imagegram.report import sheets
 from imagegram.samplers import Samples
 from imagegram.samplers.draw import Draw
 
-OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures
 MOST_SEED = 2**63 // 1_000_000 - 1  # the noise of image i has the seed 1,000,000 * seed + i, an int64
 Figures = dict[str, dict[str, Any]]  # "generated" and "held_out", each by the names of the metrics
 
@@ -308,18 +305,9 @@ class Run:
         """Put the files of a run in place of what the folder held, report.json last."""
         (self.path / "report.json").unlink(missing_ok=True)
         (self.path / "pictures.json").unlink(missing_ok=True)
-        for picture in self.path.glob("*.png"):
-            if OURS.fullmatch(picture.stem) and picture.stem not in drawings:
-                picture.unlink()
         save_array(self.path / "tokens.npy", tokens)
         save_array(self.path / "sources.npy", sources)
-
-        def save(name: str) -> None:
-            with atomic(self.path / f"{name}.png") as temporary:
-                drawings[name].save(temporary, "png")
-
-        with ThreadPoolExecutor() as pool:  # a disk flushes many small files in the time of one
-            list(pool.map(save, drawings))
+        sheets.save_all(self.path, drawings)
         if facts:
             write_json(self.path / "pictures.json", facts)
         Artifact(self.path, "images").finish(self.report)

@@ -92,7 +92,9 @@ def tokenizing(
         if not pending:
             yield run
             return
-        _check_space(folder, len(pending), count)
+        m = manifest  # every process has one shard beside the finished ones before it is renamed
+        row = 2 * m.tokens_per_image + 4 + 8 + 8 * bool(m.group)
+        require_space(out, (len(pending) + count) * min(m.shard_size, m.images) * row)
         started = time.monotonic()
         run.progress = _Progress(folder, pending, run.mine, shown=first)
         with run.progress.bar, worker_errors_as_user_errors():
@@ -293,14 +295,6 @@ def manifest_of(spec: DatasetSpec, dataset: ImageDataset, codec: Codec, options:
         label_column=dataset.label_column,
         available=dataset.size,
         group=dataset.group,
-    )
-
-
-def _check_space(folder: TokenFolder, shards: int, processes: int) -> None:
-    m = folder.manifest  # every process has one shard beside the finished ones before it is renamed
-    require_space(
-        folder.path,
-        (shards + processes) * min(m.shard_size, m.images) * (2 * m.tokens_per_image + 4 + 8 + 8 * bool(m.group)),
     )
 
 

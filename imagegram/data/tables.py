@@ -83,9 +83,8 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     if label_column:
         given = [(part[label_column], _values(path, label_column)) for part, path in zip(parts, paths, strict=True)]
         classes = _classes(name, label_column, given, named=bool(wanted.label_column))
-    else:  # label=cat/0.parquet, as partitioned tables are written
-        keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
-        classes = Classes.of([key for key, count in zip(keys, counts, strict=True) for _ in range(count)])
+    else:
+        classes = _classes_of_folders(files, counts)
     groups = [text_of(value) for path in paths for value in _values(path, wanted.group)] if wanted.group else None
     return _read_table(
         name,
@@ -100,6 +99,12 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         fingerprint=digest([fingerprint.encode(), classes.labels.tobytes(), *classes.identity()]),
         left_out=tree.left_out(),
     )
+
+
+def _classes_of_folders(files: Sequence[str], rows: Sequence[int]) -> Classes:
+    """The classes that the folders of files with so many rows name, as in label=cat/0.parquet of a partitioned table."""
+    keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
+    return Classes.of([key for key, count in zip(keys, rows, strict=True) for _ in range(count)])
 
 
 def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) -> Any:

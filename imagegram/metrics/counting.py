@@ -93,20 +93,6 @@ class CopyFigures:
     competitors: float
 
 
-def log_probabilities(
-    tokens: NDArray[np.uint16], longest: int, *, aligned: bool, min_images: int = 1
-) -> Iterator[tuple[Counts, Floats]]:
-    """ln p(x_i | context) of every token of the corpus [n, L] for contexts of 0, 1 ... `longest` tokens, as counted by
-    `ntd`, or by `aligned` with `min_images`: with the counts. The array is the same one, changed, every time.
-    """
-    log_p = np.zeros(tokens.shape)
-    for counts in context_counts(tokens, longest, aligned=aligned):
-        # A context that fewer images share is not used: the shorter one before it stays.
-        kept = (counts.sizes >= min_images) | (counts.context == 0)
-        log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
-        yield counts, log_p
-
-
 def copy_figures(
     tokens: NDArray[np.uint16], contexts: Sequence[int], *, aligned: bool, min_images: int = 1
 ) -> dict[int, CopyFigures]:
@@ -121,7 +107,11 @@ def copy_figures(
     extraction: dict[int, dict[int, float]] = {}
     competitors: dict[int, float] = {}
     shorter = np.zeros(tokens.shape, np.int32)  # how often the context that is one token shorter stands there
-    for counts, log_p in log_probabilities(tokens, max(contexts) + 1, aligned=aligned, min_images=min_images):
+    log_p = np.zeros(tokens.shape)  # ln p(x_i | context) of every token
+    for counts in context_counts(tokens, max(contexts) + 1, aligned=aligned):
+        # A context that fewer images share is not used: the shorter one before it stays.
+        kept = (counts.sizes >= min_images) | (counts.context == 0)
+        log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
         competitors[counts.context - 1] = float((shorter - counts.sizes).sum(1, dtype=np.int64).mean())
         shorter = counts.sizes
         if counts.context in contexts:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from imagegram.metrics import copying
 from imagegram.metrics.commands import Tokens as Command
 from imagegram.metrics.exact import bits, exact_figures
 from imagegram.metrics.held_out import read_held_out
+from imagegram.metrics.instrument import differs
 from imagegram.metrics.intervals import mean
 from imagegram.metrics.nearest import memorization_figures
 from imagegram.metrics.provenance import describe_pictures, traced
-from imagegram.metrics.registry import Figures
+from imagegram.metrics.registry import BY_KEY, EXACT_COPIES, Figures
 from imagegram.samplers import Samples, sampler_named
 from imagegram.token_arrays import read_tokens, tokens_from
 
@@ -92,6 +94,26 @@ def measure_tokens(given: Given, samplers: tuple[str, ...], seed: int) -> Measur
     sources = traced(index, given.samples)
     facts = describe_pictures(index, given.samples, Samples(given.samples, sources))
     return Measured(figures, by_sampler, facts, sources)
+
+
+def answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str]:
+    """The verdict in sentences."""
+    mine, real = figures["generated"], figures.get("held_out", {})
+    said = []
+    for metric in (EXACT_COPIES, BY_KEY["near_copies"], BY_KEY["f_mem"]):
+        if metric.key in mine and metric.key in real and differs(mine[metric.key], real[metric.key]) > 0:
+            of_real = f", of held-out real ones {format(real[metric.key], metric.unit)}"
+            said.append(f"{metric.title} {format(mine[metric.key], metric.unit)}{of_real}")
+    kinds = Counter(fact["kind"] for fact in facts)
+    counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
+    copies = format(mine[EXACT_COPIES.key], EXACT_COPIES.unit)
+    if not real:
+        first = f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
+    elif said:
+        first = f"Some of these sequences are copies: {'; '.join(said)}."
+    else:
+        first = f"No more copies than among held-out real sequences: {copies} are exact."
+    return [first, f"Of {len(facts)} sequences: {counted}."]
 
 
 def decoder_named(name: str) -> Decode:

@@ -8,7 +8,6 @@ import csv
 import hashlib
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,7 +28,6 @@ from imagegram.metrics.commands import Pictures, Tokens
 from imagegram.metrics.intervals import Figure, to_json
 from imagegram.metrics.registry import (
     BY_KEY,
-    EXACT_COPIES,
     FIGURES_VERSION,
     METRICS,
     OTHERS,
@@ -194,7 +192,7 @@ def measure_tokens(command: Tokens) -> None:
     asked_of = [SAMPLE_BITS, *(BY_KEY[key] for key in SAMPLER_KEYS)]
     page = Page(
         f"{command.samples.name} against its training sequences",
-        token_answer(measured.figures, measured.facts),
+        own_tokens.answer(measured.figures, measured.facts),
         f"{counts['generated']} sequences of {given.samples.shape[1]} tokens beside {counts['held_out']} held-out real "
         f"ones; both are compared with {index.num_images:,} training sequences.",
         [table("tokens", metrics, measured.figures, names), table(BITS, asked_of, measured.bits, by_sampler)],
@@ -205,26 +203,6 @@ def measure_tokens(command: Tokens) -> None:
     facts = [{"sequence": i} | {key: fact[key] for key in keys} for i, fact in enumerate(measured.facts)]
     save_array(command.out / "sources.npy", measured.sources)
     write(command.out, asked, {"figures": measured.figures, "bits": measured.bits}, page, facts)
-
-
-def token_answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str]:
-    """The verdict in sentences."""
-    mine, real = figures["generated"], figures.get("held_out", {})
-    said = []
-    for metric in (EXACT_COPIES, BY_KEY["near_copies"], BY_KEY["f_mem"]):
-        if metric.key in mine and metric.key in real and instrument.differs(mine[metric.key], real[metric.key]) > 0:
-            of_real = f", of held-out real ones {format(real[metric.key], metric.unit)}"
-            said.append(f"{metric.title} {format(mine[metric.key], metric.unit)}{of_real}")
-    kinds = Counter(fact["kind"] for fact in facts)
-    counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
-    copies = format(mine[EXACT_COPIES.key], EXACT_COPIES.unit)
-    if not real:
-        first = f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
-    elif said:
-        first = f"Some of these sequences are copies: {'; '.join(said)}."
-    else:
-        first = f"No more copies than among held-out real sequences: {copies} are exact."
-    return [first, f"Of {len(facts)} sequences: {counted}."]
 
 
 def _token_gallery(given: own_tokens.Given, measured: own_tokens.Measured, decode: own_tokens.Decode | None) -> Gallery:

@@ -1,6 +1,9 @@
 """Contact sheets: images beside their nearest training images, beside their sources, and from parts of their tokens."""
 
+import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from imagegram.files import atomic
 from imagegram.index.folder import Index
 from imagegram.metrics import copying
 from imagegram.samplers import Sampler, Samples
@@ -18,6 +22,7 @@ GAP = 4  # pixels
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
+OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures of a run
 SEEDS = 6  # noises that a sequence is decoded from
 MOST_RELEVANCE = 40.0  # percent, the end of the colours of position_relevance
 APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
@@ -182,6 +187,20 @@ def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
     figure.colorbar(drawn, label="% of the distance (a row: 100 %)", extend="max")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def save_all(folder: Path, drawings: dict[str, Image.Image]) -> None:
+    """Write the pictures of a run in place of those that the folder held."""
+    for picture in folder.glob("*.png"):
+        if OURS.fullmatch(picture.stem) and picture.stem not in drawings:
+            picture.unlink()
+
+    def save(name: str) -> None:
+        with atomic(folder / f"{name}.png") as temporary:
+            drawings[name].save(temporary, "png")
+
+    with ThreadPoolExecutor() as pool:  # a disk flushes many small files in the time of one
+        list(pool.map(save, drawings))
 
 
 def draw_all(
