@@ -102,7 +102,7 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
 
 
 def _classes_of_folders(files: Sequence[str], rows: Sequence[int]) -> Classes:
-    """The classes that the folders of files with so many rows name, as in label=cat/0.parquet of a partitioned table."""
+    """The classes that the folders of files with so many rows name: label=cat/0.parquet, of a partitioned table."""
     keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
     return Classes.of([key for key, count in zip(keys, rows, strict=True) for _ in range(count)])
 
