@@ -1,5 +1,4 @@
-"""The codecs on a CPU: the miniature alone and beside two busy processes, with few and many flow steps, in float32 and
-bfloat16; the linear codec.
+"""The codecs on a CPU: the miniature alone and beside two busy processes; the linear codec.
 
     python -m benchmarks.bench_codec                # about 5 minutes
 
@@ -8,10 +7,7 @@ bfloat16; the linear codec.
    decodes in bfloat16 where the processor has it; *before* is PyTorch as it comes: threads spin (OMP_WAIT_POLICY
    unset), all of them share every operation of one large batch. The medians of `rounds`, and their ratio; once with
    nothing beside them that this program knows of, once with two processes that count for ever.
-2. Decoding with other numbers of steps and precisions: images a core-second, the mean difference from the pictures of
-   ten steps in float32 (grey levels of 255), and the share of the held-out digits' reconstructions whose nearest
-   training image, in pixels, shows the same digit, relative to that of the real held-out images; 95 % intervals.
-3. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of `rounds`, and how much of
+2. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of `rounds`, and how much of
    that is the one matrix product that each direction needs.
 """
 
@@ -28,27 +24,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from imagegram.cli import run_script
-from imagegram.codec import load_codec, tiny
+from imagegram.codec import load_codec
 from imagegram.codec.linear import features
 from imagegram.codec.linear_fit import open_linear, training_images
 from imagegram.codec.tiny import TinyCodec
-from imagegram.data.preprocess import to_bytes, to_signed
+from imagegram.data.preprocess import to_signed
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
-from imagegram.metrics.intervals import wilson
-from training.figures import encode
-from training.images import read_images
 
 ROOT = Path(__file__).parents[1]
 DECODED = 16  # images
 TOKENIZED = 512
 MODES = ("now", "before")
 FITTED = 1_000  # images of the linear codec
-VARIANTS = ((10, False), (10, True), (7, True), (5, True), (4, True))  # steps, bfloat16
 
 
 @dataclass
@@ -119,45 +110,6 @@ def under_load(rounds: int) -> None:
     print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {'yes' if has_bfloat16() else 'no'}\n")
 
 
-def variants() -> None:
-    """Print the second table."""
-    torch.set_num_threads(1)
-    codec = miniature()
-    images = read_images(DatasetSpec("digits"), codec.image_size)
-    shown = images.unseen
-    labels = images.labels[images.held_out]
-    tokens = encode(codec, shown)
-    judge = KNeighborsClassifier(1).fit(images.training.flatten(1), images.labels[~images.held_out])
-
-    def right(pictures: torch.Tensor) -> int:
-        return int((judge.predict(pictures.flatten(1)) == labels.numpy()).sum())
-
-    real = right(shown)
-    print("\n| steps | precision | img a core-second | times | difference | accuracy, relative to real |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    reference = None
-    for steps, half in VARIANTS:
-        started = time.process_time()
-        parts = []
-        for start in range(0, len(tokens), tiny.DECODED_AT_ONCE):
-            few = [torch.from_numpy(row.astype(np.int64))[None] for row in tokens[start : start + tiny.DECODED_AT_ONCE]]
-            noise = [torch.Generator().manual_seed(start + i) for i in range(len(few))]
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                parts.append(to_bytes(codec.model.detokenize(few, steps, 2.5, noise)))
-        rate = len(tokens) / (time.process_time() - started)
-        pictures = torch.cat(parts)
-        reference = reference or (pictures, rate)
-        difference = (pictures.int() - reference[0].int()).abs().double().mean()
-        told = wilson(right(pictures), len(labels))
-        relative = [bound * len(labels) / real for bound in (told.value, told.low, told.high)]
-        precision = "bfloat16" if half else "float32"
-        print(
-            f"| {steps} | {precision} | {rate:.1f} | {rate / reference[1]:.2f} | {difference:.2f} "
-            f"| {relative[0]:.3f} [{relative[1]:.3f}, {relative[2]:.3f}] |",
-            flush=True,
-        )
-
-
 def core_seconds(rounds: int, work: Callable[[], object]) -> float:
     """The median of `rounds`, after one that does not count."""
     found = []
@@ -169,7 +121,7 @@ def core_seconds(rounds: int, work: Callable[[], object]) -> float:
 
 
 def linear(size: int, rounds: int) -> None:
-    """Print a row of the third table."""
+    """Print a row of the second table."""
     data = [DatasetSpec("emoji", images=FITTED).open(size)]
     images = torch.from_numpy(training_images(data, 0.1, size)[:TOKENIZED])
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
@@ -192,7 +144,6 @@ def main(config: Config) -> None:
         print(json.dumps(measure(config.worker)))
         return
     under_load(config.rounds)
-    variants()
     print("\n| pixels | encode, img a core-second | of it the product | decode | of it the product |")
     print("| --- | --- | --- | --- | --- |")
     for size in (64, 128):

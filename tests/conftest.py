@@ -1,19 +1,17 @@
 """What the tests share: a data set on disk in every supported form, and a quick way to run a script's main."""
 
-import io
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from imagegram import artifact
+from imagegram import artifact, tokenizing
 from imagegram.data.scenes import scene
+from tests.support.fake_codec import FakeCodec
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # What tests expect, bytes and messages, is that of the CPU. A test of a GPU asks in a process of its own, which sees
@@ -41,6 +39,14 @@ def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
+    """What images are tokenized with."""
+    fake = FakeCodec()
+    monkeypatch.setattr(tokenizing, "load_codec", lambda name: fake)
+    return fake
+
+
+@pytest.fixture
 def pictures() -> list[Image.Image]:
     """Twelve different pictures of 32 x 32."""
     return [Image.fromarray(scene(1, i)[0]) for i in range(12)]
@@ -54,28 +60,3 @@ def image_folder(tmp_path: Path, pictures: list[Image.Image]) -> Path:
         (root / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
         picture.save(root / f"class{i % 2}" / f"{i:02d}.png")
     return root
-
-
-def whole_tar(path: Path) -> Path:
-    """A WebDataset tar of the twelve pictures with labels 0, 1, 2, 0, ..."""
-    with tarfile.open(path, "w") as tar:
-        for i in range(12):
-            buffer = io.BytesIO()
-            Image.fromarray(scene(1, i)[0]).save(buffer, "PNG")
-            for name, data in ((f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def truncated_tar(path: Path) -> Path:
-    """The same, cut off inside the eighth picture."""
-    data = whole_tar(path).read_bytes()
-    path.write_bytes(data[: data.index(b"007.png") + 700])
-    return path
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    """RGB values, uint8 [H, W, 3]."""
-    return np.asarray(image.convert("RGB"))

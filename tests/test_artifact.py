@@ -40,16 +40,6 @@ def test_what_people_keep_is_never_ours(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / MARKER).exists()
 
 
-def test_what_would_be_replaced_as_a_whole_holds_nothing_else(tmp_path: Path) -> None:
-    folder = Artifact(tmp_path, "index")
-    folder.mark()
-    (tmp_path / "table.0").touch()
-    folder.check()
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="not an index"):
-        folder.check()
-
-
 @pytest.mark.parametrize(
     ("marker", "message"),
     [

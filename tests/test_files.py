@@ -17,13 +17,7 @@ from safetensors.torch import save_file
 
 from imagegram import artifact, files
 from imagegram.cli import UserError, expand_home
-from imagegram.files import (
-    atomic,
-    is_held,
-    require_space,
-    run_lock,
-    turn,
-)
+from imagegram.files import atomic, is_held, require_space, run_lock, turn
 from overnight.begin import remove_leftovers
 from overnight.plan import require_writable
 from tests.support.corpora import token_folder
@@ -31,15 +25,21 @@ from tests.support.corpora import token_folder
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
-def test_without_locks_the_run_goes_on_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
-) -> None:
+def no_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A file system that answers with this error."""
+
     def fails(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", fails)
     monkeypatch.setattr(os, "lockf", fails)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_without_locks_the_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    no_locks(monkeypatch, number)
     with run_lock(tmp_path, tmp_path / ".lock"):
         assert not is_held(tmp_path / ".lock")  # nobody waits for a lock that nobody can hold
     said = capsys.readouterr().err
@@ -49,11 +49,7 @@ def test_without_locks_the_run_goes_on_with_a_warning(
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
 def test_a_held_lock_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "lockf", fails)
-    monkeypatch.setattr(os, "lockf", fails)
+    no_locks(monkeypatch, number)
     with pytest.raises(UserError, match="in use by process unknown"), run_lock(tmp_path, tmp_path / ".lock"):
         pass
     assert is_held(tmp_path / ".lock")
@@ -199,5 +195,3 @@ def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
     )
     assert (job / "x" / "index.json").exists()
     assert (job / "y y" / "index.json").exists()
-    assert "no tokens in nowhere" in call(ROOT / "build_index.sh", "--tokens", "nowhere")
-    assert "--shard-images" in call(ROOT / "build_index.sh", "--help")

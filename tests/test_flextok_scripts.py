@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import overnight_run
 from imagegram.codec import load_codec
 from imagegram.codec.flextok import FlexTokCodec
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
 from tests.support.random_flextok import Shape, save_random_flextok
-from tests.test_scripts import build, run_generate, run_overnight, run_tokenize
+from tests.test_scripts import build, run_generate, run_tokenize
 
 if importlib.util.find_spec("flextok") is None:
     pytest.skip("the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True)
@@ -61,16 +60,3 @@ def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -
     assert Image.open(tmp_path / "made" / "seeds.png").width > 6 * 256
     report = json.loads((tmp_path / "made" / "report.json").read_text())
     assert report["request"]["guidance_scale"] == FlexTokCodec.guidance_scale
-
-
-def test_the_overnight_run(
-    codec: Path, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(FlexTokCodec, "timesteps", 1)
-    few = dict(list(overnight_run.SAMPLERS.items())[:2])
-    monkeypatch.setattr(overnight_run, "SAMPLERS", few)
-    arguments = ["--dataset", str(cifar), "--codec", str(codec), "--sequences", "8", "--decoded", "2"]
-    assert run_overnight(*arguments, "--out", str(tmp_path)) == 0
-    assert "data:image/png" in (tmp_path / "report.html").read_text()
-    assert run_overnight(*arguments, "--out", str(tmp_path)) == 0
-    assert f"{tmp_path} is finished, nothing to do" in capsys.readouterr().out

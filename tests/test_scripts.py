@@ -16,7 +16,6 @@ from PIL import Image
 import generate_images
 import overnight_run
 import tokenize_fast
-import tokenize_imagenet_large
 from imagegram.cli import run_script
 from imagegram.codec.tiny import TinyCodec
 from imagegram.metrics import coherence
@@ -122,25 +121,12 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     assert run_generate(*arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert all((tmp_path / "g" / f"{strip}.png").exists() for strip in ("prefixes", "seeds"))
-    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1", "--decoded", "0"]
+    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1", "--decoded", "0", "--length=6", "--prompt=2"]
     assert run_generate(*other) == 0
-    assert (tmp_path / "other" / "tokens.npy").read_bytes() != (tmp_path / "g" / "tokens.npy").read_bytes()
-
-
-def test_given_tokens_are_completed_and_the_decoder_fills_in_the_rest(
-    overnight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(coherence, "LEAST", 1000)  # held-out images: none are decoded for a classifier
-    places = ["--index", str(overnight / "index"), "--out", str(tmp_path / "g")]
-    few = ["--sequences=20", "--decoded=2", "--length=6", "--prompt=2"]
-    assert run_generate("aligned", *places, *few) == 0
-    tokens, sources = np.load(tmp_path / "g" / "tokens.npy"), np.load(tmp_path / "g" / "sources.npy")
-    assert tokens.shape == (20, 6)
+    tokens, sources = (np.load(tmp_path / "other" / f"{name}.npy") for name in ("tokens", "sources"))
+    assert (tokens != np.load(tmp_path / "g" / "tokens.npy")[:, :6]).any()
     assert (sources[:, :2] == -1).all()
     assert (sources[:, 2:] >= 0).all()
-    folder = TokenFolder.open(overnight / "tokens").load()
-    assert set(map(tuple, tokens[:, :2].tolist())) <= set(map(tuple, folder.tokens[folder.held_out, :2].tolist()))
-    assert Image.open(tmp_path / "g" / "image_0001.png").size == (32, 32)
 
 
 def test_a_refused_command_and_foreign_folders_lose_nothing(
@@ -159,11 +145,8 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
     capsys.readouterr()
     for wrong, message in (
         (["--label", "99"], "holds no image of class '99'"),
-        (["--temperature", "0"], "must be positive"),
         (["--length", "40"], "has 16"),
-        (["--prompt", "16"], "has 16"),
         (["--prompt", "-2"], "one must be left to draw"),
-        (["--length", "3", "--prompt", "3"], "one must be left to draw"),
         (["--sequences", "0"], "--sequences 0"),
         (["--decoded", "-5"], "must not be negative"),
         (["--seed", "-1"], "a seed lies between"),
@@ -187,15 +170,6 @@ def test_the_default_folder_carries_what_differs_from_the_default() -> None:
     assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
     config = generate_images.Config(sampler=Aligned(context=3, temperature=0.5), prompt=2, seed=3)
     assert generate_images.default_out(config).name == "aligned-context3-temperature0.5-prompt2-seed3"
-
-
-def test_the_large_script_runs_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    few = ["--dataset=digits", "--codec=tiny", "--images=50", "--shard-size=20", f"--out={tmp_path}"]
-    large = tokenize_imagenet_large
-    assert run_script(large.main, large.Config, large.__doc__, few) == 0
-    assert [f.name for f in tmp_path.glob("shard-*.npy")] == ["shard-00001.npy"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -258,16 +232,3 @@ def test_bad_input_ends_in_one_line_and_a_non_zero_exit(
     built = build(tmp_path, tmp_path / "no-tokens")
     assert (built.returncode, built.stderr.count("\n")) == (1, 1)
     assert "run tokenize_fast.py first" in built.stderr
-
-
-def test_an_index_of_other_weights_is_refused(
-    overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    index = tmp_path / "index"
-    index.mkdir()
-    for file in (overnight / "index").iterdir():
-        (index / file.name).write_bytes(file.read_bytes())
-    info = json.loads((index / "index.json").read_text())
-    (index / "index.json").write_text(json.dumps(info | {"revision": "of last year"}))
-    assert run_generate("--index", str(index), "--out", str(tmp_path / "out")) == 1
-    assert "revision of last year" in one_line(capsys)

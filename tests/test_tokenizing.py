@@ -1,11 +1,6 @@
 """Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad images."""
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,47 +15,6 @@ from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def codec(monkeypatch: pytest.MonkeyPatch) -> FakeCodec:
-    fake = FakeCodec()
-    monkeypatch.setattr(tokenizing, "load_codec", lambda name: fake)
-    return fake
-
-
-def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, codec: FakeCodec) -> None:
-    options: dict[str, Any] = {"dataset": "shapes", "images": 95, "shard_size": 10, "batch_size": 4, "workers": 0}
-    tokenize(out=tmp_path / "one", **options)
-    for rank in (2, 0, 1):
-        tokenize(out=tmp_path / "three", rank=rank, world_size=3, **options)
-    assert contents(tmp_path / "one") == contents(tmp_path / "three")
-    assert len(list((tmp_path / "one").glob("shard-*.npy"))) == 10
-
-
-def test_finished_shards_are_skipped_and_a_missing_one_is_redone(
-    tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options: dict[str, Any] = {"dataset": "shapes", "images": 40, "shard_size": 10, "batch_size": 10, "workers": 0}
-    tokenize(out=tmp_path, **options)
-    before, calls = contents(tmp_path), codec.calls
-    (tmp_path / "shard-00002.json").unlink()  # data without its marker
-    tokenize(out=tmp_path, **options)
-    assert (contents(tmp_path), codec.calls) == (before, calls + 1)
-    capsys.readouterr()
-    tokenize(out=tmp_path, **options)
-    assert codec.calls == calls + 1
-    assert "nothing to tokenize" in capsys.readouterr().out
-
-
-def test_bad_images_leave_the_ordinals_of_the_others(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
-    (image_folder / "class0" / "02.png").write_bytes(b"broken")
-    folder = tokenize(str(image_folder), tmp_path / "tokens", shard_size=5, batch_size=2, workers=0)
-    assert folder.load().ordinals.tolist() == [0, *range(2, 12)]
-    assert folder.bad().keys() == {1}
-    line = json.loads((tmp_path / "tokens" / "bad.jsonl").read_text())
-    assert line["ordinal"] == 1
-    assert "cannot identify" in line["reason"]
 
 
 def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
@@ -145,39 +99,6 @@ def test_too_many_bad_images_stop_the_run(
     assert not (tmp_path / "index").exists()
 
 
-def test_killed_at_any_time_the_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
-    arguments = ["--dataset", "shapes", "--images", "300", "--shard-size", "20", "--batch-size", "5", "--workers", "2"]
-    command = [sys.executable, str(ROOT / "tokenize_fast.py"), *arguments, "--out"]
-    for finished in (1, 4):  # killed when this many shards are done
-        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(list((tmp_path / "killed").glob("shard-*.json"))) < finished and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = len(list((tmp_path / "killed").glob("shard-*.json")))
-    assert 4 <= done < 15, "the kill came too late or too early to test anything"
-    for name in ("killed", "whole"):
-        tokenize("shapes", tmp_path / name, images=300, shard_size=20, batch_size=5, workers=0)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def test_a_stop_signal_ends_with_a_line_and_no_temporary(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tokenize_fast.py"), "--dataset", "shapes", "--images", "20000"]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path), "--shard-size", "100"], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("shard-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "the same command goes on from it" in errors
-    assert "Traceback" not in errors
-    assert not list(tmp_path.glob(".tmp-*"))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -197,7 +118,9 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(
     assert not (tmp_path / "tokens").exists()
 
 
-def test_the_same_data_elsewhere_is_resumed(tmp_path: Path, codec: FakeCodec, image_folder: Path) -> None:
+def test_the_same_data_elsewhere_is_resumed(
+    tmp_path: Path, codec: FakeCodec, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its fingerprint says what a data set is; its path may be another one after every job of a cluster."""
     out = tmp_path / "tokens"
     tokenize(str(image_folder), out, shard_size=5, workers=0)
@@ -208,3 +131,7 @@ def test_the_same_data_elsewhere_is_resumed(tmp_path: Path, codec: FakeCodec, im
     tokenize(str(tmp_path / "scratch" / "copy"), out, shard_size=5, workers=0)
     assert contents(out) == before
     assert codec.calls == calls + 1
+    capsys.readouterr()
+    tokenize(str(image_folder), out, shard_size=5, workers=0)
+    assert codec.calls == calls + 1
+    assert "nothing to tokenize" in capsys.readouterr().out

@@ -15,7 +15,6 @@ from PIL import Image
 from imagegram import artifact
 from imagegram import tokens as shards
 from imagegram.artifact import Artifact
-from imagegram.codec.flextok import oom_as_user_error
 from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
 from tests.support.fake_codec import FakeCodec
@@ -117,30 +116,12 @@ def with_a_killed_loader(process: Process) -> None:
     process.finish()
 
 
-class Large(FakeCodec):
-    """Needs more memory than there is for more than two images."""
-
-    def encode(self, images: torch.Tensor) -> Any:
-        with oom_as_user_error(len(images), "try --batch-size {}"):
-            if len(images) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().encode(images)
-
-
-def out_of_memory(process: Process) -> None:
-    assert process.error(codec=Large()) == "out of memory with a batch of 5: try --batch-size 2"
-    assert not list(process.out.glob("shard-*"))
-    process.barrier("stopped")
-    process.finish(codec=Large(), batch_size=2)
-
-
 SCENARIOS = (
     killed_between_data_and_marker,
     killed_at_random_times,
     with_unusual_and_bad_pictures,
     in_a_folder_in_use,
     with_a_killed_loader,
-    out_of_memory,
 )
 
 

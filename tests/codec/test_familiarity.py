@@ -81,16 +81,7 @@ def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
         assert run_tokenize(*arguments) == 0
         assert capsys.readouterr().out.count("warning: the codec tiny does not know images like these") == 1
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    arguments = [
-        "--index",
-        str(tmp_path / "index"),
-        "--sequences",
-        "8",
-        "--decoded",
-        "0",
-        "--out",
-        str(tmp_path / "made"),
-    ]
+    arguments = [f"--index={tmp_path}/index", "--sequences=8", "--decoded=0", f"--out={tmp_path}/made"]
     assert run_generate(*arguments) == 0
     assert "does not know images like these" in capsys.readouterr().out
 

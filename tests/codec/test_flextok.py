@@ -254,14 +254,6 @@ def test_a_revision_of_the_hub_is_pinned_and_recorded(
         flextok_codec.load(name, revision)
 
 
-def test_bytes_are_scaled_as_torchvision_does() -> None:
-    """What the dense path computes on the device is ToTensor and Normalize(0.5, 0.5), for every value of a byte."""
-    x = torch.arange(256, dtype=torch.uint8)
-    expected = (x.float() / 255 - 0.5) / 0.5
-    assert torch.equal(x.float() / 127.5 - 1, expected)
-    assert (x.float() * (1 / 127.5) - 1 - expected).abs().max() < 1.2e-7  # as a GPU divides by a constant
-
-
 def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flextok.flextok_wrapper", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-flextok\.txt, or use --codec tiny"):

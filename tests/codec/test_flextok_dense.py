@@ -138,11 +138,7 @@ def no_positions(self: Chain, key: str, positions: Any = Chain.positions) -> tup
 
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
-    [
-        (flextok_dense, "prefix_causal", later_registers_too),
-        (Chain, "positions", no_positions),
-        (F, "silu", F.relu),
-    ],
+    [(flextok_dense, "prefix_causal", later_registers_too), (Chain, "positions", no_positions), (F, "silu", F.relu)],
     ids=["mask", "positions", "activation"],
 )
 def test_a_broken_encoder_is_noticed(

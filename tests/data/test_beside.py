@@ -249,9 +249,7 @@ def test_labels_as_floats_rows_without_a_picture_and_files_that_are_gone(tmp_pat
         source.read(2)
 
 
-def test_parquet_files_that_are_no_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
+def test_parquet_files_that_are_no_one_table(tmp_path: Path) -> None:
     def write(name: str, **columns: Any) -> None:
         (tmp_path / "d").mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "d" / name)

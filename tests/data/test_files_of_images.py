@@ -12,7 +12,18 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data.scenes import scene
-from tests.support.datasets import classes, description, labels, open_dataset, picture, put, save, write_tar
+from tests.support.datasets import (
+    IMAGE,
+    classes,
+    description,
+    labels,
+    open_dataset,
+    parquet,
+    picture,
+    put,
+    save,
+    write_tar,
+)
 
 
 def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
@@ -47,6 +58,9 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
         ([("cls", b"1"), ("cls", b"cat"), ("cls", b"0")], [1, 2, 0], ("0", "1", "cat")),
         ([("cls", b"01"), ("cls", b"1"), ("cls", b"1_0")], [0, 1, 2], ("01", "1", "1_0")),
         ([("cls", b"10"), ("cls", b"9"), ("cls", b"11")], [1, 0, 2], ("9", "10", "11")),
+        ([("cls", b"2.0"), ("cls", b"10.0"), ("cls", b"9.0")], [0, 2, 1], ("2", "9", "10")),
+        ([("cls", b"1"), ("cls", b"1.0"), ("cls", b"2")], [0, 1, 2], ("1", "1.0", "2")),
+        ([("cls", "\u0661".encode()), ("cls", b"1")], [1, 0], ("1", "\u0661")),  # no number, but a digit
         ([("label", b"b"), ("label", b"a"), ("label", b"b")], [1, 0, 1], ("a", "b")),
         ([("cls", b"30000000"), ("cls", b"7"), ("cls", b"30000000")], [1, 0, 1], ("7", "30000000")),
         ([("cls", b"-1"), ("cls", b"2"), ("cls", b"2")], [0, 1, 1], ("-1", "2")),
@@ -113,8 +127,6 @@ def test_compressed_tars_are_refused_with_the_remedy(tmp_path: Path) -> None:
 
 # Tables.
 
-IMAGE = datasets.Image()
-
 
 def test_columns_of_labels_of_every_type(tmp_path: Path) -> None:
     pictures = [Image.fromarray(scene(2, i, 8)[0]) for i in range(4)]
@@ -176,15 +188,13 @@ def test_columns_of_something_else_are_refused(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(open_dataset(place, image_column="raw").read(1)[0]), scene(2, 1, 8)[0])
 
 
-def test_a_downloaded_repository_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def test_a_downloaded_repository_of_parquet(tmp_path: Path) -> None:
     classes = datasets.ClassLabel(names=["a", "b"])
     for split, count in (("train", 4), ("test", 2)):
         pictures = [Image.fromarray(scene(2, i, 8)[0]) for i in range(count)]
         columns = {"image": pictures, "label": [i % 2 for i in range(count)]}
-        data = datasets.Dataset.from_dict(columns, features=datasets.Features({"image": IMAGE, "label": classes}))
-        (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
-        data.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+        place = tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet"
+        parquet(place, columns, {"image": IMAGE, "label": classes})
     put(tmp_path / "hub" / "README.md", b"# x")
     source = open_dataset(str(tmp_path / "hub"))
     assert (labels(source), source.class_names, source.split) == ([0, 1, 0, 1], ("a", "b"), "train")
@@ -203,14 +213,12 @@ def idx(values: np.ndarray) -> bytes:
     return header + values.astype(np.uint8).tobytes()
 
 
-def test_parquet_rewritten_with_its_date_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_rewritten_with_its_date_is_read_anew(tmp_path: Path) -> None:
     """As `rsync -t` or `tar` leave it: the cache of `datasets` knows files by their path and date."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     file = tmp_path / "x" / "0.parquet"
-    file.parent.mkdir()
     for i in (0, 1):
         columns = {"image": [Image.fromarray(scene(2, i, 8)[0])], "label": [i]}
-        datasets.Dataset.from_dict(columns).cast_column("image", IMAGE).to_parquet(file)
+        parquet(file, columns, {"image": IMAGE, "label": datasets.Value("int64")})
         os.utime(file, (1, 1))
         source = open_dataset(str(tmp_path / "x"))
         assert classes(source) == [str(i)]

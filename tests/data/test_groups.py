@@ -21,7 +21,7 @@ from imagegram.data.shipped import EMOJI
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.token_arrays import tokens_from
-from tests.support.datasets import description, open_dataset, picture, put, save, write_tar
+from tests.support.datasets import IMAGE, description, open_dataset, parquet, picture, put, save, write_tar
 from tests.support.tokenize import tokenize
 
 NAMES = [f"{i // 3:02d}_view{i % 3}" for i in range(60)]  # 20 groups of three
@@ -41,15 +41,12 @@ def folder(place: Path) -> str:
     return str(place)
 
 
-def test_groups_of_every_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def test_groups_of_every_kind_of_source(tmp_path: Path) -> None:
     things = [name[:2] for name in NAMES]
     pictures = [Image.open(io.BytesIO(picture(i))) for i in range(len(NAMES))]
     columns = {"image": pictures, "thing": [int(thing) for thing in things]}
-    features = {"image": datasets.Image(), "thing": datasets.Value("int64")}
-
-    (tmp_path / "p").mkdir()
-    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(tmp_path / "p" / "0.parquet")
+    features = {"image": IMAGE, "thing": datasets.Value("int64")}
+    parquet(tmp_path / "p" / "0.parquet", columns, features)
     members = [(f"{name}.png", picture(i)) for i, name in enumerate(NAMES)]
     members += [(f"{name}.json", json.dumps({"thing": name[:2]}).encode()) for name in NAMES]
     np.savez(tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in pictures]), thing=things)

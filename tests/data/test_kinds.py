@@ -99,8 +99,7 @@ OPEN = "import sys; from imagegram.data.spec import DatasetSpec; DatasetSpec(sys
 
 @pytest.mark.skipif(bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything")
 @pytest.mark.parametrize(
-    ("forbidden", "mode", "named"),
-    [("d", 0, "d"), ("d/cats", 0o444, "d/cats"), ("far", 0, "d/owls")],
+    ("forbidden", "mode", "named"), [("d", 0, "d"), ("d/cats", 0o444, "d/cats"), ("far", 0, "d/owls")]
 )
 def test_forbidden_folders_stop_everything(tmp_path: Path, forbidden: str, mode: int, named: str) -> None:
     put(tmp_path / "d" / "cats" / "0.png", picture(0))

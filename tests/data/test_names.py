@@ -15,22 +15,15 @@ from imagegram.data.scenes import scene
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Aligned
-from tests.support.datasets import classes, description, open_dataset, picture, put, write_tar
+from tests.support.datasets import IMAGE, classes, description, open_dataset, parquet, picture, put, write_tar
 from tests.support.tokenize import tokenize
 
 PICTURES = [Image.fromarray(scene(2, i, 8)[0]) for i in range(12)]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def table(path: Path, labels: list[Any], feature: Any, first: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"image": PICTURES[first : first + len(labels)], "label": labels}
-    features = datasets.Features({"image": datasets.Image(), "label": feature})
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+    parquet(path, columns, {"image": IMAGE, "label": feature})
 
 
 def test_parquet_files_that_name_their_classes_differently_are_united_by_name(tmp_path: Path) -> None:
@@ -69,27 +62,6 @@ def test_numbers_are_classes_of_their_own_negative_ones_too(tmp_path: Path) -> N
         assert classes(source) == ["1", "-1", "1", "-1"]
         assert source.class_names == ("-1", "1")
         assert "2 labels are -1: a class like the others" in description(source)
-
-
-@pytest.mark.parametrize(
-    ("texts", "names"),
-    [
-        (["1_0", "10", "01", "1"], ("01", "1", "10", "1_0")),
-        (["2", "10", "9"], ("2", "9", "10")),
-        (["2.0", "10.0", "9.0"], ("2", "9", "10")),
-        (["1", "1.0", "2"], ("1", "1.0", "2")),
-        (["\u0661", "1"], ("1", "\u0661")),
-        (["cat", " cat"], ("cat",)),
-    ],
-)
-def test_only_what_a_program_writes_is_a_number(tmp_path: Path, texts: list[str], names: tuple[str, ...]) -> None:
-    lines = [f"{i}.png,{text}" for i, text in enumerate(texts)]
-    for i in range(len(texts)):
-        put(tmp_path / f"{i}.png", picture(i))
-    put(tmp_path / "metadata.csv", "\n".join(["file_name,label", *lines]).encode())
-    source = open_dataset(str(tmp_path))
-    assert source.class_names == names
-    assert len({label for label in map(source.class_names.index, filter(None, classes(source)))}) == len(names)
 
 
 def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
@@ -152,10 +124,7 @@ def test_labels_in_unusual_forms_are_read_or_a_line_says_how(tmp_path: Path) -> 
     # Partitions by label.
     for i, name in enumerate(("cat", "dog")):
         put(tmp_path / "h" / f"label={name}" / "0.png", picture(i))
-        table(tmp_path / "t" / f"label={name}" / "0.parquet", [0], datasets.Value("int64"))
-        features = datasets.Features({"image": datasets.Image()})
-        data = datasets.Dataset.from_dict({"image": PICTURES[i : i + 1]}, features=features)
-        data.to_parquet(tmp_path / "t" / f"label={name}" / "0.parquet")
+        parquet(tmp_path / "t" / f"label={name}" / "0.parquet", {"image": PICTURES[i : i + 1]}, {"image": IMAGE})
         write_tar(tmp_path / "w" / f"{name}.tar", ("0.png", picture(i)))
     assert classes(open_dataset(str(tmp_path / "h"))) == ["cat", "dog"]
     assert classes(open_dataset(str(tmp_path / "t"))) == ["cat", "dog"]

@@ -20,9 +20,23 @@ from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
 from imagegram.index.indexed import IndexedImages
 from imagegram.tokens import TokenFolder
-from tests.conftest import pixels, truncated_tar, whole_tar
-from tests.support.datasets import open_dataset
+from tests.support.datasets import open_dataset, save, write_tar
 from tests.support.tokenize import tokenize
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """RGB values, uint8 [H, W, 3]."""
+    return np.asarray(image.convert("RGB"))
+
+
+def tar_of(pictures: list[Image.Image], path: Path) -> Path:
+    """A WebDataset tar of pictures with labels 0, 1, 2, 0, ..."""
+    members = []
+    for i, picture in enumerate(pictures):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        members += [(f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())]
+    return write_tar(path, *members)
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -57,18 +71,12 @@ def test_digits_and_shapes_open_by_name() -> None:
 def test_folder_tar_and_saved_data_set_give_the_same_pictures(
     tmp_path: Path, image_folder: Path, pictures: list[Image.Image]
 ) -> None:
-    features = datasets.Features(
-        {
-            "caption": datasets.Value("string"),
-            "img": datasets.Image(),
-            "fine": datasets.ClassLabel(names=["a", "b", "c"]),
-        }
-    )
+    classes = datasets.ClassLabel(names=["a", "b", "c"])
+    features = {"caption": datasets.Value("string"), "img": datasets.Image(), "fine": classes}
     rows = {"caption": ["x"] * 12, "img": pictures, "fine": [i % 3 for i in range(12)]}
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
-    saved = open_dataset(str(tmp_path / "saved"))
+    saved = open_dataset(save(tmp_path / "saved", rows, features))
     assert (saved.image_column, saved.label_column, saved.class_names) == ("img", "fine", ("a", "b", "c"))
-    tar = open_dataset(str(whole_tar(tmp_path / "a.tar")))
+    tar = open_dataset(str(tar_of(pictures, tmp_path / "a.tar")))
     for i, picture in enumerate(pictures):
         for source in (saved, tar):
             image, label = source.read(i)
@@ -90,37 +98,14 @@ def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Ima
         open_dataset(str(tmp_path / "saved"), label_column="label")
 
 
-def test_a_table_without_pictures_asks_for_the_column(tmp_path: Path) -> None:
-    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(UserError, match=r"no image column \(columns: text \(string\)\)"):
-        open_dataset(str(tmp_path / "saved"))
-
-
-def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path) -> None:
-    source = open_dataset(str(truncated_tar(tmp_path / "a.tar")))
+def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    tar = tar_of(pictures, tmp_path / "a.tar")
+    data = tar.read_bytes()
+    tar.write_bytes(data[: data.index(b"007.png") + 700])  # inside of the picture
+    source = open_dataset(str(tar))
     assert len(source) == 7
     assert "complete samples are kept" in " ".join(source.notes)
     assert [source.read(i)[1] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("no/such/folder", "no data set at"),
-        ("./nothing", "no data set at"),
-        ("no-such-data-set", "cannot load the data set 'no-such-data-set'"),
-    ],
-)
-def test_unknown_names_are_refused(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        open_dataset(name)
-
-
-def test_empty_folder_and_too_many_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no images"):
-        open_dataset(str(tmp_path))
-    with pytest.raises(UserError, match="1797 images, 1798 were asked for"):
-        open_dataset("digits", images=1798)
 
 
 def test_unusual_pictures_become_the_expected_rgb() -> None:
@@ -137,12 +122,6 @@ def test_unusual_pictures_become_the_expected_rgb() -> None:
     assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [255, 255, 255]
     deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
     assert pixels(to_rgb(deep))[0, 0].tolist() == [127, 127, 127]
-    turned = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))  # red, blue from left to right
-    exif = turned.getexif()
-    exif[0x0112] = 3  # upside down
-    buffer = io.BytesIO()
-    turned.save(buffer, "PNG", exif=exif)
-    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [0, 0, 255]
 
 
 def test_preprocess_resizes_the_shorter_side_and_crops_the_centre() -> None:

@@ -134,25 +134,6 @@ def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(t
     assert 40 < event < 999
 
 
-def test_a_build_killed_at_random_times_converges_to_the_same_bytes(tmp_path: Path) -> None:
-    tokens = np.random.default_rng(0).integers(0, 3, (3000, 40))
-    right = files_of(index_of(tmp_path, tokens, shard_images=500).path)
-    kills, rng = 0, random.Random(0)
-
-    def build() -> None:
-        build_index([tmp_path / "tokens"], tmp_path / "in", tmp_path / "out", builder="divsufsort", shard_images=500)
-
-    for _ in range(4):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        longest = 0.02  # seconds; more every time, so that the slowest machine gets to the end
-        while killed(build, after_seconds=rng.uniform(0.001, longest)):
-            kills += 1
-            longest *= 1.3
-        assert files_of(tmp_path / "out") == right
-        Index.open(tmp_path / "out")
-    assert kills > 8
-
-
 def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
@@ -216,6 +197,10 @@ def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):
         build_index([folder], tmp_path / "in", tmp_path / "index", builder="tg_build_index")
+    monkeypatch.undo()
+    monkeypatch.setenv("TG_BUILD_INDEX", "/no/such/tool")
+    with pytest.raises(UserError, match="is not a program"):
+        build_index([folder], tmp_path / "in", tmp_path / "index")
 
 
 def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:

@@ -42,20 +42,6 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     assert np.array_equal(line, split.corpus[:-3])
 
 
-def test_a_finished_index_is_left_alone_and_new_tokens_replace_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = np.random.default_rng(3)
-    before = index_of(tmp_path, rng.integers(0, 512, (20, 4)))
-    capsys.readouterr()
-    build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort")
-    assert "nothing to build" in capsys.readouterr().out
-    other = token_folder(tmp_path / "other", rng.integers(0, 512, (30, 4)))
-    after = build_index([other], tmp_path / "input", tmp_path / "index", builder="divsufsort")
-    assert (before.num_images, after.num_images) == (20, 30)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock-index"]
-
-
 def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def swapped(tokens: NDArray[np.uint16], table: Path, *, progress: bool) -> None:
         right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
@@ -234,12 +220,6 @@ def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.Monk
     copied = index_of(tmp_path / "copied", CORPORA["random, two tokens"])
     for name in ("tokenized.0", "offset.0"):
         assert (copied.path / name).read_bytes() == (linked.path / name).read_bytes()
-
-
-def test_a_named_tool_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TG_BUILD_INDEX", "/no/such/tool")
-    with pytest.raises(UserError, match="is not a program"):
-        find_tg_build_index()
 
 
 def test_the_token_folders_are_found_by_path_and_known_by_their_contents(

@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from imagegram.codec import load_codec
 from imagegram.data.dataset import held_out
 from imagegram.data.scenes import scene
-from imagegram.metrics.counting import (
-    context_counts,
-    copy_figures,
-    entropy,
-    gram_entropies,
-    prefix_entropies,
-)
+from imagegram.metrics.counting import context_counts, copy_figures, entropy, gram_entropies, prefix_entropies
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of
 

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import (
-    advice,
-    cliff,
-    cliff_in_words,
-    copy_curves,
-    indexed_tokens,
-    predict,
-)
+from imagegram.metrics.extrapolate import advice, cliff, cliff_in_words, copy_curves, indexed_tokens, predict
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 

@@ -32,8 +32,5 @@ def test_extraction_is_shown_after_the_first_half_beside_that_of_held_out_images
     chances = {"1": Figure(1e-9, 0, 1), "8": Figure(7.8e-5, 0, 1)}
     real = {"1": Figure(1e-12, 0, 1), "8": Figure(8.8e-10, 0, 1)}
     extraction = BY_KEY["extraction"]
-    assert extraction.cell({"extraction": {"training": chances, "held_out": real}}) == (
-        "7.8e-05",
-        "held out: 8.8e-10",
-    )
+    assert extraction.cell({"extraction": {"training": chances, "held_out": real}}) == ("7.8e-05", "held out: 8.8e-10")
     assert extraction.cell({"extraction": {"training": chances}}) == ("7.8e-05", "")

@@ -20,11 +20,7 @@ def figures(copies: float, closer: float | None, coherence: float | None, top: f
     ("best", "second", "third"),
     [
         ((0, 0.55, 0.9), (0, 0.5, 0.8), (0, 0.9, 1.0)),  # the most coherent one that does not copy
-        (
-            (0, 0.49, 0.97),
-            (0, 0.6, 1.0, 1.07),
-            (0, 0.5, 0.92),
-        ),  # of equally coherent ones the one as far as real
+        ((0, 0.49, 0.97), (0, 0.6, 1.0, 1.07), (0, 0.5, 0.92)),  # of equally coherent ones the one as far as real
         ((0, 0.8, 0.6), (0, 0.19, -0.07), (0, 0.45, 0.4)),  # independent tokens never, where something is coherent
         ((0.7, 0.98, 0.9), (0, 0.45, -0.07), (0, 0.5, 0.3)),
         ((0.7, 0.98, 0.5), (0, 0.5, 0.49), (0, 0.5, 0.4)),

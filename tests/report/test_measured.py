@@ -14,21 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from imagegram.cli import run_script
-from imagegram.metrics.__main__ import main
-from imagegram.metrics.commands import Pictures, Predict, Tokens
 from imagegram.metrics.features import efficientnet
 from imagegram.metrics.instrument import TITLES, Measured, answer
 from imagegram.metrics.intervals import Figure
+from tests.support.metrics import one_line, run
 
 Pixels = NDArray[np.uint8]
 NO_NETWORK = "--no-network"
 NETWORK = find_spec("efficientnet_lite_pytorch")
-
-
-def run(*words: Any) -> int:
-    """The command line."""
-    return run_script(main, Predict | Pictures | Tokens, None, list(map(str, words)))
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +135,6 @@ def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixt
     assert "a row of numbers for each of the 300 pictures" in one_line(capsys)
     assert run(*asked(sets, "real", NO_NETWORK, *options[:2])) == 1
     assert "belong together" in one_line(capsys)
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed as an error, which must be one line."""
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert said.rstrip().endswith(lines[0])
-    return lines[0]
 
 
 def test_wrong_input_is_one_line(

@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 import generate_images
 from imagegram.cli import run_script
 from imagegram.index import __main__ as index_command
-from imagegram.metrics.__main__ import main
-from imagegram.metrics.commands import Pictures, Predict, Tokens
+from tests.support.metrics import one_line, run
 
 Array = NDArray[np.uint16]
 LEVELS = np.array([8, 8, 8, 5, 5, 5])
 LENGTH = 256  # of FlexTok; most tests take the first SHORT of them
 SHORT = 48
-
-
-def run(*words: Any) -> int:
-    """`python -m imagegram.metrics`."""
-    return run_script(main, Predict | Pictures | Tokens, None, list(map(str, words)))
 
 
 def images(n: int, seed: int) -> Array:
@@ -110,17 +104,13 @@ def test_pictures_are_shown_where_a_function_decodes(arrays: Path, capsys: pytes
     capsys.readouterr()
     for function, said in (("mine:nothing", "is no function"), ("gone:x", "is no function"), ("mine:wrong", "gave")):
         assert run(*words, "--decode", function, "--seed", 1) == 1
-        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(error) == 1
-        assert said in error[0]
+        assert said in one_line(capsys)
 
 
 def test_wrong_tokens_are_one_line(arrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: Any) -> str:
         assert run("tokens", *words, "--out", "wrong") == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
+        return one_line(capsys)
 
     np.save("floats.npy", np.zeros((50, LENGTH)))
     np.save("short.npy", images(50, 3)[:, :16])

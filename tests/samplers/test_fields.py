@@ -19,11 +19,7 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
     ("name", "values", "message"),
     [
         ("bigram", {}, "no sampler 'bigram': take one of kernel, aligned, smoothed, ntd"),
-        (
-            "smoothed",
-            {"anchor": 1},
-            "the sampler smoothed has no anchor, but temperature, top_k",
-        ),
+        ("smoothed", {"anchor": 1}, "the sampler smoothed has no anchor, but temperature, top_k"),
         ("aligned", {"context": -1}, "must not be negative"),
         ("smoothed", {"context": -1}, "must not be negative"),
         ("ntd", {"context": -1}, "must not be negative"),

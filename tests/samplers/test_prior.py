@@ -40,24 +40,11 @@ class BaseARPrior(ABC):
     def get_max_tokens(self) -> int: ...
 
 
-class Decoding(BaseARPrior):
-    """A prior with a decoder, whose proposals are not used."""
-
-    def generate_next_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("the n-gram prior proposes")
+class Prior(NgramPrior, BaseARPrior):
+    """With a decoder."""
 
     def decode_tokens(self, tokens: torch.Tensor, **kwargs: Any) -> list[Any]:
         return tokens.tolist()
-
-    def get_vocab_size(self) -> int:
-        return 0
-
-    def get_max_tokens(self) -> int:
-        return 0
-
-
-class Prior(NgramPrior, Decoding):
-    pass
 
 
 @pytest.fixture

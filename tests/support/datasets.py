@@ -51,6 +51,14 @@ def write_tar(path: Path, *members: tuple[str, Any]) -> Path:
     return path
 
 
+IMAGE = datasets.Image()  # the type of a column
+
+
+def parquet(path: Path, columns: Any, features: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(path)
+
+
 def save(path: Path, columns: Any, features: dict[str, Any]) -> str:
     datasets.Dataset.from_dict(columns, features=datasets.Features(features)).save_to_disk(path)
     return str(path)

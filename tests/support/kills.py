@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +32,9 @@ def fork(work: Callable[[], object], report: Path | None = None) -> int:
         os._exit(1)
 
 
-def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float = 0.0) -> bool:
-    """Run `build` in a copy of this process and SIGKILL it, before its n-th change of a folder or after a time.
-
-    False where it ended before.
-    """
+def killed(build: Callable[[], object], at_event: int) -> bool:
+    """Run `build` in a copy of this process and SIGKILL it before its n-th change of a folder; False where it ended
+    before."""
     events = 0
 
     def count(event: str, arguments: Any) -> None:
@@ -49,14 +46,9 @@ def killed(build: Callable[[], object], at_event: int = 0, after_seconds: float 
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
-        if at_event:
-            sys.addaudithook(count)
+        sys.addaudithook(count)
         build()
 
-    child = fork(work)
-    if after_seconds:
-        time.sleep(after_seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
     assert status in (0, -signal.SIGKILL)
     return status != 0
