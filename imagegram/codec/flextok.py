@@ -52,7 +52,6 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     if not local:
         name, _, given = name.partition("@")
         revision = given or revision
-    if not local:
         check_name(name)
     try:
         import flextok.flextok_wrapper  # noqa: F401

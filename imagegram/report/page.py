@@ -17,6 +17,7 @@ from imagegram.codec.familiarity import warning_of
 from imagegram.data.dataset import printable
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
+from imagegram.manifest import Manifest
 from imagegram.metrics import rule
 from imagegram.metrics.fidelity import read_fidelity
 from imagegram.metrics.held_out import HeldOut
@@ -98,12 +99,13 @@ def _content(sources: Sources) -> dict[str, Any]:
     galleries = _galleries(out, night, [run.name for run in sorted(runs, key=lambda run: run is not best)])
     real_images = RealImages(_uses(galleries), sources.originals, sources.index, sources.held_out)
     manifests = [folder.manifest for folder in sources.originals.folders]
+    names = short_names([manifest.dataset.name for manifest in manifests])
 
     return {
         "out": out,
         "night": night,
         "manifests": manifests,
-        "names": short_names([manifest.dataset.name for manifest in manifests]),
+        "names": names,
         "index": sources.index,
         "num_held_out": len(sources.held_out.tokens),
         "answer": answer(runs, night.sequences, held_out=len(sources.held_out.tokens)),
@@ -129,7 +131,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "kinds": _kinds(galleries, real_images),
         "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
         "real_images": _thumbnails(real_images),
-        "data": _data(galleries, real_images, manifests),
+        "data": _data(galleries, real_images, list(zip(names, manifests, strict=True))),
         "seconds": _seconds(sources),
     }
 
@@ -265,11 +267,10 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w./:~])/(?:[^\s/'\"<>;,]+/)+([^\s/'\"<>;,]*)", r".../\1", text)
 
 
-def _data(galleries: list[Gallery], real_images: RealImages, manifests: list[Any]) -> str:
+def _data(galleries: list[Gallery], real_images: RealImages, named: list[tuple[str, Manifest]]) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
-    names = short_names([m.dataset.name for m in manifests])
     data = {
-        "datasets": [{"name": n, "classes": list(m.class_names)} for n, m in zip(names, manifests, strict=True)],
+        "datasets": [{"name": name, "classes": list(manifest.class_names)} for name, manifest in named],
         "images": [[*place, label] for place, label in zip(real_images.places, real_images.labels, strict=True)],
         "thumbnails": len(real_images.thumbnails),
         "kinds": {key: name for key, (name, _) in KINDS.items()},
