@@ -116,6 +116,13 @@ class Index:
     info: IndexInfo
     shards: tuple[Shard, ...]
     images: NDArray[np.int64]  # [num_images, 3]: source, ordinal, label
+    identity: str  # a hash of the tokens in it; what is made from them and kept carries it
+    levels: tuple[int, ...]  # this and the others as in `info`
+    tokens_per_image: int
+    vocab_size: int
+    codec: str
+    revision: str
+    sources: list[str]
 
     @classmethod
     def open(cls, path: Path) -> "Index":
@@ -132,40 +139,14 @@ class Index:
         for number in range(info["shards"]):
             tokens = open_tokens(path / f"tokenized.{number}")
             shards.append(Shard(tokens, open_table(path / f"table.{number}", len(tokens))))
-        return cls(path, info, tuple(shards), np.load(path / "images.npy", mmap_mode="r"))
-
-    @property
-    def identity(self) -> str:
-        """A hash of the tokens in it; what is made from them and kept carries it."""
-        return self.info["hash"]
+        images = np.load(path / "images.npy", mmap_mode="r")
+        names = ("tokens_per_image", "vocab_size", "codec", "revision", "sources")
+        same = {name: info[name] for name in names}
+        return cls(path, info, tuple(shards), images, identity=info["hash"], levels=tuple(info["levels"]), **same)
 
     @property
     def num_images(self) -> int:
         return len(self.images)
-
-    @property
-    def tokens_per_image(self) -> int:
-        return self.info["tokens_per_image"]
-
-    @property
-    def vocab_size(self) -> int:
-        return self.info["vocab_size"]
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        return tuple(self.info["levels"])
-
-    @property
-    def codec(self) -> str:
-        return self.info["codec"]
-
-    @property
-    def revision(self) -> str:
-        return self.info["revision"]
-
-    @property
-    def sources(self) -> list[str]:
-        return self.info["sources"]
 
     def token_folders(self) -> list[TokenFolder]:
         """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.index.folder import Index
 from imagegram.report.page import Sources, write_page
 from imagegram.report.pictures import COLOURS, PALETTE, SPARE
 from tests.support.nights import DRAWS, small_night
@@ -202,7 +201,7 @@ def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
 
 
 def test_no_page_names_the_folders_of_whoever_made_it(night: Sources, page: Page, tmp_path: Path) -> None:
-    index = replace_path(night.index, codec="/home/me/my_codec")
+    index = replace(night.index, codec="/home/me/my_codec")
     left = replace(night.night, command="overnight_run.py --out /home/me/night", failed={"x": "/home/me/night is full"})
     write_page(replace(night, out=tmp_path, night=left, index=index))
     assert "/home/me" not in (tmp_path / "report.html").read_text()
@@ -210,18 +209,11 @@ def test_no_page_names_the_folders_of_whoever_made_it(night: Sources, page: Page
     assert str(night.out) not in page.source
 
 
-def replace_path(index: Index, codec: str) -> Index:
-    """The index as if its codec lay in a folder."""
-    again = Index.open(index.path)
-    again.info["codec"] = codec
-    return again
-
-
 @pytest.mark.parametrize(("codec", "linear"), [("linear:size=32", True), ("tiny", False)])
 def test_the_page_says_where_a_linear_codec_rebuilt_its_pictures(
     night: Sources, tmp_path: Path, codec: str, linear: bool
 ) -> None:
-    sources = replace(night, out=tmp_path / "other", index=replace_path(night.index, codec))
+    sources = replace(night, out=tmp_path / "other", index=replace(night.index, codec=codec))
     shutil.copytree(night.out, sources.out)
     text = " ".join(Page(write_page(sources)).text.split())
     said = f"what the codec {codec} makes of their 8 tokens (below). "
