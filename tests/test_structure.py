@@ -32,7 +32,7 @@ MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
 # Lines of the package, and of all Python. What adds says in its commit what it deleted; both are to fall.
-MOST_OF_PACKAGE = 14_623
+MOST_OF_PACKAGE = 14_604
 MOST_OF_ALL = 30_375
 CODE = sorted(
     [
