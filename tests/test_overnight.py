@@ -260,7 +260,7 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
     for place, value, message in (
         ("imagegram.files.shutil.disk_usage", lambda path: little, "1.0 MB are free: free"),
         ("overnight.plan.memory_available", lambda: 2**30, "1.0 GiB are available: end other programs, or take fewer"),
-        ("imagegram.files.tempfile.TemporaryFile", read_only, f"{tmp_path} cannot be written to (Read-only file sys"),
+        ("overnight.plan.tempfile.TemporaryFile", read_only, f"{tmp_path} cannot be written to (Read-only file sys"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
