@@ -91,19 +91,14 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         asked = replace(request, **{name: value for name, value in changes.items() if name != "held_out"})
         return generate(index, codec or FakeCodec(), changes.get("held_out", held_out), asked, tmp_path / "out").new
 
-    def codec_with(**changes: Any) -> FakeCodec:
-        codec = FakeCodec()
-        vars(codec).update(changes)
-        return codec
-
     assert is_made()
     assert not is_made()
     for change in (
         {"index": indexes[1]},
-        {"codec": codec_with(name="another")},
-        {"codec": codec_with(revision="2")},
-        {"codec": codec_with(timesteps=7)},
-        {"codec": codec_with(guidance_scale=2.0)},
+        {"codec": FakeCodec(name="another")},
+        {"codec": FakeCodec(revision="2")},
+        {"codec": FakeCodec(timesteps=7)},
+        {"codec": FakeCodec(guidance_scale=2.0)},
         {"held_out": replace(held_out, tokens=held_out.tokens[::-1])},
         {"held_out": replace(held_out, labels=held_out.labels[::-1])},
         {"draw": Draw(Aligned(context=1))},

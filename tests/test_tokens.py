@@ -14,23 +14,10 @@ from imagegram.data.spec import DatasetSpec
 from imagegram.files import atomic
 from imagegram.manifest import Manifest
 from imagegram.tokens import TokenFolder, check_tokens
+from tests.support.corpora import manifest_of
 
-MANIFEST = Manifest(
-    dataset=DatasetSpec("fake"),
-    split="train",
-    fingerprint="f",
-    images=25,
-    codec="fake",
-    revision="r",
-    precision="float32",
-    tokens_per_image=4,
-    vocab_size=100,
-    levels=(10, 10),
-    image_size=8,
-    preprocessing="none",
-    held_out_share=0.2,
-    shard_size=10,
-)
+SIZES = {"images": 25, "shard_size": 10, "tokens_per_image": 4, "vocab_size": 100, "levels": (10, 10)}
+MANIFEST = manifest_of(fingerprint="f", codec="fake", held_out_share=0.2, **SIZES)
 
 
 def fill(path: Path) -> TokenFolder:

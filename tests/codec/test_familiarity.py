@@ -93,8 +93,7 @@ def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
 def test_images_from_all_over_the_data_set_are_judged_whatever_the_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec = FakeCodec()
-    codec.own_error = (1.0, 2.0)
+    codec = FakeCodec(own_error=(1.0, 2.0))
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     for i in range(120):  # a black class and a white one
         put(tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png")

@@ -110,9 +110,8 @@ class Changed(FakeCodec):
     """A codec whose decoding remembers how it was asked."""
 
     def __init__(self, **changes: Any):
-        super().__init__()
+        super().__init__(**changes)
         self.asked: set[tuple[int, float]] = set()
-        vars(self).update(changes)
 
     def decode(
         self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -16,24 +17,23 @@ from imagegram.manifest import Manifest
 from imagegram.tokens import TERMINATOR, TokenFolder
 
 
+def manifest_of(**values: Any) -> Manifest:
+    """A manifest in which these values matter."""
+    usual: dict[str, Any] = {"dataset": DatasetSpec("fake"), "split": "train", "image_size": 32, "shard_size": 1000}
+    usual |= {"codec": "tiny", "revision": "r", "precision": "float32", "preprocessing": "none", "held_out_share": 0.0}
+    return Manifest(**usual | values)
+
+
 def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0) -> Path:
     """A finished token folder with the rows of `tokens` [n, L] and labels 0, 1, 2, 0, ..."""
     n, length = tokens.shape
-    manifest = Manifest(
-        dataset=DatasetSpec("fake"),
-        split="train",
+    manifest = manifest_of(
         fingerprint=hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()[:16],
         images=n,
-        codec="tiny",
-        revision="r",
-        precision="float32",
         tokens_per_image=length,
         vocab_size=vocab_size,
         levels=(8, 8, 8) if vocab_size == 512 else (),
-        image_size=32,
-        preprocessing="none",
         held_out_share=held_out_share,
-        shard_size=1000,
         class_names=("0", "1", "2"),
     )
     folder = TokenFolder.create(path, manifest)

@@ -12,7 +12,10 @@ SMALL_JOB: dict[str, Any] = {"dataset": "shapes", "images": 200, "shard_size": 1
 
 
 class FakeCodec:
-    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. Counts the calls of `encode`."""
+    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. Counts the calls of `encode`.
+
+    changes: attributes that are others.
+    """
 
     name, revision, precision = "fake", "1", "int"
     image_size, tokens_per_image, vocab_size = 32, 4, 500
@@ -20,8 +23,9 @@ class FakeCodec:
     timesteps, guidance_scale = 1, 1.0
     own_error: tuple[float, float] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.calls = 0
+        vars(self).update(changes)
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         self.calls += 1
