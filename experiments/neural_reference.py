@@ -12,7 +12,7 @@ Both predict an image's tokens one after another, in one architecture (pre-norm,
 They are trained with AdamW at a constant rate and their weights are averaged over the last steps;
 training ends when a tenth of the *training* images (2,000 at most), set aside, has not been
 predicted better for a while. The average that predicted it best is measured on held-out images,
-of which nothing has been used. `kernel` is the kernel n-gram on the same images.
+of which nothing has been used. `kernel` is the kernel n-gram as fitted, on the same images.
 
 Writes a JSON file entry by entry, and checkpoints meanwhile, so that the same command goes on after a stop:
 held_out_bits and training_bits a token, and exact_copy_probability, the chance that a drawn sequence equals a training
@@ -291,7 +291,7 @@ def measure(name: str, config: Config, index: Index, held_out: NDArray[np.uint16
     """Train one of MODELS, or go on with it, and measure it."""
     if name == "kernel":
         started = time.monotonic()
-        measured = figures(lambda tokens: np.log2(Kernel().probabilities(index, tokens)), index, held_out)
+        measured = figures(lambda tokens: np.log2(Kernel(temperature=1).probabilities(index, tokens)), index, held_out)
         return measured | {"seconds": round(time.monotonic() - started)}
     values = index.levels if name == "digits" else (index.vocab_size,)
     alphabet = Alphabet(tuple(values), index.tokens_per_image)

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from experiments import neural_reference as module
-from experiments.neural_reference import Alphabet, Training, Transformer, log2_probabilities, train
+from experiments.neural_reference import Alphabet, Config, Training, Transformer, log2_probabilities, measure, train
+from imagegram.index.build import build_index
+from imagegram.samplers import Kernel
+from imagegram.token_arrays import tokens_from
 
 
 @pytest.mark.parametrize("values", [(6,), (3, 2)])
@@ -40,3 +43,13 @@ def test_training_learns_and_goes_on_from_its_checkpoint(tmp_path: Path, monkeyp
     parts = train(Training(alphabet, tokens, 0), tmp_path / "parts.pt", 40)
     assert parts["steps"] == 40
     assert parts["stopping_bits"] == pytest.approx(whole["stopping_bits"], rel=1e-5)
+
+
+def test_the_kernel_stands_beside_them_as_fitted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = tokens_from(rng.integers(0, 6, (80, 2)).astype(np.uint16), tmp_path / "tokens", levels=(3, 2))
+    index = build_index([tokens.path], tmp_path / "input", tmp_path / "index")
+    asked = index.tokens[:9]
+    found = measure("kernel", Config(), index, asked)["held_out_bits"]
+    fitted = Kernel(temperature=1).probabilities(index, asked)
+    assert found.value == pytest.approx(-np.log2(fitted).mean())
