@@ -69,8 +69,7 @@ def test_it_is_kept_until_an_input_changes(measured, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(fidelity, constant, getattr(fidelity, constant) - 1)
         assert measured(measured.real).error.value == 0, constant
         assert measured(dark).error.value == 0, constant
-    monkeypatch.setattr(type(measured.index), "identity", "another")
-    assert read_fidelity(measured.index) is None
+    assert read_fidelity(replace(measured.index, identity="another")) is None
 
 
 def test_nothing_is_said_where_the_originals_are_gone(measured) -> None:  # type: ignore[no-untyped-def]
