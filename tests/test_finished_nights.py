@@ -78,7 +78,7 @@ def test_a_night_is_finished_until_its_plan_changes(plan: Plan) -> None:
         ("imagegram.metrics.registry.FIGURES_VERSION", 99),
         ("imagegram.samplers.Aligned.version", 99),
         ("imagegram.codec.miniatures.revision", lambda folder: "trained anew"),
-        ("imagegram.index.folder.Index.identity", "of other tokens"),
+        ("overnight.begin.read_json", lambda file: {"request": {"index": "of other tokens"}}),
     ],
 )
 def test_a_night_is_not_finished_where_the_code_or_what_it_read_is_another(
