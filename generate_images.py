@@ -6,11 +6,13 @@
     .venv/bin/python generate_images.py aligned --help   # its options
     .venv/bin/python generate_images.py --seeds 8        # eight times as many, in one report
 
-Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) draws every n-th of the seeds (docs/cluster.md).
+Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) draws every n-th of the seeds
+(docs/cluster.md).
 
-Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out images. Writes
-data/generated/kernel-seed0/: tokens, the image and position that each was drawn from, images, sheets of them beside
-training images, and report.json (the files are described in imagegram/generating.py). Prints, after the progress bars,
+Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out
+images. Writes data/generated/kernel-seed0/: tokens, the image and position that each was drawn
+from, images, sheets of them beside training images, and report.json (the files are described in
+imagegram/generating.py). Prints, after the progress bars,
 
     ---
     out: data/generated/kernel-seed0
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING
 from imagegram.cli import one_of, run_script, summary
 from imagegram.samplers import SAMPLERS, Kernel, Sampler
 
-# The most coherent sampler whose images lie as far from the training images as held-out ones: docs/findings.md.
+# The most coherent sampler whose images lie as far from the training images as held-out ones:
+# docs/findings.md.
 SAMPLER = Kernel()
 
 RENAMED = {
@@ -57,18 +60,24 @@ class Config:
     codec: str = ""  # "": the one that made the tokens of the index
     timesteps: int = 0  # flow steps of a decode; 0: the codec's default
     guidance_scale: float = 0.0  # 0: the codec's default; 1: none
-    prefixes: int = 4  # sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes
+    prefixes: int = 4
+    """sequences shown in prefixes.png and seeds.png; with 256 tokens each costs 15 more decodes"""
 
 
 def default_out(config: Config) -> Path:
-    """A folder whose name carries what differs from the default, so that no run replaces another."""
+    """A folder whose name carries what differs from the default, so that no run replaces
+    another."""
     changed = config.sampler.changes()
     for name in ("length", "prompt", "timesteps", "guidance_scale"):
         if getattr(config, name):
             changed[name] = getattr(config, name)
     if config.seeds > 1:
         changed["seeds"] = config.seeds
-    words = [config.sampler.name, *(f"{name}{value}" for name, value in changed.items()), f"seed{config.seed}"]
+    words = [
+        config.sampler.name,
+        *(f"{name}{value}" for name, value in changed.items()),
+        f"seed{config.seed}",
+    ]
     return Path("data/generated") / "-".join(words)
 
 
@@ -104,7 +113,11 @@ def main(config: Config) -> None:
     with generating(index, codec, held_out, request, out, Processes.from_environment()) as run:
         for rng in run.random_generators():
             samples = config.sampler.sample(
-                index, config.sequences, rng, length=config.length, prefix=run.prompts(config.prompt)
+                index,
+                config.sequences,
+                rng,
+                length=config.length,
+                prefix=run.prompts(config.prompt),
             )
             images = run.decode(samples)
             run.add(samples, images)

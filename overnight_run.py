@@ -1,4 +1,5 @@
-"""The whole experiment: tokenize -> index -> generate with several samplers -> one page with pictures and numbers.
+"""The whole experiment: tokenize -> index -> generate with several samplers -> one page with
+pictures and numbers.
 
     .venv/bin/python overnight_run.py                  # the digits (`make demo`): 1 to 4 min
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
@@ -6,9 +7,10 @@
     .venv/bin/python overnight_run.py --dry-run        # what would be done, and what is finished
     .venv/bin/python overnight_run.py --hours 8        # the sweep as well, until 8 hours are over
 
-Every step is skipped where it is finished, so that the same command goes on after a crash, and a sampler added to
-SAMPLERS costs only itself. A sampler that fails is named at the end, and the others are finished. Everything said is
-in night.log as well, with its time: start it in tmux, or with nohup, and go to bed. Ends with the page's place:
+Every step is skipped where it is finished, so that the same command goes on after a crash, and a
+sampler added to SAMPLERS costs only itself. A sampler that fails is named at the end, and the
+others are finished. Everything said is in night.log as well, with its time: start it in tmux, or
+with nohup, and go to bed. Ends with the page's place:
 
     ---
     page: data/demo/report.html
@@ -36,15 +38,19 @@ with constants(__file__):
     # What each of them teaches, from new images to copies, and to independent tokens.
     SAMPLERS: dict[str, Sampler | Draw] = {
         "kernel": Kernel(),  # the default: near images give their tokens, moved by a fitted model
-        "kernel-near": Kernel(step=0.85),  # smaller moves: nearer to the training images, no more coherent
-        "aligned": Aligned(context=2),  # the same two tokens at the same position, in two images at least
-        "smoothed": Smoothed(context=2),  # the same, smoothed: all that two tokens of context can tell
+        # smaller moves: nearer to the training images, no more coherent
+        "kernel-near": Kernel(step=0.85),
+        # the same two tokens at the same position, in two images at least
+        "aligned": Aligned(context=2),
+        # the same, smoothed: all that two tokens of context can tell
+        "smoothed": Smoothed(context=2),
         "ntd": Ntd(context=2),  # plain infini-gram with a short context: stitches
         "ntd-long": Ntd(context=10),  # the longest context of the first experiments: copies
         "unigram": Aligned(context=0),  # every position on its own
     }
 
-    # What --hours adds, in random order until the hours are over; what equals one of SAMPLERS is left out.
+    # What --hours adds, in random order until the hours are over; what equals one of SAMPLERS is
+    # left out.
     SWEEP = {
         **sweep(Kernel, step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
         **sweep(Aligned, context=(1, 2, 3, 4), min_images=(1, 2, 5)),
@@ -56,27 +62,26 @@ with constants(__file__):
 
 PREFIXES = 8  # sequences of each that are decoded from their first 1, 2, 4, ... tokens as well
 
-# The first experiments' own night, for a GPU with the package flextok and a connection to the hub: 225,000 images.
-# DATASETS = (
-#     DatasetSpec("food101"),
-#     DatasetSpec("Maysee/tiny-imagenet"),
-#     DatasetSpec("cifar100", label_column="fine_label"),
-# )
-# .venv/bin/python overnight_run.py --codec EPFL-VILAB/flextok_d18_d28_dfn --hours 8 \
-#     --out data/first-night
+# The first experiments' own night, for a GPU with the package flextok and a connection to the hub:
+# 225,000 images. DATASETS = ( DatasetSpec("food101"), DatasetSpec("Maysee/tiny-imagenet"),
+# DatasetSpec("cifar100", label_column="fine_label"), ) .venv/bin/python overnight_run.py --codec
+# EPFL-VILAB/flextok_d18_d28_dfn --hours 8 \ --out data/first-night
 
 
 @dataclass
 class Config:
-    dataset: tuple[str, ...] = ()  # what tokenize_fast.py takes, one or several; none: those of DATASETS
+    dataset: tuple[str, ...] = ()
+    """what tokenize_fast.py takes, one or several; none: those of DATASETS"""
     each: OmitArgPrefixes[DatasetOptions] = DatasetOptions()
-    separate: bool = False  # an index and a page for each data set, in a folder of its own below OUT
+    separate: bool = False
+    """an index and a page for each data set, in a folder of its own below OUT"""
     codec: str = ""  # what tokenize_fast.py takes; "": tiny, or linear for emoji
     out: Path = Path("data/demo")
     sequences: int = 1000  # sampled and measured for each sampler
     decoded: int = 64  # of these, decoded
     seed: int = 0  # the same seed draws the same sequences and pictures
-    hours: float = 0.0  # also run SWEEP, and begin no sampler after that time; 0: SAMPLERS and nothing else
+    hours: float = 0.0
+    """also run SWEEP, and begin no sampler after that time; 0: SAMPLERS and nothing else"""
     dry_run: bool = False  # print counts, disk, memory and what is finished, and do nothing
 
 
@@ -124,7 +129,9 @@ def make_plans(config: Config) -> list[Plan]:
         return [together]
     names = folder_names([one.name for one in data])
     return [
-        replace(together, out=config.out / name, data=(one,), codec=chosen(config.codec, [one.name]))
+        replace(
+            together, out=config.out / name, data=(one,), codec=chosen(config.codec, [one.name])
+        )
         for name, one in zip(names, data, strict=True)
     ]
 

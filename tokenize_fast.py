@@ -2,12 +2,13 @@
 
     .venv/bin/python tokenize_fast.py                        # the digits: 6 to 15 s
     .venv/bin/python tokenize_fast.py --dataset shapes --images 20000
-    .venv/bin/python tokenize_fast.py --dataset emoji --out data/emoji   # with a codec fitted to them
+    .venv/bin/python tokenize_fast.py --dataset emoji --out data/emoji   # by a codec of their own
     .venv/bin/python tokenize_fast.py --dataset cifar10 --out data/cifar10 \\
         --codec EPFL-VILAB/flextok_d18_d28_dfn
 
-Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and several GPUs.
-Reads nothing but the data set; writes data/tokens/ (the files are described in imagegram/tokens.py), one shard at a
+Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and
+several GPUs. Reads nothing but the data set; writes data/tokens/ (the files are described in
+imagegram/tokens.py), one shard at a
 time: the same command goes on where it was stopped. Shows a progress bar with img/s, then prints
 
     ---

@@ -6,11 +6,12 @@
     .venv/bin/torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d \\
         --rdzv-endpoint=FIRST:29500 tokenize_imagenet_large.py
 
-The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Needs requirements-flextok.txt.
-Process `r` of `n` takes the shards s with s % n == r. The processes exchange nothing but files, which several nodes
-write to one shared folder, and a shard's bytes do not depend on n: a run can be stopped, or crash, and the same
-command, or one with another number of processes, goes on from the finished shards. Images that cannot be read are
-listed in bad.jsonl. The tokens take 0.7 GB; whether that is free is checked first.
+The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Needs
+requirements-flextok.txt. Process `r` of `n` takes the shards s with s % n == r. The processes
+exchange nothing but files, which several nodes write to one shared folder, and a shard's bytes do
+not depend on n: a run can be stopped, or crash, and the same command, or one with another number of
+processes, goes on from the finished shards. Images that cannot be read are listed in bad.jsonl. The
+tokens take 0.7 GB; whether that is free is checked first.
 
 The first process shows one line for all of them, images, img/s and the time left, and then prints
 
@@ -37,7 +38,9 @@ from imagegram.options import Options
 class Config:
     # Or a local copy in any form that tokenize_fast.py takes.
     dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec("benjamin-paine/imagenet-1k-256x256")
-    tokenizing: OmitArgPrefixes[Options] = Options(codec="EPFL-VILAB/flextok_d18_d28_dfn", batch_size=64)
+    tokenizing: OmitArgPrefixes[Options] = Options(
+        codec="EPFL-VILAB/flextok_d18_d28_dfn", batch_size=64
+    )
     out: Path = Path("data/imagenet_tokens")
 
 

@@ -3,22 +3,24 @@
     .venv/bin/python train_tiny_flextok.py --dataset my_pictures/ --start tiny --out data/my_codec
     .venv/bin/python tokenize_fast.py --dataset my_pictures/ --codec data/my_codec
 
-The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512 codes (--tokens, --levels), and knows
-only what it was trained on. `--dataset` takes what tokenize_fast.py takes, one or several. `--start tiny` begins with
-the weights that are shipped, and needs a fraction of the steps. On two cores a training from scratch takes one to three
-hours, one from given weights 15 minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are
-written every 500 steps; the same command goes on from them and ends with the same weights, and one with other
+The miniature has 32 x 32 pixels (or 64 x 64, --image-size) and 16 tokens of 512 codes (--tokens,
+--levels), and knows only what it was trained on. `--dataset` takes what tokenize_fast.py takes, one
+or several. `--start tiny` begins with the weights that are shipped, and needs a fraction of the
+steps. On two cores a training from scratch takes one to three hours, one from given weights 15
+minutes to an hour; on a CUDA GPU, where it is compiled, minutes. Checkpoints are written every 500
+steps; the same command goes on from them and ends with the same weights, and one with other
 --decoder-steps keeps the encoder. Prints one line per 100 steps or 10 seconds:
 
     decoder step  10100/18000  flow 0.0616  alignment 0.1840  lr 1.5e-03  415 img/s  ETA 15 min
 
-Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a classifier on held-out
-images rebuilt from 1, 2, 4 ... tokens, errors, codes in use), reconstructions.png, training.png, and training/ with the
-checkpoints, which may be deleted at the end; and says in a line whether to train longer. The images that are held out
-are those that tokenize_fast.py holds out.
+Writes into --out: weights.safetensors, card.json and card.md (what it can do: the accuracy of a
+classifier on held-out images rebuilt from 1, 2, 4 ... tokens, errors, codes in use),
+reconstructions.png, training.png, and training/ with the checkpoints, which may be deleted at the
+end; and says in a line whether to train longer. The images that are held out are those that
+tokenize_fast.py holds out.
 
-The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from scratch.
-"""
+The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from
+scratch."""
 
 import math
 import sys
@@ -68,11 +70,15 @@ def main(config: Config) -> None:
     from training.tokenizer import train
 
     # 1) Check everything before anything is touched.
-    torch.set_flush_denormal(True)  # what GELU leaves of large negative numbers slows products down many times
+    # what GELU leaves of large negative numbers slows products down many times
+    torch.set_flush_denormal(True)
     steps = steps_of(config)
     check(config)
     model = start_model(config)
-    data = [read_images(spec, config.image_size) for spec in DatasetSpec.of_each(config.dataset, config.each)]
+    data = [
+        read_images(spec, config.image_size)
+        for spec in DatasetSpec.of_each(config.dataset, config.each)
+    ]
     check_different(data)
 
     # 2) Train, or go on.
@@ -102,7 +108,10 @@ def steps_of(config: Config) -> tuple[int, int]:
     encoder, decoder = FROM_WEIGHTS if config.start else FROM_SCRATCH
     steps = (config.encoder_steps or encoder, config.decoder_steps or decoder)
     if min(steps) < 1:
-        raise UserError(f"--encoder-steps and --decoder-steps are positive, or 0 for the default, not {min(steps)}")
+        raise UserError(
+            "--encoder-steps and --decoder-steps are positive, or 0 for the default, not "
+            f"{min(steps)}"
+        )
     return steps
 
 
@@ -110,11 +119,18 @@ def check(config: Config) -> None:
     """UserError where the data sets or the folder cannot be meant."""
     names = config.dataset
     if not names or len(set(names)) < len(names) or len(names) > MOST_DATA_SETS:
-        raise UserError(f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not {' '.join(names) or 'none'}")
+        raise UserError(
+            f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not "
+            f"{' '.join(names) or 'none'}"
+        )
     if config.each.images < 1:
-        raise UserError(f"--images {config.each.images}: it is the most images of a data set, 60000 by default")
+        raise UserError(
+            f"--images {config.each.images}: it is the most images of a data set, 60000 by default"
+        )
     if config.image_size not in IMAGE_SIZES:
-        raise UserError(f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}")
+        raise UserError(
+            f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}"
+        )
     if not 1 <= config.tokens <= MOST_TOKENS:
         raise UserError(f"--tokens {config.tokens}: a miniature has 1 to {MOST_TOKENS}")
     if min(config.levels, default=0) < 2 or math.prod(config.levels) > MOST_IDS:
@@ -131,20 +147,27 @@ def start_model(config: Config) -> "TinyFlexTok":
 
     if not config.start:
         torch.manual_seed(config.seed)
-        return TinyFlexTok(TinyConfig(config.image_size, config.image_size // 8, config.tokens, config.levels))
+        return TinyFlexTok(
+            TinyConfig(config.image_size, config.image_size // 8, config.tokens, config.levels)
+        )
     folder = miniatures.find(config.start)
     if not folder:
         raise UserError(
-            f"--start {config.start}: no miniature of that name or path; it is {', '.join(miniatures.shipped())}, or a "
-            "folder that this script wrote"
+            f"--start {config.start}: no miniature of that name or path; it is "
+            f"{', '.join(miniatures.shipped())}, or a folder that this script wrote"
         )
     model = TinyFlexTok.load(folder / miniatures.WEIGHTS)
     for option in ("image_size", "tokens", "levels"):
         has, asked = getattr(model.config, option), getattr(config, option)
         if has != asked:
             given = f"--{option.replace('_', '-')}"
-            has, asked = (" ".join(map(str, value)) if option == "levels" else value for value in (has, asked))
-            raise UserError(f"{given} {asked}: {config.start} has {has}: give {given} {has}, or leave --start out")
+            has, asked = (
+                " ".join(map(str, value)) if option == "levels" else value for value in (has, asked)
+            )
+            raise UserError(
+                f"{given} {asked}: {config.start} has {has}: give {given} {has}, or leave --start "
+                "out"
+            )
     return model
 
 
@@ -173,16 +196,23 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
 def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
     # What older versions did not record was as it is now.
-    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")} | (place.record() or recipe)
+    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")} | (
+        place.record() or recipe
+    )
     changed = changes(before, recipe)
     if set(changed) == {"decoder_steps"}:
-        # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one begins anew.
-        print(f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first step")
+        # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one
+        # begins anew.
+        print(
+            f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first "
+            "step"
+        )
         for name in ("decoder.pt", "decoder.jsonl"):
             (place.path / "training" / name).unlink(missing_ok=True)
     elif changed:
         raise UserError(
-            f"{place.path} belongs to another training ({'; '.join(changed.values())}): choose another --out"
+            f"{place.path} belongs to another training ({'; '.join(changed.values())}): choose "
+            "another --out"
         )
     place.finish(recipe)
 

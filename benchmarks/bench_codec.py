@@ -2,14 +2,14 @@
 
     python -m benchmarks.bench_codec                # about 5 minutes
 
-1. Images a second of tokenizing and decoding, in processes of their own that take turns:
-   *now* is what the scripts do: OpenMP's threads sleep while they wait, each core takes a few images by itself, and
-   decodes in bfloat16 where the processor has it; *before* is PyTorch as it comes: threads spin (OMP_WAIT_POLICY
-   unset), all of them share every operation of one large batch. The medians of `rounds`, and their ratio; once with
-   nothing beside them that this program knows of, once with two processes that count for ever.
-2. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of `rounds`, and how much of
-   that is the one matrix product that each direction needs.
-"""
+1. Images a second of tokenizing and decoding, in processes of their own that take turns: *now* is
+   what the scripts do: OpenMP's threads sleep while they wait, each core takes a few images by
+   itself, and decodes in bfloat16 where the processor has it; *before* is PyTorch as it comes:
+   threads spin (OMP_WAIT_POLICY unset), all of them share every operation of one large batch. The
+   medians of `rounds`, and their ratio; once with nothing beside them that this program knows of,
+   once with two processes that count for ever.
+2. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of
+   `rounds`, and how much of that is the one matrix product that each direction needs."""
 
 import json
 import os
@@ -45,7 +45,8 @@ FITTED = 1_000  # images of the linear codec
 @dataclass
 class Config:
     rounds: int = 3
-    worker: str = ""  # now | before: measure one of them and print its rates (what this program starts)
+    worker: str = ""
+    """now | before: measure one of them and print its rates (what this program starts)"""
 
 
 def miniature() -> TinyCodec:
@@ -59,7 +60,10 @@ def measure(mode: str) -> dict[str, float]:
     codec = miniature()
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (TOKENIZED, 3, 32, 32), np.uint8))
-    tokens = [row.astype(np.uint16) for row in rng.integers(0, codec.vocab_size, (DECODED, codec.tokens_per_image))]
+    tokens = [
+        row.astype(np.uint16)
+        for row in rng.integers(0, codec.vocab_size, (DECODED, codec.tokens_per_image))
+    ]
 
     def tokenize() -> None:
         if mode == "now":
@@ -84,18 +88,26 @@ def measure(mode: str) -> dict[str, float]:
 
 
 def in_own_process(mode: str) -> dict[str, float]:
-    """The same in a process whose OpenMP is as the mode wants it: it is set when PyTorch is imported, once."""
+    """The same in a process whose OpenMP is as the mode wants it: it is set when PyTorch is
+    imported, once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     first = "" if mode == "now" else "import torch; "  # before the package can say how threads wait
-    program = f"{first}import runpy; runpy.run_module('benchmarks.bench_codec', run_name='__main__')"
+    program = (
+        f"{first}import runpy; runpy.run_module('benchmarks.bench_codec', run_name='__main__')"
+    )
     command = [sys.executable, "-c", program, "--worker", mode]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def under_load(rounds: int) -> None:
     """Print the first table."""
-    print("| | other busy processes | before, img/s | now, img/s | times |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| | other busy processes | before, img/s | now, img/s | times |\n| --- | --- | --- | --- "
+        "| --- |"
+    )
     for busy in (0, 2):
         beside = [subprocess.Popen([sys.executable, "-c", "while 1: pass"]) for _ in range(busy)]
         try:
@@ -105,9 +117,16 @@ def under_load(rounds: int) -> None:
                 process.kill()
                 process.wait()
         for work in ("tokenize", "decode"):
-            before, now = (statistics.median(run[mode][work] for run in runs) for mode in ("before", "now"))
-            print(f"| {work} | {busy} | {before:.1f} | {now:.1f} | {now / before:.2f} |", flush=True)
-    print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {'yes' if has_bfloat16() else 'no'}\n")
+            before, now = (
+                statistics.median(run[mode][work] for run in runs) for mode in ("before", "now")
+            )
+            print(
+                f"| {work} | {busy} | {before:.1f} | {now:.1f} | {now / before:.2f} |", flush=True
+            )
+    print(
+        f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: "
+        f"{'yes' if has_bfloat16() else 'no'}\n"
+    )
 
 
 def core_seconds(rounds: int, work: Callable[[], object]) -> float:
@@ -135,7 +154,10 @@ def linear(size: int, rounds: int) -> None:
             (lambda: codec.decode(tokens), lambda: coefficients @ codec.basis),
         ):
             seconds = core_seconds(rounds, whole)
-            cells += [f"{len(images) / seconds:.0f}", f"{core_seconds(rounds, product) / seconds:.0%}"]
+            cells += [
+                f"{len(images) / seconds:.0f}",
+                f"{core_seconds(rounds, product) / seconds:.0%}",
+            ]
     print(f"| {size} | {' | '.join(cells)} |", flush=True)
 
 
@@ -144,7 +166,9 @@ def main(config: Config) -> None:
         print(json.dumps(measure(config.worker)))
         return
     under_load(config.rounds)
-    print("\n| pixels | encode, img a core-second | of it the product | decode | of it the product |")
+    print(
+        "\n| pixels | encode, img a core-second | of it the product | decode | of it the product |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for size in (64, 128):
         linear(size, config.rounds)

@@ -3,12 +3,12 @@
     python -m benchmarks.bench_flextok          # the size of d18-d28: for a GPU
     python -m benchmarks.bench_flextok --small  # a toy, which a CPU can run
 
-Tokenizing and decoding (20 steps, guidance) at several batch sizes: images a second, the ratio to the package's call of
-the same batch, and the share of the device's peak: matrix products of the dense path times images a second, over what
-one large product reaches in the same precision. The package's decoding takes so long that it is timed once, on a GPU
-for the smallest batch alone. Then the share of tokens that come out otherwise than in float32 with TF32 off, for every
-precision. Prints one Markdown table and a `---` block. Needs requirements-flextok.txt.
-"""
+Tokenizing and decoding (20 steps, guidance) at several batch sizes: images a second, the ratio to
+the package's call of the same batch, and the share of the device's peak: matrix products of the
+dense path times images a second, over what one large product reaches in the same precision. The
+package's decoding takes so long that it is timed once, on a GPU for the smallest batch alone. Then
+the share of tokens that come out otherwise than in float32 with TF32 off, for every precision.
+Prints one Markdown table and a `---` block. Needs requirements-flextok.txt."""
 
 import functools
 import math
@@ -36,7 +36,8 @@ from imagegram.tokens import SEPARATOR
 SCALE = 7.5
 FLIP_IMAGES = 64  # tokenized in every precision
 PREFIX = 64  # tokens of the shorter decode
-LARGE = (16, 64, 256), (16, 64), (16,)  # batch sizes of tokenizing, of decoding, and of the package's decoding
+# batch sizes of tokenizing, of decoding, and of the package's decoding
+LARGE = (16, 64, 256), (16, 64), (16,)
 SMALL = (1, 8), (1, 8), (1, 8)  # on a CPU the stock call has a mask of (512 x batch)^2 entries
 
 
@@ -66,7 +67,8 @@ def build(small: bool, device: torch.device) -> Any:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of `work`, after one call that does not count; NaN where memory does not hold it."""
+    """The median time of `work`, after one call that does not count; NaN where memory does not hold
+    it."""
     times = []
     try:
         for _ in range(repeats + 1):
@@ -123,8 +125,11 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def bench_encode(model: Any, pixels: Tensor, batches: Sequence[int], repeats: int, table: Table) -> Tensor:
-    """Both paths for tokenizing, from bytes on the host to uint16 on the host; returns tokens [n, L]."""
+def bench_encode(
+    model: Any, pixels: Tensor, batches: Sequence[int], repeats: int, table: Table
+) -> Tensor:
+    """Both paths for tokenizing, from bytes on the host to uint16 on the host; returns tokens [n,
+    L]."""
     from imagegram.codec.flextok_dense import FastEncoder
 
     device = model.device
@@ -173,17 +178,23 @@ def bench_decode(
 
     def stock(batch: int) -> Tensor:
         options = {"guidance_scale": SCALE, "perform_norm_guidance": True, "verbose": False}
-        return model.detokenize([row[None, :kept] for row in tokens[:batch]], timesteps=timesteps, **options)
+        return model.detokenize(
+            [row[None, :kept] for row in tokens[:batch]], timesteps=timesteps, **options
+        )
 
     def dense(batch: int) -> Tensor:
         return lower.images(tokens[:batch], [kept] * batch, noise[:batch], timesteps, SCALE)
 
     for batch in stock_batches:
         time = seconds(functools.partial(stock, batch), 1)
-        table.add(f"decode {kept}", "stock float32", batch, time, work / peak(device, torch.float32))
+        table.add(
+            f"decode {kept}", "stock float32", batch, time, work / peak(device, torch.float32)
+        )
     for batch in batches:
         time = seconds(functools.partial(dense, batch), repeats)
-        table.add(f"decode {kept}", f"dense {name_of(dtype)}", batch, time, work / peak(device, dtype))
+        table.add(
+            f"decode {kept}", f"dense {name_of(dtype)}", batch, time, work / peak(device, dtype)
+        )
 
 
 def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
@@ -199,11 +210,18 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
     print("\n| precision | tokens that differ from float32 |\n| --- | --- |")
     reference = tokens(torch.float32, False)
     flips = {}
-    for name, dtype in (("tf32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
+    for name, dtype in (
+        ("tf32", torch.float32),
+        ("float16", torch.float16),
+        ("bfloat16", torch.bfloat16),
+    ):
         found = tokens(dtype, name == "tf32")
         flips[f"flips_{name}"] = float((found != reference).float().mean())
         overflown = int((found == SEPARATOR).any(1).sum())
-        print(f"| {name} | {flips[f'flips_{name}']:.2%}{f', {overflown} images overflow' if overflown else ''} |")
+        print(
+            f"| {name} | "
+            f"{flips[f'flips_{name}']:.2%}{f', {overflown} images overflow' if overflown else ''} |"
+        )
     return flips
 
 
@@ -214,14 +232,32 @@ def main(config: Config) -> None:
     encode_batches, decode_batches, stock_batches = SMALL if config.small else LARGE
     model = build(config.small, device)
     length = int(model.encoder.module_dict["enc_register_module"].n_max)
-    pixels = [torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1) for i in range(max(FLIP_IMAGES, *encode_batches))]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, torch {torch.__version__}, {'a toy' if config.small else 'the size of d18-d28'}")
+    pixels = [
+        torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1)
+        for i in range(max(FLIP_IMAGES, *encode_batches))
+    ]
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{name}, torch {torch.__version__}, {'a toy' if config.small else 'the size of d18-d28'}"
+    )
     table = Table()
     images = torch.stack(pixels)
     tokens = bench_encode(model, images, encode_batches, config.repeats, table)
     for kept in (length, PREFIX):
-        bench_decode(model, tokens, kept, decode_batches, stock_batches, config.timesteps, config.repeats, table)
+        bench_decode(
+            model,
+            tokens,
+            kept,
+            decode_batches,
+            stock_batches,
+            config.timesteps,
+            config.repeats,
+            table,
+        )
     flips = bench_flips(model, images[:FLIP_IMAGES])
     summary(device=name, **table.best, **flips)
 

@@ -5,10 +5,10 @@
     python -m benchmarks.bench_kernel --index data/index   # an index at hand
     python -m benchmarks.bench_kernel --folder data/bench  # keeps corpus and fit
 
-After the first tokens of some training images an image is drawn for the next one. Printed is the time that each
-operation of it takes for a sequence, and so the sequences a second; with --drawn N also how many sequences a second the
-sampler makes, of N, the median of three times. On a GPU where there is one.
-"""
+After the first tokens of some training images an image is drawn for the next one. Printed is the
+time that each operation of it takes for a sequence, and so the sequences a second; with --drawn N
+also how many sequences a second the sampler makes, of N, the median of three times. On a GPU where
+there is one."""
 
 import statistics
 import sys
@@ -64,7 +64,10 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
     gpu = library.device.type == "cuda"
     uniform = torch.rand((len(queries), ATTEMPTS, 3), dtype=torch.float64, device=library.device)
     activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
-    with profile(activities=[activity], experimental_config=everywhere) as profiled, single_threads():
+    with (
+        profile(activities=[activity], experimental_config=everywhere) as profiled,
+        single_threads(),
+    ):
         started = time.perf_counter()
         library.draw(position, queries, uniform, 1.0)
         if gpu:
@@ -72,7 +75,9 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
         taken = time.perf_counter() - started
     seconds: dict[str, float] = defaultdict(float, {CLOCK: taken})
     for each in profiled.key_averages():
-        seconds[each.key[:NAME]] += (each.self_device_time_total if gpu else each.self_cpu_time_total) / 1e6
+        seconds[each.key[:NAME]] += (
+            each.self_device_time_total if gpu else each.self_cpu_time_total
+        ) / 1e6
     return seconds
 
 
@@ -92,7 +97,9 @@ def measure(config: Config, index: Index) -> None:
     model = open_kernel(index, choose_device())
     fit_seconds = time.monotonic() - started
     length = index.tokens_per_image
-    where = torch.cuda.get_device_name() if model.codes.device.type == "cuda" else f"{cores()} cores"
+    where = (
+        torch.cuda.get_device_name() if model.codes.device.type == "cuda" else f"{cores()} cores"
+    )
     print(f"{index.num_images} images of {length} tokens, {where}")
 
     n = min(config.sequences, index.num_images)
@@ -105,14 +112,20 @@ def measure(config: Config, index: Index) -> None:
     # Tokens in between take what lies between.
     names = sorted({name for seconds in taken for name in seconds})
     whole = {
-        name: np.interp(np.arange(length), positions, [seconds.get(name, 0.0) for seconds in taken]).sum() / n
+        name: np.interp(
+            np.arange(length), positions, [seconds.get(name, 0.0) for seconds in taken]
+        ).sum()
+        / n
         for name in names
     }
     total = sum(seconds for name, seconds in whole.items() if name != CLOCK)
     print(f"\nmilliseconds a sequence of all threads, {n} at a time")
     for name in sorted(set(names) - {CLOCK}, key=lambda name: -whole[name])[:10]:
         print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {whole[name] / total:4.0%}")
-    products = sum(len(model.projections[model.row(position)]) for position in range(length)) * index.num_images
+    products = (
+        sum(len(model.projections[model.row(position)]) for position in range(length))
+        * index.num_images
+    )
     rates = {"drawn_per_second": drawn_per_second(index, config.drawn)} if config.drawn else {}
     summary(
         sequences_per_second=1 / whole[CLOCK],

@@ -1,4 +1,5 @@
-"""Sequences a second of every sampler, beside three ways to draw n-grams from Fastgram one sequence at a time.
+"""Sequences a second of every sampler, beside three ways to draw n-grams from Fastgram one sequence
+at a time.
 
     python -m benchmarks.bench_sampling                    # 225,000 synthetic images of 256 tokens
     python -m benchmarks.bench_sampling --images 5000      # a small corpus of the same shape
@@ -6,18 +7,19 @@
 
 The three ways draw what the sampler `ntd` draws:
 
-- ten contexts: the first experiments' loop. It asks Fastgram's `ntd()` for the longest context first, then for shorter
-  ones until tokens follow, and draws from the dictionary that it answers.
+- ten contexts: the first experiments' loop. It asks Fastgram's `ntd()` for the longest context
+  first, then for shorter ones until tokens follow, and draws from the dictionary that it answers.
 - one ntd(): Fastgram shortens the context itself.
-- one find(): Fastgram's `find()` answers with the range of matches in the suffix table, from which one is drawn; no
-  dictionary is made. The context is at most a token longer than what matched before. The strongest of the three.
+- one find(): Fastgram's `find()` answers with the range of matches in the suffix table, from which
+  one is drawn; no dictionary is made. The context is at most a token longer than what matched
+  before. The strongest of the three.
 
     python -m benchmarks.bench_sampling --shards 7  # one shard beside seven, 64,000 images
 
-Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the ratios of `ntd`'s
-sequences a core-second to theirs; then a `---` block. With --shards: sequences a core-second of one shard and of so
-many, their ratio, and the peak of NumPy's arrays for eight sequences.
-"""
+Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the
+ratios of `ntd`'s sequences a core-second to theirs; then a `---` block. With --shards: sequences a
+core-second of one shard and of so many, their ratio, and the peak of NumPy's arrays for eight
+sequences."""
 
 import functools
 import random
@@ -85,7 +87,8 @@ def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
 
 
 def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
-    """One call of Fastgram's ntd() a token; it looks at 1,000 matches at most, as it does by default."""
+    """One call of Fastgram's ntd() a token; it looks at 1,000 matches at most, as it does by
+    default."""
     for _ in range(n):
         text = [SEPARATOR]
         for _ in range(engine.index.tokens_per_image):
@@ -95,13 +98,15 @@ def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
 
 
 def one_find(engine: Engine, n: int, rng: np.random.Generator) -> None:
-    """One call of Fastgram's find() a token: a match is drawn from the range that it answers (of an index's one shard).
+    """One call of Fastgram's find() a token: a match is drawn from the range that it answers (of an
+    index's one shard).
 
     A match that ends an image is drawn again, which is the distribution of those that do not.
     """
     (shard,) = engine.index.shards
     find = engine.core.find
-    draw = random.Random(int(rng.integers(1 << 62))).randrange  # a tenth of the time of NumPy's for a single number
+    # a tenth of the time of NumPy's for a single number
+    draw = random.Random(int(rng.integers(1 << 62))).randrange
     width = shard.table.shape[1]
     table = shard.table.data.cast("B")
     tokens = shard.tokens.data.cast("B").cast("H")
@@ -113,7 +118,9 @@ def one_find(engine: Engine, n: int, rng: np.random.Generator) -> None:
             token = SEPARATOR
             for _ in range(100 if high > low else 0):
                 rank = draw(low, high)
-                place = int.from_bytes(table[rank * width : (rank + 1) * width], "little") // 2 + depth
+                place = (
+                    int.from_bytes(table[rank * width : (rank + 1) * width], "little") // 2 + depth
+                )
                 token = tokens[min(place, len(tokens) - 1)]
                 if token < TERMINATOR:
                     break
@@ -163,15 +170,25 @@ def compare_shards(folder: Path, shards: int, repeats: int) -> None:
     images, length = SHARDED
     one = unrelated(folder, images, length)
     several = build_index(
-        [folder / "tokens"], folder / "input-shards", folder / "shards", shard_images=-(-images // shards)
+        [folder / "tokens"],
+        folder / "input-shards",
+        folder / "shards",
+        shard_images=-(-images // shards),
     )
     for name, (sampler, n) in OF_SHARDS.items():
-        turns = [[rate(functools.partial(sampler.sample, i, n), n, 1) for i in (one, several)] for _ in range(repeats)]
-        first, second = (statistics.median(r.per_core_second for r in column) for column in zip(*turns, strict=True))
+        turns = [
+            [rate(functools.partial(sampler.sample, i, n), n, 1) for i in (one, several)]
+            for _ in range(repeats)
+        ]
+        first, second = (
+            statistics.median(r.per_core_second for r in column)
+            for column in zip(*turns, strict=True)
+        )
         peaks = [memory(functools.partial(sampler.sample, index, 8)) for index in (one, several)]
         print(
-            f"{name}: {first:.4g} sequences a core-second with one shard, {second:.4g} with {len(several.shards)}: "
-            f"{second / first:.2f}; memory {peaks[0]:.1f} and {peaks[1]:.1f} MB",
+            f"{name}: {first:.4g} sequences a core-second with one shard, {second:.4g} with "
+            f"{len(several.shards)}: {second / first:.2f}; memory {peaks[0]:.1f} and "
+            f"{peaks[1]:.1f} MB",
             flush=True,
         )
 
@@ -189,13 +206,19 @@ def main(config: Config) -> None:
         for name, way in BASELINES.items():
             few = config.few_sequences
             rates[name] = rate(functools.partial(way, engine, few), few, config.repeats)
-            print(f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second")
+            print(
+                f"{name}: {rates[name].per_second:.4g} sequences/s, "
+                f"{rates[name].per_core_second:.4g} a core-second"
+            )
         for name, (sampler, n) in SAMPLERS.items():
             rates[name] = rate(functools.partial(sampler.sample, index, n), n, config.repeats)
-            ratios = [f"{rates[name].per_core_second / rates[way].per_core_second:.3g} x {way}" for way in BASELINES]
+            ratios = [
+                f"{rates[name].per_core_second / rates[way].per_core_second:.3g} x {way}"
+                for way in BASELINES
+            ]
             print(
-                f"{name}: {rates[name].per_second:.4g} sequences/s, {rates[name].per_core_second:.4g} a core-second; "
-                + ", ".join(ratios),
+                f"{name}: {rates[name].per_second:.4g} sequences/s, "
+                f"{rates[name].per_core_second:.4g} a core-second; " + ", ".join(ratios),
                 flush=True,
             )
         summary(**{name: rate.per_second for name, rate in rates.items()})

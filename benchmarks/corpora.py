@@ -1,4 +1,5 @@
-"""Indexes of the size of a real one, as a rule 256 tokens of 64,000 an image, made without a codec."""
+"""Indexes of the size of a real one, as a rule 256 tokens of 64,000 an image, made without a
+codec."""
 
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     for first in range(0, images, AT_ONCE):
         shape = min(AT_ONCE, images - first), length
         ranks = (2000 * rng.random(shape) ** 3).astype(np.int64)
-        rows = np.where(rng.random(shape) < 0.9, common[np.arange(length), ranks], rng.integers(0, 64_000, shape))
+        rows = np.where(
+            rng.random(shape) < 0.9,
+            common[np.arange(length), ranks],
+            rng.integers(0, 64_000, shape),
+        )
         parts.append(rows.astype(np.uint16))
     return _index(folder, parts)
 
@@ -37,9 +42,9 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
 def frequencies(folder: Path, images: int) -> Index:
     """Procedural scenes of 32 pixels as tokens from coarse to fine, the order of FlexTok's.
 
-    A token holds two frequencies of the cosine transform, of three channels each, low frequencies first. Each of
-    these numbers becomes a digit: its rank among the first images', in as many steps as the digit has levels.
-    """
+    A token holds two frequencies of the cosine transform, of three channels each, low frequencies
+    first. Each of these numbers becomes a digit: its rank among the first images', in as many steps
+    as the digit has levels."""
     edges: list[NDArray[np.float32]] = []
     parts = []
     for first in range(0, images, AT_ONCE):
@@ -47,19 +52,27 @@ def frequencies(folder: Path, images: int) -> Index:
         numbers = np.stack([_waves(scene(0, i)[0]) for i in scenes])
         if not edges:
             levels = np.tile(LEVELS, LENGTH)
-            edges = [np.quantile(column, np.arange(1, n) / n) for column, n in zip(numbers.T, levels, strict=True)]
-        digits = np.stack([np.searchsorted(e, column) for e, column in zip(edges, numbers.T, strict=True)], 1)
+            edges = [
+                np.quantile(column, np.arange(1, n) / n)
+                for column, n in zip(numbers.T, levels, strict=True)
+            ]
+        digits = np.stack(
+            [np.searchsorted(e, column) for e, column in zip(edges, numbers.T, strict=True)], 1
+        )
         ids = digits.reshape(len(digits), LENGTH, len(LEVELS)) @ np.cumprod([1, *LEVELS[:-1]])
         parts.append(ids.astype(np.uint16))
     return _index(folder, parts)
 
 
 def _waves(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """An image [32, 32, 3] -> the numbers of its LENGTH * 2 lowest frequencies: brightness and two colours of each."""
+    """An image [32, 32, 3] -> the numbers of its LENGTH * 2 lowest frequencies: brightness and two
+    colours of each."""
     red, green, blue = np.moveaxis(image.astype(np.float32), 2, 0)
     channels = np.stack([red + green + blue, red - blue, red - 2 * green + blue])
     waves = scipy.fft.dctn(channels, axes=(1, 2), norm="ortho")
-    order = np.argsort(np.add.outer(np.arange(32), np.arange(32)), axis=None, kind="stable")[: 2 * LENGTH]
+    order = np.argsort(np.add.outer(np.arange(32), np.arange(32)), axis=None, kind="stable")[
+        : 2 * LENGTH
+    ]
     return waves.reshape(3, -1)[:, order].T.ravel()
 
 
@@ -68,5 +81,7 @@ CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 
 def _index(folder: Path, parts: list[Tokens]) -> Index:
     """The index of all parts, of which no image is held out."""
-    tokens = tokens_from(np.concatenate(parts), folder / "tokens", levels=LEVELS, held_out_share=0.0)
+    tokens = tokens_from(
+        np.concatenate(parts), folder / "tokens", levels=LEVELS, held_out_share=0.0
+    )
     return build_index([tokens.path], folder / "input", folder / "index", builder="divsufsort")

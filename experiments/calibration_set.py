@@ -1,17 +1,18 @@
-"""Pictures whose true copy rate is known exactly, to try a measure of memorization on: a file and a table.
+"""Pictures whose true copy rate is known exactly, to try a measure of memorization on: a file and a
+table.
 
     python -m experiments.calibration_set           # the digits: a minute or two
     python -m experiments.calibration_set --dataset shapes --images 4000 --name scenes
 
-`ntd` and `aligned` are swept over their contexts: 13 sets, whose chance of an exact copy is known from counts. Five
-more, `mixed-P`, are held-out images of which a share P was replaced by training images: nothing but the copies can tell
-them from real ones. All pictures are decoded from tokens, from one noise, so that a copy is one in pixels too.
+`ntd` and `aligned` are swept over their contexts: 13 sets, whose chance of an exact copy is known
+from counts. Five more, `mixed-P`, are held-out images of which a share P was replaced by training
+images: nothing but the copies can tell them from real ones. All pictures are decoded from tokens,
+from one noise, so that a copy is one in pixels too.
 
-OUT/NAME.npz: names [18]; truth [18], the chance of a copy; pictures uint8 [18, n, S, S] in grey; training and held_out
-[N, S, S] and [M, S, S]; tokens uint16 [13, n, L] of the sets that samplers drew. docs/calibration.csv: what every
-measure of `python -m imagegram.metrics pictures` says of each set, in pixels. docs/calibration.md has a measure in ten
-lines.
-"""
+OUT/NAME.npz: names [18]; truth [18], the chance of a copy; pictures uint8 [18, n, S, S] in grey;
+training and held_out [N, S, S] and [M, S, S]; tokens uint16 [13, n, L] of the sets that samplers
+drew. docs/calibration.csv: what every measure of `python -m imagegram.metrics pictures` says of
+each set, in pixels. docs/calibration.md has a measure in ten lines."""
 
 import sys
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ POINTS: tuple[Ntd | Aligned, ...] = (
     *(Aligned(context=context, min_images=1) for context in range(7)),
 )
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)  # of copies, in the mixed sets
-FLOW_STEPS, GUIDANCE = 4, 1.0  # fewer than the codec's own: what counts is that copies are copies, not that they please
+# fewer than the codec's own: what counts is that copies are copies, not that they please
+FLOW_STEPS, GUIDANCE = 4, 1.0
 Pixels = NDArray[np.uint8]
 
 
@@ -61,7 +63,9 @@ class Config:
 
 def decode(index: Index, tokens: NDArray[np.uint16]) -> Pixels:
     """Grey pictures uint8 [n, S, S] of tokens [n, L], all from one noise."""
-    images = Decoder(open_codec(index), FLOW_STEPS, GUIDANCE)(tokens, np.zeros(len(tokens), np.int64)).numpy()
+    images = Decoder(open_codec(index), FLOW_STEPS, GUIDANCE)(
+        tokens, np.zeros(len(tokens), np.int64)
+    ).numpy()
     return np.einsum("ncij,c->nij", images, GREY).round().astype(np.uint8)
 
 
@@ -88,7 +92,9 @@ def make(config: Config) -> dict[str, Any]:
         names.append(f"mixed-{share:g}")
         truth.append(round(share * n) / n)
         sets.append(np.where((np.arange(n) < round(share * n))[:, None], copies, real[:n]))
-    pictures = [decode(index, rows) for rows in tqdm(sets, desc=f"decoding {config.name}", unit="set")]
+    pictures = [
+        decode(index, rows) for rows in tqdm(sets, desc=f"decoding {config.name}", unit="set")
+    ]
     return {
         "names": np.array(names),
         "truth": np.array(truth),
@@ -102,13 +108,17 @@ def make(config: Config) -> dict[str, Any]:
 def measure(arrays: dict[str, Any], row: int, seed: int) -> dict[str, dict[str, Figure]]:
     """The figures of one set and of held-out images in pixels.
 
-    Half of the held-out images are the reference; the others are the control, and what the mixed sets are made from.
-    """
+    Half of the held-out images are the reference; the others are the control, and what the mixed
+    sets are made from."""
     n = arrays["pictures"].shape[1]
-    pixels = {"generated": arrays["pictures"][row], "training": np.unique(arrays["training"], axis=0)}
+    pixels = {
+        "generated": arrays["pictures"][row],
+        "training": np.unique(arrays["training"], axis=0),
+    }
     pixels |= {"held_out": arrays["held_out"][:n], "reference": arrays["held_out"][n:]}
     vectors = {
-        who: images.reshape(len(images), -1).astype(np.float32) / np.float32(255) for who, images in pixels.items()
+        who: images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+        for who, images in pixels.items()
     }
     found = measure_space(Space(**vectors), np.random.default_rng(seed)).figures
     colour = {who: images[:, None].repeat(3, 1) for who, images in pixels.items()}
@@ -120,7 +130,8 @@ def measure(arrays: dict[str, Any], row: int, seed: int) -> dict[str, dict[str, 
 
 
 def seen(table: pd.DataFrame) -> dict[str, str]:
-    """For every measure the smallest share of copies in a mixed set whose figure lies outside that of held-out ones."""
+    """For every measure the smallest share of copies in a mixed set whose figure lies outside that
+    of held-out ones."""
     mixed = table[table.set.str.startswith("mixed")]
     found = {}
     for metric in SETS:
@@ -138,7 +149,9 @@ def main(config: Config) -> None:
     with atomic(path) as temporary, temporary.open("wb") as f:
         np.savez_compressed(f, **arrays)
     table = read_table(config.table)
-    for row, name in enumerate(tqdm(arrays["names"].tolist(), desc=f"measuring {config.name}", unit="set")):
+    for row, name in enumerate(
+        tqdm(arrays["names"].tolist(), desc=f"measuring {config.name}", unit="set")
+    ):
         if has(table, data=config.name, set=name):
             continue
         figures = measure(arrays, row, config.seed)
@@ -146,15 +159,30 @@ def main(config: Config) -> None:
         for metric in SETS:
             mine, real = (figures[who].get(metric.key) for who in ("generated", "held_out"))
             if mine and real:
-                line = {"data": config.name, "set": name, "truth": arrays["truth"][row], "measure": metric.key}
-                line |= {"value": mine.value, "low": mine.low, "high": mine.high, "held_out": real.value}
-                line |= {"held_out_low": real.low, "held_out_high": real.high, "side": differs(mine, real)}
+                line = {
+                    "data": config.name,
+                    "set": name,
+                    "truth": arrays["truth"][row],
+                    "measure": metric.key,
+                }
+                line |= {
+                    "value": mine.value,
+                    "low": mine.low,
+                    "high": mine.high,
+                    "held_out": real.value,
+                }
+                line |= {
+                    "held_out_low": real.low,
+                    "held_out_high": real.high,
+                    "side": differs(mine, real),
+                }
                 lines.append(line)
         table = write_table(config.table, pd.concat([table, pd.DataFrame(lines)]))
     here = table[table.data == config.name]
     summary(file=path, megabytes=path.stat().st_size / 1e6, table=config.table, **seen(here))
     print(
-        f"(the smallest share of copies from which on a measure sees them; {', '.join(COPIES)} look at single images)"
+        f"(the smallest share of copies from which on a measure sees them; {', '.join(COPIES)} "
+        "look at single images)"
     )
 
 

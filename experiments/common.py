@@ -1,4 +1,5 @@
-"""What the experiments share: an index with its held-out images, tables that the same command completes, plots."""
+"""What the experiments share: an index with its held-out images, tables that the same command
+completes, plots."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,19 +41,25 @@ class Corpus:
 
     @classmethod
     def of_training_images(cls, path: Path, folder: Path) -> "Corpus":
-        """The indexed images alone: nine tenths of them in an index below `folder`, the others held out of it."""
+        """The indexed images alone: nine tenths of them in an index below `folder`, the others held
+        out of it."""
         whole = Index.open(path)
         tokens = tokens_from(whole.tokens, folder / "tokens", levels=whole.levels)
         index = build_index([tokens.path], folder / "input", folder / "index")
         return cls(index, read_held_out(index), whole)
 
-    def measure(self, tokens: NDArray[np.uint16], images: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-        """Figures of sequences [n, L], of the first `images` of them decoded, and of held-out images."""
+    def measure(
+        self, tokens: NDArray[np.uint16], images: int, rng: np.random.Generator
+    ) -> dict[str, dict[str, Any]]:
+        """Figures of sequences [n, L], of the first `images` of them decoded, and of held-out
+        images."""
         figures = copying.measure(tokens, self.index, self.held_out.tokens, rng)
         if not images:
             return figures
         codec = open_codec(self.codec_of or self.index)
-        if classifiers := open_classifiers(self.index, self.held_out, codec, self.index.tokens_per_image):
+        if classifiers := open_classifiers(
+            self.index, self.held_out, codec, self.index.tokens_per_image
+        ):
             for who, more in classifiers.measure(Decoder(codec)(tokens[:images]), rng).items():
                 figures[who] |= more
         return figures

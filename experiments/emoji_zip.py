@@ -1,12 +1,13 @@
-"""Make the pictures of `--dataset emoji` from the packages that carry them: one zip, and the licences beside it.
+"""Make the pictures of `--dataset emoji` from the packages that carry them: one zip, and the
+licences beside it.
 
     npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
     npm pack @lobehub/fluent-emoji-3d@1.1.0
     .venv/bin/python -m experiments.emoji_zip --packages .  # imagegram/data/pictures/emoji.zip
 
-The zip holds CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels on white, in the order of Unicode. Without skin tones: they
-are nearly the same picture. The same packages and the same Pillow make the same bytes. Takes three minutes.
-"""
+The zip holds CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels on white, in the order of Unicode.
+Without skin tones: they are nearly the same picture. The same packages and the same Pillow make the
+same bytes. Takes three minutes."""
 
 import io
 import json
@@ -30,7 +31,9 @@ HANDS = {
 NAMES = "package/emoji.json"  # of the first package: the category of every code point
 SKIN_TONES = {f"1f3f{tone}" for tone in "bcdef"}
 SIDE = 64  # pixels
-COLOURS = 64  # of a picture: off by 3 grey levels of 255; a lossy WebP of this size, whose colours are blurred, by 7
+# of a picture: off by 3 grey levels of 255; a lossy WebP of this size, whose colours are blurred,
+# by 7
+COLOURS = 64
 DATE = (2024, 10, 1, 0, 0, 0)  # in the zip, so that the bytes are the same whenever it is made
 
 
@@ -41,7 +44,8 @@ class Config:
 
 
 def code_point(name: str) -> str:
-    """The code points of an emoji as all three hands are to write them: small, without zeros in front and fe0f.
+    """The code points of an emoji as all three hands are to write them: small, without zeros in
+    front and fe0f.
 
     >>> code_point("0023-FE0F-20E3")
     '23-20e3'
@@ -55,7 +59,11 @@ def pictures_of(package: Path, folder: str) -> Iterator[tuple[str, Image.Image]]
     with tarfile.open(package) as tar:
         for member in tar:
             code = code_point(PurePath(member.name).stem)
-            if member.name.startswith(folder) and member.isfile() and SKIN_TONES.isdisjoint(code.split("-")):
+            if (
+                member.name.startswith(folder)
+                and member.isfile()
+                and SKIN_TONES.isdisjoint(code.split("-"))
+            ):
                 file = tar.extractfile(member)
                 assert file is not None
                 yield code, Image.open(io.BytesIO(file.read()))
@@ -91,7 +99,11 @@ def main(config: Config) -> None:
             archive.writestr(zipfile.ZipInfo(name, DATE), content)
     codes = {PurePath(name).stem.rpartition("-")[0] for _, name in found}
     summary(
-        pictures=len(found), code_points=len(codes), unknown=unknown, bytes=config.out.stat().st_size, out=config.out
+        pictures=len(found),
+        code_points=len(codes),
+        unknown=unknown,
+        bytes=config.out.stat().st_size,
+        out=config.out,
     )
 
 

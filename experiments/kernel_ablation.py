@@ -2,10 +2,10 @@
 
     python -m experiments.kernel_ablation --index data/demo/index  # the digits: minutes
 
-Every variant is fitted to the training images by their leave-one-out likelihood, as the default is, and predicts the
-held-out images, which nothing was fitted to. Prints a table in Markdown: held-out bits, and how many more than the
-default's, a paired difference over the same images with its 95 % interval by the bootstrap.
-"""
+Every variant is fitted to the training images by their leave-one-out likelihood, as the default is,
+and predicts the held-out images, which nothing was fitted to. Prints a table in Markdown: held-out
+bits, and how many more than the default's, a paired difference over the same images with its 95 %
+interval by the bootstrap."""
 
 import sys
 from collections.abc import Callable
@@ -75,9 +75,15 @@ class AllAlike(MovedVotes):
 
 
 def fitted_bits(
-    index: Index, held_out: NDArray[np.uint16], *, kind: type[MovedVotes] = MovedVotes, seed: int = 0, rank: int = 0
+    index: Index,
+    held_out: NDArray[np.uint16],
+    *,
+    kind: type[MovedVotes] = MovedVotes,
+    seed: int = 0,
+    rank: int = 0,
 ) -> Floats:
-    """Bits a token of every held-out image, by a variant fitted to the training images: float64 [M].
+    """Bits a token of every held-out image, by a variant fitted to the training images: float64
+    [M].
 
     rank: 0 for the default.
     """
@@ -86,8 +92,9 @@ def fitted_bits(
 
 
 def bits_of_a_vote_a_digit(index: Index, held_out: NDArray[np.uint16]) -> Floats:
-    """The same where every digit has votes of its own, which know the digits before it in its token: the images
-    are given as sequences of digits. So a token comes from several images, and none is its source."""
+    """The same where every digit has votes of its own, which know the digits before it in its
+    token: the images are given as sequences of digits. So a token comes from several images, and
+    none is its source."""
     levels = index.levels[:1]
     assert set(index.levels) == set(levels), "digits of one size"
     training, asked = (
@@ -98,7 +105,9 @@ def bits_of_a_vote_a_digit(index: Index, held_out: NDArray[np.uint16]) -> Floats
     with (
         # Every digit has numbers of its own, and all digits before it for its context.
         patch.multiple(model_file, FIRST_TOKENS=digits, OWN_TOKENS=digits),
-        patch.multiple(fit_file, OWN_TOKENS=digits, WIDE_TOKENS=fit_file.WIDE_TOKENS * len(index.levels)),
+        patch.multiple(
+            fit_file, OWN_TOKENS=digits, WIDE_TOKENS=fit_file.WIDE_TOKENS * len(index.levels)
+        ),
     ):
         model = fit(training, levels, choose_device())
         chances = model_probabilities(model, training, asked, Drawing())
@@ -113,7 +122,10 @@ VARIANTS: dict[str, Callable[[Index, NDArray[np.uint16]], Floats]] = {
     "all images vote alike": partial(fitted_bits, kind=AllAlike),
     "digits and edges where the quantizer has them": partial(fitted_bits, kind=GivenCodes),
     "a vote a digit: no source": bits_of_a_vote_a_digit,
-    **{f"{rank} projected numbers of a context": partial(fitted_bits, rank=rank) for rank in (4, 8, 16, 32)},
+    **{
+        f"{rank} projected numbers of a context": partial(fitted_bits, rank=rank)
+        for rank in (4, 8, 16, 32)
+    },
 }
 
 
@@ -135,7 +147,10 @@ def main(config: Config) -> None:
         bits = measured[name] = ask(index, held_out)
         more = mean(bits - measured["the default"], rng)
         difference = f"{more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
-        print(f"| {name} | {bits.mean():.3f} | {difference if len(measured) > 1 else ''} |", flush=True)
+        print(
+            f"| {name} | {bits.mean():.3f} | {difference if len(measured) > 1 else ''} |",
+            flush=True,
+        )
     means = {name: bits.mean() for name, bits in measured.items()}
     summary(training_images=index.num_images, held_out_images=len(held_out), **means)
 

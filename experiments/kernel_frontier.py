@@ -1,16 +1,17 @@
-"""How near the kernel n-gram comes to real images in three figures at once, by its step and its temperature.
+"""How near the kernel n-gram comes to real images in three figures at once, by its step and its
+temperature.
 
     python -m experiments.kernel_frontier --index data/demo/index --name digits
     python -m experiments.kernel_frontier --index data/demo/index --name digits
         --inner data/demo/inner --out docs/kernel_defaults.csv
 
-For every step and temperature of a grid: the exact chance of a copy, P(closer) in tokens and in codes of 1,000
-sequences (0.5 is like real images), and the coherence of some of them decoded (1 is like real images). The step and
-the temperature that were fitted are 1 and 1; the others are no fit, and a choice among them by these figures would be
-one on held-out images. So --inner looks at the training images alone: nine tenths of them are indexed and fitted
-anew in that folder, and the others are what is held out. The defaults for drawing were chosen by these. Writes a CSV
-file, to which the same command adds what is missing, and plots it beside it.
-"""
+For every step and temperature of a grid: the exact chance of a copy, P(closer) in tokens and in
+codes of 1,000 sequences (0.5 is like real images), and the coherence of some of them decoded (1 is
+like real images). The step and the temperature that were fitted are 1 and 1; the others are no fit,
+and a choice among them by these figures would be one on held-out images. So --inner looks at the
+training images alone: nine tenths of them are indexed and fitted anew in that folder, and the
+others are what is held out. The defaults for drawing were chosen by these. Writes a CSV file, to
+which the same command adds what is missing, and plots it beside it."""
 
 import sys
 from dataclasses import dataclass
@@ -28,10 +29,18 @@ from tqdm import tqdm
 from experiments.common import Corpus, has, read_table, save_plot, write_table
 from imagegram.cli import run_script, summary
 from imagegram.metrics.exact import exact_figures
-from imagegram.metrics.registry import BY_KEY, CLOSER, CLOSER_IN_CODES, COHERENCE, EXACT_COPY_PROBABILITY
+from imagegram.metrics.registry import (
+    BY_KEY,
+    CLOSER,
+    CLOSER_IN_CODES,
+    COHERENCE,
+    EXACT_COPY_PROBABILITY,
+)
 from imagegram.samplers import Kernel
 
-GRID = [(step, temperature) for temperature in (1.0, 0.3, 0.2, 0.1, 0.05) for step in (1.0, 0.85, 0.7)]
+GRID = [
+    (step, temperature) for temperature in (1.0, 0.3, 0.2, 0.1, 0.05) for step in (1.0, 0.85, 0.7)
+]
 GOAL = (0.45, 0.55)  # of P(closer)
 MOST_COPIES = 1e-6  # of P(exact copy)
 COHERENT = 0.95
@@ -58,7 +67,9 @@ def measure_point(config: Config, corpus: Corpus, sampler: Kernel) -> pd.DataFra
     rng = np.random.default_rng(config.seed)
     tokens = sampler.sample(corpus.index, config.sequences, rng).tokens
     figures = corpus.measure(tokens, config.images, rng)["generated"]
-    figures |= exact_figures(corpus.index, sampler, corpus.held_out.tokens[:0], np.random.default_rng(0))
+    figures |= exact_figures(
+        corpus.index, sampler, corpus.held_out.tokens[:0], np.random.default_rng(0)
+    )
     point = (config.name, sampler.step, sampler.temperature)
     rows = [(*point, key, f.value, f.low, f.high) for key in FIGURES for f in [figures[key]]]
     return pd.DataFrame(rows, columns=[*POINT, "figure", "value", "low", "high"])
@@ -71,19 +82,31 @@ def reaches(values: pd.Series) -> bool:
 
 
 def plot(path: Path, table: pd.DataFrame) -> None:
-    """P(closer) in codes over P(closer) in tokens, the coherence as a colour; a square says where real images are."""
+    """P(closer) in codes over P(closer) in tokens, the coherence as a colour; a square says where
+    real images are."""
     points = table.pivot(index=POINT, columns="figure", values="value").reset_index()
     names = list(table.data.unique())
     figure = Plot(figsize=(3.6 * len(names) + 0.6, 4.6), layout="constrained")
     panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    shades: dict[str, Any] = {"vmin": points[COHERENCE.key].min(), "vmax": points[COHERENCE.key].max()}
+    shades: dict[str, Any] = {
+        "vmin": points[COHERENCE.key].min(),
+        "vmax": points[COHERENCE.key].max(),
+    }
     for name, axes in zip(names, panels, strict=True):
-        axes.add_patch(Rectangle((GOAL[0], GOAL[0]), GOAL[1] - GOAL[0], GOAL[1] - GOAL[0], color="0.88", zorder=0))
+        axes.add_patch(
+            Rectangle(
+                (GOAL[0], GOAL[0]), GOAL[1] - GOAL[0], GOAL[1] - GOAL[0], color="0.88", zorder=0
+            )
+        )
         for temperature, some in points[points.data == name].groupby("temperature"):
             axes.plot(some[CLOSER.key], some[CLOSER_IN_CODES.key], color="0.6", lw=0.8, zorder=1)
             for _, each in some.iterrows():
                 met = reaches(each)
-                look = {"marker": MARKERS[temperature], "s": SIZES[each.step], "zorder": 3 if met else 2}
+                look = {
+                    "marker": MARKERS[temperature],
+                    "s": SIZES[each.step],
+                    "zorder": 3 if met else 2,
+                }
                 look |= {"edgecolor": "red" if met else "black", "lw": 2 if met else 0.6}
                 place = (each[CLOSER.key], each[CLOSER_IN_CODES.key])
                 dots = axes.scatter(*place, c=[each[COHERENCE.key]], **look, **shades)
@@ -94,17 +117,33 @@ def plot(path: Path, table: pd.DataFrame) -> None:
     figure.colorbar(dots, ax=list(panels), label="coherence", shrink=0.7)
     black: dict[str, Any] = {"color": "none", "markeredgecolor": "black"}
     handles: list[Artist] = [
-        Line2D([], [], marker=m, ms=7, label=f"temperature {t:g}", **black) for t, m in MARKERS.items()
+        Line2D([], [], marker=m, ms=7, label=f"temperature {t:g}", **black)
+        for t, m in MARKERS.items()
     ]
-    handles += [Line2D([], [], marker="o", ms=s**0.5, label=f"step {step:g}", **black) for step, s in SIZES.items()]
-    handles += [Line2D([], [], marker="o", ms=7, color="none", markeredgecolor="red", mew=2, label="meets all goals")]
+    handles += [
+        Line2D([], [], marker="o", ms=s**0.5, label=f"step {step:g}", **black)
+        for step, s in SIZES.items()
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            ms=7,
+            color="none",
+            markeredgecolor="red",
+            mew=2,
+            label="meets all goals",
+        )
+    ]
     handles += [Patch(color="0.88", label="as real images")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     save_plot(figure, path)
 
 
 def least_off(table: pd.DataFrame) -> str:
-    """The point whose P(closer), in tokens or codes, of any of the data, is at worst the least off 0.5."""
+    """The point whose P(closer), in tokens or codes, of any of the data, is at worst the least off
+    0.5."""
     close = table[table.figure.isin([CLOSER.key, CLOSER_IN_CODES.key])]
     worst = (close.value - 0.5).abs().groupby([close.step, close.temperature]).max()
     step, temperature = worst.idxmin()
@@ -112,22 +151,35 @@ def least_off(table: pd.DataFrame) -> str:
 
 
 def main(config: Config) -> None:
-    corpus = Corpus.of_training_images(config.index, config.inner) if config.inner else Corpus.open(config.index)
+    corpus = (
+        Corpus.of_training_images(config.index, config.inner)
+        if config.inner
+        else Corpus.open(config.index)
+    )
     table = read_table(config.out)
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
         if not has(table, data=config.name, step=step, temperature=temperature):
             sampler = Kernel(step=step, temperature=temperature)
-            table = write_table(config.out, pd.concat([table, measure_point(config, corpus, sampler)]))
+            table = write_table(
+                config.out, pd.concat([table, measure_point(config, corpus, sampler)])
+            )
     plot(config.out.with_suffix(".png"), table)
-    print(f"| step | temperature | {' | '.join(BY_KEY[key].title for key in FIGURES)} | all goals |")
+    print(
+        f"| step | temperature | {' | '.join(BY_KEY[key].title for key in FIGURES)} | all goals |"
+    )
     print("| --- " * (3 + len(FIGURES)) + "|")
-    for (step, temperature), rows in table[table.data == config.name].groupby(POINT[1:], sort=False):
+    for (step, temperature), rows in table[table.data == config.name].groupby(
+        POINT[1:], sort=False
+    ):
         figures = rows.set_index("figure")
         cells = [
             "{:{f}} [{:{f}}, {:{f}}]".format(*figures.loc[key, ["value", "low", "high"]], f=f)
             for key, f in FIGURES.items()
         ]
-        print(f"| {step:g} | {temperature:g} | {' | '.join(cells)} | {'yes' if reaches(figures.value) else ''} |")
+        print(
+            f"| {step:g} | {temperature:g} | {' | '.join(cells)} | "
+            f"{'yes' if reaches(figures.value) else ''} |"
+        )
     summary(least_off=least_off(table), table=config.out, plot=config.out.with_suffix(".png"))
 
 

@@ -1,4 +1,5 @@
-"""How the kernel's held-out bits fall with the number of training images, and whether copies become likelier.
+"""How the kernel's held-out bits fall with the number of training images, and whether copies become
+likelier.
 
     python tokenize_fast.py --dataset shapes --images 1200000 --out data/million
     python -m experiments.kernel_scaling data/million --name scenes
@@ -39,7 +40,8 @@ class Config:
     tokens: Positional[Path]  # a token folder with held-out images
     name: str = "scenes"  # of the data, in the table
     largest: int = 1_000_000  # training images
-    asked: int = 256  # held-out images that are predicted, and training images that are looked for as copies
+    asked: int = 256
+    """held-out images that are predicted, and training images that are looked for as copies"""
     out: Path = Path("docs/kernel_scaling.csv")
 
 
@@ -55,7 +57,8 @@ def sizes(largest: int) -> list[int]:
 def measure(
     training: NDArray[np.uint16], held_out: NDArray[np.uint16], levels: tuple[int, ...], asked: int
 ) -> dict[str, float]:
-    """The figures of a kernel fitted to training images [N, L]; `asked` of these are looked for as copies."""
+    """The figures of a kernel fitted to training images [N, L]; `asked` of these are looked for as
+    copies."""
     started = time.process_time()
     model = fit(training, levels, choose_device())
     found = {"fit_core_seconds": time.process_time() - started}

@@ -3,12 +3,12 @@
     python -m experiments.leaderboard --index data/demo/index --name digits
     python -m experiments.leaderboard --index data/demo/index --name digits --sampler smoothed
 
-Of the sampler as fitted (temperature 1): held-out bits a token and the chance of an exact copy. As it draws by default:
-the same, P(closer) in tokens and in codes of 1,000 sequences (0.5 is like real images), and the coherence of some of
-them decoded (1 is like real images). The core-seconds of its fit, where there is none yet, and of the 1,000 sequences.
-Adds the row to a CSV file, in place of an older one, and prints the table in Markdown. A new sampler is a file in
-imagegram/samplers and a line in its `__init__.py`; its row is the command above.
-"""
+Of the sampler as fitted (temperature 1): held-out bits a token and the chance of an exact copy. As
+it draws by default: the same, P(closer) in tokens and in codes of 1,000 sequences (0.5 is like real
+images), and the coherence of some of them decoded (1 is like real images). The core-seconds of its
+fit, where there is none yet, and of the 1,000 sequences. Adds the row to a CSV file, in place of an
+older one, and prints the table in Markdown. A new sampler is a file in imagegram/samplers and a
+line in its `__init__.py`; its row is the command above."""
 
 import subprocess
 import sys
@@ -68,7 +68,9 @@ def measure(config: Config, corpus: Corpus, sampler: Sampler) -> dict[str, objec
         for each in (as_fitted, sampler)
     ]
     copies = EXACT_COPY_PROBABILITY.key
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout
     return {
         "training images": corpus.index.num_images,
         "held-out bits, as fitted": text(exact[0]["held_out_bits"], ".2f"),

@@ -1,4 +1,5 @@
-"""Two small transformers on the tokens of an index: the held-out bits that counts have to be compared with.
+"""Two small transformers on the tokens of an index: the held-out bits that counts have to be
+compared with.
 
     python -m experiments.neural_reference --index data/demo/index --name digits
     python -m experiments.neural_reference --index data/shapes/index --name scenes
@@ -6,18 +7,18 @@
 Both predict an image's tokens one after another, in one architecture (pre-norm, causal attention):
 
 - `ids`: a token is one of a vocabulary of categories: the usual way;
-- `digits`: a token is embedded as the digits of its FSQ code, so that near tokens have most of them in common, and
-  predicted digit by digit: what the kernel sampler knows.
+- `digits`: a token is embedded as the digits of its FSQ code, so that near tokens have most of them
+  in common, and predicted digit by digit: what the kernel sampler knows.
 
 They are trained with AdamW at a constant rate and their weights are averaged over the last steps;
 training ends when a tenth of the *training* images (2,000 at most), set aside, has not been
 predicted better for a while. The average that predicted it best is measured on held-out images,
 of which nothing has been used. `kernel` is the kernel n-gram as fitted, on the same images.
 
-Writes a JSON file entry by entry, and checkpoints meanwhile, so that the same command goes on after a stop:
-held_out_bits and training_bits a token, and exact_copy_probability, the chance that a drawn sequence equals a training
-image, summed over all of them. An hour or two on two cores for 18,000 images.
-"""
+Writes a JSON file entry by entry, and checkpoints meanwhile, so that the same command goes on after
+a stop: held_out_bits and training_bits a token, and exact_copy_probability, the chance that a drawn
+sequence equals a training image, summed over all of them. An hour or two on two cores for 18,000
+images."""
 
 import copy
 import sys
@@ -62,7 +63,8 @@ LOOK_EVERY = 50  # steps
 class Config:
     index: Path = Path("data/index")
     name: str = "digits"  # of the data, in the file
-    held_out_from: Path | None = None  # an index whose held-out images are predicted instead: more of them
+    held_out_from: Path | None = None
+    """an index whose held-out images are predicted instead: more of them"""
     model: str = "all"  # or one of ids, digits, kernel
     out: Path = Path("docs/neural_reference.json")
     seed: int = 0
@@ -72,7 +74,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Alphabet:
-    """How the tokens of an image become symbols, `kinds` of them a token, each below its own number of values."""
+    """How the tokens of an image become symbols, `kinds` of them a token, each below its own number
+    of values."""
 
     values: tuple[int, ...]  # of each kind
     tokens_per_image: int
@@ -88,11 +91,14 @@ class Alphabet:
 
 def feed_forward() -> nn.Module:
     """A layer of its own for each token: [..., WIDTH] -> the same."""
-    return nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH))
+    return nn.Sequential(
+        nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH)
+    )
 
 
 class Block(nn.Module):
-    """Attention to earlier symbols, then a layer of its own for each; both added to what came in."""
+    """Attention to earlier symbols, then a layer of its own for each; both added to what came
+    in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,9 +121,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The tokens of an image, each predicted from those before it, symbol by symbol.
 
-    The blocks see a token as the sum of its symbols' embeddings. A symbol is predicted from what they make of the
-    tokens before and from the earlier symbols of its own token (in the manner of Lee et al., 2022, arXiv:2203.01941).
-    """
+    The blocks see a token as the sum of its symbols' embeddings. A symbol is predicted from what
+    they make of the tokens before and from the earlier symbols of its own token (in the manner of
+    Lee et al., 2022, arXiv:2203.01941)."""
 
     allowed: Tensor  # bool [kinds, most values]
     first: Tensor  # int64 [kinds]: of each kind's symbols among all of them
@@ -140,7 +146,13 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.heads = nn.Parameter(torch.zeros(kinds, WIDTH, most))
         self.dropout = nn.Dropout(DROPOUT)
-        for weights in (self.symbols.weight, self.symbols_of_own.weight, self.positions, self.start, self.heads):
+        for weights in (
+            self.symbols.weight,
+            self.symbols_of_own.weight,
+            self.positions,
+            self.start,
+            self.heads,
+        ):
             nn.init.normal_(weights, std=0.02)
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -160,7 +172,8 @@ class Transformer(nn.Module):
 
 
 class Training:
-    """A transformer in training on tokens [N, L] of some images, its average, and the best average so far."""
+    """A transformer in training on tokens [N, L] of some images, its average, and the best average
+    so far."""
 
     def __init__(self, alphabet: Alphabet, tokens: NDArray[np.uint16], seed: int):
         self.rng = torch.Generator().manual_seed(seed)
@@ -170,7 +183,10 @@ class Training:
         self.best = copy.deepcopy(self.average)
         matrices = [weights for weights in self.model.parameters() if weights.ndim > 1]
         others = [weights for weights in self.model.parameters() if weights.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.95))
 
         symbols = alphabet.symbols(tokens)
@@ -200,14 +216,16 @@ class Training:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
-        # Averaged weights do what a falling rate does, without a length of training fixed beforehand.
+        # Averaged weights do what a falling rate does, without a length of training fixed
+        # beforehand.
         share = 1 / min(AVERAGED, 1 + self.step / 4)
         with torch.no_grad():
             for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(new, share)
 
     def look(self) -> float:
-        """Bits a token of the images set aside, under the average; it is kept where it is the best so far."""
+        """Bits a token of the images set aside, under the average; it is kept where it is the best
+        so far."""
         bits = float(-log2_probabilities(self.average, self.stopping).mean())
         if bits < self.best_bits:
             self.best_bits = bits
@@ -217,8 +235,13 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write everything that `load` needs to go on."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "average", "best", "optimizer")}
-        state |= {name: getattr(self, name) for name in ("step", "best_step", "best_bits", "seconds")}
+        state = {
+            name: getattr(self, name).state_dict()
+            for name in ("model", "average", "best", "optimizer")
+        }
+        state |= {
+            name: getattr(self, name) for name in ("step", "best_step", "best_bits", "seconds")
+        }
         state |= {"rng": self.rng.get_state(), "dropout": torch.get_rng_state()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
@@ -247,7 +270,9 @@ def train(training: Training, checkpoint: Path, most_steps: int) -> dict[str, An
             bar.update()
             if training.step % LOOK_EVERY == 0:
                 bits = training.look()
-                bar.set_postfix_str(f"{bits:.3f} bits a token, images set aside; best {training.best_bits:.3f}")
+                bar.set_postfix_str(
+                    f"{bits:.3f} bits a token, images set aside; best {training.best_bits:.3f}"
+                )
                 training.seconds = time.monotonic() - started
                 training.save(checkpoint)
     return {
@@ -264,15 +289,19 @@ def train(training: Training, checkpoint: Path, most_steps: int) -> dict[str, An
 
 @torch.inference_mode()
 def log2_probabilities(model: Transformer, symbols: Tensor) -> NDArray[np.float64]:
-    """log2 of the probability of every token of images given as symbols [n, L, kinds]: float64 [n, L]."""
+    """log2 of the probability of every token of images given as symbols [n, L, kinds]: float64 [n,
+    L]."""
     nats = torch.cat([model(part).double() for part in symbols.split(512)])
     return nats.numpy() / np.log(2)
 
 
 def figures(
-    ask: Callable[[NDArray[np.uint16]], NDArray[np.float64]], index: Index, held_out: NDArray[np.uint16]
+    ask: Callable[[NDArray[np.uint16]], NDArray[np.float64]],
+    index: Index,
+    held_out: NDArray[np.uint16],
 ) -> dict[str, Any]:
-    """The figures of a model whose log2 probabilities [n, L] of tokens [n, L] are given by `ask`."""
+    """The figures of a model whose log2 probabilities [n, L] of tokens [n, L] are given by
+    `ask`."""
     rng = np.random.default_rng(0)
     training = ask(np.unique(index.tokens, axis=0))
     real = ask(held_out)
@@ -287,11 +316,17 @@ def figures(
     }
 
 
-def measure(name: str, config: Config, index: Index, held_out: NDArray[np.uint16]) -> dict[str, Any]:
+def measure(
+    name: str, config: Config, index: Index, held_out: NDArray[np.uint16]
+) -> dict[str, Any]:
     """Train one of MODELS, or go on with it, and measure it."""
     if name == "kernel":
         started = time.monotonic()
-        measured = figures(lambda tokens: np.log2(Kernel(temperature=1).probabilities(index, tokens)), index, held_out)
+        measured = figures(
+            lambda tokens: np.log2(Kernel(temperature=1).probabilities(index, tokens)),
+            index,
+            held_out,
+        )
         return measured | {"seconds": round(time.monotonic() - started)}
     values = index.levels if name == "digits" else (index.vocab_size,)
     alphabet = Alphabet(tuple(values), index.tokens_per_image)
@@ -310,7 +345,9 @@ def main(config: Config) -> None:
         raise UserError(f"unknown model {config.model!r}: all, or one of {', '.join(MODELS)}")
     index = Index.open(config.index)
     if not index.levels:
-        raise UserError(f"the codec {index.codec!r} has no FSQ levels: there are no digits to predict")
+        raise UserError(
+            f"the codec {index.codec!r} has no FSQ levels: there are no digits to predict"
+        )
     held_out = Corpus.open(config.held_out_from or config.index).held_out.tokens
 
     results = read_json(config.out) if config.out.exists() else {}

@@ -1,12 +1,14 @@
-"""The README's pictures and the plots of docs/findings.md, from a finished night, or from an index alone.
+"""The README's pictures and the plots of docs/findings.md, from a finished night, or from an index
+alone.
 
     .venv/bin/python overnight_run.py --decoded 256 --out data/digits256
     .venv/bin/python -m experiments.readme_pictures data/digits256 --name digits
 
-Of the folder's index, in the order of drawing: docs/samplers_NAME.png, what the kernel, a copier and chaos make beside
-held-out images, each above its source; docs/tokens_NAME.gif, a few images growing token by token, each token beside the
-training image that gave it; docs/prefixes_NAME.png, what the decoder paints of few tokens, from two noises. Where the
-night is finished docs/frontier_NAME.png as well, coherence against P(closer). What the page opens with:
+Of the folder's index, in the order of drawing: docs/samplers_NAME.png, what the kernel, a copier
+and chaos make beside held-out images, each above its source; docs/tokens_NAME.gif, a few images
+growing token by token, each token beside the training image that gave it; docs/prefixes_NAME.png,
+what the decoder paints of few tokens, from two noises. Where the night is finished
+docs/frontier_NAME.png as well, coherence against P(closer). What the page opens with:
 
     chromium --headless --hide-scrollbars --window-size=1280,880 --screenshot=docs/page_NAME.png \\
         "file://NIGHT/report.html#kernel/0/3"
@@ -61,7 +63,8 @@ def enlarged(image: torch.Tensor, side: int) -> Image.Image:
 
 
 def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decoder) -> Image.Image:
-    """A labelled row of images for each of ROWS, each above its source, by the same tokenizer and noise."""
+    """A labelled row of images for each of ROWS, each above its source, by the same tokenizer and
+    noise."""
     step, tall = SIDE + 4, 2 * SIDE + 32
     sheet = Image.new("RGB", (COLUMNS * step - 4, len(ROWS) * tall - 6), "white")
     draw = ImageDraw.Draw(sheet)
@@ -69,7 +72,9 @@ def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decode
     for r, (label, name) in enumerate(ROWS.items()):
         if name:
             tokens = drawn[name].tokens[:COLUMNS]
-            sources = np.array([shares(row[:, :1])[0][0][0] for row in drawn[name].sources[:COLUMNS]])
+            sources = np.array(
+                [shares(row[:, :1])[0][0][0] for row in drawn[name].sources[:COLUMNS]]
+            )
         else:
             tokens = corpus.held_out.tokens[held_out]
             sources = nearest(tokens, corpus.index.tokens)[0]
@@ -84,11 +89,14 @@ def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decode
 
 
 def growing(index: Index, samples: Samples, decode: Decoder) -> list[Image.Image]:
-    """Frames: an image from its first 0, 1, 2, ... tokens, the training image of the last one, and all so far."""
+    """Frames: an image from its first 0, 1, 2, ... tokens, the training image of the last one, and
+    all so far."""
     length = samples.tokens.shape[1]
     few = -(-(length**0.5) // 1)  # sources in a row
     frames = []
-    for i, (row, sources) in enumerate(zip(samples.tokens[:GROWING], samples.sources, strict=False)):
+    for i, (row, sources) in enumerate(
+        zip(samples.tokens[:GROWING], samples.sources, strict=False)
+    ):
         seeds = np.full(length + 1, i)
         images = decode([row[:t] for t in range(length + 1)], seeds)
         rebuilt = decode(index.tokens[sources[:, 0]], seeds[1:])
@@ -96,13 +104,18 @@ def growing(index: Index, samples: Samples, decode: Decoder) -> list[Image.Image
         for t, image in enumerate(images):
             frame = Image.new("RGB", (3 * FRAME + 40, FRAME + 46), "white")
             draw = ImageDraw.Draw(frame)
-            for c, words in enumerate((f"{t} of {length} tokens", "gave this token", "gave all so far")):
+            for c, words in enumerate(
+                (f"{t} of {length} tokens", "gave this token", "gave all so far")
+            ):
                 draw.text((10 + c * (FRAME + 10), 8), words, "#111", ImageFont.load_default(22))
             frame.paste(enlarged(image, FRAME), (10, 40))
             if t:
                 frame.paste(enlarged(rebuilt[t - 1], FRAME), (20 + FRAME, 40))
                 cell = int(FRAME // few)
-                strip.paste(enlarged(rebuilt[t - 1], cell - 1), (int((t - 1) % few) * cell, int((t - 1) // few) * cell))
+                strip.paste(
+                    enlarged(rebuilt[t - 1], cell - 1),
+                    (int((t - 1) % few) * cell, int((t - 1) // few) * cell),
+                )
             frame.paste(strip, (30 + 2 * FRAME, 40))
             frames.append(frame)
     return frames
@@ -121,7 +134,11 @@ def pictures(config: Config, corpus: Corpus) -> dict[str, Path]:
     palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     length = len(frames) // GROWING
-    options = {"duration": ([700] * (length - 1) + [3000]) * GROWING, "loop": 0, "append_images": frames[1:]}
+    options = {
+        "duration": ([700] * (length - 1) + [3000]) * GROWING,
+        "loop": 0,
+        "append_images": frames[1:],
+    }
     paths = {kind: config.docs / f"{kind}_{config.name}.png" for kind in ("samplers", "prefixes")}
     paths["tokens"] = config.docs / f"tokens_{config.name}.gif"
     with atomic(paths["samplers"]) as temporary:

@@ -41,7 +41,9 @@ def _check_packages() -> None:
     if not missing:
         return
     here = Path(__file__).parents[1]
-    remedy = f"run `make setup` in {here}, then use .venv/bin/python instead, or `pip install {here}`"
+    remedy = (
+        f"run `make setup` in {here}, then use .venv/bin/python instead, or `pip install {here}`"
+    )
     message = f"{sys.executable} lacks {', '.join(missing)}, which Imagegram needs: {remedy}"
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script and Path(script).resolve().parent == here:

@@ -28,7 +28,9 @@ from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
 
 
-def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "", **options: Any) -> TokenFolder:
+def tokenize(
+    dataset: str | Path, out: str | Path, *, codec: str = "", **options: Any
+) -> TokenFolder:
     """Tokenize a data set into the folder `out`, or go on from what it holds.
 
     dataset: what `tokenize_fast.py --dataset` takes: "digits", "shapes", a folder of pictures,
@@ -42,8 +44,12 @@ def tokenize(dataset: str | Path, out: str | Path, *, codec: str = "", **options
     of_the_data = {field.name for field in fields(DatasetOptions)}
     known = of_the_data | {field.name for field in fields(Options)}
     if unknown := options.keys() - known:
-        raise UserError(f"there is no option {', '.join(unknown)}: it is one of {', '.join(sorted(known))}")
-    spec = DatasetSpec(str(dataset), **{name: options[name] for name in options.keys() & of_the_data})
+        raise UserError(
+            f"there is no option {', '.join(unknown)}: it is one of {', '.join(sorted(known))}"
+        )
+    spec = DatasetSpec(
+        str(dataset), **{name: options[name] for name in options.keys() & of_the_data}
+    )
     rest = {name: options[name] for name in options.keys() - of_the_data}
     return tokenize_dataset(spec, Path(out), Options(codec=codec, **rest))
 
@@ -138,16 +144,20 @@ def decode(
     if decoder is not None:
         return decoder(rows)
     if not index.codec:
-        raise UserError(f"{index.path} holds tokens of no codec: give a function of your own, decoder=")
+        raise UserError(
+            f"{index.path} holds tokens of no codec: give a function of your own, decoder="
+        )
     return Decoder(open_codec(index))(rows, seed * 1_000_000 + np.arange(len(rows)))
 
 
-def evaluate(index: Index, samples: Samples | ArrayLike, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def evaluate(
+    index: Index, samples: Samples | ArrayLike, *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
     """What was copied: figures with 95 % intervals, of the samples and of held-out real images.
 
-    samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, each by the name
-    of its metric (metrics/registry.py says what each of them means); without held-out images the
-    first alone. seed: of the bootstrap.
+    samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, each by the
+    name of its metric (metrics/registry.py says what each of them means); without held-out images
+    the first alone. seed: of the bootstrap.
 
     >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
     >>> figures = evaluate(index, sample(index, "ntd", 20, context=10))

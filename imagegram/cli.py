@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tyro.conf import CascadeSubcommandArgs  # options of the whole may stand behind the word that chooses a part
-from tyro.conf import OmitArgPrefixes as OmitArgPrefixes  # the fields of a field become options of their own
+
+# options of the whole may stand behind the word that chooses a part
+from tyro.conf import CascadeSubcommandArgs
+
+# the fields of a field become options of their own
+from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
 
 
 class UserError(Exception):
-    """Something the user can put right: printed as one line with its remedy, without a traceback."""
+    """Something the user can put right: printed as one line with its remedy, without a
+    traceback."""
 
 
 # What people can put right about a file or a folder.
@@ -35,12 +40,15 @@ REMEDIES = {
 
 
 def expand_home(value: Any) -> Any:
-    """Options with ~ as the home folder, which no shell expands after a "="; paths, names, and fields of fields."""
+    """Options with ~ as the home folder, which no shell expands after a "="; paths, names, and
+    fields of fields."""
     if isinstance(value, tuple):
         return tuple(map(expand_home, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{name: expand_home(getattr(value, name)) for name in fields})
+        return dataclasses.replace(
+            value, **{name: expand_home(getattr(value, name)) for name in fields}
+        )
     if isinstance(value, str | Path) and str(value).startswith("~"):
         with contextlib.suppress(RuntimeError):  # the home of somebody who is not known
             return type(value)(Path(value).expanduser())
@@ -48,25 +56,34 @@ def expand_home(value: Any) -> Any:
 
 
 def one_of(defaults: dict[str, Any]) -> Any:
-    """The type of a field that a word on the command line chooses, with options of its own: by name, the defaults."""
+    """The type of a field that a word on the command line chooses, with options of its own: by
+    name, the defaults."""
     without_prefixes: Any = OmitArgPrefixes
-    first = {name: str(default.__doc__).partition("\n\n")[0] for name, default in defaults.items()}  # paragraphs
+    # paragraphs
+    first = {name: str(default.__doc__).partition("\n\n")[0] for name, default in defaults.items()}
     said = {name: " ".join(words.split()) for name, words in first.items()}
-    return without_prefixes[tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)]
+    return without_prefixes[
+        tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)
+    ]
 
 
 def _in_one_line(error: Exception) -> str | None:
     """What people can put right, with the remedy; None of what they cannot."""
     if isinstance(error, UserError):
         return str(error)
-    if not isinstance(error, OSError):  # a library of PyTorch that does not fit into the memory allowed
+    # a library of PyTorch that does not fit into the memory allowed
+    if not isinstance(error, OSError):
         is_memory = "failed to map segment" in str(error)
         return f"{error}: allow this process more memory (ulimit -v)" if is_memory else None
     remedy = REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None
     place = f"{str(error.filename)[:200]}: " if error.filename else ""
-    gone = error.errno == errno.EEXIST and isinstance(error.filename, str) and Path(error.filename).is_symlink()
+    gone = (
+        error.errno == errno.EEXIST
+        and isinstance(error.filename, str)
+        and Path(error.filename).is_symlink()
+    )
     what = "a link whose target is gone" if gone else error.strerror
     return f"{place}{what}: {remedy}, then run the same command again"
 
@@ -79,7 +96,8 @@ def run_script(
     *,
     renamed: Mapping[str, str] | None = None,
 ) -> int:
-    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return the exit code.
+    """Parse the command line into `config` (a dataclass or a union of them), call `main`, return
+    the exit code.
 
     renamed: options that had another name, with what to write instead.
     """
@@ -96,7 +114,9 @@ def run_script(
                 raise UserError(f"{word.partition('=')[0]} has another name now: {instead}")
         module = sys.modules["__main__"].__spec__  # None: a script
         prog = f"python -m {module.name.removesuffix('.__main__')}" if module else None
-        parsed = tyro.cli(config, prog=prog, description=doc, args=args, config=[CascadeSubcommandArgs])
+        parsed = tyro.cli(
+            config, prog=prog, description=doc, args=args, config=[CascadeSubcommandArgs]
+        )
         options = expand_home(parsed)
         main(options)
     except (UserError, ImportError, OSError) as error:
@@ -106,9 +126,14 @@ def run_script(
         print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = "" if getattr(options, "dry_run", False) else ": finished work is kept, the same command goes on from it"
+        kept = (
+            ""
+            if getattr(options, "dry_run", False)
+            else ": finished work is kept, the same command goes on from it"
+        )
         print(f"interrupted{kept}", file=sys.stderr)
-        if args is None:  # a program: to take it down with all its threads in order may take longer than its stop
+        # a program: to take it down with all its threads in order may take longer than its stop
+        if args is None:
             sys.stdout.flush()
             os._exit(130)
         return 130

@@ -1,4 +1,5 @@
-"""Files that are never half written: atomic writes, JSON, hashes, and the lock of a run on its folder."""
+"""Files that are never half written: atomic writes, JSON, hashes, and the lock of a run on its
+folder."""
 
 import contextlib
 import errno
@@ -18,16 +19,18 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 
-HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds gives (POSIX leaves open which)
+# what a lock that another process holds gives (POSIX leaves open which)
+HELD = (errno.EACCES, errno.EAGAIN)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else removed.
+    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else
+    removed.
 
-    The file has the permissions that the umask gives, whatever wrote it (safetensors makes files of mode 0600).
-    UserError where it cannot be written, as on a full disk (NumPy's error for that has no number).
-    """
+    The file has the permissions that the umask gives, whatever wrote it (safetensors makes files of
+    mode 0600). UserError where it cannot be written, as on a full disk (NumPy's error for that has
+    no number)."""
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         temporary.touch()
@@ -40,10 +43,12 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
             what = f"put {path.parent} back" if error.errno == errno.ENOENT else "fix that"
-            raise UserError(f"cannot write {path} ({error}): {what}, then run the same command again") from None
+            raise UserError(
+                f"cannot write {path} ({error}): {what}, then run the same command again"
+            ) from None
         raise UserError(
-            f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free): "
-            "free some space, then run the same command again"
+            f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
+            "free): free some space, then run the same command again"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,7 +63,8 @@ def require_space(folder: Path, bytes_needed: float, remedy: str = "free some sp
     """UserError where the disk of `folder`, which need not exist yet, has less room than that."""
     free = shutil.disk_usage(nearest_existing(folder)).free
     if free < bytes_needed:
-        more, less = math.ceil(bytes_needed / 1e5) / 10, free // 1e5 / 10  # rounded apart: never two equal numbers
+        # rounded apart: never two equal numbers
+        more, less = math.ceil(bytes_needed / 1e5) / 10, free // 1e5 / 10
         raise UserError(f"{folder} needs {more:,.1f} MB, {less:,.1f} MB are free: {remedy}")
 
 
@@ -81,7 +87,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run the step again") from None
+        raise UserError(
+            f"{path} is not valid JSON ({error}): delete it and run the step again"
+        ) from None
 
 
 def sha256(path: Path) -> str:
@@ -92,13 +100,15 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def run_lock(folder: Path, file: Path) -> Iterator[None]:
-    """Hold `folder` for this process by a lock on `file`; a second run fails at once and names the holder.
+    """Hold `folder` for this process by a lock on `file`; a second run fails at once and names the
+    holder.
 
     A file system without locks (some network mounts) is used without one, and a line says so.
 
-    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A record lock, not
-    flock: the loader's processes would inherit that and hold it for seconds after their parent was killed.)
-    """
+    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A
+    record lock, not
+    flock: the loader's processes would inherit that and hold it for seconds after their parent was
+    killed.)"""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(file.parent, os.W_OK):  # who cannot write there needs no lock to read
         yield
@@ -126,7 +136,8 @@ def run_lock(folder: Path, file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process, after whichever has it; on a file system without locks at once."""
+    """Hold `folder` for this process, after whichever has it; on a file system without locks at
+    once."""
     with (folder / ".lock").open("a") as f:
         with contextlib.suppress(OSError):
             fcntl.lockf(f, fcntl.LOCK_EX)

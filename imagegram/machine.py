@@ -1,4 +1,5 @@
-"""The machine: cores and memory that this process may use, and children that die with their parent."""
+"""The machine: cores and memory that this process may use, and children that die with their
+parent."""
 
 import contextlib
 import ctypes
@@ -34,9 +35,8 @@ def cores() -> int:
 def single_threads() -> Iterator[int]:
     """Run every operation of torch on one thread; yields how many threads it had before.
 
-    Threads that share every small operation wait for each other between any two; where other processes want the
-    same cores, they hardly ever run together.
-    """
+    Threads that share every small operation wait for each other between any two; where other
+    processes want the same cores, they hardly ever run together."""
     import torch  # takes seconds, which most of what imports this file need not wait for
 
     threads = torch.get_num_threads()
@@ -48,7 +48,8 @@ def single_threads() -> Iterator[int]:
 
 
 def choose_device() -> "torch.device":
-    """The GPU where there is one, else the CPU. Under torchrun each process has a GPU of its own."""
+    """The GPU where there is one, else the CPU. Under torchrun each process has a GPU of its
+    own."""
     import torch
 
     if not torch.cuda.is_available():
@@ -60,7 +61,8 @@ def choose_device() -> "torch.device":
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; without it, bfloat16 is slower than float32."""
+    """Whether this processor multiplies in bfloat16; without it, bfloat16 is slower than
+    float32."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -68,7 +70,8 @@ def has_bfloat16() -> bool:
 
 
 def die_with_parent(parent: int) -> None:
-    """Call first in a child of process `parent`: the kernel kills it when the parent dies (Linux)."""
+    """Call first in a child of process `parent`: the kernel kills it when the parent dies
+    (Linux)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # dead already
         os._exit(1)
@@ -86,7 +89,10 @@ def stops_wait() -> Iterator[None]:
         return
     asked: list[int] = []
     handlers = {stop: signal.getsignal(stop) for stop in STOPS}
-    handlers = {stop: handler for stop, handler in handlers.items() if handler is not signal.SIG_IGN}  # nohup
+    # nohup
+    handlers = {
+        stop: handler for stop, handler in handlers.items() if handler is not signal.SIG_IGN
+    }
     for stop in handlers:
         signal.signal(stop, lambda number, frame: asked.append(number))
     try:
@@ -114,7 +120,8 @@ def memory_available() -> int:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one job: the rank of this one, how many there are, how many on this machine."""
+    """The processes of one job: the rank of this one, how many there are, how many on this
+    machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -122,7 +129,8 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As torchrun says it: RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. UserError where they are no such numbers."""
+        """As torchrun says it: RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. UserError where they are no
+        such numbers."""
         given = [
             os.environ.get(name) or usual
             for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
@@ -132,7 +140,10 @@ class Processes:
         except ValueError:
             processes = cls(-1)
         if not 0 <= processes.rank < processes.world_size:
-            raise UserError(f"RANK={given[0]} of WORLD_SIZE={given[1]}: the rank counts from 0 and is below the size")
+            raise UserError(
+                f"RANK={given[0]} of WORLD_SIZE={given[1]}: the rank counts from 0 and is below "
+                "the size"
+            )
         return processes
 
 

@@ -1,4 +1,5 @@
-"""How a data set is tokenized: the options that both tokenizing scripts share, with their only defaults."""
+"""How a data set is tokenized: the options that both tokenizing scripts share, with their only
+defaults."""
 
 from dataclasses import dataclass
 
@@ -10,13 +11,14 @@ class Options:
     """How to tokenize."""
 
     codec: str = ""
-    """"": tiny, or linear for emoji | tiny: digits and scenes | fashion: clothes | linear, fitted to
-    the training images in seconds, also as in linear:tokens=16,size=32,levels=8-8-8-5-5-5 | a folder
-    that train_tiny_flextok.py wrote, or TOKENS/codec of tokens by a linear one |
+    """"": tiny, or linear for emoji | tiny: digits and scenes | fashion: clothes | linear, fitted
+    to the training images in seconds, also as in linear:tokens=16,size=32,levels=8-8-8-5-5-5 | a
+    folder that train_tiny_flextok.py wrote, or TOKENS/codec of tokens by a linear one |
     EPFL-VILAB/flextok_d18_d28_dfn or another FlexTok of the hub (NAME@REVISION pins a revision; the
     one used is recorded), or a folder of one"""
     batch_size: int = 256  # images a process at a time; halve it when a GPU runs out of memory
-    workers: int = -1  # loader processes of each process; -1: the cores of the machine, shared by its processes
+    workers: int = -1
+    """loader processes of each process; -1: the cores of the machine, shared by its processes"""
     held_out_share: float = 0.1  # tokenized but never indexed: what every figure is compared with
     jpeg_margin: int = 0
     """above 0: less work for a JPEG and nearly the same pixels (docs/performance.md): decoded at
@@ -30,12 +32,17 @@ class Options:
             if value < 1:
                 raise UserError(f"--{option} must be at least 1, not {value}")
         if self.jpeg_margin < 0:
-            raise UserError(f"--jpeg-margin must not be negative, is {self.jpeg_margin}; 0 decodes every JPEG whole")
+            raise UserError(
+                f"--jpeg-margin must not be negative, is {self.jpeg_margin}; 0 decodes every JPEG "
+                "whole"
+            )
         if self.workers < -1:
             raise UserError(
-                f"--workers must be -1 (one for each core), 0 (none) or a number of processes, not {self.workers}"
+                "--workers must be -1 (one for each core), 0 (none) or a number of processes, not "
+                f"{self.workers}"
             )
         if not 0 <= self.held_out_share < 1:
             raise UserError(
-                f"--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not {self.held_out_share}"
+                "--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not "
+                f"{self.held_out_share}"
             )

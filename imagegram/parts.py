@@ -1,4 +1,5 @@
-"""What was drawn and decoded from each seed, kept for the process that puts several seeds together."""
+"""What was drawn and decoded from each seed, kept for the process that puts several seeds
+together."""
 
 import json
 import time
@@ -29,7 +30,8 @@ class Part:
 
     tokens: NDArray[np.uint16]  # [n, k]
     sources: NDArray[np.int64]  # [n, k, 2]
-    given: NDArray[np.int64]  # [n], the held-out images that gave their prompts; [0] without prompts
+    given: NDArray[np.int64]
+    """[n], the held-out images that gave their prompts; [0] without prompts"""
     noises: NDArray[np.int64]  # [m], their seeds
     images: NDArray[np.uint8]  # [m, 3, S, S]
 
@@ -51,10 +53,12 @@ class Part:
 
 
 class Parts:
-    """Those of `seeds`, of a run in the folder of `artifact`: a file each, which any process may have written. That of
-    a single seed stays in memory."""
+    """Those of `seeds`, of a run in the folder of `artifact`: a file each, which any process may
+    have written. That of a single seed stays in memory."""
 
-    def __init__(self, artifact: Artifact, seeds: range, processes: Processes, asked: dict[str, Any]):
+    def __init__(
+        self, artifact: Artifact, seeds: range, processes: Processes, asked: dict[str, Any]
+    ):
         self.artifact = artifact
         self.seeds = seeds
         self.processes = processes
@@ -80,23 +84,33 @@ class Parts:
             part.save(part_file(self.artifact.path, seed), self.asked)
 
     def joined(self) -> Part | None:
-        """All of them, for the first process, which waits for the others; None for these, and where one is missing."""
+        """All of them, for the first process, which waits for the others; None for these, and where
+        one is missing."""
         first = self.processes.rank == 0
         while None in (parts := [self._part(seed) for seed in self.seeds]) or not first:
-            if not first or not self.artifact.others_at_work(self.processes.world_size, self.started):
+            if not first or not self.artifact.others_at_work(
+                self.processes.world_size, self.started
+            ):
                 there = sum(part is not None for part in parts)
                 path = self.artifact.path
-                print(f"{path}: {there} of {len(parts)} seeds are drawn; the same command goes on from them")
+                print(
+                    f"{path}: {there} of {len(parts)} seeds are drawn; the same command goes on "
+                    "from them"
+                )
                 return None
             time.sleep(0.5)
         return joined([part for part in parts if part])
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """Several parts as one, in their order: first the decoded sequences of each, then the others."""
+    """Several parts as one, in their order: first the decoded sequences of each, then the
+    others."""
     decoded = np.concatenate([np.arange(len(part.tokens)) < len(part.noises) for part in parts])
     order = np.argsort(~decoded, kind="stable")
-    every = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Part)}
+    every = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Part)
+    }
     for name in ("tokens", "sources", "given"):
         if len(every[name]):
             every[name] = every[name][order]

@@ -20,22 +20,30 @@ SHARD_SIZE = 100_000  # images of an array in a file
 
 def _check_shape(tokens: NDArray[np.generic], where: str = "") -> None:
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-        raise UserError(f"{where}tokens are integers [images, tokens of each], not {tokens.dtype} {list(tokens.shape)}")
+        raise UserError(
+            f"{where}tokens are integers [images, tokens of each], not {tokens.dtype} "
+            f"{list(tokens.shape)}"
+        )
 
 
 def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint16]:
-    """Tokens of an .npy file of integers [N, L], below `vocab_size`; UserError where it is none, or L not `length`."""
+    """Tokens of an .npy file of integers [N, L], below `vocab_size`; UserError where it is none, or
+    L not `length`."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as .npy ({error}): np.save(FILE, tokens) writes one") from None
+        raise UserError(
+            f"{path} cannot be read as .npy ({error}): np.save(FILE, tokens) writes one"
+        ) from None
     _check_shape(found, f"{path}: ")
     if length and found.shape[1] != length:
-        raise UserError(f"{path} has {found.shape[1]} tokens an image, the training images {length}")
+        raise UserError(
+            f"{path} has {found.shape[1]} tokens an image, the training images {length}"
+        )
     if found.min() < 0 or found.max() >= vocab_size:
         raise UserError(
-            f"{path} holds tokens from {found.min()} to {found.max()}, the vocabulary has {vocab_size}: give its "
-            "--levels (FSQ), or its --vocab-size"
+            f"{path} holds tokens from {found.min()} to {found.max()}, the vocabulary has "
+            f"{vocab_size}: give its --levels (FSQ), or its --vocab-size"
         )
     return check_tokens(found, vocab_size)
 

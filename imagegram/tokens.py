@@ -1,19 +1,19 @@
 """Token folders: what the tokenizing scripts write and everything after them reads.
 
     manifest.json       what the tokens are (Manifest); written first, compared on resume
-    shard-00000.npy     uint16 [n, tokens_per_image], a row per readable image, in the data set's order
+    shard-00000.npy     uint16 [n, tokens_per_image], a row per readable image, in the data's order
     labels-00000.npy    int32 [n], -1 where the data set has no labels
     hashes-00000.npy    uint64 [n], perceptual hashes (data/duplicates.py)
     groups-00000.npy    hashes of the groups, where there are groups
     shard-00000.json    counts, bad images with their reasons, hashes; written last: the done-marker
-    duplicates.json     held-out images that are nearly a training image; the last process finds them
-    familiarity.json    whether the codec knows such images, where its card tells (codec/familiarity.py)
+    duplicates.json     held-out images that are nearly a training image; made last
+    familiarity.json    whether the codec knows such images (codec/familiarity.py)
     bad.jsonl           all bad images of the finished shards: row in the data set, name, reason
 
-Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for, whoever tokenizes it.
-An image is known by its ordinal, its row in the whole data set. A bad image has no row of tokens, and the images after
-it keep their ordinals. Every file is written beside and renamed.
-"""
+Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for,
+whoever tokenizes it. An image is known by its ordinal, its row in the whole data set. A bad image
+has no row of tokens, and the images after it keep their ordinals. Every file is written beside and
+renamed."""
 
 import functools
 import hashlib
@@ -33,10 +33,13 @@ from imagegram.data.dataset import held_out, sample
 from imagegram.files import atomic, read_json, save_array, sha256, write_json
 from imagegram.manifest import Manifest, manifest_changes
 
-SEPARATOR = 65535  # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
-TERMINATOR = 65279  # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
+# document separator of Fastgram and infini-gram in a uint16 corpus: never a token
+SEPARATOR = 65535
+# 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
+TERMINATOR = 65279
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
-MAX_BAD_SHARE = 0.01  # more unreadable images than this share and this number: something is wrong with the data
+# more unreadable images than this share and this number: something is wrong with the data
+MAX_BAD_SHARE = 0.01
 MAX_BAD = 100
 
 
@@ -55,7 +58,8 @@ def too_many_bad(bad: int, images: int) -> bool:
 class Corpus:
     """The rows of a token folder (or of several, one after another).
 
-    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], rows in the data set;
+    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], rows in the data
+    set;
     held_out: bool [n].
     """
 
@@ -66,13 +70,18 @@ class Corpus:
 
 
 def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uint16]:
-    """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be another token."""
+    """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be
+    another token."""
     if vocab_size > MAX_VOCAB:
         raise UserError(
-            f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the rest mark ends"
+            f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the "
+            "rest mark ends"
         )
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
-        raise UserError(f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to {tokens.max()}")
+        raise UserError(
+            f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to "
+            f"{tokens.max()}"
+        )
     return tokens.astype(np.uint16)
 
 
@@ -86,7 +95,8 @@ class TokenFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
-        """Start or resume a folder; UserError where it holds tokens of something else (see `manifest_changes`)."""
+        """Start or resume a folder; UserError where it holds tokens of something else (see
+        `manifest_changes`)."""
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset.name!r} has no images")
@@ -97,8 +107,8 @@ class TokenFolder:
             before = Manifest.from_json(read_json(file), file)
             if changed := manifest_changes(before.to_json(), manifest.to_json()):
                 raise UserError(
-                    f"{path} holds other tokens ({'; '.join(changed.values())}): what is finished stays and can be "
-                    "indexed; choose another folder with --out for the new ones"
+                    f"{path} holds other tokens ({'; '.join(changed.values())}): what is finished "
+                    "stays and can be indexed; choose another folder with --out for the new ones"
                 )
             return cls.open(path)
         artifact.finish(manifest.to_json())
@@ -109,7 +119,9 @@ class TokenFolder:
         """Open a folder to read; UserError where there is none."""
         if not (path / "manifest.json").exists():
             raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
-        return cls(path, Manifest.from_json(read_json(path / "manifest.json"), path / "manifest.json"))
+        return cls(
+            path, Manifest.from_json(read_json(path / "manifest.json"), path / "manifest.json")
+        )
 
     def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
         return self.path / f"{kind}-{shard:05d}.{suffix}"
@@ -126,16 +138,22 @@ class TokenFolder:
 
     @property
     def pictures(self) -> tuple[str, str]:
-        """Equal where two folders have the pictures of one data set; a table may have several columns of them."""
+        """Equal where two folders have the pictures of one data set; a table may have several
+        columns of them."""
         return self.manifest.fingerprint, self.manifest.image_column
 
     @functools.cached_property
     def asked(self) -> NDArray[np.int64]:
         """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""
-        return sample(self.manifest.available or self.manifest.images, self.manifest.images, self.manifest.sample_seed)
+        return sample(
+            self.manifest.available or self.manifest.images,
+            self.manifest.images,
+            self.manifest.sample_seed,
+        )
 
     def problem(self, shard: int, *, hashes: bool = False) -> str | None:
-        """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the data."""
+        """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the
+        data."""
         try:
             marker = json.loads(self._file("shard", shard, "json").read_text())
             made = Manifest.from_json(marker["manifest"], self._file("shard", shard, "json"))
@@ -144,11 +162,16 @@ class TokenFolder:
             rows = marker["ok"]
             if rows + len(marker["bad"]) != len(self.range(shard)):
                 return "does not account for every image"
-            kinds = dict.fromkeys(["shard", "labels", *["groups"] * bool(self.manifest.group), *marker["bytes"]])
+            kinds = dict.fromkeys(
+                ["shard", "labels", *["groups"] * bool(self.manifest.group), *marker["bytes"]]
+            )
             for kind in kinds:
                 shape = (rows, self.manifest.tokens_per_image) if kind == "shard" else (rows,)
                 file = self._file(kind, shard)
-                if file.stat().st_size != marker["bytes"][kind] or np.load(file, mmap_mode="r").shape != shape:
+                if (
+                    file.stat().st_size != marker["bytes"][kind]
+                    or np.load(file, mmap_mode="r").shape != shape
+                ):
                     return f"{file.name} is cut short or too long"
                 if hashes and sha256(file) != marker["sha256"][kind]:
                     return f"{file.name} differs from its hash"
@@ -164,17 +187,25 @@ class TokenFolder:
 
     def damaged(self) -> dict[int, str]:
         """Shards that have a done-marker and are not whole all the same, with what is wrong."""
-        marked = (shard for shard in range(self.shards) if self._file("shard", shard, "json").exists())
+        marked = (
+            shard for shard in range(self.shards) if self._file("shard", shard, "json").exists()
+        )
         return {shard: problem for shard in marked if (problem := self.problem(shard))}
 
     def check_shard(self, shard: int, *, hashes: bool = False) -> None:
         """UserError where a shard is not finished and whole."""
         if problem := self.problem(shard, hashes=hashes):
-            raise UserError(f"{self.path}: shard {shard} {problem}; run the tokenizing script again")
+            raise UserError(
+                f"{self.path}: shard {shard} {problem}; run the tokenizing script again"
+            )
 
     def _markers(self) -> list[dict[str, Any]]:
         """The done-markers of the finished shards."""
-        return [read_json(self._file("shard", s, "json")) for s in range(self.shards) if not self.problem(s)]
+        return [
+            read_json(self._file("shard", s, "json"))
+            for s in range(self.shards)
+            if not self.problem(s)
+        ]
 
     def images(self) -> int:
         """Images with tokens in the finished shards."""
@@ -190,14 +221,16 @@ class TokenFolder:
         names: Mapping[int, str] | None = None,
         others: Mapping[str, NDArray[np.uint64]] | None = None,
     ) -> None:
-        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal -> reason.
+        """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal
+        -> reason.
 
-        `names` has the file, member or row of every bad image; `others` groups [n] and hashes [n] of the readable ones.
-        """
+        `names` has the file, member or row of every bad image; `others` groups [n] and hashes [n]
+        of the readable ones."""
         named = names or {}
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
-        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed while it wrote this shard
+        # by a run that was killed while it wrote this shard
+        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):
             left.unlink(missing_ok=True)
         arrays: dict[str, NDArray[Any]] = {
             "shard": check_tokens(tokens, self.manifest.vocab_size),
@@ -212,7 +245,10 @@ class TokenFolder:
             {
                 "first": int(self.asked[self.range(shard).start]),
                 "ok": len(tokens),
-                "bad": [[ordinal, reason, named.get(ordinal, "")] for ordinal, reason in sorted(bad.items())],
+                "bad": [
+                    [ordinal, reason, named.get(ordinal, "")]
+                    for ordinal, reason in sorted(bad.items())
+                ],
                 "bytes": {kind: file.stat().st_size for kind, file in files.items()},
                 "sha256": {kind: sha256(file) for kind, file in files.items()},
                 "seconds": round(seconds, 3),
@@ -228,17 +264,24 @@ class TokenFolder:
 
     def bad(self) -> dict[int, str]:
         """Unreadable images of the finished shards: ordinal -> reason."""
-        return {int(ordinal): str(reason) for marker in self._markers() for ordinal, reason, *_ in marker["bad"]}
+        return {
+            int(ordinal): str(reason)
+            for marker in self._markers()
+            for ordinal, reason, *_ in marker["bad"]
+        }
 
     def contents(self) -> str:
-        """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it was made.
+        """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it
+        was made.
 
-        It covers the tokens and labels of the finished shards, the unreadable images and the manifest, of which only
-        the path of the data set is left out (its fingerprint stays).
-        """
+        It covers the tokens and labels of the finished shards, the unreadable images and the
+        manifest, of which only the path of the data set is left out (its fingerprint stays)."""
         manifest = self.manifest.to_json()
         del manifest["dataset"]
-        shards = [[marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]] for marker in self._markers()]
+        shards = [
+            [marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]]
+            for marker in self._markers()
+        ]
         return hashlib.sha256(json.dumps([manifest, shards]).encode()).hexdigest()[:16]
 
     def write_bad(self) -> int:
@@ -249,20 +292,24 @@ class TokenFolder:
             for ordinal, reason, name in marker["bad"]
         ]
         file = self.path / "bad.jsonl"
-        if not file.exists() or file.read_text() != "".join(lines):  # a finished folder may be read-only
+        # a finished folder may be read-only
+        if not file.exists() or file.read_text() != "".join(lines):
             with atomic(file) as temporary:
                 temporary.write_text("".join(lines))
         return len(lines)
 
     def check_readable(self) -> None:
-        """UserError where more images of the finished shards are unreadable than a sound data set has.
+        """UserError where more images of the finished shards are unreadable than a sound data set
+        has.
 
-        Every run asks this before and after its work, and so does the building of an index: a refusal is not
-        forgotten with the process that spoke it.
-        """
+        Every run asks this before and after its work, and so does the building of an index: a
+        refusal is not forgotten with the process that spoke it."""
         bad = len(self.bad())
         total = bad + self.images()
-        remedy = f"{self.path}/bad.jsonl names them. Mend or remove them, then tokenize into another folder"
+        remedy = (
+            f"{self.path}/bad.jsonl names them. Mend or remove them, then tokenize into another "
+            "folder"
+        )
         if bad == total == self.manifest.images:
             raise UserError(f"none of the {bad} images can be read: {remedy}")
         if too_many_bad(bad, total):
@@ -279,16 +326,20 @@ class TokenFolder:
         return held_out(self.ordinals(shard), self.manifest.held_out_share, groups)
 
     def hashes(self, shard: int) -> NDArray[np.uint64] | None:
-        """The perceptual hash of every row of a finished shard; None where an older version wrote it."""
+        """The perceptual hash of every row of a finished shard; None where an older version wrote
+        it."""
         file = self._file("hashes", shard)
         return np.load(file) if file.exists() else None
 
     def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
         """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""
-        return np.load(self._file("shard", shard), mmap_mode="r"), np.load(self._file("labels", shard))
+        return np.load(self._file("shard", shard), mmap_mode="r"), np.load(
+            self._file("labels", shard)
+        )
 
     def load(self) -> Corpus:
-        """All rows; the tokens stay on disk when there is a single shard. UserError where a shard is missing."""
+        """All rows; the tokens stay on disk when there is a single shard. UserError where a shard
+        is missing."""
         for shard in range(self.shards):
             self.check_shard(shard)
         ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])

@@ -1,4 +1,5 @@
-"""The frame of a night: whether it is finished already, its folder with lock and log, and what came of it."""
+"""The frame of a night: whether it is finished already, its folder with lock and log, and what came
+of it."""
 
 import contextlib
 import shlex
@@ -24,9 +25,8 @@ from overnight.plan import Plan, needs_of
 def begin(plan: Plan) -> Iterator[Night]:
     """The night of a plan; where it is `complete`, nothing is left to do.
 
-    UserError where the machine is too small or the folder is another's, before anything is made; and in the end where
-    something failed.
-    """
+    UserError where the machine is too small or the folder is another's, before anything is made;
+    and in the end where something failed."""
     started = time.monotonic()
     night = finished_before(plan)
     if night:
@@ -49,8 +49,9 @@ def begin(plan: Plan) -> Iterator[Night]:
         say_end(plan, night, started)
         if night.failed:
             raise UserError(
-                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} of "
-                f"{len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same command tries again"
+                f"{', '.join(night.failed)} failed, as said above; {len(night.finished(plan.out))} "
+                f"of {len(night.samplers)} samplers finished: {plan.out / 'report.html'}; the same "
+                "command tries again"
             )
 
 
@@ -66,7 +67,11 @@ def say_end(plan: Plan, night: Night, started: float) -> None:
     """Print the figures of every sampler, and where everything is."""
     for line in figure_lines(plan.out, night):
         print(line)
-    summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=round(time.monotonic() - started, 1))
+    summary(
+        page=plan.out / "report.html",
+        log=plan.out / "night.log",
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
 def figure_lines(out: Path, night: Night) -> list[str]:
@@ -74,16 +79,18 @@ def figure_lines(out: Path, night: Night) -> list[str]:
     lines = [f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT)]
     for name in night.finished(out):
         figures = from_json(read_json(night.folder(out, name) / "report.json")["generated"])
-        lines.append(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
+        lines.append(
+            f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT)
+        )
     return lines
 
 
 def finished_before(plan: Plan) -> Night | None:
-    """The finished night of the same plan in its folder; None where there is none, or some of its files are gone.
+    """The finished night of the same plan in its folder; None where there is none, or some of its
+    files are gone.
 
-    Reads no picture of the data sets, and of the codec no more than the hash of its weights. A folder of images is
-    looked at again: it may have grown.
-    """
+    Reads no picture of the data sets, and of the codec no more than the hash of its weights. A
+    folder of images is looked at again: it may have grown."""
     if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():
         return None
     try:
@@ -117,7 +124,8 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
         before = Artifact(folder, "images").record()
         if before is None:
             continue
-        # Codec, index and held-out images are not known yet: where these differ, the images are made anew.
+        # Codec, index and held-out images are not known yet: where these differ, the images are
+        # made anew.
         asked = draw.to_json() | {
             "sequences": plan.sequences,
             "decoded": min(plan.decoded, plan.sequences),
@@ -126,8 +134,8 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
         asked.pop("version", None)  # nor where the code is another
         if changed := changes({key: before["request"].get(key) for key in asked}, asked):
             raise UserError(
-                f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): give the sampler "
-                "another name, choose another --out, or delete that folder"
+                f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): "
+                "give the sampler another name, choose another --out, or delete that folder"
             )
 
 
@@ -140,7 +148,9 @@ def new_night(plan: Plan, command: str) -> Night:
             before = Night.read(plan.out)
             night.seconds = before.seconds
             same = before.machine.partition("; before that ")[0] == night.machine
-            night.machine = before.machine if same else f"{night.machine}; before that {before.machine}"
+            night.machine = (
+                before.machine if same else f"{night.machine}; before that {before.machine}"
+            )
         except (UserError, TypeError):  # of another version
             print(f"{plan.out / FILE} is of another version: its durations are not known")
     return night

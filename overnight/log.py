@@ -21,12 +21,14 @@ class Tee:
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             self.record(line)
-        self.line = self.line[self.line.rstrip("\r").rfind("\r") + 1 :]  # what a bar drew over is gone
+        # what a bar drew over is gone
+        self.line = self.line[self.line.rstrip("\r").rfind("\r") + 1 :]
         return len(text)
 
     def record(self, line: str) -> None:
         """Add one line to the log."""
-        shown = line.rstrip("\r").rpartition("\r")[2].removeprefix("\x1b[A")  # a bar draws over itself
+        # a bar draws over itself
+        shown = line.rstrip("\r").rpartition("\r")[2].removeprefix("\x1b[A")
         if shown.strip():
             with contextlib.suppress(OSError):  # a full disk must not hide what filled it
                 self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
@@ -41,7 +43,8 @@ class Tee:
 
 @contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Inside the block everything that is printed, and the exception that ends it, is added to `file` as well."""
+    """Inside the block everything that is printed, and the exception that ends it, is added to
+    `file` as well."""
     with file.open("a", errors="backslashreplace") as log:
         out, errors = Tee(sys.stdout, log), Tee(sys.stderr, log)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):

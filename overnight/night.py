@@ -1,4 +1,5 @@
-"""A night: tokenize, index, generate with every sampler; the page is written anew once in a while."""
+"""A night: tokenize, index, generate with every sampler; the page is written anew once in a
+while."""
 
 import contextlib
 import shutil
@@ -42,14 +43,16 @@ WORKERS = -1  # loader processes; -1: one for each core
 
 
 def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
-    """The tokens of every data set; UserError names those that failed when the others are tokenized."""
+    """The tokens of every data set; UserError names those that failed when the others are
+    tokenized."""
     folders = []
     for data in plan.data:
         try:
             options = Options(codec=plan.codec, workers=WORKERS)
             if is_linear(plan.codec) and len(plan.data) > 1 and not linear_folder(plan.codec):
                 datasets = [one.open(sizes_of(plan.codec).image_size) for one in plan.data]
-                open_linear(plan.codec, datasets, options.held_out_share, plan.out / FOLDER)  # one for all of them
+                # one for all of them
+                open_linear(plan.codec, datasets, options.held_out_share, plan.out / FOLDER)
                 options = replace(options, codec=str(plan.out / FOLDER))
             folders.append(tokenize_dataset(data, plan.token_folder(data), options))
         except (UserError, OSError) as error:
@@ -62,7 +65,9 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
 def index_all(plan: Plan, night: Night, folders: list[TokenFolder]) -> Index:
     """The index over all of them; UserError where it cannot be built."""
     try:
-        return build_index([folder.path for folder in folders], plan.out / "index_input", plan.out / "index")
+        return build_index(
+            [folder.path for folder in folders], plan.out / "index_input", plan.out / "index"
+        )
     except (UserError, OSError) as error:
         fail(night, "building the index", error)
         stop(plan, night)
@@ -75,7 +80,8 @@ def fail(night: Night, step: str, error: Exception) -> None:
 
 
 def say_where(error: Exception) -> None:
-    """The traceback of a fault of the program, in the midst of handling it; nothing of what users can put right."""
+    """The traceback of a fault of the program, in the midst of handling it; nothing of what users
+    can put right."""
     if not isinstance(error, UserError | OSError):
         traceback.print_exc()
 
@@ -86,12 +92,16 @@ def stop(plan: Plan, night: Night) -> NoReturn:
         night.write(plan.out)
         write_stopped_page(plan.out, night)
     raise UserError(
-        f"{', '.join(night.failed)} failed, as said above: no sampler was run; the same command goes on from there"
+        f"{', '.join(night.failed)} failed, as said above: no sampler was run; the same command "
+        "goes on from there"
     )
 
 
-def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: Index, deadline: float) -> None:
-    """Every sampler's images, and the page; what fails is named, the others are finished all the same.
+def generate_all(
+    plan: Plan, night: Night, folders: list[TokenFolder], index: Index, deadline: float
+) -> None:
+    """Every sampler's images, and the page; what fails is named, the others are finished all the
+    same.
 
     No sampler begins after the `deadline`, of the monotonic clock.
     """
@@ -107,7 +117,9 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
     sources = Sources(plan.out, night, index, held_out, Originals(folders))
     real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
     folder = night.folder(plan.out, HELD_OUT)
-    attempt(night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder))
+    attempt(
+        night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder)
+    )
     publish(sources, page=False)
     shown = time.monotonic()
     if shown < deadline:
@@ -129,7 +141,10 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
             shown = time.monotonic() if due else shown
         if night.skipped:
             left_out = ", ".join(night.skipped)
-            print(f"left out after {plan.hours:g} hours: {left_out}; the same command goes on from there")
+            print(
+                f"left out after {plan.hours:g} hours: {left_out}; the same command goes on from "
+                "there"
+            )
         night.failed.pop(PAGE, None)  # tried again
         night.complete = not night.failed
     finally:
@@ -137,10 +152,13 @@ def generate_all(plan: Plan, night: Night, folders: list[TokenFolder], index: In
 
 
 def checked_requests(plan: Plan, night: Night, index: Index, codec: Codec) -> dict[str, Request]:
-    """What every sampler is to make, checked before the first one is run; one that cannot be made has failed."""
+    """What every sampler is to make, checked before the first one is run; one that cannot be made
+    has failed."""
     requests = {}
     for name, draw in plan.draws().items():
-        requests[name] = Request(draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes)
+        requests[name] = Request(
+            draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes
+        )
         try:
             requests[name].completed(codec).check(index)
         except UserError as error:
@@ -148,34 +166,47 @@ def checked_requests(plan: Plan, night: Night, index: Index, codec: Codec) -> di
     return requests
 
 
-def reconstruct_held_out(index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path) -> Run:
-    """Decode held-out images from their own tokens, in random order: what every gallery is compared with.
+def reconstruct_held_out(
+    index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path
+) -> Run:
+    """Decode held-out images from their own tokens, in random order: what every gallery is compared
+    with.
 
-    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of all tokens are the
-    held-out image itself. The sampler of `request` does not matter.
-    """
+    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of
+    all tokens are the held-out image itself. The sampler of `request` does not matter."""
     request = request.completed(codec)
     asked = request.to_json(index, codec, held_out)
-    asked = {"sampler": "held-out"} | {name: asked[name] for name in asked if name not in request.draw.to_json()}
+    asked = {"sampler": "held-out"} | {
+        name: asked[name] for name in asked if name not in request.draw.to_json()
+    }
     with Run(index, codec, held_out, request, out).locked(asked) as run:
         if run.new:
             chosen = run.rng.permutation(len(held_out.tokens))[: request.decoded]
             tokens = held_out.tokens[chosen]
             images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
-            positions = np.broadcast_to(np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1))
+            positions = np.broadcast_to(
+                np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1)
+            )
             origins = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
             facts = describe_pictures(index, tokens) if len(tokens) else []
-            run.write(tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images))
+            run.write(
+                tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images)
+            )
     return run
 
 
 def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
-    """Make what several samplers need and is kept beside the index, so that none of them is longer for it.
+    """Make what several samplers need and is kept beside the index, so that none of them is longer
+    for it.
 
     What fails here fails in the samplers that need it, and is named there.
     """
     index = sources.index
-    todo = [name for name in night.samplers if name not in night.failed and not night.is_finished(plan.out, name)]
+    todo = [
+        name
+        for name in night.samplers
+        if name not in night.failed and not night.is_finished(plan.out, name)
+    ]
 
     def fit() -> None:
         for name in todo:
@@ -187,7 +218,11 @@ def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
             open_fidelity(index, sources.held_out, classifiers, sources.originals.picture)
 
     train = partial(open_classifiers, index, sources.held_out, codec, index.tokens_per_image)
-    steps: dict[str, Callable[[], object]] = {FITS: fit, CLASSIFIERS: train, FIDELITY: measure_tokenizer}
+    steps: dict[str, Callable[[], object]] = {
+        FITS: fit,
+        CLASSIFIERS: train,
+        FIDELITY: measure_tokenizer,
+    }
     for step, make in steps.items():
         if not todo or (step != FITS and not plan.decoded):
             continue
@@ -206,7 +241,8 @@ def kept(out: Path) -> dict[Path, int]:
 
 
 def publish(sources: Sources, *, page: bool = True) -> None:
-    """Write night.json and the page of what is finished; where that fails, say so, and the night goes on."""
+    """Write night.json and the page of what is finished; where that fails, say so, and the night
+    goes on."""
     try:
         sources.night.write(sources.out)
         if page:
@@ -217,7 +253,8 @@ def publish(sources: Sources, *, page: bool = True) -> None:
 
 
 def attempt(night: Night, name: str, folder: Path, make: Callable[[], Run]) -> None:
-    """Make one folder of images; where that fails, name it and say why, and free the space that its half took."""
+    """Make one folder of images; where that fails, name it and say why, and free the space that its
+    half took."""
     started = time.monotonic()
     try:
         result = make()
@@ -226,7 +263,8 @@ def attempt(night: Night, name: str, folder: Path, make: Callable[[], Run]) -> N
         fail(night, name, error)
         artifact = Artifact(folder, "images")
         if artifact.is_ours() and not artifact.record():
-            shutil.rmtree(folder, ignore_errors=True)  # of no use: on a full disk the page needs the room
+            # of no use: on a full disk the page needs the room
+            shutil.rmtree(folder, ignore_errors=True)
         return
     seconds = time.monotonic() - started
     if result.new:

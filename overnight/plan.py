@@ -1,4 +1,5 @@
-"""What a night does and needs of the machine: data sets, samplers, sizes; checked before anything is touched."""
+"""What a night does and needs of the machine: data sets, samplers, sizes; checked before anything
+is touched."""
 
 import contextlib
 import itertools
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photograph
 SOURCE_BYTES = 24  # of sources.npy, for a token
 KEPT_BYTES = 2e7  # the page, the log, the kernel's fit, the classifiers
-WORKING_BYTES = 1.5e9  # of memory: the program, and the batches that are decoded, compared and weighed at a time
+# of memory: the program, and the batches that are decoded, compared and weighed at a time
+WORKING_BYTES = 1.5e9
 SOURCES_SHOWN = 36  # pictures of sources.png
 
 
@@ -48,12 +50,19 @@ class Plan:
     hours: float = 0.0  # from the start; 0: no sweep
 
     def draws(self) -> dict[str, Draw]:
-        """The samplers, then the sweep in random order, so that any part of it covers all of it evenly.
+        """The samplers, then the sweep in random order, so that any part of it covers all of it
+        evenly.
 
         What the sweep has in common with the samplers is left out of it.
         """
-        draws = {name: one if isinstance(one, Draw) else Draw(one) for name, one in self.samplers.items()}
-        others = [name for name, draw in self.sweep.items() if name not in draws and draw not in draws.values()]
+        draws = {
+            name: one if isinstance(one, Draw) else Draw(one) for name, one in self.samplers.items()
+        }
+        others = [
+            name
+            for name, draw in self.sweep.items()
+            if name not in draws and draw not in draws.values()
+        ]
         random.Random(self.seed).shuffle(others)
         return draws | {name: self.sweep[name] for name in others if self.hours}
 
@@ -65,7 +74,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What decides the results."""
-        from imagegram.metrics.registry import FIGURES_VERSION  # with SciPy, for which --help need not wait
+        # with SciPy, for which --help need not wait
+        from imagegram.metrics.registry import FIGURES_VERSION
 
         return {
             "data": [data.to_json() for data in self.data],
@@ -80,29 +90,39 @@ class Plan:
         }
 
     def check(self) -> None:
-        """UserError where something cannot be right; of what needs neither the data nor the codec."""
+        """UserError where something cannot be right; of what needs neither the data nor the
+        codec."""
         if not self.data:
             raise UserError("no data set: name one in DATASETS or with --dataset")
         if len(set(self.data)) < len(self.data):
-            raise UserError("a data set stands twice in DATASETS: its images would all be copies of each other")
+            raise UserError(
+                "a data set stands twice in DATASETS: its images would all be copies of each other"
+            )
         if not self.samplers:
             raise UserError("no sampler: SAMPLERS is empty")
         self._check_places()
         if self.sequences < 1 or self.decoded < 0 or self.seed < 0:
-            raise UserError("--sequences must be at least 1, --decoded and --seed must not be negative")
+            raise UserError(
+                "--sequences must be at least 1, --decoded and --seed must not be negative"
+            )
         if not 0 <= self.hours < math.inf:
-            raise UserError(f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else")
+            raise UserError(
+                f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else"
+            )
         for name in self.draws():
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
-                raise UserError(f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'")
+                raise UserError(
+                    f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'"
+                )
 
     def _check_places(self) -> None:
-        """UserError where the night would write over files that are not of a night. Tokens may lie there already."""
+        """UserError where the night would write over files that are not of a night. Tokens may lie
+        there already."""
         for data in self.data:
             if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
                 raise UserError(
-                    f"--out {self.out} is the folder of the data set, and results would lie among its images: choose "
-                    f"another one, {self.out / 'results'} for example"
+                    f"--out {self.out} is the folder of the data set, and results would lie among "
+                    f"its images: choose another one, {self.out / 'results'} for example"
                 )
         places = [Artifact(self.out, "run"), Artifact(self.out / "index", "index")]
         places += [Artifact(self.token_folder(data), "tokens") for data in self.data]
@@ -112,11 +132,16 @@ class Plan:
 
 @contextlib.contextmanager
 def constants(file: str) -> Iterator[None]:
-    """Constants of the script `file` that people edit: a misspelt name there ends the program with one line."""
+    """Constants of the script `file` that people edit: a misspelt name there ends the program with
+    one line."""
     try:
         yield
     except (UserError, TypeError, NameError) as error:
-        lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
+        lines = [
+            entry.lineno
+            for entry in traceback.extract_tb(error.__traceback__)
+            if entry.filename == file
+        ]
         sys.exit(f"error: {Path(file).name}, line {lines[-1]}: {error}")
 
 
@@ -128,12 +153,18 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
     """
     last = [Path(name).name for name in datasets]
     # "." and ".." have no name of their own.
-    last = [name if name.strip(".") else Path(full).resolve().name for name, full in zip(last, datasets, strict=True)]
-    return [name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)]
+    last = [
+        name if name.strip(".") else Path(full).resolve().name
+        for name, full in zip(last, datasets, strict=True)
+    ]
+    return [
+        name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)
+    ]
 
 
 def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
-    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says which.
+    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says
+    which.
 
     >>> from imagegram.samplers import Ntd
     >>> list(sweep(Ntd, context=(1, 3), length=(8,)))
@@ -149,14 +180,16 @@ def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
 
 
 def require_writable(folder: Path) -> None:
-    """UserError where no file can be made in `folder`, or where it would be created. Nothing is left behind."""
+    """UserError where no file can be made in `folder`, or where it would be created. Nothing is
+    left behind."""
     existing = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise UserError(
-            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or choose another --out"
+            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or "
+            "choose another --out"
         ) from None
 
 
@@ -180,10 +213,17 @@ class Needs:
         from imagegram.index.build import disk_to_build
 
         length = self.codec.tokens_per_image
-        pictures = 2 * self.plan.decoded + SOURCES_SHOWN + self.plan.prefixes * (length - 1).bit_length()
-        each = pictures * self.codec.image_size**2 * PICTURE_BYTES + self.plan.sequences * length * (2 + SOURCE_BYTES)
+        pictures = (
+            2 * self.plan.decoded + SOURCES_SHOWN + self.plan.prefixes * (length - 1).bit_length()
+        )
+        each = (
+            pictures * self.codec.image_size** 2 * PICTURE_BYTES
+            + self.plan.sequences * length * (2 + SOURCE_BYTES)
+        )
         tokens = sum(self.to_tokenize) * (2 * length + 4)
-        index = 0 if (self.plan.out / "index" / "index.json").exists() else disk_to_build(self.corpus)
+        index = (
+            0 if (self.plan.out / "index" / "index.json").exists() else disk_to_build(self.corpus)
+        )
         return tokens + index + len(self.to_generate) * each + KEPT_BYTES
 
     def memory(self) -> float:
@@ -200,17 +240,23 @@ class Needs:
         tokens = [self.plan.token_folder(data) for data in self.plan.data]
         for folder in (out, out / "generated", out / "index", out / "index_input", *tokens):
             require_writable(folder)
-        require_space(out, self.disk(), "free some space, choose another --out, or lower --images or --decoded")
+        require_space(
+            out,
+            self.disk(),
+            "free some space, choose another --out, or lower --images or --decoded",
+        )
         available = memory_available()
         if self.memory() > available:
             raise UserError(
-                f"{sum(map(len, self.datasets)):,} images need about {self.memory() / 2**30:.1f} GiB of memory, "
-                f"{available / 2**30:.1f} GiB are available: end other programs, or take fewer with --images"
+                f"{sum(map(len, self.datasets)):,} images need about {self.memory() / 2**30:.1f} "
+                f"GiB of memory, {available / 2**30:.1f} GiB are available: end other programs, or "
+                "take fewer with --images"
             )
 
 
 def needs_of(plan: Plan) -> Needs:
-    """Look at the data sets, and at what is finished; UserError where a data set or the codec cannot be opened."""
+    """Look at the data sets, and at what is finished; UserError where a data set or the codec
+    cannot be opened."""
     from imagegram.data.dataset import check_different
     from imagegram.report.record import FILE, Night
     from imagegram.tokens import TokenFolder
@@ -224,24 +270,39 @@ def needs_of(plan: Plan) -> Needs:
             tokens = TokenFolder.open(plan.token_folder(data))
             to_tokenize[i] = sum(len(tokens.range(shard)) for shard in tokens.pending())
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
-    to_generate = [name for name in plan.draws() if not night or not night.is_finished(plan.out, name)]
+    to_generate = [
+        name for name in plan.draws() if not night or not night.is_finished(plan.out, name)
+    ]
     return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), tuple(to_generate))
 
 
 def say_plan(plan: Plan) -> None:
-    """Print what a night would do: counts, what is finished, disk and memory. Nothing is loaded or written."""
+    """Print what a night would do: counts, what is finished, disk and memory. Nothing is loaded or
+    written."""
     from imagegram.data.dataset import NO_SPLITS
 
     needs = needs_of(plan)
-    print(f"{plan.out}: one index of {len(plan.data)} data set{'s' * (len(plan.data) > 1)}, codec {plan.codec}")
+    print(
+        f"{plan.out}: one index of {len(plan.data)} data set{'s' * (len(plan.data) > 1)}, codec "
+        f"{plan.codec}"
+    )
     for dataset, missing in zip(needs.datasets, needs.to_tokenize, strict=True):
-        done = "to tokenize" if missing == len(dataset) else f"of which {missing:,} are still to be tokenized"
+        done = (
+            "to tokenize"
+            if missing == len(dataset)
+            else f"of which {missing:,} are still to be tokenized"
+        )
         split = "" if dataset.split == NO_SPLITS else f", split {dataset.split}"
-        print(f"  {dataset.name}{split}: {len(dataset):,} images, {done if missing else 'tokenized'}")
+        print(
+            f"  {dataset.name}{split}: {len(dataset):,} images, {done if missing else 'tokenized'}"
+        )
     for name, draw in plan.draws().items():
         todo = f"{plan.sequences:,} sequences, {min(plan.decoded, plan.sequences):,} decoded"
         print(f"  {name}: {draw.describe()}; {todo if name in needs.to_generate else 'finished'}")
     free = shutil.disk_usage(nearest_existing(plan.out)).free
     print(f"  disk: about {needs.disk() / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
-    print(f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB are available")
+    print(
+        f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB "
+        "are available"
+    )
     needs.check()

@@ -12,7 +12,9 @@ from imagegram.files import is_held
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_claimed_folder_is_ours_and_one_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_claimed_folder_is_ours_and_one_of_another_kind_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
     folder = Artifact(tmp_path / "a" / "b", kind)
     assert not folder.is_ours()
     folder.claim()
@@ -20,7 +22,9 @@ def test_a_claimed_folder_is_ours_and_one_of_another_kind_is_refused(tmp_path: P
     folder.claim()
     assert folder.is_ours()
     other = next(name for name in KINDS if name != kind)
-    with pytest.raises(UserError, match=f"holds {KINDS[kind].what}, not {KINDS[other].what}: choose"):
+    with pytest.raises(
+        UserError, match=f"holds {KINDS[kind].what}, not {KINDS[other].what}: choose"
+    ):
         Artifact(folder.path, other).claim()
 
 
@@ -43,13 +47,18 @@ def test_what_people_keep_is_never_ours(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
-        ({"kind": "tokens", "format": FORMAT + 1}, f"written by a newer version .format {FORMAT + 1}, .*: update"),
+        (
+            {"kind": "tokens", "format": FORMAT + 1},
+            f"written by a newer version .format {FORMAT + 1}, .*: update",
+        ),
         ({"kind": "dreams", "format": 1}, "holds dreams, not tokens"),
         (["tokens"], "is damaged"),
         ({"kind": "tokens"}, "is damaged"),
     ],
 )
-def test_a_marker_of_another_version_is_one_line(tmp_path: Path, marker: object, message: str) -> None:
+def test_a_marker_of_another_version_is_one_line(
+    tmp_path: Path, marker: object, message: str
+) -> None:
     (tmp_path / MARKER).write_text(json.dumps(marker))
     with pytest.raises(UserError, match=message):
         Artifact(tmp_path, "tokens").claim()
@@ -60,7 +69,10 @@ def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
     assert tokens.lock_file() == tmp_path / "tokens" / ".lock"
     assert tokens.lock_file(3) == tmp_path / "tokens" / ".lock-3"
     index = Artifact(tmp_path / "index", "index")  # which is renamed: its lock stays beside it
-    assert (index.lock_file(), index.lock_file(3)) == (tmp_path / ".lock-index", tmp_path / ".lock-index-3")
+    assert (index.lock_file(), index.lock_file(3)) == (
+        tmp_path / ".lock-index",
+        tmp_path / ".lock-index-3",
+    )
     with tokens.lock(3):
         reader, writer = os.pipe()
         if os.fork() == 0:
@@ -76,7 +88,11 @@ def test_processes_that_share_a_work_have_a_lock_each(tmp_path: Path) -> None:
                 os.write(writer, str(error).encode())
             os._exit(0)
         os.wait()
-        assert os.read(reader, 999).decode().startswith(f"{index.path} is in use by process {os.getpid()}: wait")
+        assert (
+            os.read(reader, 999)
+            .decode()
+            .startswith(f"{index.path} is in use by process {os.getpid()}: wait")
+        )
 
 
 def test_a_folder_that_another_process_claims_meanwhile_is_ours(

@@ -1,4 +1,5 @@
-"""What the documentation shows, runs: examples in docstrings, the README's ten lines, the notebook."""
+"""What the documentation shows, runs: examples in docstrings, the README's ten lines, the
+notebook."""
 
 import doctest
 import importlib
@@ -33,10 +34,14 @@ def test_examples_in_docstrings_give_what_they_say(
 
 
 def test_the_ten_lines_of_the_readme_run_in_an_empty_folder(tmp_path: Path) -> None:
-    (lines,) = re.findall(r"```python\n(import imagegram as ig\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (lines,) = re.findall(
+        r"```python\n(import imagegram as ig\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert len([line for line in lines.splitlines() if line.strip()]) <= 10
     # On fewer digits, which takes a third of the time.
-    fewer = lines.replace('ig.tokenize("digits", "tokens")', 'ig.tokenize("digits", "tokens", images=300)')
+    fewer = lines.replace(
+        'ig.tokenize("digits", "tokens")', 'ig.tokenize("digits", "tokens", images=300)'
+    )
     assert fewer != lines
     command = [sys.executable, "-c", fewer]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
@@ -46,15 +51,21 @@ def test_the_ten_lines_of_the_readme_run_in_an_empty_folder(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(480)
-def test_the_notebook_runs_and_is_saved_with_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_and_is_saved_with_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "01_where_does_it_come_from.ipynb", 4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in cells)
-    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 3
+    assert (
+        sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 3
+    )
     # On fewer digits, which takes a third of the time.
     first = next(cell for cell in cells if "ig.tokenize" in cell.source)
     first.source = first.source.replace('"notebook/tokens")', '"notebook/tokens", images=400)')
     assert "images=400" in first.source
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
-    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()

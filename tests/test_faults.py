@@ -1,4 +1,5 @@
-"""Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under torchrun as well."""
+"""Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under
+torchrun as well."""
 
 import contextlib
 import ctypes
@@ -24,7 +25,15 @@ from tests.support.kills import fork
 from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parent.parent
-LARGE = [str(ROOT / "tokenize_imagenet_large.py"), "--dataset", "shapes", "--images", "600", "--codec", "tiny"]
+LARGE = [
+    str(ROOT / "tokenize_imagenet_large.py"),
+    "--dataset",
+    "shapes",
+    "--images",
+    "600",
+    "--codec",
+    "tiny",
+]
 SMALL_BATCHES = ["--shard-size", "10", "--batch-size", "5", "--workers", "1"]
 
 
@@ -37,7 +46,14 @@ def undisturbed(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
 
 def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
     """tokenize_imagenet_large.py as the README starts it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *LARGE]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        *LARGE,
+    ]
     return subprocess.Popen(
         [*command, *SMALL_BATCHES, "--out", str(out)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -53,7 +69,9 @@ def wait_for_shards(out: Path, count: int) -> None:
         time.sleep(0.005)
 
 
-def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp_path: Path) -> None:
+def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "torchrun"
     locks = [Artifact(out, "tokens").lock_file(rank) for rank in (0, 1)]
     killed = torchrun(2, out)
@@ -88,7 +106,10 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(tmp
 
 
 def test_a_damaged_shard_is_named_and_redone_alone(
-    tmp_path: Path, codec: FakeCodec, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    codec: FakeCodec,
+    undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     tokenize(out=out, **SMALL_JOB)
@@ -103,7 +124,9 @@ def test_a_damaged_shard_is_named_and_redone_alone(
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
     assert contents(out) == undisturbed
     redone = {n for n, t in times.items() if (out / n).stat().st_mtime_ns != t}
-    assert redone == {f"{kind}-0000{shard}.npy" for kind in ("shard", "labels", "hashes") for shard in (7, 9)}
+    assert redone == {
+        f"{kind}-0000{shard}.npy" for kind in ("shard", "labels", "hashes") for shard in (7, 9)
+    }
     (out / "bad.jsonl").unlink()  # killed before it was written
     tokenize(out=out, **SMALL_JOB)
     assert contents(out) == undisturbed
@@ -112,7 +135,8 @@ def test_a_damaged_shard_is_named_and_redone_alone(
 def test_the_space_of_all_processes_is_asked_for(
     tmp_path: Path, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(free=20 * 10 * 20)  # 20 shards of 10 images of 4 tokens, a label and a hash
+    # 20 shards of 10 images of 4 tokens, a label and a hash
+    usage = SimpleNamespace(free=20 * 10 * 20)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space first"):
         tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
@@ -121,11 +145,14 @@ def test_the_space_of_all_processes_is_asked_for(
     assert len(list(tmp_path.glob("shard-*.npy"))) == 10
 
 
-def test_the_first_process_speaks_for_all(tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_process_speaks_for_all(
+    tmp_path: Path, codec: FakeCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenize(out=tmp_path, rank=1, world_size=2, **SMALL_JOB)
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "")
-    tokenize(out=tmp_path, rank=0, world_size=3, **SMALL_JOB)  # another number: 4 shards of process 1 or 2 remain
+    # another number: 4 shards of process 1 or 2 remain
+    tokenize(out=tmp_path, rank=0, world_size=3, **SMALL_JOB)
     said = capsys.readouterr()
     assert "10 of 20 shards to tokenize with fake in 3 processes" in said.out
     assert "6 of 20 shards are missing: other processes may still be at work" in said.out
@@ -134,7 +161,9 @@ def test_the_first_process_speaks_for_all(tmp_path: Path, codec: FakeCodec, caps
     assert "\nimages: 200\n" in capsys.readouterr().out
 
 
-def test_progress_counts_the_finished_shards_of_the_others(tmp_path: Path, codec: FakeCodec) -> None:
+def test_progress_counts_the_finished_shards_of_the_others(
+    tmp_path: Path, codec: FakeCodec
+) -> None:
     folder = tokenize(out=tmp_path, **SMALL_JOB)
     (tmp_path / "shard-00003.json").unlink()
     progress = tokenizing._Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
@@ -163,9 +192,20 @@ def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
-def test_loaders_end_with_the_run_and_let_go_of_its_pipe(tmp_path: Path, stop: signal.Signals) -> None:
+def test_loaders_end_with_the_run_and_let_go_of_its_pipe(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
     """Whatever ends a run, a pipe behind it (`| tee log`) ends as well, and no process stays."""
-    command = [sys.executable, "tokenize_fast.py", "--dataset", "shapes", "--images", "50000", "--workers", "2"]
+    command = [
+        sys.executable,
+        "tokenize_fast.py",
+        "--dataset",
+        "shapes",
+        "--images",
+        "50000",
+        "--workers",
+        "2",
+    ]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "t")],
         cwd=ROOT,
@@ -196,7 +236,8 @@ def test_a_stop_that_arrives_during_a_fork_is_not_lost() -> None:
 
     def fork() -> None:
         with stops_wait():
-            with contextlib.suppress(KeyboardInterrupt):  # as Python does with what is raised right after a fork
+            # as Python does with what is raised right after a fork
+            with contextlib.suppress(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGTERM)
             reached.append("the end of the block")
 
@@ -210,7 +251,10 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert run_script(tokenize_fast.main, tokenize_fast.Config, "", [f"--out={tmp_path}/file/below"]) == 1
+    assert (
+        run_script(tokenize_fast.main, tokenize_fast.Config, "", [f"--out={tmp_path}/file/below"])
+        == 1
+    )
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path}/file/below")
     assert said.count("\n") == 1
@@ -243,7 +287,14 @@ def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Pa
     commands = [
         [str(ROOT / "tokenize_fast.py"), "--images", "60", "--workers", "0", "--out", "出"],
         ["-m", "imagegram.index", "build", "--tokens=出", "--index-input=入", "--index=索引"],
-        [str(ROOT / "generate_images.py"), "ntd", "--index=索引", "--sequences=5", "--decoded=0", "--out=絵"],
+        [
+            str(ROOT / "generate_images.py"),
+            "ntd",
+            "--index=索引",
+            "--sequences=5",
+            "--decoded=0",
+            "--out=絵",
+        ],
     ]
     for command in commands:
         python = [sys.executable, *command]
@@ -253,7 +304,12 @@ def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Pa
 
 
 def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(ROOT),
+    }
     code = """if True:
         import sys
         from pathlib import Path
@@ -271,7 +327,10 @@ def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_for_pytorch_is_one_line(tmp_path: Path) -> None:
-    command = f"ulimit -v 2500000; exec {sys.executable} {ROOT}/tokenize_fast.py --images 20 --out {tmp_path}/t"
+    command = (
+        f"ulimit -v 2500000; exec {sys.executable} {ROOT}/tokenize_fast.py --images 20 --out "
+        f"{tmp_path}/t"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

@@ -48,15 +48,22 @@ def test_without_locks_the_run_goes_on_with_a_warning(
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
-def test_a_held_lock_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_held_lock_is_told_from_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     no_locks(monkeypatch, number)
-    with pytest.raises(UserError, match="in use by process unknown"), run_lock(tmp_path, tmp_path / ".lock"):
+    with (
+        pytest.raises(UserError, match="in use by process unknown"),
+        run_lock(tmp_path, tmp_path / ".lock"),
+    ):
         pass
     assert is_held(tmp_path / ".lock")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+def test_every_file_has_the_mode_that_the_umask_gives(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
     before = os.umask(umask)
     try:
         with atomic(tmp_path / "text") as temporary:
@@ -78,7 +85,9 @@ def test_every_file_has_the_mode_that_the_umask_gives(tmp_path: Path, umask: int
         (OSError(errno.EIO, "broken"), r"broken\): fix that, then"),
     ],
 )
-def test_what_cannot_be_written_is_one_line_with_its_remedy(tmp_path: Path, error: OSError, remedy: str) -> None:
+def test_what_cannot_be_written_is_one_line_with_its_remedy(
+    tmp_path: Path, error: OSError, remedy: str
+) -> None:
     (tmp_path / "x").write_text("before")
 
     def half(file: Path) -> None:
@@ -90,7 +99,9 @@ def test_what_cannot_be_written_is_one_line_with_its_remedy(tmp_path: Path, erro
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "before")]
 
 
-def test_files_are_on_the_disk_before_they_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_on_the_disk_before_they_have_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "x"
     flushed: list[tuple[int, bool]] = []
 
@@ -109,7 +120,9 @@ def test_space_is_asked_for_to_the_byte_and_told_in_numbers_that_differ(
     free = {tmp_path: SimpleNamespace(free=1_999_999)}
     monkeypatch.setattr(files.shutil, "disk_usage", free.__getitem__)
     require_space(tmp_path / "not" / "yet", 1_999_999)
-    with pytest.raises(UserError, match=r"yet needs 2\.0 MB, 1\.9 MB are free: free some space first$"):
+    with pytest.raises(
+        UserError, match=r"yet needs 2\.0 MB, 1\.9 MB are free: free some space first$"
+    ):
         require_space(tmp_path / "not" / "yet", 2_000_000)
 
 
@@ -132,7 +145,9 @@ def test_leftovers_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
     assert before - set(tmp_path.rglob("*")) == {tmp_path / "below" / f".tmp-{gone}-a"}
 
 
-def test_others_may_still_start_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_may_still_start_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifact, "GRACE", 60)
     monkeypatch.setattr(artifact.time, "monotonic", lambda: 100.0)
     folder = artifact.Artifact(tmp_path, "tokens")
@@ -178,18 +193,24 @@ def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "bin" / "build").symlink_to(ROOT / "build_index.sh")
     job = tmp_path / "my job"
     job.mkdir()
-    (job / "random.py").write_text("raise SystemExit('the folder that one stands in is no part of the program')")
+    (job / "random.py").write_text(
+        "raise SystemExit('the folder that one stands in is no part of the program')"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "PYTHON": sys.executable
     }
 
     def call(command: Path, *arguments: str) -> str:
-        result = subprocess.run([command, *arguments], cwd=job, env=environment, capture_output=True, text=True)
+        result = subprocess.run(
+            [command, *arguments], cwd=job, env=environment, capture_output=True, text=True
+        )
         return result.stdout + result.stderr
 
     for number, name in enumerate(("one", "a b")):
         token_folder(job / name, np.random.default_rng(number).integers(0, 9, (20, 4)))
-    assert "index: x\n" in call(tmp_path / "bin" / "build", "--tokens", "a b", "--index", "x", "--index-input", "in")
+    assert "index: x\n" in call(
+        tmp_path / "bin" / "build", "--tokens", "a b", "--index", "x", "--index-input", "in"
+    )
     assert "index: y y\n" in call(
         ROOT / "build_index.sh", "--tokens", "one", "a b", "--index", "y y", "--index-input", "in"
     )

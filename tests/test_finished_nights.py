@@ -1,4 +1,5 @@
-"""A finished night is left alone until anything that it depends on changes; then it goes on, or says why not."""
+"""A finished night is left alone until anything that it depends on changes; then it goes on, or
+says why not."""
 
 import shutil
 from dataclasses import replace
@@ -89,14 +90,23 @@ def test_a_night_is_not_finished_where_the_code_or_what_it_read_is_another(
 
 
 @pytest.mark.parametrize(
-    "lost", ["index/table.0", "tokens/shard-00000.npy", "generated/one-seed0/report.json", "report.html", "night.json"]
+    "lost",
+    [
+        "index/table.0",
+        "tokens/shard-00000.npy",
+        "generated/one-seed0/report.json",
+        "report.html",
+        "night.json",
+    ],
 )
 def test_a_night_is_not_finished_where_a_file_of_it_is_gone(plan: Plan, lost: str) -> None:
     (OUT / lost).unlink()
     assert not finished_before(plan)
 
 
-def test_images_that_were_added_are_named_and_nothing_is_mixed(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_were_added_are_named_and_nothing_is_mixed(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("RGB", (4, 4)).save("cats/new.png")
     assert not finished_before(plan)
     before = (OUT / "report.html").read_bytes()
@@ -113,7 +123,12 @@ def test_figures_of_another_version_of_the_code_are_measured_anew(
     monkeypatch.setattr("imagegram.samplers.Aligned.version", 7)
     assert again() == 0
     said = capsys.readouterr().out
-    assert said.count("replaces a finished run of other settings (figures: 2 -> 99, version: None -> 7)") == 2
+    assert (
+        said.count(
+            "replaces a finished run of other settings (figures: 2 -> 99, version: None -> 7)"
+        )
+        == 2
+    )
     assert (
         said.count("replaces a finished run of other settings (figures: 2 -> 99)") == 2
     )  # one of them the held-out images

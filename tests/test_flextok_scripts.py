@@ -1,4 +1,5 @@
-"""The scripts end to end with a tiny random FlexTok in a local folder and a saved data set with cifar10's columns."""
+"""The scripts end to end with a tiny random FlexTok in a local folder and a saved data set with
+cifar10's columns."""
 
 import importlib.util
 import json
@@ -18,7 +19,9 @@ from tests.support.random_flextok import Shape, save_random_flextok
 from tests.test_scripts import build, run_generate, run_tokenize
 
 if importlib.util.find_spec("flextok") is None:
-    pytest.skip("the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True)
+    pytest.skip(
+        "the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True
+    )
 
 IMAGES, TOKENS = 24, 32
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -32,31 +35,65 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cifar")
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
-    rows = {"img": [Image.fromarray(scene(2, i)[0]) for i in range(IMAGES)], "label": [i % 10 for i in range(IMAGES)]}
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    )
+    rows = {
+        "img": [Image.fromarray(scene(2, i)[0]) for i in range(IMAGES)],
+        "label": [i % 10 for i in range(IMAGES)],
+    }
     data = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": data, "test": data.select(range(5))}).save_to_disk(folder)
     return folder
 
 
 def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -> None:
-    arguments = ["--dataset", str(cifar), "--codec", str(codec), "--shard-size", "10", "--batch-size", "7"]
+    arguments = [
+        "--dataset",
+        str(cifar),
+        "--codec",
+        str(codec),
+        "--shard-size",
+        "10",
+        "--batch-size",
+        "7",
+    ]
     assert run_tokenize(*arguments, "--workers", "1", "--out", str(tmp_path / "tokens")) == 0
     folder = TokenFolder.open(tmp_path / "tokens")
     m, corpus = folder.manifest, folder.load()
-    assert (m.codec, m.precision, m.tokens_per_image, m.vocab_size) == (str(codec), "float32", TOKENS, 64000)
-    assert (m.image_size, m.image_column, m.label_column, m.class_names) == (256, "img", "label", tuple(NAMES))
+    assert (m.codec, m.precision, m.tokens_per_image, m.vocab_size) == (
+        str(codec),
+        "float32",
+        TOKENS,
+        64000,
+    )
+    assert (m.image_size, m.image_column, m.label_column, m.class_names) == (
+        256,
+        "img",
+        "label",
+        tuple(NAMES),
+    )
     assert corpus.labels.tolist() == [i % 10 for i in range(IMAGES)]
     pixels = preprocess(Image.fromarray(scene(2, 23)[0]), 256)
     assert np.array_equal(load_codec(str(codec)).encode(pixels[None])[0], corpus.tokens[23])
 
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
-    arguments = ["--index", str(tmp_path / "index"), "--sequences", "8", "--decoded", "2", "--timesteps", "2"]
+    arguments = [
+        "--index",
+        str(tmp_path / "index"),
+        "--sequences",
+        "8",
+        "--decoded",
+        "2",
+        "--timesteps",
+        "2",
+    ]
     assert run_generate(*arguments, "--prefixes", "1", "--out", str(tmp_path / "made")) == 0
     assert np.load(tmp_path / "made" / "tokens.npy").shape == (8, TOKENS)
     assert Image.open(tmp_path / "made" / "image_0001.png").size == (256, 256)
-    assert Image.open(tmp_path / "made" / "prefixes.png").width > 6 * 256  # 1, 2, 4, 8, 16, 32 tokens
+    # 1, 2, 4, 8, 16, 32 tokens
+    assert Image.open(tmp_path / "made" / "prefixes.png").width > 6 * 256
     assert Image.open(tmp_path / "made" / "seeds.png").width > 6 * 256
     report = json.loads((tmp_path / "made" / "report.json").read_text())
     assert report["request"]["guidance_scale"] == FlexTokCodec.guidance_scale

@@ -50,8 +50,16 @@ def test_parts_come_back_and_are_joined_with_what_is_decoded_first(tmp_path: Pat
 
 def test_fewer_sequences_than_pictures_asked_for_are_all_shown(tmp_path: Path) -> None:
     index = index_of(tmp_path, np.zeros((5, 4), int), vocab_size=500)
-    held_out = HeldOut(np.zeros((0, 4), np.uint16), np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
-    run = Run(index, FakeCodec(), held_out, Request(Draw(Aligned()), sequences=9, decoded=9, seed=2), tmp_path)
+    held_out = HeldOut(
+        np.zeros((0, 4), np.uint16), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    )
+    run = Run(
+        index,
+        FakeCodec(),
+        held_out,
+        Request(Draw(Aligned()), sequences=9, decoded=9, seed=2),
+        tmp_path,
+    )
     images = run.decode(Samples(index.tokens, np.zeros((5, 4, 2), np.int64)))
     assert len(images) == 5
     assert run.seeds.tolist() == [2_000_000 + i for i in range(5)]
@@ -61,7 +69,10 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 2)
-    assert run_tokenize("--images", "30", "--held-out-share", "0", "--out", str(tmp_path / "tokens")) == 0
+    assert (
+        run_tokenize("--images", "30", "--held-out-share", "0", "--out", str(tmp_path / "tokens"))
+        == 0
+    )
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
     capsys.readouterr()
     asked = ["--sequences", "8", "--decoded", "0"]
@@ -83,13 +94,21 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    indexes = [index_of(tmp_path / name, rng.integers(0, 500, (60, 4)), vocab_size=500) for name in "ab"]
-    held_out = HeldOut(rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64))
+    indexes = [
+        index_of(tmp_path / name, rng.integers(0, 500, (60, 4)), vocab_size=500) for name in "ab"
+    ]
+    held_out = HeldOut(
+        rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64)
+    )
     request = Request(Draw(Aligned()), sequences=5, decoded=0, seed=0)
 
     def is_made(index: Index = indexes[0], codec: Codec | None = None, **changes: Any) -> bool:
-        asked = replace(request, **{name: value for name, value in changes.items() if name != "held_out"})
-        return generate(index, codec or FakeCodec(), changes.get("held_out", held_out), asked, tmp_path / "out").new
+        asked = replace(
+            request, **{name: value for name, value in changes.items() if name != "held_out"}
+        )
+        return generate(
+            index, codec or FakeCodec(), changes.get("held_out", held_out), asked, tmp_path / "out"
+        ).new
 
     assert is_made()
     assert not is_made()
@@ -123,10 +142,14 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         assert is_made(), constant
 
 
-def test_seeds_of_several_processes_make_the_report_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_of_several_processes_make_the_report_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     index = index_of(tmp_path, rng.integers(0, 500, (60, 4)), vocab_size=500)
-    held_out = HeldOut(rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64))
+    held_out = HeldOut(
+        rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64)
+    )
     request = Request(Draw(Aligned(), prompt=1), sequences=5, decoded=2, seed=3, seeds=3)
 
     def made(name: str, rank: int = 0, world_size: int = 1, request: Request = request) -> Run:
@@ -151,7 +174,9 @@ def test_seeds_of_several_processes_make_the_report_of_one(tmp_path: Path, capsy
     assert not list((tmp_path / "parts").glob("seed-*.npz"))
 
     # Against what the seeds draw each by itself: the decoded ones first.
-    alone = [made(f"seed{seed}", request=replace(request, seed=seed, seeds=1)).path for seed in (3, 4, 5)]
+    alone = [
+        made(f"seed{seed}", request=replace(request, seed=seed, seeds=1)).path for seed in (3, 4, 5)
+    ]
     tokens = [np.load(path / "tokens.npy") for path in alone]
     expected = np.concatenate([*(t[:2] for t in tokens), *(t[2:] for t in tokens)])
     assert np.array_equal(np.load(tmp_path / "parts/tokens.npy"), expected)

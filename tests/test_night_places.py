@@ -44,8 +44,15 @@ def test_separate_data_sets_of_one_name_have_folders_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = ("cats/train", "dogs/train", ".", "digits")
-    plans = overnight_run.make_plans(overnight_run.Config(dataset=data, separate=True, out=Path("out")))
-    assert [str(plan.out) for plan in plans] == ["out/0-train", "out/1-train", f"out/{tmp_path.name}", "out/digits"]
+    plans = overnight_run.make_plans(
+        overnight_run.Config(dataset=data, separate=True, out=Path("out"))
+    )
+    assert [str(plan.out) for plan in plans] == [
+        "out/0-train",
+        "out/1-train",
+        f"out/{tmp_path.name}",
+        "out/digits",
+    ]
 
 
 def test_one_data_set_under_two_spellings_is_refused_before_anything_is_made(

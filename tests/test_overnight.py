@@ -31,7 +31,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(out: Path) -> dict[str, object]:
-    """All that a night computes: the bytes of tokens, index, samples and pictures, and the figures."""
+    """All that a night computes: the bytes of tokens, index, samples and pictures, and the
+    figures."""
     found: dict[str, object] = {}
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))
@@ -78,7 +79,9 @@ def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_p
 
 def test_every_folder_of_a_night_has_its_marker(finished: Path) -> None:
     made = {
-        folder.name for folder in (finished, *finished.rglob("*")) if folder.is_dir() and folder.name != "generated"
+        folder.name
+        for folder in (finished, *finished.rglob("*"))
+        if folder.is_dir() and folder.name != "generated"
     }
     marked = {file.parent.name for file in finished.rglob(MARKER)}
     assert marked == made
@@ -99,7 +102,15 @@ def test_every_data_set_has_an_index_of_its_own_when_asked(
 ) -> None:
     monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Aligned(context=0)})
     (tmp_path / "empty").mkdir()
-    arguments = ["--separate", "--dataset", "digits", str(tmp_path / "empty"), "shapes", "--sequences", "20"]
+    arguments = [
+        "--separate",
+        "--dataset",
+        "digits",
+        str(tmp_path / "empty"),
+        "shapes",
+        "--sequences",
+        "20",
+    ]
     assert run(tmp_path / "out", *arguments) == 1
     assert "out/empty: " in capsys.readouterr().err  # named, and the others are finished
     for name in ("digits", "shapes"):
@@ -138,7 +149,8 @@ def test_a_new_sampler_costs_only_itself(
     assert said.count("generated in") == 1
     assert "three" in (finished / "report.html").read_text()
     after = durations(finished)
-    assert before == {name: seconds for name, seconds in after.items() if name != "three"}  # not measured anew
+    # not measured anew
+    assert before == {name: seconds for name, seconds in after.items() if name != "three"}
 
 
 def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
@@ -171,9 +183,14 @@ def test_bytes_of_the_index_that_flipped_are_found_and_made_again(
     assert results(finished) == right
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("out of luck"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("out of luck"), OSError(28, "No space left on device")]
+)
 def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Exception,
 ) -> None:
     def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
         if request.draw.sampler == Ntd(context=9):
@@ -188,9 +205,11 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     said = capsys.readouterr()
     assert f"error: copies: {fault}" in said.err
     assert "copies failed, as said above; 2 of 3 samplers finished" in said.err.splitlines()[-1]
-    assert ("Traceback" in said.err) == isinstance(fault, RuntimeError)  # a fault of the program says where
+    # a fault of the program says where
+    assert ("Traceback" in said.err) == isinstance(fault, RuntimeError)
     assert str(fault) in (tmp_path / "report.html").read_text()
-    assert not (tmp_path / "generated" / "copies-seed0").exists()  # a full disk has room for the page again
+    # a full disk has room for the page again
+    assert not (tmp_path / "generated" / "copies-seed0").exists()
     log = (tmp_path / "night.log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: copies: ", log, re.MULTILINE)
     assert "ended by UserError: copies failed" in log
@@ -209,7 +228,10 @@ def test_a_page_that_cannot_be_written_does_not_end_the_night(
         assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert said.out.count("generated in") == 4  # three samplers and the held-out images
-    assert "writing the page failed, as said above; 3 of 3 samplers finished" in said.err.splitlines()[-1]
+    assert (
+        "writing the page failed, as said above; 3 of 3 samplers finished"
+        in said.err.splitlines()[-1]
+    )
     assert run(tmp_path) == 0
     assert (tmp_path / "report.html").exists()
 
@@ -259,8 +281,16 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
     little = SimpleNamespace(free=1_000_000)
     for place, value, message in (
         ("imagegram.files.shutil.disk_usage", lambda path: little, "1.0 MB are free: free"),
-        ("overnight.plan.memory_available", lambda: 2**30, "1.0 GiB are available: end other programs, or take fewer"),
-        ("overnight.plan.tempfile.TemporaryFile", read_only, f"{tmp_path} cannot be written to (Read-only file sys"),
+        (
+            "overnight.plan.memory_available",
+            lambda: 2**30,
+            "1.0 GiB are available: end other programs, or take fewer",
+        ),
+        (
+            "overnight.plan.tempfile.TemporaryFile",
+            read_only,
+            f"{tmp_path} cannot be written to (Read-only file sys",
+        ),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
@@ -276,16 +306,25 @@ def test_a_finished_run_of_other_settings_is_not_replaced(
 ) -> None:
     right = results(finished)
     assert run(finished, "--decoded", "5") == 1
-    assert "two-seed0 holds a finished run of other settings (decoded: 6 -> 5): give" in capsys.readouterr().err
+    assert (
+        "two-seed0 holds a finished run of other settings (decoded: 6 -> 5): give"
+        in capsys.readouterr().err
+    )
     monkeypatch.setitem(overnight_run.SAMPLERS, "one", Aligned(context=1))
     assert run(finished) == 1
-    assert "one-seed0 holds a finished run of other settings (context: 0 -> 1): give" in capsys.readouterr().err
+    assert (
+        "one-seed0 holds a finished run of other settings (context: 0 -> 1): give"
+        in capsys.readouterr().err
+    )
     assert results(finished) == right
 
 
 @pytest.mark.parametrize("stop", [signal.SIGHUP, signal.SIGTERM])
 def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: signal.Signals,
 ) -> None:
     def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
         if request.draw.sampler == Ntd(context=9):
@@ -293,7 +332,8 @@ def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
         return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
 
     monkeypatch.setattr(night, "generate", make)
-    before = signal.signal(stop, signal.SIG_DFL)  # SIGHUP is ignored under nohup, by the night as well
+    # SIGHUP is ignored under nohup, by the night as well
+    before = signal.signal(stop, signal.SIG_DFL)
     try:
         assert run(tmp_path) == 130
     finally:
@@ -319,7 +359,9 @@ def test_everything_is_checked_before_anything_is_made(
         assert not out.exists()
 
 
-def test_a_second_night_in_the_same_folder_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_night_in_the_same_folder_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (finished / "night.json").unlink()
     reader, writer = os.pipe()
     child = os.fork()

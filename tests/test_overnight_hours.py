@@ -63,7 +63,9 @@ def test_a_misspelt_sampler_is_one_line(tmp_path: Path, wrong: str, message: str
     script = (ROOT / "overnight_run.py").read_text().replace("Kernel(step=0.85)", wrong)
     (tmp_path / "my_night.py").write_text(script)
     command = [sys.executable, str(tmp_path / "my_night.py"), "--dry-run"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     line = 1 + script[: script.index(wrong)].count("\n")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: my_night.py, line {line}: ")
@@ -73,11 +75,15 @@ def test_a_misspelt_sampler_is_one_line(tmp_path: Path, wrong: str, message: str
 def test_the_sweep_leaves_out_what_the_samplers_are() -> None:
     [planned] = overnight_run.make_plans(overnight_run.Config(hours=1))
     same = replace(
-        planned, samplers={"mine": Ntd(context=2, temperature=0.5), "ntd-context1-temperature0.5": Aligned()}
+        planned,
+        samplers={
+            "mine": Ntd(context=2, temperature=0.5),
+            "ntd-context1-temperature0.5": Aligned(),
+        },
     )
-    assert set(same.draws()) - {"mine"} == {f"ntd-context{c}-temperature{t}" for c in (1, 2) for t in (0.5, 1.0)} - {
-        "ntd-context2-temperature0.5"
-    }
+    assert set(same.draws()) - {"mine"} == {
+        f"ntd-context{c}-temperature{t}" for c in (1, 2) for t in (0.5, 1.0)
+    } - {"ntd-context2-temperature0.5"}
     assert list(replace(same, hours=0).draws()) == list(same.samplers)
 
 
@@ -88,7 +94,9 @@ def test_hours_are_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "--dry-run", "--hours", "1") == 0
     said = capsys.readouterr().out
     assert "one index of 2 data sets" in said
@@ -107,7 +115,10 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(tmp_path: Path, caps
 
 
 def test_a_dry_run_loads_nothing(tmp_path: Path) -> None:
-    code = "import sys; from overnight_run import *; main(Config(dry_run=True)); print('torch' in sys.modules)"
+    code = (
+        "import sys; from overnight_run import *; main(Config(dry_run=True)); print('torch' in "
+        "sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 

@@ -1,4 +1,5 @@
-"""The package as people install it: what a wheel carries, what it depends on, what importing it costs."""
+"""The package as people install it: what a wheel carries, what it depends on, what importing it
+costs."""
 
 import email
 import re
@@ -18,7 +19,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     place = tmp_path_factory.mktemp("wheel")
     names = ["pyproject.toml", "README.md", "LICENSE", "requirements.txt", "imagegram"]
     subprocess.run(["cp", "-r", *(str(ROOT / name) for name in names), str(place)], check=True)
-    command = [str(Path(sys.executable).parent / "uv"), "build", "--wheel", "--quiet", "--out-dir", str(place / "dist")]
+    command = [
+        str(Path(sys.executable).parent / "uv"),
+        "build",
+        "--wheel",
+        "--quiet",
+        "--out-dir",
+        str(place / "dist"),
+    ]
     subprocess.run([*command, str(place)], check=True, timeout=200)
     (file,) = (place / "dist").glob("*.whl")
     return zipfile.ZipFile(file)
@@ -26,7 +34,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_carries_weights_and_templates(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if not name.endswith("/")}
-    ours = [file for file in (ROOT / "imagegram").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    ours = [
+        file
+        for file in (ROOT / "imagegram").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
     assert {str(file.relative_to(ROOT)) for file in ours} <= packed
     assert all(name.startswith(("imagegram/", "imagegram-")) for name in packed)
 
@@ -34,24 +46,33 @@ def test_the_wheel_carries_weights_and_templates(wheel: zipfile.ZipFile) -> None
 def test_the_wheel_asks_for_what_requirements_txt_lists(wheel: zipfile.ZipFile) -> None:
     (file,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
     metadata = email.message_from_bytes(wheel.read(file))
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    lines = [
+        line.partition("#")[0].strip()
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+    ]
     assert sorted(metadata.get_all("Requires-Dist", [])) == sorted(filter(None, lines))
     assert metadata["Requires-Python"] == ">=3.11"
 
 
 def test_importing_it_loads_no_torch() -> None:
-    code = "import imagegram as ig, sys; assert 'sample' in dir(ig); sys.exit('torch' in sys.modules)"
+    code = (
+        "import imagegram as ig, sys; assert 'sample' in dir(ig); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_another_python_is_told_what_is_missing() -> None:
     """-S: without the installed packages. An import must not end the interpreter of a notebook."""
     code = "try:\n import imagegram\nexcept ImportError as error:\n print(error)"
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "lacks torch, tyro, fastgram" in done.stdout
 
-    done = subprocess.run([sys.executable, "-S", str(ROOT / "tokenize_fast.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "tokenize_fast.py")], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "then use .venv/bin/python instead" in done.stderr
@@ -60,5 +81,7 @@ def test_another_python_is_told_what_is_missing() -> None:
 def test_a_name_that_it_does_not_have_is_said() -> None:
     import imagegram
 
-    with pytest.raises(AttributeError, match=re.escape("imagegram has no 'train'; it has build_index, ")):
+    with pytest.raises(
+        AttributeError, match=re.escape("imagegram has no 'train'; it has build_index, ")
+    ):
         imagegram.train  # noqa: B018

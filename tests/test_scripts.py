@@ -1,4 +1,5 @@
-"""Every script on tiny input: they chain, they agree with the overnight run, bad input ends in one line."""
+"""Every script on tiny input: they chain, they agree with the overnight run, bad input ends in one
+line."""
 
 import importlib
 import json
@@ -24,20 +25,32 @@ from imagegram.samplers.kernel import fit as kernel_fit
 from imagegram.tokens import TokenFolder
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("tokenize_fast", "tokenize_imagenet_large", "generate_images", "overnight_run", "train_tiny_flextok")
+SCRIPTS = (
+    "tokenize_fast",
+    "tokenize_imagenet_large",
+    "generate_images",
+    "overnight_run",
+    "train_tiny_flextok",
+)
 
 
 def run_tokenize(*arguments: str) -> int:
-    return run_script(tokenize_fast.main, tokenize_fast.Config, tokenize_fast.__doc__, list(arguments))
+    return run_script(
+        tokenize_fast.main, tokenize_fast.Config, tokenize_fast.__doc__, list(arguments)
+    )
 
 
 def run_generate(*arguments: str) -> int:
     script = generate_images
-    return run_script(script.main, script.Config, script.__doc__, list(arguments), renamed=script.RENAMED)
+    return run_script(
+        script.main, script.Config, script.__doc__, list(arguments), renamed=script.RENAMED
+    )
 
 
 def run_overnight(*arguments: str) -> int:
-    return run_script(overnight_run.main, overnight_run.Config, overnight_run.__doc__, list(arguments))
+    return run_script(
+        overnight_run.main, overnight_run.Config, overnight_run.__doc__, list(arguments)
+    )
 
 
 def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
@@ -68,7 +81,8 @@ def few_steps() -> Iterator[None]:
         yield
 
 
-SMALL = ("--images", "500", "--sequences", "30", "--decoded", "4")  # of these images, 43 are held out
+# of these images, 43 are held out
+SMALL = ("--images", "500", "--sequences", "30", "--decoded", "4")
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +102,18 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
         assert Image.open(folder / "grid.png").width > 300
         assert (folder / "listening.png").exists() == (name == "kernel")
         report = json.loads((folder / "report.json").read_text())
-        assert 0 <= report["generated"]["exact_copies"]["low"] <= report["generated"]["exact_copies"]["high"] <= 1
+        assert (
+            0
+            <= report["generated"]["exact_copies"]["low"]
+            <= report["generated"]["exact_copies"]["high"]
+            <= 1
+        )
         assert report["held_out"]["exact_copies"]["value"] == 0
         assert "coherence" not in report["generated"]  # four images cannot tell
         corpus = TokenFolder.open(overnight / "tokens").load()
         rows = np.searchsorted(corpus.ordinals, sources[..., 1])
-        assert (sources[..., 0] == 0).all()  # one data set, none of whose bad images shifts the ordinals
+        # one data set, none of whose bad images shifts the ordinals
+        assert (sources[..., 0] == 0).all()
         if name != "kernel":  # whose tokens step away from their sources
             assert np.array_equal(corpus.tokens[rows, sources[..., 2]], tokens)
         assert 0 <= report["generated"]["exact_copy_probability"]["value"] < 1 + 1e-9
@@ -117,13 +137,26 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     assert "exact_copies: " in capsys.readouterr().out
     name = next(n for n, s in overnight_run.SAMPLERS.items() if s == generate_images.SAMPLER)
     for file in ("tokens.npy", "sources.npy", "image_0003.png"):
-        assert (tmp_path / "g" / file).read_bytes() == (overnight / "generated" / f"{name}-seed0" / file).read_bytes()
+        assert (tmp_path / "g" / file).read_bytes() == (
+            overnight / "generated" / f"{name}-seed0" / file
+        ).read_bytes()
     assert run_generate(*arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert all((tmp_path / "g" / f"{strip}.png").exists() for strip in ("prefixes", "seeds"))
-    other = [*arguments[:-1], str(tmp_path / "other"), "--seed", "1", "--decoded", "0", "--length=6", "--prompt=2"]
+    other = [
+        *arguments[:-1],
+        str(tmp_path / "other"),
+        "--seed",
+        "1",
+        "--decoded",
+        "0",
+        "--length=6",
+        "--prompt=2",
+    ]
     assert run_generate(*other) == 0
-    tokens, sources = (np.load(tmp_path / "other" / f"{name}.npy") for name in ("tokens", "sources"))
+    tokens, sources = (
+        np.load(tmp_path / "other" / f"{name}.npy") for name in ("tokens", "sources")
+    )
     assert (tokens != np.load(tmp_path / "g" / "tokens.npy")[:, :6]).any()
     assert (sources[:, :2] == -1).all()
     assert (sources[:, 2:] >= 0).all()
@@ -132,9 +165,19 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
 def test_a_refused_command_and_foreign_folders_lose_nothing(
     overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything is checked before a finished folder is touched; a folder of somebody else is never written to."""
+    """Everything is checked before a finished folder is touched; a folder of somebody else is never
+    written to."""
     finished = tmp_path / "finished"
-    arguments = ["--index", str(overnight / "index"), "--sequences", "20", "--decoded", "2", "--prefixes", "0"]
+    arguments = [
+        "--index",
+        str(overnight / "index"),
+        "--sequences",
+        "20",
+        "--decoded",
+        "2",
+        "--prefixes",
+        "0",
+    ]
     assert run_generate("aligned", *arguments, "--out", str(finished)) == 0
     before = {file: file.read_bytes() for file in finished.iterdir()}
     foreign = tmp_path / "foreign"
@@ -159,7 +202,8 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
     assert {file: file.read_bytes() for file in finished.iterdir()} == before
     assert sorted(file.read_bytes() for file in foreign.iterdir()) == [b"", b"holiday", b"holiday"]
 
-    # Other settings replace a finished run of a named folder with a line that says so; figures only is a wish as well.
+    # Other settings replace a finished run of a named folder with a line that says so; figures only
+    # is a wish as well.
     assert run_generate("aligned", *arguments, "--out", str(finished), "--decoded", "0") == 0
     assert "replaces a finished run of other settings (decoded: 2 -> 0)" in capsys.readouterr().out
     assert sorted(file.suffix for file in finished.iterdir()) == ["", "", ".json", ".npy", ".npy"]
@@ -169,7 +213,9 @@ def test_the_default_folder_carries_what_differs_from_the_default() -> None:
     config = generate_images.Config()
     assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
     config = generate_images.Config(sampler=Aligned(context=3, temperature=0.5), prompt=2, seed=3)
-    assert generate_images.default_out(config).name == "aligned-context3-temperature0.5-prompt2-seed3"
+    assert (
+        generate_images.default_out(config).name == "aligned-context3-temperature0.5-prompt2-seed3"
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -183,7 +229,8 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
     values = vars(script.Config())
     options = {name for name, value in values.items() if not is_dataclass(value)}
     for name, value in values.items():
-        if is_dataclass(value):  # its fields are options of their own, a name is called after the whole
+        # its fields are options of their own, a name is called after the whole
+        if is_dataclass(value):
             options |= {name if field.name == "name" else field.name for field in fields(value)}
     assert all(f"--{name.replace('_', '-')}" in said for name in options)
 
@@ -224,7 +271,10 @@ def test_bad_input_ends_in_one_line_and_a_non_zero_exit(
     assert run_generate("--index", str(tmp_path / "none"), "--out", out) == 1
     assert "run build_index.sh first" in one_line(capsys)
     index = str(overnight / "index")
-    assert run_generate("--index", index, "--codec", "EPFL-VILAB/flextok_d18_d28_dfn", "--out", out) == 1
+    assert (
+        run_generate("--index", index, "--codec", "EPFL-VILAB/flextok_d18_d28_dfn", "--out", out)
+        == 1
+    )
     assert "holds tokens of codec 'tiny'" in one_line(capsys)
     for option, instead in generate_images.RENAMED.items():
         assert run_generate("--index", index, f"{option}=3", "--out", out) == 1

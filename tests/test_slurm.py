@@ -1,4 +1,5 @@
-"""The jobs of docs/cluster.md, as they stand there, run one after another by a program in the place of sbatch."""
+"""The jobs of docs/cluster.md, as they stand there, run one after another by a program in the place
+of sbatch."""
 
 import os
 import re
@@ -16,14 +17,17 @@ from tests.support.tokenize import contents, tokenize
 
 ROOT = Path(__file__).parents[1]
 SMALL = {  # what the document says -> what is run
-    "--dataset /shared/images --workers 4": "--dataset shapes --images 300 --codec tiny --shard-size 50 --workers 0",
+    "--dataset /shared/images --workers 4": (
+        "--dataset shapes --images 300 --codec tiny --shard-size 50 --workers 0"
+    ),
     "--shard-images 4000000": "--shard-images 100",
     "--seeds 8": "--seeds 2 --sequences 40 --decoded 0",
     "several 8 ": "several 2 ",
     "several 25 ": "several 2 ",
     ".venv/bin/python": sys.executable,
 }
-# Of an array its second task alone is run, as if the first had been killed: the single process after it does the rest.
+# Of an array its second task alone is run, as if the first had been killed: the single process
+# after it does the rest.
 SBATCH = """#!/bin/bash
 while [[ $1 == --* ]]; do
     [[ $1 == --export=ALL,* ]] && export "${1#--export=ALL,}" SLURM_ARRAY_TASK_ID=1
@@ -36,12 +40,15 @@ echo 1
 
 
 def project(folder: Path, changes: dict[str, str]) -> Path:
-    """A folder that looks like the project, with the scripts of the document in it, changed, and an sbatch."""
+    """A folder that looks like the project, with the scripts of the document in it, changed, and an
+    sbatch."""
     folder.mkdir()
     for name in ("imagegram", "build_index.sh", "tokenize_imagenet_large.py", "generate_images.py"):
         (folder / name).symlink_to(ROOT / name)
     # A script stands after its name: "`NAME.sbatch`: ..." or "`NAME.sh`".
-    pattern = re.compile(r"^`(\w+\.(?:sbatch|sh))`.*?\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    pattern = re.compile(
+        r"^`(\w+\.(?:sbatch|sh))`.*?\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL
+    )
     found = dict(pattern.findall((ROOT / "docs/cluster.md").read_text()))
     assert set(found) == {"tokenize.sbatch", "index.sbatch", "generate.sbatch", "submit.sh"}
     for old, new in changes.items():
@@ -57,18 +64,28 @@ def test_the_jobs_of_the_document_make_what_one_process_makes(tmp_path: Path) ->
     shared = tmp_path / "shared"
     folder = project(tmp_path / "project", SMALL | {"/shared": str(shared)})
     environment = os.environ | {"PYTHON": sys.executable, "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "submit.sh"], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "submit.sh"], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1\n"
-    for left in ("3 of 6 shards to tokenize", "1 of 3 shards are finished", "1 of 2 seeds are drawn"):
+    for left in (
+        "3 of 6 shards to tokenize",
+        "1 of 3 shards are finished",
+        "1 of 2 seeds are drawn",
+    ):
         assert done.stderr.count(left) == 1, done.stderr
     tokens = tokenize("shapes", tmp_path / "tokens", images=300, codec="tiny", shard_size=50).path
     assert contents(shared / "tokens") == contents(tokens)
-    index = build_index([tokens], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=100)
+    index = build_index(
+        [tokens], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=100
+    )
     assert Index.open(shared / "index").identity == index.identity
 
     report = read_json(shared / "generated/ntd-seed0/report.json")
     assert report["request"]["seeds"] == 2
-    drawn = [Ntd(context=3).sample(index, 40, np.random.default_rng(seed)).tokens for seed in (0, 1)]
+    drawn = [
+        Ntd(context=3).sample(index, 40, np.random.default_rng(seed)).tokens for seed in (0, 1)
+    ]
     assert np.array_equal(np.load(shared / "generated/ntd-seed0/tokens.npy"), np.concatenate(drawn))
     assert "<dd>0 to 1</dd>" in (shared / "report.html").read_text()

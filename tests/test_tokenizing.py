@@ -1,4 +1,5 @@
-"""Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad images."""
+"""Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad
+images."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ ROOT = Path(__file__).parent.parent
 def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of the 3 images can be read: .*bad\.jsonl names them"):
+    with pytest.raises(
+        UserError, match=r"none of the 3 images can be read: .*bad\.jsonl names them"
+    ):
         tokenize(str(tmp_path), tmp_path / "tokens", workers=0)
 
 
@@ -36,7 +39,9 @@ def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
         return encode(images)
 
     monkeypatch.setattr(codec, "encode", unmount)
-    with pytest.raises(UserError, match=r"changed while it was tokenized: [1-4] of 4 images of shard [12] "):
+    with pytest.raises(
+        UserError, match=r"changed while it was tokenized: [1-4] of 4 images of shard [12] "
+    ):
         tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
     finished = sorted((tmp_path / "tokens").glob("shard-*.json"))
     assert finished
@@ -48,7 +53,11 @@ def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
 
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_shard_in_whose_midst_the_data_set_went_is_not_finished(
-    tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch, returns: bool
+    tmp_path: Path,
+    codec: FakeCodec,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    returns: bool,
 ) -> None:
     def unmount(*args: Any) -> Iterator[list[Item]]:
         for number, batch in enumerate(load_batches(*args)):
@@ -60,9 +69,14 @@ def test_a_shard_in_whose_midst_the_data_set_went_is_not_finished(
 
     monkeypatch.setattr(tokenizing, "load_batches", unmount)
     gone = 1 if returns else 2
-    with pytest.raises(UserError, match=rf"{gone} of 4 images of shard 1 .*class\d/\d\d.png .*cannot be read any more"):
+    with pytest.raises(
+        UserError,
+        match=rf"{gone} of 4 images of shard 1 .*class\d/\d\d.png .*cannot be read any more",
+    ):
         tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=1, workers=0)
-    assert [path.name for path in (tmp_path / "tokens").glob("shard-*.json")] == ["shard-00000.json"]
+    assert [path.name for path in (tmp_path / "tokens").glob("shard-*.json")] == [
+        "shard-00000.json"
+    ]
 
 
 def test_one_image_that_is_deleted_meanwhile_is_a_bad_image(
@@ -121,7 +135,8 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(
 def test_the_same_data_elsewhere_is_resumed(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its fingerprint says what a data set is; its path may be another one after every job of a cluster."""
+    """Its fingerprint says what a data set is; its path may be another one after every job of a
+    cluster."""
     out = tmp_path / "tokens"
     tokenize(str(image_folder), out, shard_size=5, workers=0)
     before = contents(out)

@@ -16,7 +16,13 @@ from imagegram.manifest import Manifest
 from imagegram.tokens import TokenFolder, check_tokens
 from tests.support.corpora import manifest_of
 
-SIZES = {"images": 25, "shard_size": 10, "tokens_per_image": 4, "vocab_size": 100, "levels": (10, 10)}
+SIZES = {
+    "images": 25,
+    "shard_size": 10,
+    "tokens_per_image": 4,
+    "vocab_size": 100,
+    "levels": (10, 10),
+}
 MANIFEST = manifest_of(fingerprint="f", codec="fake", held_out_share=0.2, **SIZES)
 
 
@@ -45,14 +51,18 @@ def test_rows_labels_and_ordinals_come_back(tmp_path: Path) -> None:
     assert (marker["seconds"], marker["images_per_second"]) == (1.0, 4.0)
     assert (folder.images(), folder.seconds()) == (23, 3.0)
     assert folder.write_bad() == 2
-    assert [json.loads(line)["ordinal"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == [3, 21]
+    assert [
+        json.loads(line)["ordinal"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()
+    ] == [3, 21]
     assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_every_damage_is_seen_and_only_that_shard_is_pending(tmp_path: Path) -> None:
     folder = fill(tmp_path)
     assert folder.pending() == []
-    data, labels, marker = (tmp_path / n for n in ("shard-00001.npy", "labels-00001.npy", "shard-00001.json"))
+    data, labels, marker = (
+        tmp_path / n for n in ("shard-00001.npy", "labels-00001.npy", "shard-00001.json")
+    )
     whole = {file: file.read_bytes() for file in (data, labels, marker)}
 
     def damaged(file: Path, content: bytes | None) -> str | None:
@@ -79,7 +89,9 @@ def test_every_damage_is_seen_and_only_that_shard_is_pending(tmp_path: Path) -> 
     assert damaged(marker, json.dumps(other).encode()) == "was made under another manifest"
 
 
-def test_bad_images_beyond_both_limits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_images_beyond_both_limits_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = fill(tmp_path)
     for number, share, refused in ((1, 0.08, False), (1, 0.079, True), (2, 0.01, False)):
         monkeypatch.setattr("imagegram.tokens.MAX_BAD", number)
@@ -102,7 +114,9 @@ def test_another_manifest_is_refused_with_the_difference(tmp_path: Path) -> None
     fill(tmp_path)
     with pytest.raises(UserError, match="codec: 'fake' -> 'other'; tokens_per_image: 4 -> 8"):
         TokenFolder.create(tmp_path, replace(MANIFEST, codec="other", tokens_per_image=8))
-    with pytest.raises(UserError, match=r"other tokens \(fingerprint: .*\): what is finished stays"):
+    with pytest.raises(
+        UserError, match=r"other tokens \(fingerprint: .*\): what is finished stays"
+    ):
         TokenFolder.create(tmp_path, replace(MANIFEST, fingerprint="other"))
 
 
@@ -137,17 +151,27 @@ def test_ids_that_would_wrap_are_refused_before_the_cast(wrong: int) -> None:
 
 
 def test_a_folder_that_is_gone_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"put .*gone back, then"), atomic(tmp_path / "gone" / "x") as file:
+    with (
+        pytest.raises(UserError, match=r"put .*gone back, then"),
+        atomic(tmp_path / "gone" / "x") as file,
+    ):
         file.write_text("")
 
 
 OF_PLACES = {"dataset", "codec"}  # the same data and weights may lie elsewhere
 
 
-@pytest.mark.parametrize("changed", [field.name for field in fields(Manifest) if field.name not in OF_PLACES])
-def test_tokens_are_refused_whenever_anything_that_they_depend_on_changes(tmp_path: Path, changed: str) -> None:
+@pytest.mark.parametrize(
+    "changed", [field.name for field in fields(Manifest) if field.name not in OF_PLACES]
+)
+def test_tokens_are_refused_whenever_anything_that_they_depend_on_changes(
+    tmp_path: Path, changed: str
+) -> None:
     other = {str: "another", int: 7, float: 0.7, tuple: (7, 7)}[type(getattr(MANIFEST, changed))]
     TokenFolder.create(tmp_path, MANIFEST)
-    with pytest.raises(UserError, match=rf"holds .*tokens.* \({changed}: .*choose another folder with --out"):
-        TokenFolder.create(tmp_path, replace(MANIFEST, **{changed: other}))  # type: ignore[arg-type]
+    different = replace(MANIFEST, **{changed: other})  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=rf"holds .*tokens.* \({changed}: .*choose another folder with --out"
+    ):
+        TokenFolder.create(tmp_path, different)
     TokenFolder.create(tmp_path, replace(MANIFEST, dataset=DatasetSpec("elsewhere"), codec="moved"))

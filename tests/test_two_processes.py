@@ -1,4 +1,5 @@
-"""What can go wrong while two processes tokenize together ends in a line, or in the bytes of a run without trouble."""
+"""What can go wrong while two processes tokenize together ends in a line, or in the bytes of a run
+without trouble."""
 
 import os
 import random
@@ -61,7 +62,13 @@ def with_unusual_and_bad_pictures(process: Process) -> None:
         data.mkdir()
         for i in range(16):
             image = Image.fromarray(scene(2, i)[0])
-            modes = (image, image.convert("CMYK"), image.convert("LA"), image.convert("P"), image.convert("I;16"))
+            modes = (
+                image,
+                image.convert("CMYK"),
+                image.convert("LA"),
+                image.convert("P"),
+                image.convert("I;16"),
+            )
             exif = Image.Exif()
             exif[0x0112] = 6  # turned
             kind = "jpg" if i % 5 == 1 else "png"
@@ -77,7 +84,12 @@ def with_unusual_and_bad_pictures(process: Process) -> None:
     bad = TokenFolder.open(process.out).bad()
     assert sorted(bad) == [4, 5, 6, 7]
     reasons = [bad[i].split(":")[0] for i in range(4, 8)]
-    assert reasons == ["UnidentifiedImageError", "UnidentifiedImageError", "OSError", "DecompressionBombError"]
+    assert reasons == [
+        "UnidentifiedImageError",
+        "UnidentifiedImageError",
+        "OSError",
+        "DecompressionBombError",
+    ]
     process.finish(**job)  # the first process had no reason to wait for the second one's bad images
 
 
@@ -136,7 +148,8 @@ def on_a_full_disk(process: Process) -> None:
     process.out.mkdir(exist_ok=True)
     mount(process, "size=100k", process.out)
     error = process.error()
-    assert "free some space" in error  # to write a shard, or, where the other one was first, to begin
+    # to write a shard, or, where the other one was first, to begin
+    assert "free some space" in error
     process.barrier("full")
     assert not list(process.out.glob(".tmp-*-shard-*"))
     assert 0 < len(TokenFolder.open(process.out).pending()) < 20
@@ -152,7 +165,8 @@ def with_full_shared_memory(process: Process) -> None:
     assert error.startswith("shared memory (/dev/shm) is full"), error
     assert time.monotonic() - started < 60
     process.barrier("full")
-    mount(process, "size=512k", Path("/dev/shm"))  # images do not travel through it: little is enough
+    # images do not travel through it: little is enough
+    mount(process, "size=512k", Path("/dev/shm"))
     process.finish(workers=2)
 
 
@@ -162,8 +176,12 @@ def test_tokenizing(scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     in_two_processes(scenario, tmp_path)
 
 
-@pytest.mark.parametrize("scenario", [on_a_full_disk, with_full_shared_memory], ids=lambda scenario: scenario.__name__)
-def test_tokenizing_with_mounts(scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "scenario", [on_a_full_disk, with_full_shared_memory], ids=lambda scenario: scenario.__name__
+)
+def test_tokenizing_with_mounts(
+    scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not allow mounts of one's own (unshare -rm)")
     monkeypatch.undo()

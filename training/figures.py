@@ -59,12 +59,14 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
 def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, Any]:
     """Figures of one data set, on MEASURED held-out images:
 
-    error, error_95: the typical error of a reconstruction, and that which 95 % stay below (codec/familiarity.py);
+    error, error_95: the typical error of a reconstruction, and that which 95 % stay below
+    (codec/familiarity.py);
     flat: the typical error of a flat picture of an image's mean colour;
-    real: accuracy of the classifier on the real images; relative_K: on reconstructions from K tokens, relative to it:
-    Figures with Wilson's intervals, none of fewer than FEWEST_JUDGED images;
-    codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and median.
-    """
+    real: accuracy of the classifier on the real images; relative_K: on reconstructions from K
+    tokens, relative to it: Figures with Wilson's intervals, none of fewer than FEWEST_JUDGED
+    images;
+    codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and
+    median."""
     shown, labels = images.some_unseen(MEASURED)
     tokens = encode(codec, shown)
     errors = reconstruction_errors(codec, shown, tokens)
@@ -76,23 +78,35 @@ def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dic
         "flat": round(float(np.median(flat_errors(shown))), 2),
     }
 
-    real = _accuracy(classifier, shown, labels) if classifier and len(shown) >= FEWEST_JUDGED else None
+    real = (
+        _accuracy(classifier, shown, labels) if classifier and len(shown) >= FEWEST_JUDGED else None
+    )
     if classifier and real and real.value:
         figures["real"] = real
-        for k in tqdm(prefix_lengths(codec.tokens_per_image), desc=f"judging {images.name}", unit="prefix"):
+        for k in tqdm(
+            prefix_lengths(codec.tokens_per_image), desc=f"judging {images.name}", unit="prefix"
+        ):
             seeds = range(k * MEASURED, k * MEASURED + len(shown))
-            rebuilt = codec.decode([row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale)
+            rebuilt = codec.decode(
+                [row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale
+            )
             figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels).scaled(1 / real.value)
 
     tokens = encode(codec, images.some_training(ENCODED))
     used = codes_in_use(tokens)
-    figures |= {"codes_min": float(min(used)), "codes_median": float(np.median(used)), "tokenized": float(len(tokens))}
+    figures |= {
+        "codes_min": float(min(used)),
+        "codes_median": float(np.median(used)),
+        "tokenized": float(len(tokens)),
+    }
     return figures
 
 
 def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> Figure:
     """Share of images uint8 [n, 3, S, S] whose label [n] the classifier tells."""
-    return wilson(int((classifier.probabilities(seen(images)).argmax(1) == labels).sum()), len(labels))
+    return wilson(
+        int((classifier.probabilities(seen(images)).argmax(1) == labels).sum()), len(labels)
+    )
 
 
 def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Data sets as tensors: what the embedded tokenizer is trained on, and how its images are varied."""
+"""Data sets as tensors: what the embedded tokenizer is trained on, and how its images are
+varied."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,8 @@ from imagegram.data.loading import load_batches, worker_errors_as_user_errors
 from imagegram.data.spec import DatasetSpec
 from imagegram.options import Options
 
-HELD_OUT_SHARE = Options.held_out_share  # of tokenize_fast.py: the tokenizer never sees the held-out images
+# of tokenize_fast.py: the tokenizer never sees the held-out images
+HELD_OUT_SHARE = Options.held_out_share
 FEWEST = 20  # training images, and two held-out ones
 READ_AT_ONCE = 500  # images
 
@@ -64,17 +66,20 @@ def _some(n: int, most: int) -> Tensor:
 
 
 def read_images(spec: DatasetSpec, size: int) -> Images:
-    """Read a data set at `size` pixels; where it has more than `spec.images`, the sample that tokenizing takes.
+    """Read a data set at `size` pixels; where it has more than `spec.images`, the sample that
+    tokenizing takes.
 
-    Images that cannot be read are left out, and their number is printed. UserError where too few are left.
-    """
+    Images that cannot be read are left out, and their number is printed. UserError where too few
+    are left."""
     source = replace(spec, images=spec.images if spec.name == "shapes" else 0).open(size)
     source = replace(source, images=min(spec.images, source.size))
     print("\n".join(source.describe()))
     ordinals = source.ordinals
 
     # 1) Read. Bad images have no pixels.
-    batches = [ordinals[i : i + READ_AT_ONCE].tolist() for i in range(0, len(ordinals), READ_AT_ONCE)]
+    batches = [
+        ordinals[i : i + READ_AT_ONCE].tolist() for i in range(0, len(ordinals), READ_AT_ONCE)
+    ]
     pixels = torch.zeros(len(ordinals), 3, size, size, dtype=torch.uint8)
     labels = torch.full((len(ordinals),), -1)
     readable = torch.zeros(len(ordinals), dtype=torch.bool)
@@ -93,24 +98,28 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
     # 2) Split as tokenizing does, by the place in the data set.
     out = torch.from_numpy(source.held_out(ordinals, HELD_OUT_SHARE))
     columns = source.image_column, source.label_column
-    images = Images(source.name, source.fingerprint, pixels[readable], labels[readable], out[readable], *columns)
+    images = Images(
+        source.name, source.fingerprint, pixels[readable], labels[readable], out[readable], *columns
+    )
     bad = len(ordinals) - len(images.pixels)
     if bad:
         print(f"{source.name}: {bad} of {len(ordinals)} images cannot be read and are left out")
     if len(images.training) < FEWEST or len(images.unseen) < 2:
         raise UserError(
-            f"{source.name} has {len(images.training)} images to train on and {len(images.unseen)} held-out ones: "
-            f"at least {FEWEST} and 2 are needed"
+            f"{source.name} has {len(images.training)} images to train on and {len(images.unseen)} "
+            f"held-out ones: at least {FEWEST} and 2 are needed"
         )
     return images
 
 
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the borders go on
-    outside."""
+    """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the
+    borders go on outside."""
     r = torch.rand(len(images), 5, generator=rng) * 2 - 1
     angle, scale = r[:, 0] * 0.12, 1 + r[:, 1] * 0.1
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    theta = torch.stack([cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1).view(-1, 2, 3)
+    theta = torch.stack(
+        [cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1
+    ).view(-1, 2, 3)
     grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,8 +1,9 @@
-"""The training loop of both halves of the embedded tokenizer: resumable, and it ends with averaged weights.
+"""The training loop of both halves of the embedded tokenizer: resumable, and it ends with averaged
+weights.
 
-Muon trains the matrices of the blocks, AdamW the rest. The learning rates rise over the first steps, stay, and fall to
-zero over the last share of the steps (a trapezoid; Hägele et al., 2024, arXiv:2405.18392).
-"""
+Muon trains the matrices of the blocks, AdamW the rest. The learning rates rise over the first
+steps, stay, and fall to zero over the last share of the steps (a trapezoid; Hägele et al., 2024,
+arXiv:2405.18392)."""
 
 import copy
 import json
@@ -43,10 +44,11 @@ class Stage:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonalized by five Newton-Schulz iterations, for matrices (Jordan et al., 2024,
-    https://kellerjordan.github.io/posts/muon/), scaled to the size of AdamW's steps (Liu et al., 2025,
-    arXiv:2502.16982). In float32, matrices of a shape together: torch.optim.Muon iterates in bfloat16, in which many
-    processors multiply fifty times as slowly."""
+    """Momentum whose steps are orthogonalized by five Newton-Schulz iterations, for matrices
+    (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/), scaled to the size of AdamW's
+    steps (Liu et al., 2025, arXiv:2502.16982). In float32, matrices of a shape together:
+    torch.optim.Muon iterates in bfloat16, in which many processors multiply fifty times as
+    slowly."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -65,7 +67,9 @@ class Muon(torch.optim.Optimizer):
             x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
             for _ in range(5):
                 gram = x @ x.mT
-                x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+                x = torch.baddbmm(
+                    x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+                )
             x = x.mT if shape[0] > shape[1] else x
             for p, direction in zip(alike, x, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -73,15 +77,22 @@ class Muon(torch.optim.Optimizer):
 
 
 class State:
-    """What a checkpoint holds: the part that is trained, its average, the optimizers, the generator and the step."""
+    """What a checkpoint holds: the part that is trained, its average, the optimizers, the generator
+    and the step."""
 
     def __init__(self, part: nn.ModuleList, seed: int):
         self.part = part.train().requires_grad_(True)
         self.average = copy.deepcopy(part).eval().requires_grad_(False)
-        matrices = [p for n, p in part.named_parameters() if "blocks" in n and p.ndim == 2 and "modulation" not in n]
+        matrices = [
+            p
+            for n, p in part.named_parameters()
+            if "blocks" in n and p.ndim == 2 and "modulation" not in n
+        ]
         known = {id(p) for p in matrices}
         rest = [p for p in part.parameters() if id(p) not in known]
-        self.adam = torch.optim.AdamW(rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
+        self.adam = torch.optim.AdamW(
+            rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True
+        )
         self.muon = Muon(matrices, MUON_RATE, WEIGHT_DECAY)
         self.rng = torch.Generator().manual_seed(seed)
         self.step = 0
@@ -97,7 +108,8 @@ class State:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # a GPU's checkpoint goes on without one
+        # a GPU's checkpoint goes on without one
+        state = torch.load(path, map_location="cpu", weights_only=True)
         for key, part in self._parts().items():
             part.load_state_dict(state[key])
         self.rng.set_state(state["rng"])
@@ -119,7 +131,9 @@ class State:
         self.step += 1
 
         momentum = min(EMA, self.step / (self.step + 10))
-        pairs = list(zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True))
+        pairs = list(
+            zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True)
+        )
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([kept for kept, _ in floats], [now for _, now in floats], 1 - momentum)
         for kept, now in pairs:
@@ -129,9 +143,11 @@ class State:
             self.running[key] = 0.98 * self.running.get(key, value.item()) + 0.02 * value.item()
 
 
-def fit(stage: Stage, part: nn.ModuleList, losses: Callable[[torch.Generator], Losses], folder: Path) -> None:
-    """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving average of its
-    weights. Losses go to `folder`/NAME.jsonl.
+def fit(
+    stage: Stage, part: nn.ModuleList, losses: Callable[[torch.Generator], Losses], folder: Path
+) -> None:
+    """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving
+    average of its weights. Losses go to `folder`/NAME.jsonl.
 
     `losses` draws a batch and returns its losses, which the stage weighs.
     """

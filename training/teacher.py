@@ -1,8 +1,8 @@
 """The teacher: a classifier of the training images, whose features the tokenizer learns to predict.
 
-It stands where FlexTok has DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940). Images without labels are turned by 0, 90,
-180 or 270 degrees, and the turn is what it learns to tell (Gidaris et al., 2018, arXiv:1803.07728).
-"""
+It stands where FlexTok has DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940). Images without labels
+are turned by 0, 90, 180 or 270 degrees, and the turn is what it learns to tell (Gidaris et al.,
+2018, arXiv:1803.07728)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ from imagegram.files import atomic
 from imagegram.metrics.coherence import Classifier, seen, shrunk, train_classifier
 from training.images import Images
 
-SHOWN = 30_000  # images of each data set that the teacher is trained on; fewer are repeated, for balance
+# images of each data set that the teacher is trained on; fewer are repeated, for balance
+SHOWN = 30_000
 MOST_STEPS = 1000
 
 
 class Teacher(nn.Module):
     """Standardised features of a classifier of the training images; another one than measures it.
 
-    Images [B, 3, S, S] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B, 256]. It sees them at
-    32 x 32 pixels.
-    """
+    Images [B, 3, S, S] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B,
+    256]. It sees them at 32 x 32 pixels."""
 
     mean: Tensor
     deviation: Tensor
@@ -40,7 +40,8 @@ class Teacher(nn.Module):
 
     def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         images = shrunk(images)
-        return self.net.body[:-1](images), self.net.features(images)  # before the last pooling, and after it
+        # before the last pooling, and after it
+        return self.net.body[:-1](images), self.net.features(images)
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
@@ -48,7 +49,10 @@ class Teacher(nn.Module):
         parts = tqdm(images.split(500), desc="features of the teacher", unit="batch", delay=3)
         maps, whole = (torch.cat(x) for x in zip(*map(self._features, parts), strict=True))
         self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
-        self.map_mean, self.map_deviation = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-3)
+        self.map_mean, self.map_deviation = (
+            maps.mean((0, 2, 3)),
+            maps.std((0, 2, 3)).clamp(min=1e-3),
+        )
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +61,11 @@ class Teacher(nn.Module):
         return maps.clamp(-4, 4), ((whole - self.mean) / self.deviation).clamp(-4, 4)
 
 
-def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, device: torch.device) -> Teacher:
-    """Train the teacher on the training parts of `data` for at most `steps`, or read it from `path`; on `device`."""
+def load_teacher(
+    data: Sequence[Images], path: Path, steps: int, seed: int, device: torch.device
+) -> Teacher:
+    """Train the teacher on the training parts of `data` for at most `steps`, or read it from
+    `path`; on `device`."""
     targets = [_targets(images, seed) for images in data]
     offsets = [0]
     for _, labels in targets:
@@ -69,10 +76,16 @@ def load_teacher(data: Sequence[Images], path: Path, steps: int, seed: int, devi
         return teacher.to(device).eval()
 
     print("training the teacher", flush=True)
-    pixels = torch.cat([seen(part) for images, _ in targets for part in images.split(1000)]).to(device)
-    labels = torch.cat([labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)])
+    pixels = torch.cat([seen(part) for images, _ in targets for part in images.split(1000)]).to(
+        device
+    )
+    labels = torch.cat(
+        [labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)]
+    )
     teacher.to(device)
-    teacher.net = train_classifier(pixels, labels.to(device), steps=min(steps, MOST_STEPS), seed=seed)
+    teacher.net = train_classifier(
+        pixels, labels.to(device), steps=min(steps, MOST_STEPS), seed=seed
+    )
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
     with atomic(path) as temporary:
         torch.save(teacher.state_dict(), temporary)
@@ -87,5 +100,7 @@ def _targets(images: Images, seed: int) -> tuple[Tensor, Tensor]:
     if images.labelled:
         return pixels[rows], images.labels[~images.held_out][rows]
     turns = torch.randint(4, (len(rows),), generator=rng)
-    turned = torch.stack([torch.rot90(pixels, int(k), (1, 2)) for pixels, k in zip(pixels[rows], turns, strict=True)])
+    turned = torch.stack(
+        [torch.rot90(pixels, int(k), (1, 2)) for pixels, k in zip(pixels[rows], turns, strict=True)]
+    )
     return turned, turns

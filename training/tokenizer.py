@@ -1,4 +1,5 @@
-"""The training of the embedded tokenizer: first its encoder, then its decoder on the finished encoder's tokens."""
+"""The training of the embedded tokenizer: first its encoder, then its decoder on the finished
+encoder's tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,14 @@ from imagegram.data.preprocess import to_signed
 from imagegram.machine import choose_device
 from training.images import Images, jitter
 from training.loop import Stage, fit
-from training.losses import DECODER_WEIGHTS, ENCODER_WEIGHTS, Alignment, Regression, decoder_losses, encoder_losses
+from training.losses import (
+    DECODER_WEIGHTS,
+    ENCODER_WEIGHTS,
+    Alignment,
+    Regression,
+    decoder_losses,
+    encoder_losses,
+)
 from training.teacher import load_teacher
 
 BATCH = 48  # images a step, in equal parts of every data set
@@ -27,7 +35,8 @@ class Batches:
         self.counts = [share + (i < rest) for i in range(len(data))]
 
     def draw(self, rng: torch.Generator) -> Tensor:
-        """BATCH images [BATCH, 3, S, S] in [-1, 1], `counts` of each data set, one data set after another."""
+        """BATCH images [BATCH, 3, S, S] in [-1, 1], `counts` of each data set, one data set after
+        another."""
         drawn = []
         for pixels, count in zip(self.parts, self.counts, strict=True):
             rows = torch.randint(len(pixels), (count,), generator=rng)
@@ -43,27 +52,40 @@ def compile_blocks(model: TinyFlexTok, backend: str = "inductor") -> None:
 
 
 def train(
-    model: TinyFlexTok, data: Sequence[Images], folder: Path, encoder_steps: int, decoder_steps: int, seed: int
+    model: TinyFlexTok,
+    data: Sequence[Images],
+    folder: Path,
+    encoder_steps: int,
+    decoder_steps: int,
+    seed: int,
 ) -> None:
-    """Train `model` in place, or resume from the checkpoints in `folder`; on the first CUDA GPU where there is one.
+    """Train `model` in place, or resume from the checkpoints in `folder`; on the first CUDA GPU
+    where there is one.
 
     It ends on the CPU, in eval mode, with averaged weights.
     """
     device = choose_device()
     batches = Batches(data, device)
     torch.manual_seed(seed)  # initial weights of the heads
-    regression = Regression(model.config.tokens * len(model.config.levels), model.config.image_size).to(device)
+    regression = Regression(
+        model.config.tokens * len(model.config.levels), model.config.image_size
+    ).to(device)
     alignment = Alignment(model.config.width).to(device)
-    teacher = load_teacher(data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1, device)
+    teacher = load_teacher(
+        data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1, device
+    )
     model.to(device)
     if device.type == "cuda":
-        # On a CPU compiling takes minutes, and saves a tenth of the encoder's steps and a third of the decoder's.
+        # On a CPU compiling takes minutes, and saves a tenth of the encoder's steps and a third of
+        # the decoder's.
         compile_blocks(model)
 
     fit(
         Stage("encoder", encoder_steps, BATCH, seed, ENCODER_WEIGHTS),
         nn.ModuleList([model.encoder, regression]),
-        lambda rng: encoder_losses(model, regression, teacher, batches.draw(rng), batches.counts, rng),
+        lambda rng: encoder_losses(
+            model, regression, teacher, batches.draw(rng), batches.counts, rng
+        ),
         folder,
     )
 

@@ -1,4 +1,5 @@
-"""Codecs: images to tokens and back, the embedded miniature or the real FlexTok behind one interface."""
+"""Codecs: images to tokens and back, the embedded miniature or the real FlexTok behind one
+interface."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -25,26 +26,32 @@ class Codec(Protocol):
     precision: str  # of tokenizing
     timesteps: int  # default flow steps of a decode
     guidance_scale: float  # default guidance of a decode
-    own_error: tuple[float, float] | None  # errors of its own held-out images (familiarity.py): median, 95 %
+    # errors of its own held-out images (familiarity.py): median, 95 %
+    own_error: tuple[float, float] | None
 
     def encode(self, images: "Tensor") -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] on the CPU -> tokens [B, tokens_per_image]."""
         ...
 
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> "Tensor":
-        """B prefixes of 1 to tokens_per_image tokens -> uint8 [B, 3, S, S]; each image's noise has its own seed."""
+        """B prefixes of 1 to tokens_per_image tokens -> uint8 [B, 3, S, S]; each image's noise has
+        its own seed."""
         ...
 
 
 def load_codec(name: str = "tiny", revision: str = "") -> Codec:
-    """Load a codec by name: a miniature that is shipped ("tiny", "fashion"), a folder that train_tiny_flextok.py wrote,
-    that of a fitted linear codec, a FlexTok of the Hugging Face hub (NAME or NAME@REVISION), or a local folder of one.
+    """Load a codec by name: a miniature that is shipped ("tiny", "fashion"), a folder that
+    train_tiny_flextok.py wrote, that of a fitted linear codec, a FlexTok of the Hugging Face hub
+    (NAME or NAME@REVISION), or a local folder of one.
 
-    `revision` is that of a hub's model whose name has none. UserError where a package, a file or a connection is
-    missing, with what to install or change.
-    """
+    `revision` is that of a hub's model whose name has none. UserError where a package, a file or a
+    connection is missing, with what to install or change."""
     from imagegram.codec import miniatures
     from imagegram.codec.sizes import LINEAR, is_linear, linear_folder
 
@@ -53,7 +60,10 @@ def load_codec(name: str = "tiny", revision: str = "") -> Codec:
 
         if fitted := linear_folder(name):
             return LinearCodec(fitted, LINEAR)
-        raise UserError(f"the codec {name} is fitted to a data set by tokenizing, and kept in TOKENS/codec: name that")
+        raise UserError(
+            f"the codec {name} is fitted to a data set by tokenizing, and kept in TOKENS/codec: "
+            "name that"
+        )
     folder = miniatures.find(name)
     if folder:
         from imagegram.codec.tiny import TinyCodec

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from imagegram.codec import Codec
 
 DECODE_BATCH = 64
-Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]  # [n, k], or n prefixes of different lengths
+# [n, k], or n prefixes of different lengths
+Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Decoder:
     guidance_scale: float = 0.0
 
     def __call__(self, tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones; `seeds` of noise."""
+        """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones;
+        `seeds` of noise."""
         seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
         timesteps = self.timesteps or self.codec.timesteps
         guidance_scale = self.guidance_scale or self.codec.guidance_scale

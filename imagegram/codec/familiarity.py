@@ -24,8 +24,10 @@ from imagegram.data.preprocess import preprocess
 from imagegram.files import read_json
 
 JUDGED = 32  # images
-TIMESTEPS = 4  # of the reconstructions that are judged: an eighth of the work of the codec's own ten with guidance
-HARDLY = 0.8  # of the error of a flat picture: a reconstruction that is no better keeps next to nothing
+# of the reconstructions that are judged: an eighth of the work of the codec's own ten with guidance
+TIMESTEPS = 4
+# of the error of a flat picture: a reconstruction that is no better keeps next to nothing
+HARDLY = 0.8
 FEW_CODES = 1 / 8  # of the images: so few different codes at a position tell them hardly apart
 ENOUGH = 16  # different images, to count codes
 CODES = 512  # of a position of the miniatures: more images have no more of them
@@ -47,23 +49,32 @@ class Familiarity:
     codes: float = 0.0  # different ones at a position, median over the positions
 
     def warning(self) -> str:
-        """One line with the remedy; "" where the codec knows the images, and keeps something of them."""
+        """One line with the remedy; "" where the codec knows the images, and keeps something of
+        them."""
         if self.error <= self.own_most:
             fault = too_little(self.error, self.flat, self.codes, self.different)
             remedy = f"train it longer, or tokenize {self.dataset} with another codec"
-            return f"warning: the codec {self.codec} keeps next to nothing: {fault}: {remedy}" if fault else ""
+            return (
+                f"warning: the codec {self.codec} keeps next to nothing: {fault}: {remedy}"
+                if fault
+                else ""
+            )
         return (
-            f"warning: the codec {self.codec} does not know images like these: it rebuilds {self.dataset} with an "
-            f"error of {self.error:.0f} levels of 255, its own held-out images with {self.own_error:.0f} (95 % below "
-            f"{self.own_most:.0f}), so that all pictures will look like what it was trained on. Train one for them: "
-            f".venv/bin/python train_tiny_flextok.py --dataset {self.dataset} --start tiny --out data/my_codec, then "
-            "--codec data/my_codec"
+            f"warning: the codec {self.codec} does not know images like these: it rebuilds "
+            f"{self.dataset} with an error of {self.error:.0f} levels of 255, its own held-out "
+            f"images with {self.own_error:.0f} (95 % below {self.own_most:.0f}), so that all "
+            "pictures will look like what it was trained on. Train one for them: .venv/bin/python "
+            f"train_tiny_flextok.py --dataset {self.dataset} --start tiny --out data/my_codec, "
+            "then --codec data/my_codec"
         )
 
 
-def reconstruction_errors(codec: Codec, images: Tensor, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """Root mean squared error [n] of the reconstructions of images uint8 [n, 3, S, S] from all their tokens [n, L], in
-    levels of 255; in few steps, without guidance, from the noise of seeds 0 to n - 1."""
+def reconstruction_errors(
+    codec: Codec, images: Tensor, tokens: NDArray[np.uint16]
+) -> NDArray[np.float64]:
+    """Root mean squared error [n] of the reconstructions of images uint8 [n, 3, S, S] from all
+    their tokens [n, L], in levels of 255; in few steps, without guidance, from the noise of seeds 0
+    to n - 1."""
     rebuilt = Decoder(codec, TIMESTEPS, 1.0)(tokens)
     difference = rebuilt.double() - images.double()
     return difference.square().mean((1, 2, 3)).sqrt().numpy()
@@ -84,7 +95,8 @@ def codes_in_use(tokens: NDArray[np.uint16]) -> list[int]:
 
 
 def too_little(error: float, flat: float, codes: float, images: int) -> str:
-    """What shows that a codec keeps next to nothing of `images` different images; "" where nothing does.
+    """What shows that a codec keeps next to nothing of `images` different images; "" where nothing
+    does.
 
     >>> too_little(10, 61, codes=2, images=32)
     '32 different images have 2 different codes at a position'
@@ -92,8 +104,8 @@ def too_little(error: float, flat: float, codes: float, images: int) -> str:
     if flat and error > HARDLY * flat:
         beside = "above" if error > flat else "hardly below"
         return (
-            f"its error of {error:.0f} levels of 255 is {beside} the {flat:.0f} of flat pictures of each image's "
-            "mean colour"
+            f"its error of {error:.0f} levels of 255 is {beside} the {flat:.0f} of flat pictures "
+            "of each image's mean colour"
         )
     if images >= ENOUGH and codes < FEW_CODES * min(images, CODES):
         return f"{images} different images have {codes:g} different codes at a position"
@@ -101,12 +113,14 @@ def too_little(error: float, flat: float, codes: float, images: int) -> str:
 
 
 def judge(codec: Codec, dataset: ImageDataset) -> Familiarity | None:
-    """What the codec makes of a few images; None where it has no card, or none of them can be read."""
+    """What the codec makes of a few images; None where it has no card, or none of them can be
+    read."""
     if codec.own_error is None:
         return None
     few = []
     for ordinal in dataset.ordinals[permutation(len(dataset))[:JUDGED]].tolist():
-        with contextlib.suppress(Exception), warnings.catch_warnings():  # faults are counted when it is tokenized
+        # faults are counted when it is tokenized
+        with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             few.append(preprocess(dataset.read(ordinal)[0], codec.image_size))
     if not few:
@@ -126,6 +140,7 @@ def judge(codec: Codec, dataset: ImageDataset) -> Familiarity | None:
 
 
 def warning_of(token_folder: Path) -> str:
-    """The line for tokens that were made with a codec that does not know their images, "" for others."""
+    """The line for tokens that were made with a codec that does not know their images, "" for
+    others."""
     file = token_folder / FILE
     return Familiarity(**read_json(file)).warning() if file.exists() else ""

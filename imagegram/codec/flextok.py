@@ -1,16 +1,16 @@
 """The real FlexTok (Bachmann et al., 2025, arXiv:2502.13967) behind the codec interface.
 
-Tokens and images come from the dense path of flextok_dense.py; a model that it does not cover runs through the
-package's own calls, and prints a line saying so. What the package leaves to the caller is decided here: eval mode,
-inference mode, the mean of the VAE's posterior (the class default samples it, and gives other tokens each time), noise
-drawn for each image from a seed of its own (the package's generator makes an image depend on its place in the batch),
-and batches padded to one size, since every size is compiled anew.
+Tokens and images come from the dense path of flextok_dense.py; a model that it does not cover runs
+through the package's own calls, and prints a line saying so. What the package leaves to the caller
+is decided here: eval mode, inference mode, the mean of the VAE's posterior (the class default
+samples it, and gives other tokens each time), noise drawn for each image from a seed of its own
+(the package's generator makes an image depend on its place in the batch), and batches padded to one
+size, since every size is compiled anew.
 
-On a CUDA GPU tokens are computed in float16 and images in bfloat16; an image that overflows float16 is tokenized again
-in TF32. On a CPU everything is float32. In half precision a token near the border of two levels can come out as its
-neighbour, and where the borders fall also depends on the GPU and the batch size: benchmarks/bench_flextok.py measures
-how often.
-"""
+On a CUDA GPU tokens are computed in float16 and images in bfloat16; an image that overflows float16
+is tokenized again in TF32. On a CPU everything is float32. In half precision a token near the
+border of two levels can come out as its neighbour, and where the borders fall also depends on the
+GPU and the batch size: benchmarks/bench_flextok.py measures how often."""
 
 import contextlib
 import functools
@@ -33,8 +33,10 @@ from imagegram.files import sha256
 from imagegram.machine import choose_device
 from imagegram.tokens import MAX_VOCAB, SEPARATOR
 
-ENCODE_DTYPE = torch.float16  # on a GPU: bfloat16 has too few digits for the borders between two tokens
-DECODE_DTYPE = torch.bfloat16  # on a GPU: has the range of float32, and an image does not need more digits
+# on a GPU: bfloat16 has too few digits for the borders between two tokens
+ENCODE_DTYPE = torch.float16
+# on a GPU: has the range of float32, and an image does not need more digits
+DECODE_DTYPE = torch.bfloat16
 CPU_BATCH = 8  # images at a time on a CPU: more only take memory
 STOCK_CPU_BATCH = 2  # of the package's calls, whose mask there has (512 x batch)^2 entries
 NOISE = "imagegram_noise"  # the key under which the package's pipeline finds the noise
@@ -45,9 +47,8 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
 
     `revision` is used where the name has none. UserError says what to install or change.
 
-    The package builds a model from the classes that its configuration names, whichever they are: load repositories
-    that you trust, at a revision that you have seen.
-    """
+    The package builds a model from the classes that its configuration names, whichever they are:
+    load repositories that you trust, at a revision that you have seen."""
     local = Path(name).exists()
     if not local:
         name, _, given = name.partition("@")
@@ -64,19 +65,22 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").exists() or not weights:
         raise UserError(
-            f"{folder} holds no FlexTok: config.json or a .safetensors file is missing; nor {miniatures.WEIGHTS}, as "
-            "train_tiny_flextok.py writes it"
+            f"{folder} holds no FlexTok: config.json or a .safetensors file is missing; nor "
+            f"{miniatures.WEIGHTS}, as train_tiny_flextok.py writes it"
         )
     return _loaded(name, folder, weights[0], weights[0].stat().st_mtime_ns, local)
 
 
-@functools.lru_cache(maxsize=1)  # one run opens its codec for every sampler: loaded and compiled once
+# one run opens its codec for every sampler: loaded and compiled once
+@functools.lru_cache(maxsize=1)
 def _loaded(name: str, folder: Path, weights: Path, written: int, local: bool) -> "FlexTokCodec":
     """The model in `folder`, whose weights were `written` at that time."""
     from flextok.flextok_wrapper import FlexTokFromHub
 
     # The commit of the hub names its folder; a local one is known by its weights.
-    return FlexTokCodec(name, sha256(weights)[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder))
+    return FlexTokCodec(
+        name, sha256(weights)[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder)
+    )
 
 
 def _download(name: str, revision: str) -> Path:
@@ -92,9 +96,13 @@ def _download(name: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None))
     except RevisionNotFoundError:
-        raise UserError(f"the model {name!r} has no revision {revision!r} on the Hugging Face hub") from None
+        raise UserError(
+            f"the model {name!r} has no revision {revision!r} on the Hugging Face hub"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"there is no model {name!r} on the Hugging Face hub; FlexTok's are {', '.join(ZOO)}") from None
+        raise UserError(
+            f"there is no model {name!r} on the Hugging Face hub; FlexTok's are {', '.join(ZOO)}"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         at = f" at revision {revision}" if revision else ""
         raise UserError(
@@ -108,10 +116,15 @@ def oom_as_user_error(batch: int, remedy: str) -> Iterator[None]:
     """Turn running out of memory into one line that names the batch size to use."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one; the CPU's allocator has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    # torch.OutOfMemoryError of a GPU is one; the CPU's allocator has no class of its own
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
+            error
+        ):
             raise
-        raise UserError(f"out of memory with a batch of {batch}: {remedy.format(max(1, batch // 2))}") from None
+        raise UserError(
+            f"out of memory with a batch of {batch}: {remedy.format(max(1, batch // 2))}"
+        ) from None
 
 
 class FlexTokCodec:
@@ -131,7 +144,8 @@ class FlexTokCodec:
         self.image_size = self.latent_size * int(model.downsample_factor)
         if math.prod(self.levels) != self.vocab_size or self.vocab_size > MAX_VOCAB:
             raise UserError(
-                f"{name} has {self.vocab_size} tokens of levels {self.levels}: not their product, or above {MAX_VOCAB}"
+                f"{name} has {self.vocab_size} tokens of levels {self.levels}: not their product, "
+                f"or above {MAX_VOCAB}"
             )
         self.device = choose_device()
         self.cuda = self.device.type == "cuda"
@@ -142,7 +156,11 @@ class FlexTokCodec:
         self.encoder = self._dense("FastEncoder", ENCODE_DTYPE if self.cuda else torch.float32)
         self.precision = "float16" if self.encoder and self.cuda else "float32"
         if os.environ.get("RANK", "0") == "0":
-            gpu = torch.cuda.get_device_name(self.device) if self.cuda else "no CUDA GPU: expect seconds for each image"
+            gpu = (
+                torch.cuda.get_device_name(self.device)
+                if self.cuda
+                else "no CUDA GPU: expect seconds for each image"
+            )
             print(f"codec {name} on {self.device} in {self.precision} ({gpu})")
 
     def _dense(self, part: str, dtype: torch.dtype) -> Any:
@@ -151,8 +169,12 @@ class FlexTokCodec:
             from imagegram.codec import flextok_dense
 
             return getattr(flextok_dense, part)(self.model, dtype, compiled=self.cuda)
-        except (ImportError, AttributeError, NotImplementedError) as error:  # also what another version has elsewhere
-            print(f"{part} does not cover {self.name} ({error}): the package's own calls are used, which are slower")
+        # also what another version has elsewhere
+        except (ImportError, AttributeError, NotImplementedError) as error:
+            print(
+                f"{part} does not cover {self.name} ({error}): the package's own calls are used, "
+                "which are slower"
+            )
             if not self.cuda:
                 use_plain_attention(self.model)
             return None
@@ -171,7 +193,11 @@ class FlexTokCodec:
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Makes the codec's GPU the current one: that is a setting of each thread."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        return (
+            torch.cuda.device(self.device)
+            if self.device.type == "cuda"
+            else contextlib.nullcontext()
+        )
 
     def _chunk(self, fast: Any) -> int:
         """Images at a time."""
@@ -187,10 +213,13 @@ class FlexTokCodec:
     @torch.inference_mode()
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         with self._current(), oom_as_user_error(len(images), "try --batch-size {}"):
-            return np.concatenate([self._tokens(part) for part in images.split(self._chunk(self.encoder))])
+            return np.concatenate(
+                [self._tokens(part) for part in images.split(self._chunk(self.encoder))]
+            )
 
     def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
-        """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16 in one copy."""
+        """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16
+        in one copy."""
         batch = self._padded(images)
         if not self.encoder:
             return self._uint16(torch.cat(self.model.tokenize(to_signed(batch))))[: len(images)]
@@ -198,19 +227,28 @@ class FlexTokCodec:
         overflown = (tokens == SEPARATOR).any(1)
         if overflown.any() and self.precision != "float32":
             with _tf32():
-                tokens[overflown] = self._uint16(self.exact_encoder.tokens(batch))[: len(images)][overflown]
+                tokens[overflown] = self._uint16(self.exact_encoder.tokens(batch))[: len(images)][
+                    overflown
+                ]
         return tokens
 
     def _uint16(self, tokens: Tensor) -> NDArray[np.uint16]:
-        """Ids outside the vocabulary become SEPARATOR, which no token folder takes: none can wrap to another token."""
+        """Ids outside the vocabulary become SEPARATOR, which no token folder takes: none can wrap
+        to another token."""
         if tokens.shape[1] != self.tokens_per_image:
-            raise UserError(f"{self.name} made {tokens.shape[1]} tokens an image, not {self.tokens_per_image}")
+            raise UserError(
+                f"{self.name} made {tokens.shape[1]} tokens an image, not {self.tokens_per_image}"
+            )
         inside = (tokens >= 0) & (tokens < self.vocab_size)
         return torch.where(inside, tokens, SEPARATOR).to(torch.uint16).cpu().numpy()
 
     @torch.inference_mode()
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
         most = min(len(tokens), self._chunk(self.decoder))
         images: list[Tensor] = []
@@ -218,7 +256,11 @@ class FlexTokCodec:
             while (done := sum(map(len, images))) < len(tokens):
                 part = slice(done, done + most)
                 try:
-                    images.append(to_bytes(self._images(tokens[part], seeds[part], timesteps, guidance_scale)).cpu())
+                    images.append(
+                        to_bytes(
+                            self._images(tokens[part], seeds[part], timesteps, guidance_scale)
+                        ).cpu()
+                    )
                 except torch.OutOfMemoryError:
                     if most == 1:
                         raise
@@ -228,14 +270,24 @@ class FlexTokCodec:
         return torch.cat(images)
 
     def _images(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
-        """Images [B, 3, S, S] about [-1, 1]; each image's noise is drawn on the CPU from its own seed."""
+        """Images [B, 3, S, S] about [-1, 1]; each image's noise is drawn on the CPU from its own
+        seed."""
         kept = [len(row) for row in tokens]
         if not all(0 < k <= self.tokens_per_image for k in kept):
-            raise UserError(f"{self.name} decodes 1 to {self.tokens_per_image} tokens, not {min(kept)} to {max(kept)}")
+            raise UserError(
+                f"{self.name} decodes 1 to {self.tokens_per_image} tokens, not {min(kept)} to "
+                f"{max(kept)}"
+            )
         shape = self.model.pipeline.out_channels, self.latent_size, self.latent_size
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
         ids = torch.zeros(len(kept), self.tokens_per_image, dtype=torch.long)
         for row, prefix in zip(ids, tokens, strict=True):
             row[: len(prefix)] = torch.from_numpy(prefix.astype(np.int64))
@@ -247,7 +299,11 @@ class FlexTokCodec:
         prefixes = [row[None, :k] for row, k in zip(ids, kept, strict=True)]
         data = self.model._prepare_data_dict_for_detokenization(prefixes)
         data[NOISE] = list(noise.split(1))
-        options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "perform_norm_guidance": True}
+        options = {
+            "timesteps": timesteps,
+            "guidance_scale": guidance_scale,
+            "perform_norm_guidance": True,
+        }
         data = self.model.decode(data, vae_image_sizes=self.latent_size, verbose=False, **options)
         return torch.cat(list(data[self.model.image_write_key]))[: len(tokens)]
 
@@ -273,7 +329,8 @@ def _tf32() -> Iterator[None]:
 
 
 def use_plain_attention(model: Any) -> None:
-    """FlexAttention needs a GPU or a compiler: attend with a materialized mask, (512 x batch)^2 entries large."""
+    """FlexAttention needs a GPU or a compiler: attend with a materialized mask, (512 x batch)^2
+    entries large."""
     from flextok.model.layers.attention import FlexAttention
     from flextok.model.preprocessors.flex_seq_packing import BlockWiseSequencePacker
 

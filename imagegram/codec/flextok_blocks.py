@@ -1,5 +1,5 @@
-"""The parts of FlexTok's dense path (flextok_dense.py): blocks, attention, both halves of the VAE, and the search for
-the modules of the loaded package that they take their weights from."""
+"""The parts of FlexTok's dense path (flextok_dense.py): blocks, attention, both halves of the VAE,
+and the search for the modules of the loaded package that they take their weights from."""
 
 import copy
 from collections.abc import Callable
@@ -15,17 +15,25 @@ from flextok.model.utils.posembs import PositionalEmbedding, PositionalEmbedding
 from flextok.vae_wrapper import StableDiffusionVAE
 from torch import Tensor, nn
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # queries, keys, values, scale -> [B, heads, rows, d]
+# queries, keys, values, scale -> [B, heads, rows, d]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-# The hidden width of the MLP, 4778, is padded with zeros to a multiple: tensor cores need aligned shapes.
+# The hidden width of the MLP, 4778, is padded with zeros to a multiple: tensor cores need aligned
+# shapes.
 PAD = 64
-COPIES = 8  # dropped registers that stand for all: lengths stay multiples of 8, which attention kernels ask of a bias
-STEP = 64  # prefixes are rounded up to multiples of it (and COPIES), so that all prefixes share a handful of graphs
-GRAPHS = 64  # shapes compiled at most: at the default of 8 a ninth one runs uncompiled without a word
+# dropped registers that stand for all: lengths stay multiples of 8, which attention kernels ask of
+# a bias
+COPIES = 8
+# prefixes are rounded up to multiples of it (and COPIES), so that all prefixes share a handful of
+# graphs
+STEP = 64
+# shapes compiled at most: at the default of 8 a ninth one runs uncompiled without a word
+GRAPHS = 64
 
 
 class Unsupported(NotImplementedError):
-    """The model is laid out in a way that this file does not cover; the text says what was found."""
+    """The model is laid out in a way that this file does not cover; the text says what was
+    found."""
 
 
 def need(covered: bool, found: str) -> None:
@@ -34,7 +42,8 @@ def need(covered: bool, found: str) -> None:
 
 
 class Chain:
-    """One side of FlexTok: modules that run one after another and pass tensors on by name; here, searched by type."""
+    """One side of FlexTok: modules that run one after another and pass tensors on by name; here,
+    searched by type."""
 
     def __init__(self, wrapper: Any, kinds: set[type]):
         self.modules = list(wrapper.module_dict.values())
@@ -47,32 +56,47 @@ class Chain:
         return found[0]
 
     def positions(self, key: str) -> tuple[Tensor, int]:
-        """The positional embedding [1, n, D] added to what is called `key`, and its place in the chain."""
-        found = [m for m in self.modules if type(m) is PositionalEmbeddingAdder and m.read_key == m.write_key == key]
+        """The positional embedding [1, n, D] added to what is called `key`, and its place in the
+        chain."""
+        found = [
+            m
+            for m in self.modules
+            if type(m) is PositionalEmbeddingAdder and m.read_key == m.write_key == key
+        ]
         need(len(found) == 1, f"{len(found)} positional embeddings of {key}")
         table = PositionalEmbedding.forward(found[0], list(found[0].max_sizes))
-        return table.detach().flatten(2).transpose(1, 2).float().contiguous(), self.modules.index(found[0])
+        return table.detach().flatten(2).transpose(1, 2).float().contiguous(), self.modules.index(
+            found[0]
+        )
 
 
 def to_patches(x: Tensor, p: int) -> Tensor:
     """[B, C, H, W] -> non-overlapping patches [B, H/p * W/p, p * p * C]."""
     b, c, h, w = x.shape
-    return x.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, h * w // p**2, p * p * c)
+    return (
+        x.view(b, c, h // p, p, w // p, p)
+        .permute(0, 2, 4, 3, 5, 1)
+        .reshape(b, h * w // p**2, p * p * c)
+    )
 
 
 def from_patches(x: Tensor, p: int, h: int, w: int) -> Tensor:
     """The inverse of `to_patches`, to [B, C, H, W]."""
     b, _, d = x.shape
-    return x.view(b, h // p, w // p, p, p, d // p**2).permute(0, 5, 1, 3, 2, 4).reshape(b, d // p**2, h, w)
+    return (
+        x.view(b, h // p, w // p, p, p, d // p**2)
+        .permute(0, 5, 1, 3, 2, 4)
+        .reshape(b, d // p**2, h, w)
+    )
 
 
 def prefix_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: int, last: bool) -> Tensor:
-    """Attention [B, heads, N, d] where the first `prefix` tokens see each other and a later one sees all before it.
+    """Attention [B, heads, N, d] where the first `prefix` tokens see each other and a later one
+    sees all before it.
 
-    Seen from a later token that is causal attention over everything; seen from the prefix it is full attention over
-    the prefix. Two calls without a mask therefore, both on the fastest kernels; the prefix rows of the causal one
-    are thrown away. `last`: the later rows only.
-    """
+    Seen from a later token that is causal attention over everything; seen from the prefix it is
+    full attention over the prefix. Two calls without a mask therefore, both on the fastest kernels;
+    the prefix rows of the causal one are thrown away. `last`: the later rows only."""
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[:, :, prefix:]
     if last:
         return causal
@@ -81,22 +105,30 @@ def prefix_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: int, la
 
 
 def merged_rows(length: int, kept: int) -> int:
-    """Registers to compute when the longest prefix keeps `kept` of `length`: those, and copies of the dropped one."""
-    return length if kept == length else min(length, COPIES + STEP * max(0, -(-(kept + 1 - COPIES) // STEP)))
+    """Registers to compute when the longest prefix keeps `kept` of `length`: those, and copies of
+    the dropped one."""
+    return (
+        length
+        if kept == length
+        else min(length, COPIES + STEP * max(0, -(-(kept + 1 - COPIES) // STEP)))
+    )
 
 
 def log_weights(length: int, rows: int, kept: Tensor) -> Tensor:
     """How much each of `rows` registers counts in attention, as logarithms [B, rows]; `kept` [B].
 
-    An image that keeps k registers has length - k equal dropped ones, of which rows - k are computed: each of these
-    stands for (length - k) / (rows - k) tokens. A softmax over n equal logits x gives them n exp(x) = exp(x + log n).
-    """
+    An image that keeps k registers has length - k equal dropped ones, of which rows - k are
+    computed: each of these stands for (length - k) / (rows - k) tokens. A softmax over n equal
+    logits x gives them n exp(x) = exp(x + log n)."""
     share = (length - kept).double().log() - (rows - kept).double().log()
-    return torch.where(torch.arange(rows, device=kept.device) < kept[:, None], 0.0, share[:, None]).float()
+    return torch.where(
+        torch.arange(rows, device=kept.device) < kept[:, None], 0.0, share[:, None]
+    ).float()
 
 
 class Block(nn.Module):
-    """A transformer block on [B, N, D]: fused projections, weights in `dtype`, the residual stream in float32."""
+    """A transformer block on [B, N, D]: fused projections, weights in `dtype`, the residual stream
+    in float32."""
 
     qkv: Tensor
     out: Tensor
@@ -111,8 +143,19 @@ class Block(nn.Module):
         mlp = block.mlp
         need(type(mlp) is GatedMlp and type(mlp.act) is nn.SiLU, "an MLP that is no SwiGLU")
         norms = block.norm1, block.norm2, attention.q_norm, attention.k_norm
-        need(all(type(n) is Fp32LayerNorm and n.weight is n.bias is None for n in norms), "an unexpected norm")
-        linears = attention.wq, attention.wk, attention.wv, attention.proj, mlp.fc1, mlp.fc2, mlp.fc3
+        need(
+            all(type(n) is Fp32LayerNorm and n.weight is n.bias is None for n in norms),
+            "an unexpected norm",
+        )
+        linears = (
+            attention.wq,
+            attention.wk,
+            attention.wv,
+            attention.proj,
+            mlp.fc1,
+            mlp.fc2,
+            mlp.fc3,
+        )
         need(all(linear.bias is None for linear in linears), "a bias in a block")
         self.heads = attention.num_heads
         self.scale = attention.scale
@@ -128,7 +171,9 @@ class Block(nn.Module):
         for name, weight in weights.items():
             self.register_buffer(name, weight.detach().to(dtype).contiguous(), persistent=False)
 
-    def forward(self, x: Tensor, attend: Attend, modulation: Tensor, rows: slice = slice(None)) -> Tensor:
+    def forward(
+        self, x: Tensor, attend: Attend, modulation: Tensor, rows: slice = slice(None)
+    ) -> Tensor:
         """x float32 [B, N, D] -> [B, rows, D]. `attend` gives the attention's output of `rows`.
 
         modulation: [6, 1, N or 1, D or 1], two gates, then shift and scale of both norms.
@@ -137,7 +182,9 @@ class Block(nn.Module):
         (b, n, d) = x.shape
         gate, gate2, shift, scale, shift2, scale2 = modulation.expand(6, 1, n, -1)
         h = F.layer_norm(x, (d,), eps=self.eps[0]) * (1 + scale) + shift
-        q, k, v = F.linear(h.to(dtype), self.qkv).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            F.linear(h.to(dtype), self.qkv).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
         q = F.layer_norm(q.float(), q.shape[-1:], eps=self.eps[2]).to(dtype)
         k = F.layer_norm(k.float(), k.shape[-1:], eps=self.eps[3]).to(dtype)
         h = attend(q, k, v, self.scale).transpose(1, 2).flatten(2)
@@ -148,17 +195,27 @@ class Block(nn.Module):
 
 
 class HalfVae(nn.Module):
-    """The VAE's encoder (to the mean of the posterior) or its decoder, in `dtype`; in float32 as it is configured."""
+    """The VAE's encoder (to the mean of the posterior) or its decoder, in `dtype`; in float32 as it
+    is configured."""
 
     def __init__(self, vae: Any, encoder: bool, dtype: torch.dtype):
         super().__init__()
         need(type(vae) is StableDiffusionVAE, f"a VAE of type {type(vae).__name__}")
-        parts = (vae.vae.encoder, vae.vae.quant_conv) if encoder else (vae.vae.post_quant_conv, vae.vae.decoder)
+        parts = (
+            (vae.vae.encoder, vae.vae.quant_conv)
+            if encoder
+            else (vae.vae.post_quant_conv, vae.vae.decoder)
+        )
         layers = nn.Sequential(*(part for part in parts if part is not None))
         exact = dtype == torch.float32
-        self.layers = layers if exact else copy.deepcopy(layers).to(dtype).to(memory_format=torch.channels_last)
+        self.layers = (
+            layers
+            if exact
+            else copy.deepcopy(layers).to(dtype).to(memory_format=torch.channels_last)
+        )
         self.dtype = vae.dtype_override if exact else dtype
-        self.autocast = exact and self.dtype != torch.float32  # the configuration may ask for lower precision itself
+        # the configuration may ask for lower precision itself
+        self.autocast = exact and self.dtype != torch.float32
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype, enabled=self.autocast):
@@ -166,7 +223,8 @@ class HalfVae(nn.Module):
 
 
 def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[..., Tensor]:
-    """`function` compiled for every shape that it meets; as it is, with one line, where no compiler works."""
+    """`function` compiled for every shape that it meets; as it is, with one line, where no compiler
+    works."""
     if not wanted:
         return function
     torch._dynamo.config.recompile_limit = GRAPHS
@@ -180,7 +238,8 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
                 return compiled(*args)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # the compiler, Triton and the C compiler fail in ways of their own
+            # the compiler, Triton and the C compiler fail in ways of their own
+            except Exception as error:
                 works = False
                 print(f"not compiled, which is slower: {str(error).strip().splitlines()[0]}")
         return function(*args)
@@ -189,7 +248,10 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
 
 
 def dense_blocks(trunk: Any, dtype: torch.dtype) -> nn.ModuleList:
-    need(trunk.rope_forward_read_key is trunk.score_mod_read_key is None, "rotary positions or modified scores")
+    need(
+        trunk.rope_forward_read_key is trunk.score_mod_read_key is None,
+        "rotary positions or modified scores",
+    )
     return nn.ModuleList(Block(block, dtype) for block in trunk.blocks)
 
 

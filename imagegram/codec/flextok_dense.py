@@ -1,27 +1,30 @@
-"""FlexTok made dense: the tokens and images of the package's own calls, several times faster on a GPU.
+"""FlexTok made dense: the tokens and images of the package's own calls, several times faster on a
+GPU.
 
-FlexTok (Bachmann et al., 2025, arXiv:2502.13967) is a VAE, a transformer encoder that writes an image into registers,
-and a flow-matching transformer decoder that reads them. Its package packs all images of a batch into one long
-sequence, which serves images and registers of any size. Here every image has the same size, and then:
+FlexTok (Bachmann et al., 2025, arXiv:2502.13967) is a VAE, a transformer encoder that writes an
+image into registers, and a flow-matching transformer decoder that reads them. Its package packs all
+images of a batch into one long sequence, which serves images and registers of any size. Here every
+image has the same size, and then:
 
-1. A batch is a plain [B, N, D] tensor: no packing, no block masks to build, ordinary attention kernels, one shape
-   that compiles once. Queries, keys and values come from one matrix product, so do the two halves of the SwiGLU; the
-   weights are cast once; the residual stream stays in float32.
-2. The encoder's mask (patches see each other; a register sees the patches and the registers before it) needs no mask:
-   see `prefix_causal`.
-3. The decoder's adaptive norms depend on the time step alone: all vectors of a schedule are computed once, not for
-   every image and step.
-4. Dropped registers are copies of one vector, and equal tokens stay equal through every layer. So a few of them stand
-   for all, with the logarithm of the number that each stands for added to its attention logit. The unconditional half
-   of guidance (256 null registers) shrinks from 512 tokens to 264, a 64-token prefix to 328: see `log_weights`.
-   This is the largest gain in decoding.
-5. The last layer computes only the rows that somebody reads: the registers of the encoder, the patches of the decoder.
+1. A batch is a plain [B, N, D] tensor: no packing, no block masks to build, ordinary attention
+   kernels, one shape that compiles once. Queries, keys and values come from one matrix product, so
+   do the two halves of the SwiGLU; the weights are cast once; the residual stream stays in float32.
+2. The encoder's mask (patches see each other; a register sees the patches and the registers before
+   it) needs no mask: see `prefix_causal`.
+3. The decoder's adaptive norms depend on the time step alone: all vectors of a schedule are
+   computed once, not for every image and step.
+4. Dropped registers are copies of one vector, and equal tokens stay equal through every layer. So a
+   few of them stand for all, with the logarithm of the number that each stands for added to its
+   attention logit. The unconditional half of guidance (256 null registers) shrinks from 512 tokens
+   to 264, a 64-token prefix to 328: see `log_weights`. This is the largest gain in decoding.
+5. The last layer computes only the rows that somebody reads: the registers of the encoder, the
+   patches of the decoder.
 6. Guidance is computed for the whole batch at once, and no step copies its inputs.
 
-All of it is exact: in float32 the tokens are identical and images differ by rounding (tests/codec/test_flextok_dense.py
-compares, and breaks each part to see the comparison fail). Modules and weights are those of the package, found by
-type; a model that is laid out in another way is refused with `Unsupported`.
-"""
+All of it is exact: in float32 the tokens are identical and images differ by rounding
+(tests/codec/test_flextok_dense.py compares, and breaks each part to see the comparison fail).
+Modules and weights are those of the package, found by type; a model that is laid out in another way
+is refused with `Unsupported`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +67,8 @@ from imagegram.tokens import SEPARATOR
 
 
 class FastEncoder(nn.Module):
-    """Images -> tokens over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is laid out otherwise."""
+    """Images -> tokens over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is
+    laid out otherwise."""
 
     positions: Tensor
     registers: Tensor
@@ -72,23 +76,41 @@ class FastEncoder(nn.Module):
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32, compiled: bool = False):
         super().__init__()
-        kinds = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, Registers1D, BlockWiseSequencePacker}
+        kinds = {
+            PerSampleOp,
+            PatchEmbedder,
+            PositionalEmbeddingAdder,
+            Registers1D,
+            BlockWiseSequencePacker,
+        }
         chain = Chain(model.encoder, kinds | {FlexTransformer, SequenceUnpacker, LinearHead})
-        embed, registers, packer = (chain.only(t) for t in (PatchEmbedder, Registers1D, BlockWiseSequencePacker))
+        embed, registers, packer = (
+            chain.only(t) for t in (PatchEmbedder, Registers1D, BlockWiseSequencePacker)
+        )
         trunk = chain.only(FlexTransformer)
         self.head = chain.only(LinearHead)
         keys = [embed.patches_list_write_key, registers.registers_write_key]
-        need(packer.input_list_read_keys == keys and packer.mask_mode == "causal_last", "another attention mask")
+        need(
+            packer.input_list_read_keys == keys and packer.mask_mode == "causal_last",
+            "another attention mask",
+        )
         need(self.head.read_key == keys[1] and self.head.adaLN_emb_read_key is None, "another head")
-        need(registers.ordering_mode == "nested" and registers.extra_registers_write_key is None, "other registers")
+        need(
+            registers.ordering_mode == "nested" and registers.extra_registers_write_key is None,
+            "other registers",
+        )
         need(trunk.adaLN_emb_read_key is None, "an encoder with adaptive norms")
         need(type(model.regularizer) is FSQ, "another quantizer")
         self.patch = patch_size(embed)
         self.embed = embed.patch_proj
         self.register_buffer("positions", chain.positions(keys[0])[0], persistent=False)
-        self.register_buffer("registers", registers.registers.detach()[None, : registers.n_eval], persistent=False)
+        self.register_buffer(
+            "registers", registers.registers.detach()[None, : registers.n_eval], persistent=False
+        )
         # No adaptive norms here: gates of 1, shifts and scales of 0.
-        self.register_buffer("plain", torch.tensor([1.0, 1, 0, 0, 0, 0]).view(6, 1, 1, 1), persistent=False)
+        self.register_buffer(
+            "plain", torch.tensor([1.0, 1, 0, 0, 0, 0]).view(6, 1, 1, 1), persistent=False
+        )
         self.blocks = dense_blocks(trunk, dtype)
         self.vae = HalfVae(model.vae, True, dtype)
         self.vae_scale = float(model.vae.scaling_factor)
@@ -100,36 +122,44 @@ class FastEncoder(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> the mean of the VAE's posterior, float32 [B, C, S/8, S/8].
 
-        Pixels travel as bytes and become [-1, 1] here. For every byte x / 127.5 - 1 is what torchvision's ToTensor and
-        Normalize give, (x / 255 - 0.5) / 0.5; a GPU that multiplies by the reciprocal is 1.2e-7 off at most. Resizing
-        stays on the host: on a GPU it would interpolate otherwise than Pillow does.
-        """
+        Pixels travel as bytes and become [-1, 1] here. For every byte x / 127.5 - 1 is what
+        torchvision's ToTensor and Normalize give, (x / 255 - 0.5) / 0.5; a GPU that multiplies by
+        the reciprocal is 1.2e-7 off at most. Resizing stays on the host: on a GPU it would
+        interpolate otherwise than Pillow does."""
         mean, _ = self.vae(to_signed(images)).chunk(2, 1)
         return mean.float() * self.vae_scale
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Latents -> what FSQ rounds, [B, L, digits]: the trunk over patches and registers, and the head."""
+        """Latents -> what FSQ rounds, [B, L, digits]: the trunk over patches and registers, and the
+        head."""
         x = self.embed(to_patches(latents, self.patch)) + self.positions
         n = x.shape[1]
         x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
         for block in self.blocks[:-1]:
             x = block(x, lambda q, k, v, scale: prefix_causal(q, k, v, scale, n, False), self.plain)
-        x = self.blocks[-1](x, lambda q, k, v, s: prefix_causal(q, k, v, s, n, True), self.plain, slice(n, None))
+        x = self.blocks[-1](
+            x, lambda q, k, v, s: prefix_causal(q, k, v, s, n, True), self.plain, slice(n, None)
+        )
         return self.head.forward_default(x)
 
     @torch.inference_mode()
     def tokens(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] on the model's device -> int64 [B, L]; all of an image's are SEPARATOR where a value in
-        it overflowed `dtype`."""
+        """uint8 [B, 3, S, S] on the model's device -> int64 [B, L]; all of an image's are SEPARATOR
+        where a value in it overflowed `dtype`."""
         codes = self._codes(self._latents(images)).float()
         tokens = self.quantizer.forward_z(codes)[1]
         return torch.where(codes.isfinite().flatten(1).all(1)[:, None], tokens, SEPARATOR)
 
 
 def check_decoder(model: Any, chain: Chain) -> None:
-    """Unsupported where the modules of a decoder are joined in another way than FastDecoder computes."""
-    embed, packer, trunk = (chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer))
-    linear, dropout, null = (chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond))
+    """Unsupported where the modules of a decoder are joined in another way than FastDecoder
+    computes."""
+    embed, packer, trunk = (
+        chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
+    )
+    linear, dropout, null = (
+        chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond)
+    )
     time, head = chain.only(TimestepEmbedder), chain.only(ToPatchesLinearHead)
     patches, registers = embed.patches_list_write_key, linear.write_key
     key = time.time_embedding_write_key
@@ -138,29 +168,58 @@ def check_decoder(model: Any, chain: Chain) -> None:
     need(packer.input_list_read_keys == [patches, registers] and full, "another attention mask")
     need(dropout.read_write_key == null.read_write_key == registers, "dropout of something else")
     need(not null.replace_with_single_token, "a single null token")
-    need(trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing, "other adaptive norms")
+    need(
+        trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing,
+        "other adaptive norms",
+    )
     need(head.read_key == patches and head.adaLN_packing_fn_read_key is None, "another head")
-    need(head.adaLN_emb_read_key in (key, None) and not time.temb_as_tokens, "another time embedding")
-    need(type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ, "another flow or quantizer")
-    # Dropped registers are equal, and may be merged, only if they are written after the positions are added.
+    need(
+        head.adaLN_emb_read_key in (key, None) and not time.temb_as_tokens, "another time embedding"
+    )
+    need(
+        type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ,
+        "another flow or quantizer",
+    )
+    # Dropped registers are equal, and may be merged, only if they are written after the positions
+    # are added.
     _, place = chain.positions(registers)
-    need(place < min(chain.modules.index(dropout), chain.modules.index(null)), "positions of dropped registers")
+    need(
+        place < min(chain.modules.index(dropout), chain.modules.index(null)),
+        "positions of dropped registers",
+    )
 
 
 class FastDecoder(nn.Module):
-    """Tokens -> images over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is laid out otherwise."""
+    """Tokens -> images over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is
+    laid out otherwise."""
 
     positions: Tensor
     register_positions: Tensor
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32, compiled: bool = False):
         super().__init__()
-        kinds = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, LinearLayer, MaskedNestedDropout}
-        kinds |= {LearnedNullCond, TimestepEmbedder, BlockWiseSequencePacker, FlexTransformer, SequenceUnpacker}
+        kinds = {
+            PerSampleOp,
+            PatchEmbedder,
+            PositionalEmbeddingAdder,
+            LinearLayer,
+            MaskedNestedDropout,
+        }
+        kinds |= {
+            LearnedNullCond,
+            TimestepEmbedder,
+            BlockWiseSequencePacker,
+            FlexTransformer,
+            SequenceUnpacker,
+        }
         chain = Chain(model.decoder, kinds | {ToPatchesLinearHead})
         check_decoder(model, chain)
-        embed, packer, trunk = (chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer))
-        self.linear, dropout, null = (chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond))
+        embed, packer, trunk = (
+            chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
+        )
+        self.linear, dropout, null = (
+            chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond)
+        )
         self.time = chain.only(TimestepEmbedder)
         self.head = chain.only(ToPatchesLinearHead)
         self.expansion = 2 if packer.per_subseq_embs else 1
@@ -168,13 +227,21 @@ class FastDecoder(nn.Module):
         self.embed = embed.patch_proj
         positions, _ = chain.positions(self.linear.write_key)
         self.register_buffer("register_positions", positions, persistent=False)
-        self.register_buffer("positions", chain.positions(embed.patches_list_write_key)[0], persistent=False)
+        self.register_buffer(
+            "positions", chain.positions(embed.patches_list_write_key)[0], persistent=False
+        )
         self.mask_token = dropout.dropout_mask_token
         self.null_token = null.nullcond
         self.length = positions.shape[1]
         self.blocks = dense_blocks(trunk, dtype)
-        layers = [getattr(block, "_checkpoint_wrapped_module", block).adaLN_modulation for block in trunk.blocks]
-        need(all(la[-1].out_features == self.expansion * 6 * la[-1].in_features for la in layers), "another expansion")
+        layers = [
+            getattr(block, "_checkpoint_wrapped_module", block).adaLN_modulation
+            for block in trunk.blocks
+        ]
+        need(
+            all(la[-1].out_features == self.expansion * 6 * la[-1].in_features for la in layers),
+            "another expansion",
+        )
         self.modulations = nn.ModuleList(layers)
         self.vae = HalfVae(model.vae, False, dtype)
         self.vae_scale = float(model.vae.scaling_factor)
@@ -185,38 +252,48 @@ class FastDecoder(nn.Module):
         self._pixels = compiled_or_not(self.pixels, compiled)
 
     def schedule(self, timesteps: int) -> tuple[Tensor, Tensor]:
-        """Shifts, scales and gates of every time step: of the blocks [steps, depth, expansion, 6, D], of the head
-        [steps, 2, D]. They depend on nothing else, so that one small product replaces one for every image and step."""
+        """Shifts, scales and gates of every time step: of the blocks [steps, depth, expansion, 6,
+        D], of the head [steps, 2, D]. They depend on nothing else, so that one small product
+        replaces one for every image and step."""
         if timesteps not in self._schedules:
             # On the host, because the package checks the times in a way that waits for a GPU.
             times = torch.tensor([i / timesteps for i in range(timesteps, 0, -1)])
             waves = self.time.timestep_embedding(times, self.time.frequency_embedding_size)
             embedding = self.time.mlp(waves.to(self.positions.device))
-            blocks = [layer(embedding).view(timesteps, self.expansion, 6, -1) for layer in self.modulations]
+            blocks = [
+                layer(embedding).view(timesteps, self.expansion, 6, -1)
+                for layer in self.modulations
+            ]
             head = torch.zeros(timesteps, 2, embedding.shape[1], device=embedding.device)
             if self.head.adaLN_emb_read_key is not None:
                 head = self.head.adaLN_modulation(embedding).view(timesteps, 2, -1)
-            self._schedules = {timesteps: (torch.stack(blocks, 1).float(), head.float())}  # the last one only: 50 MB
+            # the last one only: 50 MB
+            self._schedules = {timesteps: (torch.stack(blocks, 1).float(), head.float())}
         return self._schedules[timesteps]
 
     def conditions(self, tokens: Tensor, kept: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """int64 [B, L], of which the first `kept` of each image count -> registers [B, rows, D] and their log weights,
-        if any. `kept` is on the host, where the number of rows is decided without waiting for a GPU."""
+        """int64 [B, L], of which the first `kept` of each image count -> registers [B, rows, D] and
+        their log weights, if any. `kept` is on the host, where the number of rows is decided
+        without waiting for a GPU."""
         rows = merged_rows(self.length, max(kept))
         count = torch.tensor(kept).to(tokens.device)
         codes = self.quantizer.indices_to_embedding(tokens[:, :rows])
-        with torch.autocast(codes.device.type, self.linear.dtype_override, enabled=lowered(self.linear)):
+        with torch.autocast(
+            codes.device.type, self.linear.dtype_override, enabled=lowered(self.linear)
+        ):
             registers = self.linear.proj(codes) + self.register_positions[:, :rows]
         keep = torch.arange(rows, device=tokens.device) < count[:, None]
         registers = torch.where(keep[:, :, None], registers.float(), self.mask_token)
         return registers, None if rows == self.length else log_weights(self.length, rows, count)
 
-    def velocity(self, z: Tensor, registers: Tensor, weights: Tensor | None, blocks: Tensor, head: Tensor) -> Tensor:
-        """One pass: noised latents float32 [B, C, h, w] and registers [B, rows, D] -> velocity float32 [B, C, h, w].
+    def velocity(
+        self, z: Tensor, registers: Tensor, weights: Tensor | None, blocks: Tensor, head: Tensor
+    ) -> Tensor:
+        """One pass: noised latents float32 [B, C, h, w] and registers [B, rows, D] -> velocity
+        float32 [B, C, h, w].
 
-        weights: log weights [B, rows] of the registers; blocks [depth, expansion, 6, D] and head [2, D]: one step of
-        the schedule.
-        """
+        weights: log weights [B, rows] of the registers; blocks [depth, expansion, 6, D] and head
+        [2, D]: one step of the schedule."""
         x = self.embed(to_patches(z, self.patch)) + self.positions
         n = x.shape[1]
         rows = registers.shape[1]
@@ -242,7 +319,9 @@ class FastDecoder(nn.Module):
         """One block's vectors [expansion, 6, D] over the tokens: [6, 1, N or 1, D]."""
         if self.expansion == 1:
             return step[0][:, None, None]
-        parts = (s[:, None].expand(-1, n, -1) for s, n in zip(step, (patches, registers), strict=True))
+        parts = (
+            s[:, None].expand(-1, n, -1) for s, n in zip(step, (patches, registers), strict=True)
+        )
         return torch.cat(list(parts), 1)[:, None]
 
     def pixels(self, latents: Tensor) -> Tensor:
@@ -251,23 +330,32 @@ class FastDecoder(nn.Module):
 
     @torch.inference_mode()
     def images(
-        self, tokens: Tensor, kept: Sequence[int], noise: Tensor, timesteps: int, guidance_scale: float
+        self,
+        tokens: Tensor,
+        kept: Sequence[int],
+        noise: Tensor,
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
-        """Decode: tokens int64 [B, L], of which the first `kept` of each image count; noise float32 [B, C, h, w] is
-        where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as the package's detokenize has it
-        with perform_norm_guidance."""
+        """Decode: tokens int64 [B, L], of which the first `kept` of each image count; noise float32
+        [B, C, h, w] is where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as
+        the package's detokenize has it with perform_norm_guidance."""
         device = noise.device
         z = noise
         momentum = MomentumBuffer(-0.5)
         registers, weights = self.conditions(tokens, kept)
         copies = merged_rows(self.length, 0)
         nulls = self.null_token.expand(1, copies, -1)
-        null_weights = log_weights(self.length, copies, torch.zeros(1, dtype=torch.long, device=device))
+        null_weights = log_weights(
+            self.length, copies, torch.zeros(1, dtype=torch.long, device=device)
+        )
         blocks, head = self.schedule(timesteps)
         for step in range(timesteps):
             velocity = self._velocity(z, registers, weights, blocks[step], head[step])
             if guidance_scale != 1:
                 without = self._velocity(z, nulls, null_weights, blocks[step], head[step])
-                velocity = normalized_guidance(velocity, without, guidance_scale, momentum, eta=0.0, norm_threshold=2.5)
+                velocity = normalized_guidance(
+                    velocity, without, guidance_scale, momentum, eta=0.0, norm_threshold=2.5
+                )
             z = z - velocity / timesteps
         return self._pixels(z).float()

@@ -1,11 +1,13 @@
-"""The FSQ codes behind token ids (Mentzer et al., 2024, arXiv:2309.15505): where tokens are near each other."""
+"""The FSQ codes behind token ids (Mentzer et al., 2024, arXiv:2309.15505): where tokens are near
+each other."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def fsq_digits(tokens: NDArray[np.integer], levels: tuple[int, ...]) -> NDArray[np.int64]:
-    """Token ids [...] -> their digits [..., D], each below its level: mixed radix, the first digit fastest.
+    """Token ids [...] -> their digits [..., D], each below its level: mixed radix, the first digit
+    fastest.
 
     >>> fsq_digits(np.array([0, 7, 8, 63_999]), (8, 8, 8, 5, 5, 5)).tolist()
     [[0, 0, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [7, 7, 7, 4, 4, 4]]

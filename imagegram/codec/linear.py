@@ -1,14 +1,14 @@
 """A linear codec fitted to a data set's own training images: no network, no noise, nothing painted.
 
-An image is brightness at every pixel and two colour differences at every second one. The main axes of the training
-images (PCA) turn that into coefficients, and a coefficient is told by digits: a curve spreads its values over 0 to 1,
-and the digits are those of the place in there, as in a decimal number. They are handed out one by one to the
-coefficient whose error is largest, so that the first tokens tell what changes the image most, every prefix decodes, and
-what was decoded has the tokens that it was decoded from (where no pixel was cut to 0 or 255).
+An image is brightness at every pixel and two colour differences at every second one. The main axes
+of the training images (PCA) turn that into coefficients, and a coefficient is told by digits: a
+curve spreads its values over 0 to 1, and the digits are those of the place in there, as in a
+decimal number. They are handed out one by one to the coefficient whose error is largest, so that
+the first tokens tell what changes the image most, every prefix decodes, and what was decoded has
+the tokens that it was decoded from (where no pixel was cut to 0 or 255).
 
-All sums are of whole numbers that float64 holds exactly: an image has the same tokens, to the bit, whatever its batch
-and the threads. linear_fit.py fits it.
-"""
+All sums are of whole numbers that float64 holds exactly: an image has the same tokens, to the bit,
+whatever its batch and the threads. linear_fit.py fits it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +32,9 @@ FORMAT = 1  # of the file and of what its numbers mean
 
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Images uint8 [n, 3, S, S] -> whole numbers [n, 3 S^2 / 2]: R + G + B of every pixel, then R - B and R - 2 G + B
-    of every square of four. Times `scales` their axes are at right angles and of length 1."""
+    """Images uint8 [n, 3, S, S] -> whole numbers [n, 3 S^2 / 2]: R + G + B of every pixel, then R -
+    B and R - 2 G + B of every square of four. Times `scales` their axes are at right angles and of
+    length 1."""
     n, _, size, _ = images.shape
     found = np.empty((n, 3 * size**2 // 2), np.int16)
     grey, first, second = np.split(found, [size**2, size**2 * 5 // 4], 1)
@@ -85,7 +86,9 @@ class LinearCodec:
         try:
             arrays = load_file(folder / WEIGHTS)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"the linear codec of {folder} is gone or damaged ({error}): tokenize anew") from None
+            raise UserError(
+                f"the linear codec of {folder} is gone or damaged ({error}): tokenize anew"
+            ) from None
         self.name = name
         self.revision = sha256(folder / WEIGHTS)[:16]
         self.levels = tuple(arrays["levels"].tolist())
@@ -94,11 +97,13 @@ class LinearCodec:
         self.tokens_per_image = len(self.plan) // len(self.levels)
         self.mean = arrays["mean"]  # int32, of the features
         self.image_size = round((len(self.mean) / 1.5) ** 0.5)
-        self.values, self.places = arrays["values"], arrays["places"]  # [coefficients, knots]: the curves
+        # [coefficients, knots]: the curves
+        self.values, self.places = arrays["values"], arrays["places"]
         self.step = float(arrays["step"])  # what 1 of the basis means
         self.basis = arrays["basis"].astype(np.float64)  # whole numbers [coefficients, features]
         self.middle = self.basis @ self.mean  # whole as well: what is left out of the sums
-        # Of every digit, and of every coefficient when so many tokens are known: what it leaves open, as a share.
+        # Of every digit, and of every coefficient when so many tokens are known: what it leaves
+        # open, as a share.
         widths = np.ones((1 + self.tokens_per_image, len(self.values)))
         self.shares = np.zeros(len(self.plan))
         for number, coefficient in enumerate(self.plan.tolist()):
@@ -110,7 +115,12 @@ class LinearCodec:
     def encode(self, images: "Tensor") -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] -> tokens [B, tokens_per_image]."""
         sums = features(images.numpy()).astype(np.float64) @ self.basis.T - self.middle
-        rest = np.stack([np.interp(*row) for row in zip(sums.T * self.step, self.values, self.places, strict=True)])
+        rest = np.stack(
+            [
+                np.interp(*row)
+                for row in zip(sums.T * self.step, self.values, self.places, strict=True)
+            ]
+        )
         base = np.cumprod([1, *self.levels[:-1]])
         tokens = np.zeros((len(self.plan) // len(base), len(images)))
         for number, coefficient in enumerate(self.plan.tolist()):
@@ -128,7 +138,8 @@ class LinearCodec:
         timesteps: int = 1,
         guidance_scale: float = 1.0,
     ) -> "Tensor":
-        """B prefixes of tokens -> uint8 [B, 3, S, S]. There is no noise: seeds, steps and guidance change nothing."""
+        """B prefixes of tokens -> uint8 [B, 3, S, S]. There is no noise: seeds, steps and guidance
+        change nothing."""
         import torch
 
         whole = np.round(self.coefficients(tokens) * (self.step / FINE * 2**BASIS_BITS))
@@ -137,30 +148,42 @@ class LinearCodec:
         for start in range(0, len(tokens), MULTIPLIED):
             sums = whole[start : start + MULTIPLIED] @ self.basis
             for first in range(0, len(sums), AT_ONCE):
-                parts = sums[first : first + AT_ONCE].astype(np.float32) * np.float32(FINE / 2**BASIS_BITS) + mean
-                images[start + first : start + first + len(parts)] = pictures(parts, self.image_size)
+                parts = (
+                    sums[first : first + AT_ONCE].astype(np.float32)
+                    * np.float32(FINE / 2**BASIS_BITS)
+                    + mean
+                )
+                images[start + first : start + first + len(parts)] = pictures(
+                    parts, self.image_size
+                )
         return torch.from_numpy(images)
 
     def coefficients(self, tokens: Sequence[NDArray[np.uint16]]) -> NDArray[np.float64]:
-        """What B prefixes of tokens say of the coefficients, [B, coefficients]: the middle of what fits; 0 of what
-        they say nothing of."""
+        """What B prefixes of tokens say of the coefficients, [B, coefficients]: the middle of what
+        fits; 0 of what they say nothing of."""
         lengths = np.array([len(row) for row in tokens])
-        left = np.zeros((self.tokens_per_image, len(tokens)), np.int32)  # a token that is missing adds nothing
+        # a token that is missing adds nothing
+        left = np.zeros((self.tokens_per_image, len(tokens)), np.int32)
         for row, given in enumerate(tokens):
             left[: len(given), row] = given
         low = np.zeros((len(self.values), len(tokens)))
-        for number, coefficient in enumerate(self.plan[: lengths.max() * len(self.levels)].tolist()):
+        for number, coefficient in enumerate(
+            self.plan[: lengths.max() * len(self.levels)].tolist()
+        ):
             token, place = divmod(number, len(self.levels))
             quotient = left[token] // self.levels[place]  # a third of the time of np.divmod
             low[coefficient] += (left[token] - quotient * self.levels[place]) * self.shares[number]
             left[token] = quotient
         width = self.widths[lengths].T
-        middle = [np.interp(*row) for row in zip(low + width / 2, self.places, self.values, strict=True)]
+        middle = [
+            np.interp(*row) for row in zip(low + width / 2, self.places, self.values, strict=True)
+        ]
         return np.where(width < 1, middle, 0.0).T
 
 
 def save(folder: Path, basis: NDArray[np.float64], **arrays: NDArray[Any]) -> None:
-    """Write a codec: `basis` [coefficients, features] of whole images times their scales; the rest as above."""
+    """Write a codec: `basis` [coefficients, features] of whole images times their scales; the rest
+    as above."""
     from safetensors.numpy import save_file
 
     step = np.abs(basis).max() / (2**BASIS_BITS - 1)

@@ -1,4 +1,5 @@
-"""Fitting the linear codec to the training images of a data set: seconds, once, kept beside the tokens."""
+"""Fitting the linear codec to the training images of a data set: seconds, once, kept beside the
+tokens."""
 
 import shutil
 import time
@@ -23,7 +24,9 @@ from imagegram.files import turn
 FOLDER = "codec"  # in a token folder
 MOST_BYTES = 2**28  # of the images that it is fitted to, as float32; of more a sample
 MOST_AXES = 1024
-FEW = 400  # images: of so many the axes are to equal parts their own and those of any picture with their frequencies
+# images: of so many the axes are to equal parts their own and those of any picture with their
+# frequencies
+FEW = 400
 PASSES = 4  # of the power method
 SPARE = 16  # axes more than are kept
 KNOTS = 128  # of a curve
@@ -33,9 +36,12 @@ READ_AT_ONCE = 256
 SILENT = 2  # seconds that a step takes before it shows how far it is
 
 
-def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: Path, workers: int = -1) -> LinearCodec:
-    """The linear codec `name` in the folder `out`, fitted to the images of `datasets` that are not held out; where it
-    is there already, that one. Of several processes one fits, the others wait for it."""
+def open_linear(
+    name: str, datasets: Sequence[ImageDataset], share: float, out: Path, workers: int = -1
+) -> LinearCodec:
+    """The linear codec `name` in the folder `out`, fitted to the images of `datasets` that are not
+    held out; where it is there already, that one. Of several processes one fits, the others wait
+    for it."""
     started = time.monotonic()
     sizes = linear_sizes(name)
     record: dict[str, Any] = {
@@ -53,17 +59,21 @@ def open_linear(name: str, datasets: Sequence[ImageDataset], share: float, out: 
         before = place.record()
         if before and (changed := changes(before, record)):
             raise UserError(
-                f"{out} is a linear codec fitted to something else ({', '.join(changed.values())}), and tokens may be "
-                "its own: choose another folder with --out"
+                f"{out} is a linear codec fitted to something else "
+                f"({', '.join(changed.values())}), and tokens may be its own: choose another "
+                "folder with --out"
             )
         if not before:
-            _fit_and_save(training_images(datasets, share, sizes.image_size, workers), sizes, out, started)
+            _fit_and_save(
+                training_images(datasets, share, sizes.image_size, workers), sizes, out, started
+            )
             place.finish(record)
     return LinearCodec(out, name)
 
 
 def copy_linear(folder: Path, out: Path) -> LinearCodec:
-    """The linear codec of a folder, for other images than its own: a copy in `out`, so that their tokens keep it."""
+    """The linear codec of a folder, for other images than its own: a copy in `out`, so that their
+    tokens keep it."""
     place = Artifact(out, "linear")
     record = Artifact(folder, "linear").record()
     assert record is not None
@@ -77,27 +87,40 @@ def copy_linear(folder: Path, out: Path) -> LinearCodec:
 
 def _fit_and_save(images: NDArray[np.uint8], sizes: Sizes, out: Path, started: float) -> None:
     if len(images) < 2:
-        raise UserError("the linear codec is fitted to training images, and fewer than 2 can be read")
+        raise UserError(
+            "the linear codec is fitted to training images, and fewer than 2 can be read"
+        )
     with threadpool_limits(1, "blas"):  # sums in the same order, whatever the machine's cores
         arrays = fit(images, sizes)
     save(out, **arrays)
     axes = len(np.unique(arrays["plan"]))
     seconds = f"{time.monotonic() - started:.0f} s"
-    print(f"a linear codec was fitted to {len(images):,} training images in {seconds}: {axes} axes, no network; {out}")
+    print(
+        f"a linear codec was fitted to {len(images):,} training images in {seconds}: {axes} axes, "
+        f"no network; {out}"
+    )
 
 
-def training_images(datasets: Sequence[ImageDataset], share: float, size: int, workers: int = -1) -> NDArray[np.uint8]:
+def training_images(
+    datasets: Sequence[ImageDataset], share: float, size: int, workers: int = -1
+) -> NDArray[np.uint8]:
     """The readable images that are not held out, or a random sample of them, uint8 [n, 3, S, S]."""
     most = MOST_BYTES // (4 * size**2 * 3 // 2)
-    training = [dataset.ordinals[~dataset.held_out(dataset.ordinals, share)] for dataset in datasets]
+    training = [
+        dataset.ordinals[~dataset.held_out(dataset.ordinals, share)] for dataset in datasets
+    ]
     chosen = sample(sum(map(len, training)), most)
     found = []
     first = 0
-    with tqdm(total=len(chosen), desc="reading images to fit", unit="img", delay=SILENT) as progress:
+    with tqdm(
+        total=len(chosen), desc="reading images to fit", unit="img", delay=SILENT
+    ) as progress:
         for dataset, ordinals in zip(datasets, training, strict=True):
             mine = ordinals[chosen[(chosen >= first) & (chosen < first + len(ordinals))] - first]
             first += len(ordinals)
-            batches = [mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)]
+            batches = [
+                mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)
+            ]
             with worker_errors_as_user_errors():
                 for items in load_batches(dataset, batches, size, workers):
                     found += [image for _, image, _, _ in items if image is not None]
@@ -109,13 +132,17 @@ def fit(images: NDArray[np.uint8], sizes: Sizes) -> dict[str, Any]:
     """What `save` writes, of images uint8 [n, 3, S, S]."""
     size = sizes.image_size
     digits = sizes.tokens_per_image * len(sizes.levels)
-    mean = np.mean([features(part).mean(0) for part in np.array_split(images, -(-len(images) // 256))], 0)
+    mean = np.mean(
+        [features(part).mean(0) for part in np.array_split(images, -(-len(images) // 256))], 0
+    )
     mean = mean.round().astype(np.int32)
     scale = scales(size).astype(np.float32)
 
     # 1) The main axes, among the cosine waves of each plane.
     waves = np.empty((len(images), len(mean)), np.float32)
-    for start in tqdm(range(0, len(images), READ_AT_ONCE), desc="cosine waves", unit="batch", delay=SILENT):
+    for start in tqdm(
+        range(0, len(images), READ_AT_ONCE), desc="cosine waves", unit="batch", delay=SILENT
+    ):
         part = slice(start, start + READ_AT_ONCE)
         waves[part] = _planes((features(images[part]) - mean) * scale, size, dctn)
     axes, variances = main_axes(waves, min(digits, MOST_AXES, len(mean) - SPARE))
@@ -138,20 +165,25 @@ def fit(images: NDArray[np.uint8], sizes: Sizes) -> dict[str, Any]:
 
 
 def _planes(rows: NDArray[Any], size: int, transform: Any) -> NDArray[Any]:
-    """The cosine transform, or its inverse, of each of the three planes of features [n, 3 S^2 / 2]."""
+    """The cosine transform, or its inverse, of each of the three planes of features [n, 3 S^2 /
+    2]."""
     cuts = [size**2, size**2 * 5 // 4]
     sides = size, size // 2, size // 2
     parts = zip(np.split(rows, cuts, 1), sides, strict=True)
-    whole = [transform(part.reshape(-1, side, side), axes=(1, 2), norm="ortho") for part, side in parts]
+    whole = [
+        transform(part.reshape(-1, side, side), axes=(1, 2), norm="ortho") for part, side in parts
+    ]
     return np.concatenate([part.reshape(len(rows), -1) for part in whole], 1)
 
 
-def main_axes(waves: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def main_axes(
+    waves: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Orthonormal axes [D, count] along which images [n, D] vary most, and their variances.
 
-    Few images tell little of others: their covariance is mixed with that of any picture of their mean frequencies (its
-    diagonal here, Ledoit and Wolf, 2004), to the part FEW / (FEW + n). By the block power method, from fixed numbers.
-    """
+    Few images tell little of others: their covariance is mixed with that of any picture of their
+    mean frequencies (its diagonal here, Ledoit and Wolf, 2004), to the part FEW / (FEW + n). By the
+    block power method, from fixed numbers."""
     n = len(waves)
     own = n / (FEW + n)
     power = (1 - own) * np.square(waves).mean(0)[:, None]
@@ -159,14 +191,17 @@ def main_axes(waves: NDArray[np.float32], count: int) -> tuple[NDArray[np.float3
     for _ in tqdm(range(PASSES), desc="main axes", unit="pass", delay=SILENT):
         axes = np.linalg.qr(own / n * (waves.T @ (waves @ axes)) + power * axes)[0]
     along = waves @ axes
-    variances, turns = np.linalg.eigh((own / n * (along.T @ along) + axes.T @ (power * axes)).astype(np.float64))
+    variances, turns = np.linalg.eigh(
+        (own / n * (along.T @ along) + axes.T @ (power * axes)).astype(np.float64)
+    )
     best = np.argsort(-variances)[:count]
     return axes @ turns[:, best].astype(np.float32), variances[best]
 
 
 def curve(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values [KNOTS + 1] of a coefficient and their places from 0 to 1, so that equal steps of the places are cells
-    whose errors count alike: as dense as the cube root of the density of the values (Panter and Dite, 1951)."""
+    """Values [KNOTS + 1] of a coefficient and their places from 0 to 1, so that equal steps of the
+    places are cells whose errors count alike: as dense as the cube root of the density of the
+    values (Panter and Dite, 1951)."""
     margin = 0.05 * np.ptp(column) + 1e-6
     counts, values = np.histogram(column, KNOTS, (column.min() - margin, column.max() + margin))
     bell = np.exp(-0.5 * (np.arange(-8, 9) / SMOOTH) ** 2)
@@ -182,12 +217,16 @@ def hand_out(
     variances: NDArray[np.float64],
     levels: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """To which coefficient each digit goes: to the one whose mean squared error is largest, one after the other."""
+    """To which coefficient each digit goes: to the one whose mean squared error is largest, one
+    after the other."""
     cells = np.ones(found.shape[1], np.int64)
     left = variances.copy()
-    expected = variances / np.maximum(found.var(0), 1e-9)  # of other images' variance to these images'
+    # of other images' variance to these images'
+    expected = variances / np.maximum(found.var(0), 1e-9)
     plan = np.zeros(len(levels), np.int64)
-    for number, several in enumerate(tqdm(levels.tolist(), desc="handing out digits", unit="digit", delay=SILENT)):
+    for number, several in enumerate(
+        tqdm(levels.tolist(), desc="handing out digits", unit="digit", delay=SILENT)
+    ):
         best = plan[number] = int(left.argmax())
         cells[best] *= several
         place = np.interp(found[:, best], values[best], places[best])

@@ -23,7 +23,8 @@ def shipped() -> list[str]:
 
 
 def find(name: str) -> Path | None:
-    """The folder of the miniature that is shipped under `name`, or that `name` is the path of; None where neither."""
+    """The folder of the miniature that is shipped under `name`, or that `name` is the path of; None
+    where neither."""
     if name in shipped():
         return SHIPPED / name
     folder = Path(name).expanduser()
@@ -31,7 +32,8 @@ def find(name: str) -> Path | None:
         return folder
     if (folder / "training").is_dir():
         raise UserError(
-            f"the training of the codec {folder} is not finished: the command that began it goes on from there"
+            f"the training of the codec {folder} is not finished: the command that began it goes "
+            "on from there"
         )
     return None
 
@@ -42,7 +44,7 @@ def revision(folder: Path) -> str:
 
 
 def own_error(card: dict[str, Any]) -> tuple[float, float]:
-    """Errors of reconstructions of held-out images in levels of 255: median and the 95th percentile, of that of the
-    codec's data sets where it is largest."""
+    """Errors of reconstructions of held-out images in levels of 255: median and the 95th
+    percentile, of that of the codec's data sets where it is largest."""
     worst = max(card["data_sets"].values(), key=lambda figures: figures["error_95"])
     return worst["error"], worst["error_95"]

@@ -37,7 +37,8 @@ LINEAR_SIZES = Sizes(image_size=64, tokens_per_image=64)
 
 
 def chosen(name: str, data_sets: Iterable[str]) -> str:
-    """The codec `name`; where it is "" the linear one for emoji, which no shipped miniature knows, else "tiny".
+    """The codec `name`; where it is "" the linear one for emoji, which no shipped miniature knows,
+    else "tiny".
 
     >>> chosen("", ["emoji"]), chosen("", ["digits", "emoji"]), chosen("fashion", ["emoji"])
     ('linear', 'tiny', 'fashion')
@@ -46,7 +47,8 @@ def chosen(name: str, data_sets: Iterable[str]) -> str:
 
 
 def sizes_of(name: str) -> Sizes:
-    """The sizes of the codec that `load_codec(name)` would load; UserError where it cannot be one."""
+    """The sizes of the codec that `load_codec(name)` would load; UserError where it cannot be
+    one."""
     if is_linear(name):
         return linear_sizes(name)
     folder = miniatures.find(name)
@@ -73,7 +75,8 @@ def is_linear(name: str) -> bool:
 
 
 def linear_sizes(name: str) -> Sizes:
-    """The sizes of a linear codec, as its name or its folder says them; UserError where it cannot have them.
+    """The sizes of a linear codec, as its name or its folder says them; UserError where it cannot
+    have them.
 
     >>> linear_sizes("linear:tokens=16,levels=8-8-8-8").levels
     (8, 8, 8, 8)
@@ -91,19 +94,26 @@ def linear_sizes(name: str) -> Sizes:
     except ValueError:
         given[""] = ""
     if given:
-        raise UserError(f"{name} says something else than linear:tokens=64,size=64,levels=8-8-8-5-5-5")
+        raise UserError(
+            f"{name} says something else than linear:tokens=64,size=64,levels=8-8-8-5-5-5"
+        )
     if sizes.image_size not in range(32, 129, 2) or not 1 <= sizes.tokens_per_image <= 256:
-        raise UserError(f"{name}: a linear codec has 1 to 256 tokens and an even size of 32 to 128 pixels")
+        raise UserError(
+            f"{name}: a linear codec has 1 to 256 tokens and an even size of 32 to 128 pixels"
+        )
     if min(sizes.levels) < 2 or math.prod(sizes.levels) > MOST_IDS:
-        raise UserError(f"{name}: levels are 2 or more each, and their product is at most {MOST_IDS}")
+        raise UserError(
+            f"{name}: levels are 2 or more each, and their product is at most {MOST_IDS}"
+        )
     return sizes
 
 
 def check_name(name: str) -> None:
-    """UserError where `name`, which is no folder, cannot be that of a model of the Hugging Face hub."""
+    """UserError where `name`, which is no folder, cannot be that of a model of the Hugging Face
+    hub."""
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(
-            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, linear, a folder that train_tiny_flextok.py "
-            f"wrote, a local FlexTok folder, or one of the hub (OWNER/NAME or OWNER/NAME@REVISION) such as "
-            f"{', '.join(ZOO)}"
+            f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, linear, a folder that "
+            "train_tiny_flextok.py wrote, a local FlexTok folder, or one of the hub (OWNER/NAME "
+            f"or OWNER/NAME@REVISION) such as {', '.join(ZOO)}"
         )

@@ -1,4 +1,5 @@
-"""A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16 where it has that."""
+"""A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16
+where it has that."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,12 +47,21 @@ class TinyCodec:
         def encode_few(few: Tensor) -> Tensor:
             return torch.cat(self.model.tokenize(to_signed(few)))
 
-        return torch.cat(_in_threads(encode_few, images.split(ENCODED_AT_ONCE))).numpy().astype(np.uint16)
+        return (
+            torch.cat(_in_threads(encode_few, images.split(ENCODED_AT_ONCE)))
+            .numpy()
+            .astype(np.uint16)
+        )
 
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
-        """B prefixes of 1 to 16 tokens -> uint8 [B, 3, S, S]; each image's noise is drawn from its own seed."""
+        """B prefixes of 1 to 16 tokens -> uint8 [B, 3, S, S]; each image's noise is drawn from its
+        own seed."""
 
         def decode_few(start: int) -> Tensor:
             few = slice(start, start + DECODED_AT_ONCE)
@@ -60,23 +70,30 @@ class TinyCodec:
         return torch.cat(_in_threads(decode_few, range(0, len(tokens), DECODED_AT_ONCE)))
 
     def _decode_few(
-        self, tokens: list[NDArray[np.uint16]], seeds: list[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: list[NDArray[np.uint16]],
+        seeds: list[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
-        """At most DECODED_AT_ONCE. Fewer are filled up with copies, so that the shape is always the same one, and an
-        image the same to the byte whatever it is decoded with."""
+        """At most DECODED_AT_ONCE. Fewer are filled up with copies, so that the shape is always the
+        same one, and an image the same to the byte whatever it is decoded with."""
         missing = DECODED_AT_ONCE - len(tokens)
-        rows = [torch.from_numpy(np.asarray(row, np.int64))[None] for row in tokens + tokens[-1:] * missing]
+        rows = [
+            torch.from_numpy(np.asarray(row, np.int64))[None]
+            for row in tokens + tokens[-1:] * missing
+        ]
         noise = [torch.Generator().manual_seed(seed) for seed in seeds + seeds[-1:] * missing]
-        # In bfloat16 pictures differ by half a grey level of 255 on average. Tokens are made in float32: rounding may
-        # turn one into its neighbour.
+        # In bfloat16 pictures differ by half a grey level of 255 on average. Tokens are made in
+        # float32: rounding may turn one into its neighbour.
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             images = self.model.detokenize(rows, timesteps, guidance_scale, noise)[: len(tokens)]
         return to_bytes(images)
 
 
 def _in_threads(work: Callable[[Any], Tensor], parts: Iterable[Any]) -> list[Tensor]:
-    """The results of `work` on all parts. Each core does some by itself: operations that cores share make them wait for
-    each other, and where other processes want them too, for long."""
+    """The results of `work` on all parts. Each core does some by itself: operations that cores
+    share make them wait for each other, and where other processes want them too, for long."""
     with single_threads() as threads:
         pool = ThreadPoolExecutor(threads)
         try:

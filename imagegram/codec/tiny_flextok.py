@@ -2,15 +2,16 @@
 
 The parts are FlexTok's, at a size whose weights fit in the repository:
 
-- encoder: patches of an RGB image of 32x32 pixels (or 64x64), made by convolutions, and 16 registers in one
-  transformer. Patches see each other; a register sees the patches and the registers before it, so the registers form
-  an ordered sequence.
-- quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505), levels [8, 8, 8]: 512 codes.
-- nested dropout: the decoder is trained on prefixes of the registers, so that any prefix decodes and the first
-  tokens hold what matters most.
-- decoder: a rectified-flow transformer (Liu et al., 2022, arXiv:2209.03003) with the time step in adaptive layer
-  norms (Peebles & Xie, 2023), conditioned on the tokens, with classifier-free guidance. It works on pixels where
-  FlexTok works on the latents of a VAE.
+- encoder: patches of an RGB image of 32x32 pixels (or 64x64), made by convolutions, and 16
+  registers in one transformer. Patches see each other; a register sees the patches and the
+  registers before it, so the registers form an ordered sequence.
+- quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505), levels [8, 8, 8]:
+  512 codes.
+- nested dropout: the decoder is trained on prefixes of the registers, so that any prefix decodes
+  and the first tokens hold what matters most.
+- decoder: a rectified-flow transformer (Liu et al., 2022, arXiv:2209.03003) with the time step in
+  adaptive layer norms (Peebles & Xie, 2023), conditioned on the tokens, with classifier-free
+  guidance. It works on pixels where FlexTok works on the latents of a VAE.
 
 `train_tiny_flextok.py` makes the weights; docs/tiny_flextok.md says what they can do.
 """
@@ -46,7 +47,8 @@ class TinyConfig:
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantization: every dimension is squashed by tanh and rounded to one of its levels."""
+    """Finite scalar quantization: every dimension is squashed by tanh and rounded to one of its
+    levels."""
 
     levels: Tensor
     basis: Tensor
@@ -58,7 +60,8 @@ class FSQ(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latents [..., D] -> codes in [-1, 1], rounded, with the gradient of the unrounded ones."""
+        """Latents [..., D] -> codes in [-1, 1], rounded, with the gradient of the unrounded
+        ones."""
         half = (self.levels - 1) * 1.001 / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         bounded = (z + (offset / half).atanh()).tanh() * half - offset
@@ -76,8 +79,9 @@ class FSQ(nn.Module):
 
 
 class QuickLinear(nn.Linear):
-    """nn.Linear for [B, n, features]. On a CPU, where no gradient is wanted, it is computed as a convolution of 1 x 1:
-    oneDNN's is twice as fast as MKL's matrix product on AMD's processors, and equal but for rounding."""
+    """nn.Linear for [B, n, features]. On a CPU, where no gradient is wanted, it is computed as a
+    convolution of 1 x 1: oneDNN's is twice as fast as MKL's matrix product on AMD's processors, and
+    equal but for rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.device.type != "cpu":
@@ -105,7 +109,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with a condition, its norms are scaled, shifted and gated by it (adaLN-Zero)."""
+    """Pre-norm transformer block; with a condition, its norms are scaled, shifted and gated by it
+    (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool = False):
         super().__init__()
@@ -119,13 +124,17 @@ class Block(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
         norm = (x.shape[-1],)
         if self.modulation is None:
             x = x + self.attention(F.layer_norm(x, norm), mask)
             return x + self.mlp(F.layer_norm(x, norm))
         assert condition is not None
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(F.silu(condition))[:, None].chunk(6, -1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(F.silu(condition))[
+            :, None
+        ].chunk(6, -1)
         x = x + gate1 * self.attention(F.layer_norm(x, norm) * (1 + scale1) + shift1, mask)
         return x + gate2 * self.mlp(F.layer_norm(x, norm) * (1 + scale2) + shift2)
 
@@ -135,12 +144,12 @@ def _table(rows: int, width: int) -> nn.Parameter:
 
 
 class Encoder(nn.Module):
-    """Images [B, 3, H, W] -> normalised latents of the registers [B, tokens, D], before quantization.
+    """Images [B, 3, H, W] -> normalised latents of the registers [B, tokens, D], before
+    quantization.
 
-    Convolutions make the patches, where FlexTok takes those of the latents of a VAE: with linear patches a
-    transformer of this size sees corners only after a training many times as long (Xiao et al., 2021,
-    arXiv:2106.14881).
-    """
+    Convolutions make the patches, where FlexTok takes those of the latents of a VAE: with linear
+    patches a transformer of this size sees corners only after a training many times as long (Xiao
+    et al., 2021, arXiv:2106.14881)."""
 
     mask: Tensor
 
@@ -148,18 +157,25 @@ class Encoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for c_in, c_out, stride in ((3, 32, 2), (32, 64, 1), (64, 128, 2)):
-            layers += [nn.Conv2d(c_in, c_out, 3, stride, 1), nn.GroupNorm(c_out // 8, c_out), nn.GELU()]
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, stride, 1),
+                nn.GroupNorm(c_out // 8, c_out),
+                nn.GELU(),
+            ]
         self.patches = nn.Sequential(*layers, nn.Conv2d(128, c.width, 3, 2, 1))
         n_patches = (c.image_size // 8) ** 2
         self.patch_position = _table(n_patches, c.width)
         self.registers = _table(c.tokens, c.width)
-        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth))
+        self.blocks = nn.ModuleList(
+            Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth)
+        )
         self.to_latents = nn.Linear(c.width, len(c.levels))
-        # Without this normalisation the registers hardly differ between images at the start of training, and
-        # every image falls into the same code.
+        # Without this normalisation the registers hardly differ between images at the start of
+        # training, and every image falls into the same code.
         self.norm = nn.BatchNorm1d(c.tokens * len(c.levels), affine=False, momentum=0.02)
         mask = torch.ones(n_patches + c.tokens, n_patches + c.tokens, dtype=torch.bool).tril()
-        mask[:n_patches, :n_patches] = True  # patches: each other; registers: all patches and the registers before
+        # patches: each other; registers: all patches and the registers before
+        mask[:n_patches, :n_patches] = True
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -172,11 +188,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep` [B] codes.
+    """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep`
+    [B] codes.
 
-    `keep` = 0 drops every token: the unconditional branch of the guidance. `seen` gets the patches [B, n, width] after
-    every block.
-    """
+    `keep` = 0 drops every token: the unconditional branch of the guidance. `seen` gets the patches
+    [B, n, width] after every block."""
 
     def __init__(self, c: TinyConfig):
         super().__init__()
@@ -188,24 +204,35 @@ class Decoder(nn.Module):
         self.dropped = _table(1, c.width)
         self.noise_in = nn.Linear(patch_dim, c.width)
         self.noise_position = _table(self.side**2, c.width)
-        self.time_in = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.time_in = nn.Sequential(
+            nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
+        )
         self.blocks = nn.ModuleList(
             Block(c.width, c.heads, c.mlp_ratio, conditional=True) for _ in range(c.decoder_depth)
         )
         self.patch_out = nn.Linear(c.width, c.pixel_width * c.patch_size**2)
         # The last layers see across the borders of the patches.
         self.pixels = nn.Sequential(
-            nn.Conv2d(c.pixel_width + 3, c.pixel_width, 3, 1, 1), nn.GELU(), nn.Conv2d(c.pixel_width, 3, 3, 1, 1)
+            nn.Conv2d(c.pixel_width + 3, c.pixel_width, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(c.pixel_width, 3, 3, 1, 1),
         )
         nn.init.zeros_(self.pixels[2].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.pixels[2].bias)  # type: ignore[arg-type]
 
     def forward(
-        self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor, seen: list[Tensor] | None = None
+        self,
+        noised: Tensor,
+        time: Tensor,
+        codes: Tensor,
+        keep: Tensor,
+        seen: list[Tensor] | None = None,
     ) -> Tensor:
         n_tokens, width = self.token_position.shape
         kept = torch.arange(n_tokens, device=codes.device) < keep[:, None]
-        tokens = torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
+        tokens = (
+            torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
+        )
         patches = F.pixel_unshuffle(noised, self.patch_size).flatten(2).transpose(1, 2)
         x = torch.cat([self.noise_in(patches) + self.noise_position, tokens], 1)
         half = width // 2
@@ -241,7 +268,8 @@ class TinyFlexTok(nn.Module):
 
     @torch.inference_mode()
     def tokenize(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, S, S] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns them."""
+        """Images [B, 3, S, S] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns
+        them."""
         return list(self.fsq.to_tokens(self.fsq(self.encoder(images))).split(1))
 
     @torch.inference_mode()
@@ -254,18 +282,22 @@ class TinyFlexTok(nn.Module):
     ) -> Tensor:
         """Token sequences [1, k <= 16] -> images [B, 3, S, S], unclamped.
 
-        `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per image, which makes
-        an image independent of its batch. `guidance_scale` is that of classifier-free guidance (Ho & Salimans, 2022,
-        arXiv:2207.12598); 1 is none, and half the work.
-        """
+        `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per
+        image, which makes an image independent of its batch. `guidance_scale` is that of
+        classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598); 1 is none, and half the
+        work."""
         c = self.config
         device = self.device
         keep = torch.tensor([t.shape[1] for t in token_ids_list], device=device)
-        tokens = torch.cat([F.pad(t.to(device), (0, c.tokens - t.shape[1])) for t in token_ids_list])
+        tokens = torch.cat(
+            [F.pad(t.to(device), (0, c.tokens - t.shape[1])) for t in token_ids_list]
+        )
         codes = self.fsq.to_codes(tokens)
         shape = (3, c.image_size, c.image_size)
         if isinstance(generator, Sequence):
-            x = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator]).to(device)
+            x = torch.stack(
+                [torch.randn(shape, generator=g, device=g.device) for g in generator]
+            ).to(device)
         else:
             x = torch.randn(len(tokens), *shape, generator=generator, device=device)
         for step in range(timesteps, 0, -1):
@@ -274,7 +306,10 @@ class TinyFlexTok(nn.Module):
                 v = self.decoder(x, time, codes, keep)
             else:
                 both = self.decoder(
-                    x.repeat(2, 1, 1, 1), time.repeat(2), codes.repeat(2, 1, 1), torch.cat([keep, 0 * keep])
+                    x.repeat(2, 1, 1, 1),
+                    time.repeat(2),
+                    codes.repeat(2, 1, 1),
+                    torch.cat([keep, 0 * keep]),
                 )
                 v, unconditional = both.float().chunk(2)
                 v = v + (guidance_scale - 1) * (v - unconditional)
@@ -282,11 +317,14 @@ class TinyFlexTok(nn.Module):
         return x
 
     def save(self, path: Path) -> None:
-        """Write the weights as float16 safetensors, the configuration in the header: the same weights, the same bytes.
+        """Write the weights as float16 safetensors, the configuration in the header: the same
+        weights, the same bytes.
 
         Nothing else stands in the header, because safetensors writes several entries in any order.
         """
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        tensors = {
+            k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()
+        }
         header = {"config": json.dumps(asdict(self.config))}
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, header)
 

@@ -1,4 +1,5 @@
-"""What every reader of a data set is asked, and what it gives: an ImageDataset, and what is said about it."""
+"""What every reader of a data set is asked, and what it gives: an ImageDataset, and what is said
+about it."""
 
 import functools
 import hashlib
@@ -21,7 +22,8 @@ from imagegram.cli import UserError
 # Other names that people give to a picture's and a label's column, the usual one first.
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "cls", "class_id", "class_name", "target")
-WHOLE = 1_000_000_000  # bytes: a data set up to this size is hashed whole, a larger one from pieces of every file
+# bytes: a data set up to this size is hashed whole, a larger one from pieces of every file
+WHOLE = 1_000_000_000
 PIECE = 4096  # bytes at the beginning, in the middle and at the end of a file
 METADATA = 2**28  # bytes of text and colour profile that a PNG may carry beside its pixels
 SHOWN = 8  # names in a line
@@ -38,7 +40,11 @@ def mixed(numbers: NDArray[np.integer] | int, stream: int = 0) -> NDArray[np.uin
     [16294208416658607535, 10451216379200822465]
     """
     with np.errstate(over="ignore"):
-        x = np.asarray(numbers).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream << 48)
+        x = (
+            np.asarray(numbers).astype(np.uint64)
+            + np.uint64(0x9E3779B97F4A7C15)
+            + np.uint64(stream << 48)
+        )
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(x ^ (x >> np.uint64(31)))
@@ -47,13 +53,14 @@ def mixed(numbers: NDArray[np.integer] | int, stream: int = 0) -> NDArray[np.uin
 def permutation(n: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
     """The numbers below `n` in a random order, the same one on every machine.
 
-    Many data sets are sorted by class: wherever a part stands for the whole, it is the front of this.
-    """
+    Many data sets are sorted by class: wherever a part stands for the whole, it is the front of
+    this."""
     return np.argsort(mixed(np.arange(n), seed + 1), kind="stable")
 
 
 def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
-    """Which `wanted` of the numbers below `n` a random sample holds, ascending; a larger sample holds a smaller one.
+    """Which `wanted` of the numbers below `n` a random sample holds, ascending; a larger sample
+    holds a smaller one.
 
     >>> sample(10, 3).tolist(), sample(10, 4).tolist()
     ([1, 2, 8], [1, 2, 6, 8])
@@ -64,16 +71,17 @@ def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
 def held_out(
     ordinals: NDArray[np.integer] | int, share: float, groups: NDArray[np.uint64] | None = None
 ) -> NDArray[np.bool_]:
-    """Whether the images at these ordinals are held out: a hash of the ordinal, or of the image's group, falls below
-    `share`.
+    """Whether the images at these ordinals are held out: a hash of the ordinal, or of the image's
+    group, falls below `share`.
 
-    The hash makes the split independent of the size of the data set, of shards and of the order of work.
-    """
+    The hash makes the split independent of the size of the data set, of shards and of the order of
+    work."""
     return np.asarray((mixed(ordinals) if groups is None else groups) / 2.0**64 < share)
 
 
 def group_keys(names: Sequence[str | None]) -> NDArray[np.uint64]:
-    """A hash for every image, the same one for all of a group; where the group has no name, the image is its own.
+    """A hash for every image, the same one for all of a group; where the group has no name, the
+    image is its own.
 
     >>> keys = group_keys(["a", "b", "a", None])
     >>> bool(keys[0] == keys[2]), len(set(keys.tolist()))
@@ -93,7 +101,8 @@ class DatasetOptions:
 
     split: str = ""  # of a data set that has splits; "": train
     images: int = 0  # a random sample of so many images; 0: all (of shapes: 20,000)
-    image_column: str = ""  # of tables, the ending in tars, the array in .npz; "": found by type and name
+    image_column: str = ""
+    """of tables, the ending in tars, the array in .npz; "": found by type and name"""
     label_column: str = ""  # the same for labels, or a field of KEY.json in tars
     group: str = ""
     """what keeps images on one side of the held-out split: a column (as for labels), or for
@@ -106,7 +115,8 @@ class DatasetOptions:
             given = getattr(self, option)
             if given and not (option == "split" and given == NO_SPLITS):
                 raise UserError(
-                    f"--{option.replace('_', '-')} {given} does not apply: {name} is {what}. Leave the option out"
+                    f"--{option.replace('_', '-')} {given} does not apply: {name} is {what}. Leave "
+                    "the option out"
                 )
 
 
@@ -121,7 +131,8 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set: `read(ordinal)` -> (picture, label or -1); `fingerprint` changes when its content does.
+    """A data set: `read(ordinal)` -> (picture, label or -1); `fingerprint` changes when its content
+    does.
 
     Of its `size` images a random sample of `images` is meant: those at `ordinals`.
     """
@@ -139,15 +150,18 @@ class ImageDataset:
     left_out: tuple[LeftOut, ...] = ()
     name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
     images: int = 0  # of the sample; 0: all
-    group: str = ""  # what the groups are, in a word: a column, an expression; "": every image is on its own
-    groups: NDArray[np.uint64] | None = field(default=None, compare=False)  # see `group_keys`, [size]
+    group: str = ""
+    """what the groups are, in a word: a column, an expression; "": every image is on its own"""
+    groups: NDArray[np.uint64] | None = field(default=None, compare=False)
+    """see `group_keys`, [size]"""
 
     def __len__(self) -> int:
         return self.images or self.size
 
     @functools.cached_property
     def ordinals(self) -> NDArray[np.int64]:
-        """The images that are meant, ascending: their row indices in the data set, int64 [len(self)]."""
+        """The images that are meant, ascending: their row indices in the data set, int64
+        [len(self)]."""
         return sample(self.size, len(self))
 
     def held_out(self, ordinals: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
@@ -155,7 +169,8 @@ class ImageDataset:
         return held_out(ordinals, share, None if self.groups is None else self.groups[ordinals])
 
     def has_changed(self, ordinal: int) -> bool:
-        """Whether an image is no longer what it was when the data set was opened, be it whole or broken."""
+        """Whether an image is no longer what it was when the data set was opened, be it whole or
+        broken."""
         try:
             self.read(ordinal)
         except Exception as error:
@@ -163,8 +178,11 @@ class ImageDataset:
         return False
 
     def describe(self) -> list[str]:
-        """What was found, in lines for people: kind, images, classes, columns, what was left out and why."""
-        lines = [f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"]
+        """What was found, in lines for people: kind, images, classes, columns, what was left out
+        and why."""
+        lines = [
+            f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"
+        ]
         if len(self) < self.size:
             lines.append(f"  a random {len(self)} of them, seed {SAMPLE_SEED} (--images)")
         lines += [f"  {note}" for note in self.notes]
@@ -172,7 +190,10 @@ class ImageDataset:
             count = len(self.class_names)
             lines.append(f"  {count} class{'es' * (count != 1)}: {first_names(self.class_names)}")
             if alike := look_alikes(self.class_names):
-                lines.append(f"  classes that differ in capitals, spaces or the form of accents alone: {alike}")
+                lines.append(
+                    "  classes that differ in capitals, spaces or the form of accents alone: "
+                    f"{alike}"
+                )
         else:
             lines.append("  no classes: every image has label -1, which means none")
         lines += [f"  left out: {line}" for line in counted(self.left_out)]
@@ -180,23 +201,28 @@ class ImageDataset:
 
 
 def check_different(datasets: Iterable[Any]) -> None:
-    """UserError where two of them are one under whatever names: each has a name, a fingerprint and an image_column."""
+    """UserError where two of them are one under whatever names: each has a name, a fingerprint and
+    an image_column."""
     first: dict[tuple[str, str], str] = {}
     for dataset in datasets:
         pictures = dataset.fingerprint, dataset.image_column
         if pictures in first:
             raise UserError(
-                f"{first[pictures]} and {dataset.name} are the same data set: its images would all be copies of each "
-                "other, name it once"
+                f"{first[pictures]} and {dataset.name} are the same data set: its images would all "
+                "be copies of each other, name it once"
             )
         first[pictures] = dataset.name
 
 
 def counted(left_out: Sequence[LeftOut]) -> list[str]:
-    """What was left out, a line for each reason; few, where numbered endings make a reason of every file."""
+    """What was left out, a line for each reason; few, where numbered endings make a reason of every
+    file."""
     lines = [f"{left.count} {left.reason}, e.g. {left.example}" for left in left_out[:REASONS]]
     if rest := left_out[REASONS:]:
-        lines.append(f"{sum(left.count for left in rest)} more for {len(rest)} other reasons, e.g. {rest[0].example}")
+        lines.append(
+            f"{sum(left.count for left in rest)} more for {len(rest)} other reasons, e.g. "
+            f"{rest[0].example}"
+        )
     return lines
 
 
@@ -208,7 +234,8 @@ def first_names(names: Iterable[object]) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> str:
-    """Names that people would take for one, as text with their differences spelled out; "" where there are none."""
+    """Names that people would take for one, as text with their differences spelled out; "" where
+    there are none."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
@@ -216,7 +243,8 @@ def look_alikes(names: Iterable[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as one line of valid text: bytes of file names that are no UTF-8, and line ends, are spelled out."""
+    """A name as one line of valid text: bytes of file names that are no UTF-8, and line ends, are
+    spelled out."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -238,15 +266,16 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 class ChangedError(OSError):
-    """A picture is no longer what it was when the data set was opened; its fingerprint speaks of the former."""
+    """A picture is no longer what it was when the data set was opened; its fingerprint speaks of
+    the former."""
 
 
 @dataclass(frozen=True)
 class Contents:
     """Hashes of files or of parts of files: of all bytes, or of three pieces and the length.
 
-    UNREADABLE stands for one that cannot be read, so that a file which is mended later counts as changed.
-    """
+    UNREADABLE stands for one that cannot be read, so that a file which is mended later counts as
+    changed."""
 
     hashes: tuple[bytes, ...]
     whole: bool
@@ -260,12 +289,13 @@ class Contents:
         if self.whole:
             return ""
         return (
-            f"more than {WHOLE / 1e9:g} GB: of every picture or file, {PIECE // 1000} kB at the beginning, in the "
-            "middle and at the end say whether it has changed"
+            f"more than {WHOLE / 1e9:g} GB: of every picture or file, {PIECE // 1000} kB at the "
+            "beginning, in the middle and at the end say whether it has changed"
         )
 
     def read(self, i: int, path: Path, start: int = 0, size: int = -1) -> bytes:
-        """The bytes of number `i`. ChangedError where they were others before, or could be read and cannot now."""
+        """The bytes of number `i`. ChangedError where they were others before, or could be read and
+        cannot now."""
         try:
             with path.open("rb") as f:
                 f.seek(start)
@@ -297,7 +327,8 @@ def _hash_of(file: BinaryIO, start: int, length: int, whole: bool) -> bytes:
 
 
 def _content_of(path: Path, whole: bool, start: int, size: int | None) -> bytes:
-    """The hash of a file, or of `size` bytes of it from `start` on; UNREADABLE where it cannot be read."""
+    """The hash of a file, or of `size` bytes of it from `start` on; UNREADABLE where it cannot be
+    read."""
     try:
         with path.open("rb") as f:
             length = os.fstat(f.fileno()).st_size if size is None else size
@@ -307,10 +338,11 @@ def _content_of(path: Path, whole: bool, start: int, size: int | None) -> bytes:
 
 
 def contents_of(files: list[tuple[Path, int, int | None]]) -> Contents:
-    """The contents of many files or parts of files (path, start, size or None), read by several threads.
+    """The contents of many files or parts of files (path, start, size or None), read by several
+    threads.
 
-    All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the same data set.
-    """
+    All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the
+    same data set."""
     total = 0
     for path, _, size in files:
         try:

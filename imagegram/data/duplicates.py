@@ -1,8 +1,8 @@
-"""Near-duplicate pictures, by a perceptual hash: the same picture cropped, scaled or saved again has nearly the same.
+"""Near-duplicate pictures, by a perceptual hash: the same picture cropped, scaled or saved again
+has nearly the same.
 
-The 64 bits are those of pHash (Zauner, 2010; the library `imagehash`): whether each of the 8 x 8 lowest frequencies of
-the grey picture lies above their median.
-"""
+The 64 bits are those of pHash (Zauner, 2010; the library `imagehash`): whether each of the 8 x 8
+lowest frequencies of the grey picture lies above their median."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 SIDE = 8  # frequencies in each direction
 NEAR = 4  # bits of 64 that may differ: nine in ten pictures that were scaled or saved again as JPEG
-ALIKE = 16  # root mean square difference in levels of 255: above it the pictures only have the same forms
+# root mean square difference in levels of 255: above it the pictures only have the same forms
+ALIKE = 16
 MOST = 20_000  # pairs whose pixels are compared, the nearest hashes first
 FILE = "duplicates.json"  # in a token folder
 Rows = NDArray[np.int64]
@@ -23,7 +24,8 @@ def perceptual_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The hash of every picture: uint8 [n, 3, S, S] -> uint64 [n]."""
     size = images.shape[-1]
     places = (2 * np.arange(size) + 1) * np.pi / (2 * size)
-    waves = np.cos(np.arange(SIDE)[:, None] * places) / size  # the first rows of the cosine transform
+    # the first rows of the cosine transform
+    waves = np.cos(np.arange(SIDE)[:, None] * places) / size
     grey = np.einsum("ncij,c->nij", images, GREY, optimize=True)
     frequencies = (waves @ grey @ waves.T).reshape(len(images), -1)
     bits = frequencies > np.median(frequencies, 1, keepdims=True)
@@ -62,10 +64,14 @@ def across(
     return sorted(found, key=lambda pair: pair.error)
 
 
-def near_pairs(left: NDArray[np.uint64], right: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int64]:
-    """Which hashes of `left` and `right` differ in at most `most` bits: their rows, int64 [pairs, 2], sorted.
+def near_pairs(
+    left: NDArray[np.uint64], right: NDArray[np.uint64], most: int = NEAR
+) -> NDArray[np.int64]:
+    """Which hashes of `left` and `right` differ in at most `most` bits: their rows, int64 [pairs,
+    2], sorted.
 
-    Of most + 1 parts of the bits such a pair has one that is equal, so that only pairs with an equal part are compared.
+    Of most + 1 parts of the bits such a pair has one that is equal, so that only pairs with an
+    equal part are compared.
 
     >>> near_pairs(np.array([0, 255], np.uint64), np.array([1, 1 << 60], np.uint64)).tolist()
     [[0, 0], [0, 1]]

@@ -1,4 +1,5 @@
-"""What names say: labels as data sets write them -> classes; names of folders and files -> splits."""
+"""What names say: labels as data sets write them -> classes; names of folders and files ->
+splits."""
 
 import os
 import re
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import NO_SPLITS, ImageDataset, digest, first_names, group_keys, printable
+from imagegram.data.dataset import (
+    NO_SPLITS,
+    ImageDataset,
+    digest,
+    first_names,
+    group_keys,
+    printable,
+)
 
 # The words that `datasets` knows (its data_files.py).
 KEYWORDS = {
@@ -28,7 +36,8 @@ NO_LABEL = -1  # in a file of labels; all others are rows of the names of the cl
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of n images: `labels` int32 [n], rows of `names`, NO_LABEL where there is none; and what to say."""
+    """The classes of n images: `labels` int32 [n], rows of `names`, NO_LABEL where there is none;
+    and what to say."""
 
     labels: NDArray[np.int32]
     names: tuple[str, ...] = ()
@@ -61,7 +70,9 @@ class Classes:
             others = [text for text in order if text not in numbers]
             if others and 2 * sum(text in numbers for text in given) > len(given) - given.count(""):
                 example = f"{printable(others[0])[:40]!r}"
-                notes.append(f"not all labels are numbers, e.g. {example}: classes are named by their text")
+                notes.append(
+                    f"not all labels are numbers, e.g. {example}: classes are named by their text"
+                )
         if known and (missing := given.count("")):
             notes.append(f"{missing} of {len(given)} images have no label")
         rows = {text: row for row, text in enumerate(order)} | {"": NO_LABEL}
@@ -69,18 +80,28 @@ class Classes:
         return cls(labels, tuple(map(printable, names)), "; ".join(notes))
 
     @classmethod
-    def of_names(cls, names: Sequence[str], texts: Sequence[str | None], unknown: int = 0) -> "Classes":
+    def of_names(
+        cls, names: Sequence[str], texts: Sequence[str | None], unknown: int = 0
+    ) -> "Classes":
         """The classes are given; texts among them, or None. `unknown` labels were none of them."""
-        rows: dict[str | None, int] = {name: row for row, name in enumerate(names)} | {None: NO_LABEL}
+        rows: dict[str | None, int] = {name: row for row, name in enumerate(names)} | {
+            None: NO_LABEL
+        }
         labels = np.array([rows[text] for text in texts], np.int32)
-        notes = [f"{unknown} labels are none of the {len(names)} classes: no label"] if unknown else []
+        notes = (
+            [f"{unknown} labels are none of the {len(names)} classes: no label"] if unknown else []
+        )
         if missing := int((labels == NO_LABEL).sum()) - unknown:
             notes.append(f"{missing} of {len(labels)} images have no label")
         return cls(labels, tuple(names), "; ".join(notes))
 
     def identity(self) -> list[bytes]:
         """The names, for a fingerprint that has the labels; nothing where they are 0, 1, 2, ..."""
-        return [] if self.names == tuple(map(str, range(len(self.names)))) else [*map(os.fsencode, self.names)]
+        return (
+            []
+            if self.names == tuple(map(str, range(len(self.names))))
+            else [*map(os.fsencode, self.names)]
+        )
 
     @classmethod
     def none(cls, images: int, note: str = "") -> "Classes":
@@ -95,13 +116,19 @@ def labelled(
     groups: Sequence[str | None] | None = None,
     **facts: Any,
 ) -> ImageDataset:
-    """The data set of pictures with these classes and, of each, the name of its group, as every reader makes it; empty
-    notes are none."""
+    """The data set of pictures with these classes and, of each, the name of its group, as every
+    reader makes it; empty notes are none."""
     if groups is not None:
         keys = group_keys(groups)
-        facts |= {"groups": keys, "fingerprint": digest([facts["fingerprint"].encode(), keys.tobytes()])}
+        facts |= {
+            "groups": keys,
+            "fingerprint": digest([facts["fingerprint"].encode(), keys.tobytes()]),
+        }
         alone = sum(not name for name in groups)
-        said = f"{len(np.unique(keys))} groups by {facts['group']}, each on one side of the held-out split"
+        said = (
+            f"{len(np.unique(keys))} groups by {facts['group']}, each on one side of the held-out "
+            "split"
+        )
         notes = [*notes, said + f"; {alone} images are in none, each on its own" * bool(alone)]
     return ImageDataset(
         size=len(classes.labels),
@@ -112,11 +139,14 @@ def labelled(
     )
 
 
-def parts_of_names(name: str, wanted: str, files: Sequence[str], columns: Iterable[str]) -> list[str | None]:
-    """The part of every file's name that a regular expression marks by (...); None where it does not match.
+def parts_of_names(
+    name: str, wanted: str, files: Sequence[str], columns: Iterable[str]
+) -> list[str | None]:
+    """The part of every file's name that a regular expression marks by (...); None where it does
+    not match.
 
-    UserError where `wanted`, which is none of `columns`, is no such expression, or no name has that part.
-    """
+    UserError where `wanted`, which is none of `columns`, is no such expression, or no name has that
+    part."""
     try:
         expression = re.compile(wanted)
     except re.error as error:
@@ -124,12 +154,14 @@ def parts_of_names(name: str, wanted: str, files: Sequence[str], columns: Iterab
     if not expression.groups:
         has = first_names(columns) or "no columns"
         raise UserError(
-            f"{name} has no column {wanted!r} (it has {has}): --group takes a column, or a regular expression with "
-            "(...) around the part of the file name that is the group"
+            f"{name} has no column {wanted!r} (it has {has}): --group takes a column, or a regular "
+            "expression with (...) around the part of the file name that is the group"
         )
     found = [match[1] if (match := expression.search(file)) else None for file in files]
     if not any(found):
-        raise UserError(f"--group {wanted} finds nothing in the names of the files, e.g. {printable(files[0])}")
+        raise UserError(
+            f"--group {wanted} finds nothing in the names of the files, e.g. {printable(files[0])}"
+        )
     return found
 
 
@@ -143,13 +175,20 @@ def text_of(value: object) -> str | None:
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and float(value).is_integer())
+    whole = isinstance(value, bool | np.bool_) or (
+        isinstance(value, float | np.floating) and float(value).is_integer()
+    )
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 
 
 def fraction_among(values: Iterable[object]) -> str:
-    """The first number with a fraction, which makes a column measurements and no classes; "" where there is none."""
-    numbers = (float(value) for value in values if isinstance(value, float | np.floating) and not np.isnan(value))
+    """The first number with a fraction, which makes a column measurements and no classes; "" where
+    there is none."""
+    numbers = (
+        float(value)
+        for value in values
+        if isinstance(value, float | np.floating) and not np.isnan(value)
+    )
     return next((f"{number:g}" for number in numbers if not number.is_integer()), "")
 
 
@@ -159,12 +198,17 @@ def kind_of(word: str) -> str:
 
 
 def split_of(path: str) -> str:
-    """The split of a file by its path below the data set: a folder's whole name, or a word of its own name."""
+    """The split of a file by its path below the data set: a folder's whole name, or a word of its
+    own name."""
     *folders, name = path.split("/")
     for folder in folders:
         if kind := kind_of(folder):
             return kind
-    kinds = {kind for word in re.split(r"[^a-zA-Z0-9]+|(?<=[a-z]{2})(?=\d)", name) if (kind := kind_of(word))}
+    kinds = {
+        kind
+        for word in re.split(r"[^a-zA-Z0-9]+|(?<=[a-z]{2})(?=\d)", name)
+        if (kind := kind_of(word))
+    }
     return kinds.pop() if len(kinds) == 1 else ""
 
 
@@ -180,7 +224,9 @@ def choose(name: str, found: Sequence[str], wanted: str) -> str:
     if asked in found or len(same) == 1:
         return asked if asked in found else same[0]
     has = (
-        f"several splits {asked!r}: {first_names(same)}" if same else f"no split {asked!r}; it has {first_names(found)}"
+        f"several splits {asked!r}: {first_names(same)}"
+        if same
+        else f"no split {asked!r}; it has {first_names(found)}"
     )
     raise UserError(f"{name} has {has}: name one with --split")
 
@@ -194,13 +240,15 @@ def files_of_split(name: str, files: Sequence[str], wanted: str) -> tuple[str, l
     found = sorted(set(splits.values()) - {""})
     if not found:
         if wanted not in ("", NO_SPLITS):
-            raise UserError(f"--split {wanted} does not apply: {name} has no splits. Leave the option out")
+            raise UserError(
+                f"--split {wanted} does not apply: {name} has no splits. Leave the option out"
+            )
         return NO_SPLITS, list(files), ""
     if "" in splits.values():
         other = [file for file in files if not splits[file]]
         raise UserError(
-            f"{name} holds files of the split{'s' * (len(found) > 1)} {', '.join(found)} and others "
-            f"({first_names(other)}): name one file or folder of them with --dataset"
+            f"{name} holds files of the split{'s' * (len(found) > 1)} {', '.join(found)} and "
+            f"others ({first_names(other)}): name one file or folder of them with --dataset"
         )
     split = choose(name, found, wanted)
     note = f"split {split} of {', '.join(found)} (--split)" if len(found) > 1 else f"split {split}"

@@ -12,7 +12,9 @@ from imagegram.data.arrays import top_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREPROCESSING = "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
+PREPROCESSING = (
+    "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
+)
 
 
 def described(margin: int = 0) -> str:
@@ -22,7 +24,8 @@ def described(margin: int = 0) -> str:
 
 
 def to_signed(images: "Tensor") -> "Tensor":
-    """Pixels uint8 (or floats from 0 to 255) of any shape -> float32 in [-1, 1], what networks see."""
+    """Pixels uint8 (or floats from 0 to 255) of any shape -> float32 in [-1, 1], what networks
+    see."""
     return images.float() / 127.5 - 1
 
 
@@ -48,8 +51,8 @@ MOST_ASPECT = 8  # of a JPEG that PyTorch resizes, which makes all of it and not
 def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; a broken EXIF turns nothing.
 
-    Unlike ImageOps.exif_transpose it does not write the other tags anew, which fails where one of them is damaged.
-    """
+    Unlike ImageOps.exif_transpose it does not write the other tags anew, which fails where one of
+    them is damaged."""
     image.load()  # a TIFF is turned by that, and forgets its orientation
     orientation = None
     with contextlib.suppress(Exception):  # whatever is wrong beside the pixels
@@ -61,10 +64,10 @@ def upright(image: Image.Image) -> Image.Image:
 def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
     """Greys of more than 8 bits as 8, by the scale of their format where it says one.
 
-    16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond that 0 to 2^31 - 1.
-    Floats (F), whose format says nothing: 0 to `top`, that of their data set, or that of their own `top_of`; what is no
-    number (NaN) is 0. ValueError where they are negative, beyond their scale, or all no numbers.
-    """
+    16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond
+    that 0 to 2^31 - 1. Floats (F), whose format says nothing: 0 to `top`, that of their data set,
+    or that of their own `top_of`; what is no number (NaN) is 0. ValueError where they are negative,
+    beyond their scale, or all no numbers."""
     values = np.asarray(image, dtype=np.float32)
     most = float(np.nan_to_num(values, nan=0, posinf=np.inf).max())
     if image.mode == "F":
@@ -72,7 +75,8 @@ def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
         top = top or top_of(most)
         if not least >= 0 or not top_of(most, (top,)):
             raise ValueError(
-                f"floats from {least:g} to {most:g}, which are no greys from 0 to {top or '1, 255 or 65535'}"
+                f"floats from {least:g} to {most:g}, which are no greys from 0 to "
+                f"{top or '1, 255 or 65535'}"
             )
         values = np.nan_to_num(values)
     else:
@@ -92,11 +96,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
-    """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size, size].
+    """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size,
+    size].
 
     Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory
-    than itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: see `_quick`.
-    """
+    than itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: see
+    `_quick`."""
     if margin and image.format == "JPEG" and max(image.size) <= MOST_ASPECT * min(image.size):
         return _quick(image, size, margin)
     import torch  # takes seconds, which a look at a data set need not wait for
@@ -123,7 +128,8 @@ def _square(width: int, height: int, size: int) -> tuple[int, int, int, int]:
 
 def _quick(jpeg: Image.Image, size: int, margin: int) -> "Tensor":
     """Decoded at 1/2, 1/4 or 1/8 where the shorter side still is `margin` times `size`; resized by
-    PyTorch, which rounds otherwise than Pillow, by two grey levels at most: uint8 [3, size, size]."""
+    PyTorch, which rounds otherwise than Pillow, by two grey levels at most: uint8 [3, size,
+    size]."""
     import torch
 
     whole = jpeg.size
@@ -133,7 +139,9 @@ def _quick(jpeg: Image.Image, size: int, margin: int) -> "Tensor":
     pixels = torch.from_numpy(decoded).permute(2, 0, 1)
     width, height, left, top = _square(pixels.shape[2], pixels.shape[1], size)
     if pixels.shape[1:] != (height, width):
-        pixels = torch.nn.functional.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
+        pixels = torch.nn.functional.interpolate(
+            pixels[None], (height, width), mode="bilinear", antialias=True
+        )[0]
     return pixels[:, top : top + size, left : left + size].contiguous()
 
 

@@ -1,9 +1,9 @@
 """Procedural colour scenes: an unlimited labelled data set that needs no download.
 
-A scene has a background (plain, or a linear or radial blend of two muted colours) and one to three shapes that do
-not overlap. Its label is the kind of the largest shape. Scene `i` depends on the seed and `i` alone, and is
-defined in continuous coordinates, so that any resolution shows the same scene.
-"""
+A scene has a background (plain, or a linear or radial blend of two muted colours) and one to three
+shapes that do not overlap. Its label is the kind of the largest shape. Scene `i` depends on the
+seed and `i` alone, and is defined in continuous coordinates, so that any resolution shows the same
+scene."""
 
 import colorsys
 
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 KINDS = ("circle", "square", "triangle", "cross", "ring")
-HUES = (0.0, 0.09, 0.16, 0.33, 0.5, 0.62, 0.78, 0.9)  # red, orange, yellow, green, cyan, blue, violet, pink
+# red, orange, yellow, green, cyan, blue, violet, pink
+HUES = (0.0, 0.09, 0.16, 0.33, 0.5, 0.62, 0.78, 0.9)
 
 
 def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
-    """Signed distance (negative inside, in units of the image) to a shape of radius `r` around the origin."""
+    """Signed distance (negative inside, in units of the image) to a shape of radius `r` around the
+    origin."""
     if kind == "circle":
         return np.hypot(x, y) - r
     if kind == "square":
@@ -33,7 +35,9 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
 
 def _background(rng: np.random.Generator, x: NDArray, y: NDArray) -> NDArray:
     def muted() -> NDArray:
-        return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9)))
+        return np.array(
+            colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9))
+        )
 
     first = muted()
     second = muted()

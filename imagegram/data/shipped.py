@@ -1,4 +1,5 @@
-"""Data sets that need no download: scikit-learn's digits, emoji of this repository, scenes drawn on the spot."""
+"""Data sets that need no download: scikit-learn's digits, emoji of this repository, scenes drawn on
+the spot."""
 
 import hashlib
 import importlib.util
@@ -30,7 +31,9 @@ def _digits() -> ImageDataset:
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
-    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    rows = np.loadtxt(
+        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=","
+    )
     values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = rows[:, 64].astype(int).tolist()
     return ImageDataset(
@@ -45,7 +48,8 @@ def _digits() -> ImageDataset:
 
 
 def _emoji() -> ImageDataset:
-    """CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels: the same thing by up to three hands is a group."""
+    """CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels: the same thing by up to three hands is a
+    group."""
     with zipfile.ZipFile(EMOJI) as archive:
         pictures = {name: archive.read(name) for name in archive.namelist()}
     names = list(pictures)
@@ -68,5 +72,9 @@ def _shapes(images: int, image_size: int) -> ImageDataset:
         pixels, label = scenes.scene(0, i, image_size)
         return Image.fromarray(pixels), label
 
-    drawn = hashlib.sha256(b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))).hexdigest()[:16]
-    return ImageDataset("shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes")
+    drawn = hashlib.sha256(
+        b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))
+    ).hexdigest()[:16]
+    return ImageDataset(
+        "shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes"
+    )

@@ -1,4 +1,5 @@
-"""Which data set is meant, as it was asked for: on a command line, in a plan, in the manifest of its tokens."""
+"""Which data set is meant, as it was asked for: on a command line, in a plan, in the manifest of
+its tokens."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,8 +16,8 @@ class DatasetSpec(DatasetOptions):
     """One data set; the same one opens to the same images wherever it is named."""
 
     name: Annotated[str, arg(name="dataset")]
-    """digits | emoji | shapes | a Hugging Face name | a folder of images, of .tar, parquet, IDX files, or
-    saved by datasets | one .tar, .parquet, .npz or IDX file"""
+    """digits | emoji | shapes | a Hugging Face name | a folder of images, of .tar, parquet, IDX
+    files, or saved by datasets | one .tar, .parquet, .npz or IDX file"""
 
     @classmethod
     def of_each(cls, names: Iterable[str], options: DatasetOptions) -> "tuple[DatasetSpec, ...]":

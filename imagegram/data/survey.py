@@ -18,7 +18,15 @@ from imagegram.data.dataset import LeftOut, printable
 from imagegram.data.labels import files_of_split
 from imagegram.data.metadata import NAMES as METADATA
 
-SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@Recycle", "#recycle"}
+SYSTEM = {
+    "__MACOSX",
+    "@eaDir",
+    "lost+found",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "@Recycle",
+    "#recycle",
+}
 # Pillow knows these endings, but opens them only with other programs or not as pictures.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 UNOPENED = {".heic", ".heif", ".jxl", ".svg", ".exr", ".hdr"}
@@ -27,9 +35,15 @@ OWN = "files of Imagegram's own results"
 ZIPPED = {".zip", ".7z", ".rar"}
 TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
 LEFT_OUT = {
-    **{end: f"{end} pictures, which Pillow does not open (convert them to JPEG or PNG)" for end in UNOPENED | RAW},
+    **{
+        end: f"{end} pictures, which Pillow does not open (convert them to JPEG or PNG)"
+        for end in UNOPENED | RAW
+    },
     **{end: f"{end} archives, which are not looked into (unpack them)" for end in ZIPPED},
-    **{end: f"{end} tables (labels come from a metadata.csv with the columns file_name, label)" for end in TABLES},
+    **{
+        end: f"{end} tables (labels come from a metadata.csv with the columns file_name, label)"
+        for end in TABLES
+    },
 }
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
@@ -52,11 +66,14 @@ def endings() -> set[str]:
     return {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
 
 
-MASK = re.compile(r"(?:(.+)[ _.-])?(masks?|segmentation(class)?s?|segs?|trimaps?|depths?|labels?)", re.IGNORECASE)
+MASK = re.compile(
+    r"(?:(.+)[ _.-])?(masks?|segmentation(class)?s?|segs?|trimaps?|depths?|labels?)", re.IGNORECASE
+)
 
 
 def masks_among(pictures: Sequence[str]) -> str:
-    """A line about pictures named like masks of others: X_mask beside X, or masks/X beside images/X; else ""."""
+    """A line about pictures named like masks of others: X_mask beside X, or masks/X beside
+    images/X; else ""."""
     places = [PurePath(picture) for picture in pictures]
     beside = {(place.parent, place.stem) for place in places}
     elsewhere = {place.stem for place in places if not MASK.fullmatch(place.parent.name)}
@@ -68,7 +85,10 @@ def masks_among(pictures: Sequence[str]) -> str:
     ]
     if not masks:
         return ""
-    return f"{len(masks)} pictures are named like masks of others, e.g. {printable(masks[0])}: move them if they are"
+    return (
+        f"{len(masks)} pictures are named like masks of others, e.g. {printable(masks[0])}: move "
+        "them if they are"
+    )
 
 
 @dataclass
@@ -77,9 +97,11 @@ class Tree:
 
     root: Path
     files: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    unreadable: dict[str, str] = field(default_factory=dict)  # pictures that cannot be opened -> the reason
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """pictures that cannot be opened -> the reason"""
     folders: list[str] = field(default_factory=list)  # all that were walked, without the root
-    metadata: list[str] = field(default_factory=list)  # tables of labels beside pictures (metadata.py)
+    metadata: list[str] = field(default_factory=list)
+    """tables of labels beside pictures (metadata.py)"""
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -99,16 +121,17 @@ class Tree:
     def left_out(self) -> tuple[LeftOut, ...]:
         """All that was left out, most first."""
         return tuple(
-            LeftOut(reason, count, printable(self.examples[reason])) for reason, count in self.reasons.most_common()
+            LeftOut(reason, count, printable(self.examples[reason]))
+            for reason, count in self.reasons.most_common()
         )
 
 
 def survey(root: Path) -> Tree:
     """Walk a folder: every file below it is of a kind, or is left out with a reason.
 
-    Follows links as torchvision's ImageFolder does, but not in circles. A link whose target is gone is a picture that
-    cannot be read if it has a picture's ending. UserError where a folder cannot be read.
-    """
+    Follows links as torchvision's ImageFolder does, but not in circles. A link whose target is gone
+    is a picture that cannot be read if it has a picture's ending. UserError where a folder cannot
+    be read."""
     tree = Tree(root)
     top = root.stat()
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
@@ -137,7 +160,8 @@ def survey(root: Path) -> Tree:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted; UserError where it cannot be read, or what it holds cannot be looked at."""
+    """What a folder holds, sorted; UserError where it cannot be read, or what it holds cannot be
+    looked at."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         for entry in entries[:1]:
@@ -150,8 +174,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def unreadable_folder(folder: Path, error: OSError) -> UserError:
     """That a folder, or one that a link in it points to, cannot be read."""
     return UserError(
-        f"cannot read the folder {printable(str(folder))} ({error.strerror}): give yourself the permission or move it "
-        "elsewhere; its images would be missing"
+        f"cannot read the folder {printable(str(folder))} ({error.strerror}): give yourself the "
+        "permission or move it elsewhere; its images would be missing"
     )
 
 
@@ -186,7 +210,10 @@ def _visit(
         tree.files[kind].append(path)
     else:
         tree.leave_out(
-            LEFT_OUT.get(ending, f"{printable(ending)} files" if ending else "files without an ending"), path
+            LEFT_OUT.get(
+                ending, f"{printable(ending)} files" if ending else "files without an ending"
+            ),
+            path,
         )
     return None
 
@@ -198,9 +225,14 @@ def kind_of_file(name: str) -> str:
         return "pictures"
     if name.lower().endswith(COMPRESSED):
         return "compressed"
-    return "idx" if IDX.search(name.lower()) else {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(ending, "")
+    return (
+        "idx"
+        if IDX.search(name.lower())
+        else {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(ending, "")
+    )
 
 
 def _below(path: Path) -> int:
-    """How many files lie below a folder that is left out; 1 of a file, and where there are none or they are hidden."""
+    """How many files lie below a folder that is left out; 1 of a file, and where there are none or
+    they are hidden."""
     return 1 if path.is_symlink() else max(1, sum(len(files) for _, _, files in os.walk(path)))

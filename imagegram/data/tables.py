@@ -1,4 +1,5 @@
-"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and parquet files."""
+"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and
+parquet files."""
 
 import contextlib
 import os
@@ -27,8 +28,8 @@ from imagegram.data.survey import Tree
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
 REMEDY = (
-    "check the name and the connection, or give digits, shapes, a folder of images, of .tar files, of parquet files, "
-    "of IDX files, or one saved by datasets"
+    "check the name and the connection, or give digits, shapes, a folder of images, of .tar "
+    "files, of parquet files, of IDX files, or one saved by datasets"
 )
 PARTITION = re.compile(rf"(?:^|/)(?:{'|'.join(LABEL_NAMES)})=([^/]+)/", re.IGNORECASE)
 
@@ -38,7 +39,9 @@ def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
     import datasets
 
     split = wanted.split or "train"
-    with _errors_in_one_line(name, split, f"there is no file or folder {name} in {Path.cwd()} either; {REMEDY}"):
+    with _errors_in_one_line(
+        name, split, f"there is no file or folder {name} in {Path.cwd()} either; {REMEDY}"
+    ):
         data = datasets.load_dataset(name, split=split)
     return _read_whole(name, data, split, wanted, kind="a data set of the Hugging Face hub")
 
@@ -47,7 +50,9 @@ def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
     """What `save_to_disk` wrote: one data set, or several splits."""
     import datasets
 
-    with _errors_in_one_line(name, wanted.split, "its files are incomplete or damaged, save it again"):
+    with _errors_in_one_line(
+        name, wanted.split, "its files are incomplete or damaged, save it again"
+    ):
         data = datasets.load_from_disk(name)
     notes = []
     split = wanted.split
@@ -56,12 +61,15 @@ def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
         notes.append(f"split {split} of {', '.join(data)} (--split)")
         data = data[split]
     elif split and split != str(data.split):
-        raise UserError(f"--split {split} does not apply: {name} is one saved data set. Leave the option out")
+        raise UserError(
+            f"--split {split} does not apply: {name} is one saved data set. Leave the option out"
+        )
     return _read_whole(name, data, split or "train", wanted, kind="a saved data set", notes=notes)
 
 
 def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
-    """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy in its cache."""
+    """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy
+    in its cache."""
     import pyarrow.parquet
 
     split, files, note = tree.of_split(name, "tables", wanted.split)
@@ -71,21 +79,37 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     if not sum(counts):
         raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
     contents = contents_of([(path, 0, None) for path in paths])
-    fingerprint = digest(os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True))
+    fingerprint = digest(
+        os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True)
+    )
 
-    # Only the columns that are needed are read: of each file its own labels, whose names may be others.
+    # Only the columns that are needed are read: of each file its own labels, whose names may be
+    # others.
     columns = columns_of(name, parts[0], wanted)
-    if any(column and column not in features for features in parts for column in (*columns, wanted.group)):
+    if any(
+        column and column not in features
+        for features in parts
+        for column in (*columns, wanted.group)
+    ):
         raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
     image_column, label_column = columns
-    with _errors_in_one_line(name, split, "if its cache cannot be written, HF_HOME=FOLDER names another place for it"):
+    with _errors_in_one_line(
+        name, split, "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
+    ):
         data = _load(paths, image_column, parts[0][image_column], fingerprint)
     if label_column:
-        given = [(part[label_column], _values(path, label_column)) for part, path in zip(parts, paths, strict=True)]
+        given = [
+            (part[label_column], _values(path, label_column))
+            for part, path in zip(parts, paths, strict=True)
+        ]
         classes = _classes(name, label_column, given, named=bool(wanted.label_column))
     else:
         classes = _classes_of_folders(files, counts)
-    groups = [text_of(value) for path in paths for value in _values(path, wanted.group)] if wanted.group else None
+    groups = (
+        [text_of(value) for path in paths for value in _values(path, wanted.group)]
+        if wanted.group
+        else None
+    )
     return _read_table(
         name,
         data,
@@ -102,7 +126,8 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
 
 
 def _classes_of_folders(files: Sequence[str], rows: Sequence[int]) -> Classes:
-    """The classes that the folders of files with so many rows name: label=cat/0.parquet, of a partitioned table."""
+    """The classes that the folders of files with so many rows name: label=cat/0.parquet, of a
+    partitioned table."""
     keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
     return Classes.of([key for key, count in zip(keys, rows, strict=True) for _ in range(count)])
 
@@ -110,9 +135,9 @@ def _classes_of_folders(files: Sequence[str], rows: Sequence[int]) -> Classes:
 def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) -> Any:
     """A column of parquet files, through the cache of `datasets`.
 
-    The library's own fingerprint knows the files by path and date, and so does its cache: under another name it does
-    not give the former content of a file that was rewritten with its date kept.
-    """
+    The library's own fingerprint knows the files by path and date, and so does its cache: under
+    another name it does not give the former content of a file that was rewritten with its date
+    kept."""
     import datasets
 
     return datasets.load_dataset(
@@ -134,7 +159,8 @@ def _values(path: Path, column: str) -> list[Any]:
 
 
 def _features(path: Path) -> "dict[str, Any]":
-    """The columns of a parquet file; those of a type that `datasets` does not know as what pyarrow calls it."""
+    """The columns of a parquet file; those of a type that `datasets` does not know as what pyarrow
+    calls it."""
     import datasets
     import pyarrow
     import pyarrow.parquet
@@ -142,18 +168,23 @@ def _features(path: Path) -> "dict[str, Any]":
     try:
         schema = pyarrow.parquet.read_schema(path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again") from None
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again"
+        ) from None
     found: dict[str, Any] = {}
     for field in schema:
         try:
-            found |= datasets.Features.from_arrow_schema(pyarrow.schema([field], metadata=schema.metadata))
+            found |= datasets.Features.from_arrow_schema(
+                pyarrow.schema([field], metadata=schema.metadata)
+            )
         except (ValueError, TypeError):
             found[field.name] = str(field.type)
     return found
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether a parquet file has a column that may be a picture, or is damaged, which its reader says."""
+    """Whether a parquet file has a column that may be a picture, or is damaged, which its reader
+    says."""
     with contextlib.suppress(UserError):
         return bool(image_candidates(_features(path)))
     return True
@@ -165,7 +196,8 @@ def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
     import datasets
     import huggingface_hub
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries would bury the one line that helps
+    # its retries would bury the one line that helps
+    huggingface_hub.utils.logging.set_verbosity_error()
     verbosity = datasets.utils.logging.get_verbosity()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     try:
@@ -188,13 +220,21 @@ def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
 
 def _differences(paths: Sequence[Path], parts: Sequence[dict[str, Any]]) -> str:
     """How the columns of the first file that has others than the first one differ from them."""
-    other, features = next((path, part) for path, part in zip(paths, parts, strict=True) if set(part) != set(parts[0]))
+    other, features = next(
+        (path, part) for path, part in zip(paths, parts, strict=True) if set(part) != set(parts[0])
+    )
     columns = f"the columns {first_names(parts[0])}, {other.name} has {first_names(features)}"
     return f"{paths[0].name} has {columns}: name one file, or mend them"
 
 
 def _read_whole(
-    name: str, data: Any, split: str, wanted: DatasetOptions, *, kind: str, notes: Sequence[str] = ()
+    name: str,
+    data: Any,
+    split: str,
+    wanted: DatasetOptions,
+    *,
+    kind: str,
+    notes: Sequence[str] = (),
 ) -> ImageDataset:
     """A table of `datasets`, in whatever format it was saved."""
     data = data.with_format(None)
@@ -206,7 +246,9 @@ def _read_whole(
 
     if column := columns[1]:
         values = values_of(column)
-        classes = _classes(name, column, [(data.features[column], values)], named=bool(wanted.label_column))
+        classes = _classes(
+            name, column, [(data.features[column], values)], named=bool(wanted.label_column)
+        )
     notes = [*notes, _used(data.features, columns)]
     facts = {"split": split, "kind": kind, "fingerprint": data._fingerprint, "group": wanted.group}
     groups = list(map(text_of, values_of(wanted.group))) if wanted.group else None
@@ -222,23 +264,38 @@ def _used(features: Any, columns: tuple[str, str]) -> str:
 
 
 def _read_table(
-    name: str, data: Any, classes: Classes, columns: tuple[str, str], notes: Sequence[str], **facts: Any
+    name: str,
+    data: Any,
+    classes: Classes,
+    columns: tuple[str, str],
+    notes: Sequence[str],
+    **facts: Any,
 ) -> ImageDataset:
     import datasets
 
     image_column, label_column = columns
     # A bad picture must not stop the others: bytes are decoded one row at a time.
-    data = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-    first = [cell for cell in data[:LOOKED_AT][image_column] if cell and (cell["bytes"] is not None or cell["path"])]
+    data = data.select_columns([image_column]).cast_column(
+        image_column, datasets.Image(decode=False)
+    )
+    first = [
+        cell
+        for cell in data[:LOOKED_AT][image_column]
+        if cell and (cell["bytes"] is not None or cell["path"])
+    ]
     if first and all(cell["bytes"] is None and not Path(cell["path"]).exists() for cell in first):
         shown = repr(first[0]["path"][:60])
-        raise UserError(f"column {image_column!r} of {name} holds no pictures and names no files: {shown}")
+        raise UserError(
+            f"column {image_column!r} of {name} holds no pictures and names no files: {shown}"
+        )
 
     def read(i: int) -> Image.Image:
         cell = data[i][image_column]
         if cell is None or (cell["bytes"] is None and not cell["path"]):
             raise ValueError("the row has no picture")
-        return open_picture(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
+        return open_picture(
+            cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        )
 
     return labelled(
         read,
@@ -252,8 +309,11 @@ def _read_table(
     )
 
 
-def _classes(name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], named: bool) -> Classes:
-    """The classes of a column: its type and its values in every file. Files may name the same classes in other orders.
+def _classes(
+    name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], named: bool
+) -> Classes:
+    """The classes of a column: its type and its values in every file. Files may name the same
+    classes in other orders.
 
     UserError where some files have names for them and others have none.
     """
@@ -261,18 +321,28 @@ def _classes(name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], nam
 
     values = [value for _, values in parts for value in values]
     with_names = [feature for feature, _ in parts if isinstance(feature, datasets.ClassLabel)]
-    types = {"ClassLabel" if isinstance(feature, datasets.ClassLabel) else in_words(feature) for feature, _ in parts}
+    types = {
+        "ClassLabel" if isinstance(feature, datasets.ClassLabel) else in_words(feature)
+        for feature, _ in parts
+    }
     if len(types) > 1:
         disagree = f"the files disagree about the column {column!r} ({', '.join(sorted(types))})"
         raise UserError(f"{name}: {disagree}: name one with --dataset")
     if with_names:
-        names = list(dict.fromkeys(class_name for feature in with_names for class_name in feature.names))
+        names = list(
+            dict.fromkeys(class_name for feature in with_names for class_name in feature.names)
+        )
         given = [(value, feature.names) for feature, values in parts for value in values]
-        texts = [of[value] if value is not None and 0 <= value < len(of) else None for value, of in given]
+        texts = [
+            of[value] if value is not None and 0 <= value < len(of) else None for value, of in given
+        ]
         unknown = sum(value is not None and not -1 <= value < len(of) for value, of in given)
         classes = Classes.of_names(names, texts, unknown)
         if any(feature.names != with_names[0].names for feature in with_names):
-            note = f"the files name their classes differently: united by name{'; ' * bool(classes.note)}{classes.note}"
+            note = (
+                "the files name their classes differently: united by "
+                f"name{'; ' * bool(classes.note)}{classes.note}"
+            )
             classes = replace(classes, note=note)
         return classes
     if fraction := fraction_among(values):

@@ -5,10 +5,10 @@
     .venv/bin/torchrun --nproc-per-node=4 -m imagegram.index build \\
         --shard-images 4000000                                   # docs/cluster.md
 
-Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r. The processes share
-nothing but files, on one machine or on many with a shared folder, and a shard's bytes do not depend on n: the same
-command, with any number of processes, goes on from the finished shards.
-"""
+Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r.
+The processes share nothing but files, on one machine or on many with a shared folder, and a shard's
+bytes do not depend on n: the same command, with any number of processes, goes on from the finished
+shards. """
 
 import math
 import sys
@@ -24,14 +24,18 @@ from imagegram.cli import UserError, run_script
 
 @dataclass
 class Build:
-    """Build the index of token folders, or of arrays of tokens: NAME.npy becomes the token folder NAME."""
+    """Build the index of token folders, or of arrays of tokens: NAME.npy becomes the token folder
+    NAME."""
 
     tokens: tuple[Path, ...] = (Path("data/tokens"),)  # token folders, indexed one after another
     index_input: Path = Path("data/index_input")  # the flat corpus, input of the builders
-    index: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = Path("data/index")  # the finished index
+    index: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = Path("data/index")
+    """the finished index"""
     builder: str = "auto"  # auto | tg_build_index | divsufsort
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # FSQ levels of tokens given as .npy [images, tokens]; FlexTok's
-    vocab_size: int = 0  # of an .npy whose ids are no FSQ codes (TiTok: 4096); 0: the product of the levels
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    """FSQ levels of tokens given as .npy [images, tokens]; FlexTok's"""
+    vocab_size: int = 0
+    """of an .npy whose ids are no FSQ codes (TiTok: 4096); 0: the product of the levels"""
     shard_images: int = 0
     """images a shard; 0: all in one. The processes of torchrun share the shards. To build one takes
     10 bytes a token"""
@@ -52,7 +56,9 @@ def folder_of(path: Path, command: Build) -> Path:
 
     vocab_size = command.vocab_size or math.prod(command.levels)
     folder = path.with_suffix("")
-    tokens_from(read_tokens(path, vocab_size), folder, levels=command.levels, vocab_size=command.vocab_size)
+    tokens_from(
+        read_tokens(path, vocab_size), folder, levels=command.levels, vocab_size=command.vocab_size
+    )
     print(f"{folder}: the tokens of {path}, a tenth of them held out")
     return folder
 
@@ -73,7 +79,14 @@ def main(command: Build | Verify) -> None:
             raise UserError("--shard-images must be at least 0 (all images in one shard)")
         share = Processes.from_environment()
         c.tokens = tuple(map(partial(folder_of, command=c), c.tokens))
-        build_share(c.tokens, c.index_input, c.index, builder=c.builder, shard_images=c.shard_images, processes=share)
+        build_share(
+            c.tokens,
+            c.index_input,
+            c.index,
+            builder=c.builder,
+            shard_images=c.shard_images,
+            processes=share,
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Building an index: token folders -> flat corpora -> suffix tables, each proved right -> the finished folder.
+"""Building an index: token folders -> flat corpora -> suffix tables, each proved right -> the
+finished folder.
 
-Shards are independent of each other (shards.py): several processes build them, of one machine or of many that share a
-folder, each shard leaves a marker, and an interrupted build goes on from the finished ones. The index grows in a folder
-beside and is renamed when all of it is there. Files: top of folder.py.
-"""
+Shards are independent of each other (shards.py): several processes build them, of one machine or of
+many that share a folder, each shard leaves a marker, and an interrupted build goes on from the
+finished ones. The index grows in a folder beside and is renamed when all of it is there. Files: top
+of folder.py."""
 
 import hashlib
 import json
@@ -21,7 +22,15 @@ from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError, summary
 from imagegram.files import read_json, require_space, save_array
 from imagegram.index.builders import BUILDERS, find_tg_build_index
-from imagegram.index.folder import CORPUS, ENDING, FORMAT, Index, IndexInfo, check_contents, file_record
+from imagegram.index.folder import (
+    CORPUS,
+    ENDING,
+    FORMAT,
+    Index,
+    IndexInfo,
+    check_contents,
+    file_record,
+)
 from imagegram.index.indexed import IndexedImages
 from imagegram.index.shards import Job, build_shard, shard_of, write_corpus
 from imagegram.index.table import MAX_TOKENS
@@ -44,7 +53,8 @@ def memory_to_build(tokens: int, builder: str = "auto") -> float:
 
 
 def disk_to_build(tokens: int, *, shards: int = 1) -> int:
-    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token, and 2 for several shards in one.
+    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token, and 2 for
+    several shards in one.
 
     >>> disk_to_build(1000), disk_to_build(1000, shards=4)
     (7000, 9000)
@@ -52,24 +62,32 @@ def disk_to_build(tokens: int, *, shards: int = 1) -> int:
     return (7 if shards == 1 else 9) * tokens
 
 
-def _shard_size(images: IndexedImages, shard_images: int, builder: str, processes: Processes) -> int:
-    """Images a shard. UserError where a shard is too large, for its format or for the memory at hand."""
+def _shard_size(
+    images: IndexedImages, shard_images: int, builder: str, processes: Processes
+) -> int:
+    """Images a shard. UserError where a shard is too large, for its format or for the memory at
+    hand."""
     if processes.world_size > 1 and not shard_images:
         share = -(-len(images) // processes.world_size)
-        raise UserError(f"{processes.world_size} processes need shards to share: take --shard-images {share} or less")
+        raise UserError(
+            f"{processes.world_size} processes need shards to share: take --shard-images {share} "
+            "or less"
+        )
     stride = images.tokens_per_image + 1
     size = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
     if size > most:
         raise UserError(
-            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: take --shard-images {most}"
+            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: take "
+            f"--shard-images {most}"
         )
     need = processes.on_this_machine * memory_to_build(size * stride, builder)
     available = memory_available()
     if need > available:
         raise UserError(
-            f"building {processes.on_this_machine} x {size} images needs {need / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} are available: take --shard-images {int(0.8 * size * available / need)}"
+            f"building {processes.on_this_machine} x {size} images needs {need / 2**30:.1f} GiB of "
+            f"memory, {available / 2**30:.1f} are available: take --shard-images "
+            f"{int(0.8 * size * available / need)}"
             + ", fewer processes" * (processes.on_this_machine > 1)
             + ", or --builder divsufsort" * (builder == "tg_build_index")
         )
@@ -77,7 +95,8 @@ def _shard_size(images: IndexedImages, shard_images: int, builder: str, processe
 
 
 def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
-    """Make the folder in which an index grows, and remove what killed runs left of this process's share.
+    """Make the folder in which an index grows, and remove what killed runs left of this process's
+    share.
 
     Returns the shards of the share that are still to be built.
     """
@@ -107,8 +126,9 @@ def _missing(jobs: Sequence[Job], artifact: Artifact, processes: int, started: f
             return False
         if not waiting:
             print(
-                f"{len(missing)} of {len(jobs)} shards are missing: other processes have ended or not begun; "
-                "the same command, with any number of processes, goes on from the finished shards"
+                f"{len(missing)} of {len(jobs)} shards are missing: other processes have ended or "
+                "not begun; the same command, with any number of processes, goes on from the "
+                "finished shards"
             )
             return True
         if time.monotonic() - looked > 60:
@@ -179,26 +199,41 @@ def _build_share(
     for job in todo:
         images.check(job.first, job.stop)
     unfinished = sum(job.stop - job.first for job in jobs if not job.done())
-    require_space(building, disk_to_build((images.tokens_per_image + 1) * unfinished, shards=len(jobs)))
+    require_space(
+        building, disk_to_build((images.tokens_per_image + 1) * unfinished, shards=len(jobs))
+    )
     total = sum(job.stop - job.first for job in todo)
-    with tqdm(total=total, unit="img", desc="indexing", disable=len(todo) < 2 or processes.rank > 0) as bar:
+    with tqdm(
+        total=total, unit="img", desc="indexing", disable=len(todo) < 2 or processes.rank > 0
+    ) as bar:
         for job in todo:
             build_shard(job, images, builder, progress=len(jobs) == 1)
             bar.update(job.stop - job.first)
 
 
 def check_distinct(folders: Sequence[TokenFolder]) -> None:
-    """UserError where two folders hold images of one data set, under whatever names: each would be a copy, on either
-    side of the held-out split. Where two data sets share some images, a line says how many."""
+    """UserError where two folders hold images of one data set, under whatever names: each would be
+    a copy, on either side of the held-out split. Where two data sets share some images, a line says
+    how many."""
     for number, folder in enumerate(folders):
         for other in folders[:number]:
-            if folder.pictures == other.pictures and len(np.intersect1d(folder.asked, other.asked, assume_unique=True)):
-                raise UserError(f"{other.path} and {folder.path} hold the same images: name one of them")
+            if folder.pictures == other.pictures and len(
+                np.intersect1d(folder.asked, other.asked, assume_unique=True)
+            ):
+                raise UserError(
+                    f"{other.path} and {folder.path} hold the same images: name one of them"
+                )
     if len(folders) > 1 and sum(folder.manifest.images for folder in folders) <= COMPARED:
-        rows = [{row.tobytes() for s in range(f.shards) if not f.problem(s) for row in f.read(s)[0]} for f in folders]
+        rows = [
+            {row.tobytes() for s in range(f.shards) if not f.problem(s) for row in f.read(s)[0]}
+            for f in folders
+        ]
         for number, (folder, mine) in enumerate(zip(folders, rows, strict=True)):
             if shared := sum(len(mine & others) for others in rows[:number]):
-                print(f"{folder.path}: {shared} images have the tokens of images of other data sets: copies, perhaps")
+                print(
+                    f"{folder.path}: {shared} images have the tokens of images of other data sets: "
+                    "copies, perhaps"
+                )
 
 
 def _opened(paths: Sequence[Path]) -> list[TokenFolder]:
@@ -218,18 +253,22 @@ def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -
     for kept in (*token_folders, index_input):
         other = kept.resolve()
         if target == other or target in other.parents or other in target.parents:
-            raise UserError(f"the index {out} and {kept} lie in each other: choose another folder for the index")
+            raise UserError(
+                f"the index {out} and {kept} lie in each other: choose another folder for the index"
+            )
 
 
 def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
     """The folder in which the index of a request grows, until it is put in the place of `out`.
 
-    Every request has its own, so that no process has to wait until another has cleared it. `clear_others` removes
-    those of other requests, and what a run killed at its very end left.
-    """
+    Every request has its own, so that no process has to wait until another has cleared it.
+    `clear_others` removes those of other requests, and what a run killed at its very end left."""
     building = out.parent / f".building-{out.name}-{digest}"
     if clear_others:
-        for left in (*out.parent.glob(f".building-{out.name}-{'[0-9a-f]' * DIGITS}"), out.parent / f".old-{out.name}"):
+        for left in (
+            *out.parent.glob(f".building-{out.name}-{'[0-9a-f]' * DIGITS}"),
+            out.parent / f".old-{out.name}",
+        ):
             if left != building:
                 shutil.rmtree(left, ignore_errors=True)
     return building
@@ -249,14 +288,20 @@ def _put_in_place(building: Path, out: Path) -> None:
 
 
 def build_index(
-    token_folders: Sequence[Path], index_input: Path, out: Path, *, builder: str = "auto", shard_images: int = 0
+    token_folders: Sequence[Path],
+    index_input: Path,
+    out: Path,
+    *,
+    builder: str = "auto",
+    shard_images: int = 0,
 ) -> Index:
-    """Build, verify and open the index of `token_folders`; a finished one of the same input is left alone.
+    """Build, verify and open the index of `token_folders`; a finished one of the same input is left
+    alone.
 
-    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort; `shard_images` of a
-    shard, 0: all. Finished shards of an interrupted run are kept. UserError on bad input or a wrong table; `out` then
-    is what it was. Of a link the target is replaced.
-    """
+    `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort;
+    `shard_images` of a
+    shard, 0: all. Finished shards of an interrupted run are kept. UserError on bad input or a wrong
+    table; `out` then is what it was. Of a link the target is replaced."""
     index = build_share(token_folders, index_input, out, builder=builder, shard_images=shard_images)
     assert index is not None  # one process builds all of it
     return index
@@ -271,11 +316,12 @@ def build_share(
     shard_images: int = 0,
     processes: Processes = ONE,
 ) -> Index | None:
-    """`build_index` by several processes on a shared folder: every `world_size`-th shard, from `rank` on.
+    """`build_index` by several processes on a shared folder: every `world_size`-th shard, from
+    `rank` on.
 
-    The first process waits for the others, completes the index and returns it. None: shards are missing, or it was not
-    for this process to wait. A shard's bytes depend on its images alone: another number of processes may go on.
-    """
+    The first process waits for the others, completes the index and returns it. None: shards are
+    missing, or it was not for this process to wait. A shard's bytes depend on its images alone:
+    another number of processes may go on."""
     _check_places(token_folders, index_input, out)
     shown = out
     out = out.resolve() if out.is_symlink() else out

@@ -1,7 +1,7 @@
 """The builders of a suffix table: Fastgram's tg_build_index, and libdivsufsort.
 
-Both write the same bytes (table.py says which), and every table is proved right afterwards, whoever wrote it.
-"""
+Both write the same bytes (table.py says which), and every table is proved right afterwards, whoever
+wrote it."""
 
 import os
 import shutil
@@ -20,16 +20,21 @@ from imagegram.files import atomic
 from imagegram.index.table import CHUNK, pointer_width
 from imagegram.machine import die_with_parent
 
-# Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from 2^30 tokens on.
+# Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from
+# 2^30 tokens on.
 BUILDERS = {"tg_build_index": 32, "divsufsort": 10}
 
 
 def build_table(source: Path, table: Path, builder: str, *, progress: bool) -> str:
-    """Build one shard's table with the builder asked for; returns the name of the one that did it."""
-    tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to be able to write
+    """Build one shard's table with the builder asked for; returns the name of the one that did
+    it."""
+    # pydivsufsort wants to be able to write
+    tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")
     tool = find_tg_build_index() if builder != "divsufsort" else None
     if builder == "tg_build_index" and not tool:
-        raise UserError("tg_build_index is not found: set TG_BUILD_INDEX, or use --builder divsufsort")
+        raise UserError(
+            "tg_build_index is not found: set TG_BUILD_INDEX, or use --builder divsufsort"
+        )
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
@@ -50,8 +55,9 @@ def find_tg_build_index() -> Path | None:
 def suits_fastgram(tokens: int) -> bool:
     """Whether `tg_build_index` writes the right table for a corpus of `tokens`.
 
-    It takes its pointer width from the last suffix in sorted order. With the ending that folder.py writes, this is the
-    third last in position: where two tokens more or less decide the width, its table would be corrupt.
+    It takes its pointer width from the last suffix in sorted order. With the ending that folder.py
+    writes, this is the third last in position: where two tokens more or less decide the width, its
+    table would be corrupt.
 
     >>> [tokens for tokens in range(100, 200) if not suits_fastgram(tokens)]
     [129, 130]
@@ -60,33 +66,49 @@ def suits_fastgram(tokens: int) -> bool:
 
 
 def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
-    """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to `table`."""
+    """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to
+    `table`."""
     tokens = (source / "tokenized.0").stat().st_size // 2
     if not suits_fastgram(tokens):
-        raise UserError(f"tg_build_index cannot index exactly {tokens} tokens correctly: use --builder divsufsort")
+        raise UserError(
+            f"tg_build_index cannot index exactly {tokens} tokens correctly: use --builder "
+            "divsufsort"
+        )
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
     command = [str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid()))
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid())
+    )
     if done.returncode:
-        raise UserError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()[-300:]}")
+        raise UserError(
+            f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()[-300:]}"
+        )
     (out / "table.0").replace(table)
     shutil.rmtree(out)
 
 
-def build_with_divsufsort(tokens: NDArray[np.uint16], table: Path, *, progress: bool = False) -> None:
-    """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort, on one core, and write the table.
+def build_with_divsufsort(
+    tokens: NDArray[np.uint16], table: Path, *, progress: bool = False
+) -> None:
+    """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort, on one core, and
+    write the table.
 
-    It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a token, 18 where
-    the shard has more than 2^30 tokens. Linear in practice, whatever repeats.
-    """
+    It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a
+    token, 18 where the shard has more than 2^30 tokens. Linear in practice, whatever repeats."""
     from pydivsufsort import divsufsort
 
     # One thread: a process that was forked after OpenMP made threads would wait for them for ever.
     with threadpool_limits(limits=1, user_api="openmp"):
         suffixes = divsufsort(tokens.view(np.uint8))
     width = pointer_width(len(tokens))
-    bar = tqdm(total=len(suffixes), unit_scale=True, desc="writing the table", disable=not progress, delay=2)
+    bar = tqdm(
+        total=len(suffixes),
+        unit_scale=True,
+        desc="writing the table",
+        disable=not progress,
+        delay=2,
+    )
     with atomic(table) as temporary, temporary.open("wb") as f, bar:
         for start in range(0, len(suffixes), 2 * CHUNK):
             offsets = suffixes[start : start + 2 * CHUNK]

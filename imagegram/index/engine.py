@@ -1,10 +1,10 @@
 """Fastgram over an index: the one door to it.
 
-The first experiments asked its `ntd()` for the tokens that follow one context. A sampler of many sequences needs two
-calls beneath it. `find` gives the same matches as ranges of the suffix tables: a uniform draw from the ranges is a draw
-from `ntd`'s distribution, however many matches there are, and the drawn rank names the image and the position.
-`creativity` gives the longest match that starts at each position. (tests/support/reference.py has the loop over `ntd`.)
-"""
+The first experiments asked its `ntd()` for the tokens that follow one context. A sampler of many
+sequences needs two calls beneath it. `find` gives the same matches as ranges of the suffix tables:
+a uniform draw from the ranges is a draw from `ntd`'s distribution, however many matches there are,
+and the drawn rank names the image and the position. `creativity` gives the longest match that
+starts at each position. (tests/support/reference.py has the loop over `ntd`.)"""
 
 import os
 from pathlib import Path
@@ -28,7 +28,9 @@ def open_fastgram(folder: Path) -> Any:
     # As bytes: a name need not be text in the locale of this process.
     names: list[Any] = [os.fsencode(folder)]
     # One thread: to start one for every shard takes longer than to search it.
-    return GramEngine(names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16", threads=1)
+    return GramEngine(
+        names, eos_token_id=SEPARATOR, vocab_size=SEPARATOR, token_dtype="u16", threads=1
+    )
 
 
 class Engine:
@@ -37,51 +39,61 @@ class Engine:
     def __init__(self, index: Index):
         self.index = index
         self.gram = open_fastgram(index.path)
-        # The C++ object: `GramEngine` checks every token of every call, and answers with dictionaries.
+        # The C++ object: `GramEngine` checks every token of every call, and answers with
+        # dictionaries.
         self.core = self.gram.engine
-        # Where each shard stands among Fastgram's, which are sorted by name: shard 10 before shard 2.
+        # Where each shard stands among Fastgram's, which are sorted by name: shard 10 before shard
+        # 2.
         self.order = np.argsort(sorted(range(len(index.shards)), key=str))
 
     def find(self, contexts: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where each of `contexts` [n, c] stands with a token of the image after it.
 
-        As ranges of ranks in every shard's suffix table: the first and the one past the last, int64 [shards, n] each,
-        equal where there is none.
-        """
+        As ranges of ranks in every shard's suffix table: the first and the one past the last, int64
+        [shards, n] each, equal where there is none."""
         distinct, which = np.unique(contexts, axis=0, return_inverse=True)
         queries = distinct.tolist()
         segments = [self.core.find(query).segment_by_shard for query in queries]
-        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)[:, self.order]
+        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)[
+            :, self.order
+        ]
         low = ranges[:, :, 0].T.copy()  # [shards, distinct]
         high = ranges[:, :, 1].T.copy()
         for number, shard in enumerate(self.index.shards):
             found = np.flatnonzero(high[number] > low[number])
             if not found.size:
                 continue
-            # The markers sort behind every token: the last match tells whether some matches end an image.
+            # The markers sort behind every token: the last match tells whether some matches end an
+            # image.
             last = pointers_at(shard.table, high[number, found] - 1) + contexts.shape[1]
             beyond = shard.tokens[np.minimum(last, len(shard.tokens) - 1)] >= TERMINATOR
             for i in found[beyond]:
                 for marker in (TERMINATOR, SEPARATOR):
-                    ended = self.core.find_with_hint([*queries[i], marker], segments[i]).segment_by_shard
+                    ended = self.core.find_with_hint(
+                        [*queries[i], marker], segments[i]
+                    ).segment_by_shard
                     first, end = ended[self.order[number]]
                     high[number, i] -= end - first
         which = which.ravel()
         return low[:, which], high[:, which]
 
     def offsets(self, run: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Where a run of tokens [c] stands, as offsets in `index.corpus`, [m], at most MOST_OFFSETS of every shard."""
+        """Where a run of tokens [c] stands, as offsets in `index.corpus`, [m], at most MOST_OFFSETS
+        of every shard."""
         found = []
         start = 0
         segments = self.core.find(run.tolist()).segment_by_shard
         for shard, place in zip(self.index.shards, self.order, strict=True):
             low, high = segments[place]
-            found.append(start + pointers_at(shard.table, slice(low, min(high, low + MOST_OFFSETS))))
+            found.append(
+                start + pointers_at(shard.table, slice(low, min(high, low + MOST_OFFSETS)))
+            )
             start += len(shard.tokens) - len(ENDING)
         return np.concatenate(found).astype(np.int64)
 
     def longest_matches(self, sequences: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed image: int64 [n, k].
+        """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed
+        image: int64 [n, k].
 
         The matching statistics of Chang & Lawler (1994, doi:10.1007/BF01185431).
         """

@@ -1,10 +1,11 @@
-"""The index: token folders -> index_input/ -> suffix tables -> a verified index/ that Fastgram opens.
+"""The index: token folders -> index_input/ -> suffix tables -> a verified index/ that Fastgram
+opens.
 
-    tokenized.N     uint16 little-endian: of every image the separator 65535 and its tokens; then ENDING
+    tokenized.N     uint16 little-endian: of every image the separator 65535, its tokens; ENDING
     offset.N        uint64: the byte offset of every separator
     table.N         the suffix table
     corpus          of several shards: all images in one, as tokenized.0 is where there is one shard
-    images.npy      int64 [images, 3]: source (row of index.json's "sources"), ordinal, label of each image
+    images.npy      int64 [images, 3]: source (row of index.json's "sources"), ordinal, label
     index.json      what it was made from, by which builder, with hashes; written last
 
 The ending works around two faults of the tools. `tg_build_index` takes its pointer width from the
@@ -88,14 +89,16 @@ def changed_since(file: Path, entry: FileRecord) -> str | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard, memory-mapped: tokens uint16 [T] with separators, table uint8 [T, pointer width]."""
+    """One shard, memory-mapped: tokens uint16 [T] with separators, table uint8 [T, pointer
+    width]."""
 
     tokens: NDArray[np.uint16]
     table: NDArray[np.uint8]
 
 
 def open_tokens(path: Path) -> NDArray[np.uint16]:
-    """Memory-map a flat corpus; as a plain array, whose parts are taken faster than those of a memmap."""
+    """Memory-map a flat corpus; as a plain array, whose parts are taken faster than those of a
+    memmap."""
     return np.memmap(path, np.dtype("<u2"), "r").view(np.ndarray)
 
 
@@ -110,7 +113,8 @@ def class_numbers(sources: NDArray[np.int64], labels: NDArray[np.int64]) -> NDAr
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index. Rows of `tokens` are the indexed images in the order of their token folders."""
+    """An opened index. Rows of `tokens` are the indexed images in the order of their token
+    folders."""
 
     path: Path
     info: IndexInfo
@@ -126,12 +130,15 @@ class Index:
 
     @classmethod
     def open(cls, path: Path) -> "Index":
-        """Open a verified index; UserError where it is missing, or its files changed since they were verified."""
+        """Open a verified index; UserError where it is missing, or its files changed since they
+        were verified."""
         if not (path / "index.json").exists():
             raise UserError(f"no index in {path}: run build_index.sh first")
         info = read_json(path / "index.json")
         if info.get("format") != FORMAT:
-            raise UserError(f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again")
+            raise UserError(
+                f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again"
+            )
         for name, entry in info["files"].items():
             if problem := changed_since(path / name, entry):
                 raise UserError(f"{path / name} {problem}: build the index again")
@@ -142,14 +149,23 @@ class Index:
         images = np.load(path / "images.npy", mmap_mode="r")
         names = ("tokens_per_image", "vocab_size", "codec", "revision", "sources")
         same = {name: info[name] for name in names}
-        return cls(path, info, tuple(shards), images, identity=info["hash"], levels=tuple(info["levels"]), **same)
+        return cls(
+            path,
+            info,
+            tuple(shards),
+            images,
+            identity=info["hash"],
+            levels=tuple(info["levels"]),
+            **same,
+        )
 
     @property
     def num_images(self) -> int:
         return len(self.images)
 
     def token_folders(self) -> list[TokenFolder]:
-        """The token folders that it was built from, wherever they moved; UserError where one is gone or holds others.
+        """The token folders that it was built from, wherever they moved; UserError where one is
+        gone or holds others.
 
         Looked for at their path from the index on, then at their full path.
         """
@@ -164,12 +180,13 @@ class Index:
                 return folder
         if folders:
             raise UserError(
-                f"{folders[0].path} does not hold the tokens that {self.path} was built from (other images, or shards "
-                "are missing): tokenize them again, or build the index again"
+                f"{folders[0].path} does not hold the tokens that {self.path} was built from "
+                "(other images, or shards are missing): tokenize them again, or build the index "
+                "again"
             )
         raise UserError(
-            f"the tokens that {self.path} was built from are not in {full}: move them back there, or build the index "
-            "again from where they are now"
+            f"the tokens that {self.path} was built from are not in {full}: move them back there, "
+            "or build the index again from where they are now"
         )
 
     @property
@@ -179,16 +196,19 @@ class Index:
 
     @cached_property
     def kept(self) -> dict[str, NDArray[np.bool_]]:
-        """What a sampler worked out about the whole corpus and takes again for its next draws, by name."""
+        """What a sampler worked out about the whole corpus and takes again for its next draws, by
+        name."""
         return {}
 
     @cached_property
     def classes(self) -> NDArray[np.int64]:
-        """A number for every pair of data set and class, int64 [num_images]: classes of two data sets are different."""
+        """A number for every pair of data set and class, int64 [num_images]: classes of two data
+        sets are different."""
         return class_numbers(self.images[:, 0], self.labels)
 
     def class_of(self, asked: str) -> tuple[int, int]:
-        """The data set and the class that NAME or SOURCE:NAME means; UserError with the choices where that is none.
+        """The data set and the class that NAME or SOURCE:NAME means; UserError with the choices
+        where that is none.
 
         SOURCE is the data set as it was named, the last part of that, or its number from 0 on.
         """
@@ -210,13 +230,16 @@ class Index:
             if len(set(shown)) == len(shown):
                 break
         if found:
-            raise UserError(f"{self.path} holds several classes {asked!r}: name {' or '.join(shown)}")
+            raise UserError(
+                f"{self.path} holds several classes {asked!r}: name {' or '.join(shown)}"
+            )
         listed = f"its classes are {first_names(shown)}" if names else "its images have no classes"
         raise UserError(f"{self.path} holds no image of class {asked!r}: {listed}")
 
     @cached_property
     def corpus(self) -> NDArray[np.uint16]:
-        """All images as one shard would hold them, on disk: uint16 [num_images * (tokens_per_image + 1) + 3]."""
+        """All images as one shard would hold them, on disk: uint16 [num_images * (tokens_per_image
+        + 1) + 3]."""
         return self.shards[0].tokens if len(self.shards) == 1 else open_tokens(self.path / CORPUS)
 
     @cached_property
@@ -228,8 +251,8 @@ class Index:
 def verify_index(path: Path) -> None:
     """Read everything: hashes, the contents of every shard, the proof of every table.
 
-    UserError says what is wrong; the index does not open any more then, whatever the times of its files say.
-    """
+    UserError says what is wrong; the index does not open any more then, whatever the times of its
+    files say."""
     index = Index.open(path)
     started = time.monotonic()
     try:
@@ -237,17 +260,25 @@ def verify_index(path: Path) -> None:
         for number, shard in enumerate(index.shards):
             separators = np.flatnonzero(shard.tokens == SEPARATOR)
             if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
-                raise UserError(f"{path}/offset.{number} does not list the separators: build the index again")
+                raise UserError(
+                    f"{path}/offset.{number} does not list the separators: build the index again"
+                )
             verify_table(shard.tokens, path / f"table.{number}", progress=True)
     except UserError:
         with contextlib.suppress(OSError):  # a folder that is not ours to write
             (path / "index.json").rename(path / "index.json.wrong")  # what a build may replace
         raise
-    summary(index=path, images=index.num_images, shards=len(index.shards), verified_seconds=time.monotonic() - started)
+    summary(
+        index=path,
+        images=index.num_images,
+        shards=len(index.shards),
+        verified_seconds=time.monotonic() - started,
+    )
 
 
 def check_contents(index: Index) -> None:
-    """UserError where a file differs from its hash. 1.7 GB a second and core, with a bar for large ones."""
+    """UserError where a file differs from its hash. 1.7 GB a second and core, with a bar for large
+    ones."""
     files = index.info["files"]
     total = sum(entry["bytes"] for entry in files.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="checking the index", delay=2) as bar:

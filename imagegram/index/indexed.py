@@ -10,20 +10,26 @@ from imagegram.tokens import TokenFolder
 
 
 class IndexedImages:
-    """The images of several token folders that are not held out, one folder after another, read in passes.
+    """The images of several token folders that are not held out, one folder after another, read in
+    passes.
 
-    UserError where the folders hold different codecs' tokens, or a shard is missing or cut short. `check` reads them.
-    """
+    UserError where the folders hold different codecs' tokens, or a shard is missing or cut short.
+    `check` reads them."""
 
     def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders
         self.tokens_per_image = folders[0].manifest.tokens_per_image
-        self.shards = [(number, folder, s) for number, folder in enumerate(folders) for s in range(folder.shards)]
+        self.shards = [
+            (number, folder, s)
+            for number, folder in enumerate(folders)
+            for s in range(folder.shards)
+        ]
         for folder in folders[1:]:
             for field in ("revision", "tokens_per_image", "vocab_size", "preprocessing"):
                 here = getattr(folder.manifest, field)
                 there = getattr(folders[0].manifest, field)
-                if here != there and not (field == "preprocessing" and "" in (here, there)):  # tokens of elsewhere
+                # tokens of elsewhere
+                if here != there and not (field == "preprocessing" and "" in (here, there)):
                     said = f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}"
                     raise UserError(f"{said}: an index holds tokens made in one way")
         for _, folder, shard in self.shards:
@@ -38,20 +44,25 @@ class IndexedImages:
 
     def _parts(self, first: int, stop: int) -> Iterator[tuple[int, TokenFolder, int, slice]]:
         """The shards that hold images `first` to `stop`, each with which of its indexed images."""
-        for (number, folder, shard), start, end in zip(self.shards, self.starts, self.starts[1:], strict=False):
+        for (number, folder, shard), start, end in zip(
+            self.shards, self.starts, self.starts[1:], strict=False
+        ):
             low = max(first, start)
             high = min(stop, end)
             if low < high:
                 yield number, folder, shard, slice(low - start, high - start)
 
     def check(self, first: int, stop: int) -> None:
-        """Read the token shards of images `first` to `stop`; UserError where one is not what was written."""
+        """Read the token shards of images `first` to `stop`; UserError where one is not what was
+        written."""
         for _, folder, shard, _ in self._parts(first, stop):
             folder.check_shard(shard, hashes=True)
 
-    def chunks(self, first: int, stop: int) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
-        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source (number of the
-        folder), ordinal and label [n, 3]."""
+    def chunks(
+        self, first: int, stop: int
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
+        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source
+        (number of the folder), ordinal and label [n, 3]."""
         for number, folder, shard, part in self._parts(first, stop):
             rows = np.flatnonzero(~folder.held_out(shard))[part]
             tokens, labels = folder.read(shard)

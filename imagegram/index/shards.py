@@ -1,4 +1,5 @@
-"""The shards of an index: each is built and proved by itself, in whatever process, and leaves a marker."""
+"""The shards of an index: each is built and proved by itself, in whatever process, and leaves a
+marker."""
 
 import re
 import shutil
@@ -33,12 +34,14 @@ class Job:
     def done(self) -> bool:
         """Whether an earlier run finished this shard and nobody touched it since."""
         return self.marker.exists() and not any(
-            changed_since(self.building / name, entry) for name, entry in read_json(self.marker)["files"].items()
+            changed_since(self.building / name, entry)
+            for name, entry in read_json(self.marker)["files"].items()
         )
 
 
 def write_corpus(images: IndexedImages, first: int, stop: int, file: Path) -> None:
-    """Write images `first` to `stop` as a flat corpus: a separator before each, and the ending of folder.py."""
+    """Write images `first` to `stop` as a flat corpus: a separator before each, and the ending of
+    folder.py."""
     with atomic(file) as temporary, temporary.open("wb") as f:
         for tokens, _ in images.chunks(first, stop):
             np.insert(tokens, 0, SEPARATOR, axis=1).astype("<u2").tofile(f)
@@ -61,11 +64,16 @@ def write_input(images: IndexedImages, job: Job) -> int:
 
 
 def build_shard(job: Job, images: IndexedImages, builder: str, *, progress: bool) -> None:
-    """Write the input, build and verify the table, link the corpus beside it, and leave the marker."""
+    """Write the input, build and verify the table, link the corpus beside it, and leave the
+    marker."""
     started = time.monotonic()
     count = write_input(images, job)
-    print(f"shard {job.number}: {job.stop - job.first} images, sorting {count} suffixes", flush=True)
-    tokenized, offset, table = (job.building / f"{name}.{job.number}" for name in ("tokenized", "offset", "table"))
+    print(
+        f"shard {job.number}: {job.stop - job.first} images, sorting {count} suffixes", flush=True
+    )
+    tokenized, offset, table = (
+        job.building / f"{name}.{job.number}" for name in ("tokenized", "offset", "table")
+    )
     used = build_table(job.index_input, table, builder, progress=progress)
     built = time.monotonic()
     for target in (tokenized, offset):
@@ -90,5 +98,7 @@ def shard_of(name: str) -> int | None:
     >>> shard_of("table.3"), shard_of(".tmp-17-shard-0.json"), shard_of("images.npy")
     (3, 0, None)
     """
-    found = re.fullmatch(r"(?:\.tmp-\d+-)?(?:shard-(\d+)\.json|(?:tokenized|offset|table)\.(\d+)(?:-.*)?)", name)
+    found = re.fullmatch(
+        r"(?:\.tmp-\d+-)?(?:shard-(\d+)\.json|(?:tokenized|offset|table)\.(\d+)(?:-.*)?)", name
+    )
     return int(found[1] or found[2]) if found else None

@@ -1,7 +1,8 @@
 """Suffix tables of a uint16 corpus: one encoding, one proof.
 
-A table holds, for every suffix of the corpus in sorted order, the byte offset where it starts, little-endian in the
-fewest bytes that hold the largest offset. Suffixes are ordered by their bytes, as Fastgram and infini-gram compare
+A table holds, for every suffix of the corpus in sorted order, the byte offset where it starts,
+little-endian in the fewest bytes that hold the largest offset. Suffixes are ordered by their bytes,
+as Fastgram and infini-gram compare
 them: token by token, each token as its two little-endian bytes, a suffix before its extensions.
 """
 
@@ -42,30 +43,37 @@ def pointers_at(table: NDArray[np.uint8], ranks: NDArray[np.int64] | slice) -> N
 
 
 def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
-    """Memory-map a table as uint8 [tokens, width]; UserError unless it has the size that `tokens` asks for."""
+    """Memory-map a table as uint8 [tokens, width]; UserError unless it has the size that `tokens`
+    asks for."""
     width = pointer_width(tokens)
     size = path.stat().st_size
     if size != tokens * width:
-        raise UserError(f"{path} has {size} bytes, {tokens} tokens need {tokens * width}: build the index again")
-    return np.memmap(path, np.uint8, "r", shape=(tokens, width)).view(np.ndarray)  # faster than a memmap
+        raise UserError(
+            f"{path} has {size} bytes, {tokens} tokens need {tokens * width}: build the index again"
+        )
+    # faster than a memmap
+    return np.memmap(path, np.uint8, "r", shape=(tokens, width)).view(np.ndarray)
 
 
 class Proof:
-    """That `path` is the suffix table of `tokens`, in three passes, each of CHUNK entries from `i` on at a time.
+    """That `path` is the suffix table of `tokens`, in three passes, each of CHUNK entries from `i`
+    on at a time.
 
-    Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes, sorted by their
-    first tokens, and of two neighbours with the same first token the first has the smaller rank of what follows it.
-    """
+    Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes,
+    sorted by their first tokens, and of two neighbours with the same first token the first has the
+    smaller rank of what follows it."""
 
     def __init__(self, tokens: NDArray[np.uint16], path: Path):
         self.tokens = tokens
         self.path = path
         self.table = open_table(path, len(tokens))
-        self.rank = np.full(len(tokens) + 1, -1, np.int32)  # of every suffix; the empty one comes first
+        # of every suffix; the empty one comes first
+        self.rank = np.full(len(tokens) + 1, -1, np.int32)
         counts = np.zeros(1 << 16, np.int64)
         for i in range(0, len(tokens), CHUNK):
             counts += np.bincount(tokens[i : i + CHUNK], minlength=1 << 16)
-        self.behind = np.cumsum(counts[BYTE_ORDER])  # the rank behind the suffixes that begin with a token
+        # the rank behind the suffixes that begin with a token
+        self.behind = np.cumsum(counts[BYTE_ORDER])
         self.last = np.empty(1 << 16, np.int64)  # their ranks: first[token] to last[token]
         self.last[BYTE_ORDER] = self.behind - 1
         self.first = self.last - counts + 1
@@ -87,7 +95,8 @@ class Proof:
             raise self._wrong(f"is out of order at entry {here[wrong].min()}")
 
     def by_what_follows(self, i: int) -> None:
-        follow = self.rank[pointers_at(self.table, slice(i, i + CHUNK + 1)) + 1]  # with the pair across the chunks
+        # with the pair across the chunks
+        follow = self.rank[pointers_at(self.table, slice(i, i + CHUNK + 1)) + 1]
         ordered = follow[:-1] < follow[1:]
         behind = self.behind[(self.behind > i) & (self.behind < i + len(follow))]
         ordered[behind - i - 1] = True  # the first tokens differ
@@ -103,8 +112,11 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = Fal
     n = len(tokens)
     proof = Proof(tokens, path)
     starts = range(0, n, CHUNK)
-    bar = tqdm(total=3 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2)
-    with ThreadPoolExecutor(cores()) as pool, bar:  # numpy's gathers leave the interpreter to other threads
+    bar = tqdm(
+        total=3 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2
+    )
+    # numpy's gathers leave the interpreter to other threads
+    with ThreadPoolExecutor(cores()) as pool, bar:
         for step in (proof.scatter, proof.by_first_token, proof.by_what_follows):
             for i, _ in zip(starts, pool.map(step, starts), strict=True):
                 bar.update(min(CHUNK, n - i))

@@ -1,4 +1,5 @@
-"""Measure anyone's pictures or tokens, or say from a folder of tokens what more images would change.
+"""Measure anyone's pictures or tokens, or say from a folder of tokens what more images would
+change.
 
 python -m imagegram.metrics pictures samples/ --training train/ --held-out test/
 python -m imagegram.metrics tokens samples.npy --training train.npy

@@ -1,16 +1,18 @@
-"""How much generated images look like real ones, by classifiers trained on images that the index never saw.
+"""How much generated images look like real ones, by classifiers trained on images that the index
+never saw.
 
-All pictures are decoded from tokens, the real ones too, so that a classifier sees what was sampled and not what the
-codec does. It tells the labels (one class where there are none) and one class more, the *independent-token baseline*:
-images whose tokens are drawn independently of each other, each from those at its position. Its score of an image is the
-largest probability of a real class. Coherence is the mean score on a scale where held-out real images have 1 and the
-baseline has 0. A classifier of labels alone would be sure of many an image of the baseline, because the decoder repairs
-much.
+All pictures are decoded from tokens, the real ones too, so that a classifier sees what was sampled
+and not what the codec does. It tells the labels (one class where there are none) and one class
+more, the *independent-token baseline*: images whose tokens are drawn independently of each other,
+each from those at its position. Its score of an image is the largest probability of a real class.
+Coherence is the mean score on a scale where held-out real images have 1 and the baseline has 0. A
+classifier of labels alone would be sure of many an image of the baseline, because the decoder
+repairs much.
 
-There are two classifiers, each trained on one half of the held-out images and of the baseline, and asked about the
-other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a classifier's feature space compare with a
-quarter of the held-out images, as another quarter of them is compared with that one.
-"""
+There are two classifiers, each trained on one half of the held-out images and of the baseline, and
+asked about the other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a
+classifier's feature space compare with a quarter of the held-out images, as another quarter of them
+is compared with that one."""
 
 import functools
 import json
@@ -46,7 +48,8 @@ STEPS = 150  # of its training
 BATCH = 64
 SEED = 0
 SIDE = 32  # pixels that classifiers and teachers see
-WIDEST = 2.0  # an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
+# an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
+WIDEST = 2.0
 Floats = NDArray[np.float64]
 
 # They are drawn from torch's own generator, which threads share.
@@ -64,13 +67,19 @@ def seen(images: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear layer."""
+    """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear
+    layer."""
 
     def __init__(self, classes: int):
         super().__init__()
         layers: list[nn.Module] = []
         for c_in, c_out in ((3, 32), (32, 64), (64, 128)):
-            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, padding=1),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(256, classes)
 
@@ -90,9 +99,16 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, *, steps: int = 600, batch: int = 128, seed: int = 0, bar: tqdm | None = None
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steps: int = 600,
+    batch: int = 128,
+    seed: int = 0,
+    bar: tqdm | None = None,
 ) -> Classifier:
-    """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels augment.
+    """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels
+    augment.
 
     bar: of several that are trained, whose steps it counts; None: it has its own.
     """
@@ -100,14 +116,17 @@ def train_classifier(
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(int(labels.max()) + 1)
-    # On a CPU convolutions take half the time with channels last and in bfloat16, and learn as much.
+    # On a CPU convolutions take half the time with channels last and in bfloat16, and learn as
+    # much.
     device = images.device.type
     layout = torch.channels_last if device == "cpu" else torch.contiguous_format
     half = device == "cpu" and has_bfloat16()
     classifier.to(images.device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in trange(steps, desc="training a classifier", unit="step", delay=3, disable=bar is not None):
+    for _ in trange(
+        steps, desc="training a classifier", unit="step", delay=3, disable=bar is not None
+    ):
         rows = torch.randint(len(images), (batch,), generator=rng)
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
@@ -133,23 +152,31 @@ class View:
 
 
 class Classifiers:
-    """Two classifiers, and what they make of the real images and of the baseline that they were not trained on."""
+    """Two classifiers, and what they make of the real images and of the baseline that they were not
+    trained on."""
 
     def __init__(self, nets: list[Classifier], real: Tensor, baseline: Tensor, key: str = ""):
         self.nets = nets
         self.real_images = real
         self.key = key
-        self.real, self.baseline = (self._views([images[1::2], images[::2]]) for images in (real, baseline))
+        self.real, self.baseline = (
+            self._views([images[1::2], images[::2]]) for images in (real, baseline)
+        )
 
     @classmethod
     def train(cls, real: Tensor, labels: NDArray[np.int64], baseline: Tensor) -> "Classifiers":
-        """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are none), and a baseline."""
+        """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are
+        none), and a baseline."""
         classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
 
         def train(half: int) -> Classifier:
-            known = torch.cat([classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)])
+            known = torch.cat(
+                [classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)]
+            )
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            return train_classifier(images, known, steps=STEPS, batch=BATCH, seed=SEED + half, bar=bar)
+            return train_classifier(
+                images, known, steps=STEPS, batch=BATCH, seed=SEED + half, bar=bar
+            )
 
         with tqdm(total=2 * STEPS, desc="training the classifiers", unit="step", delay=3) as bar:
             return cls(_each(train, (0, 1)), real, baseline)
@@ -188,16 +215,20 @@ class Classifiers:
         return _each(view, range(len(self.nets)))
 
     def measure(self, images: Tensor, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-        """Figures of generated images uint8 [n, 3, S, S] and of the held-out ones: coherence, density, coverage.
+        """Figures of generated images uint8 [n, 3, S, S] and of the held-out ones: coherence,
+        density, coverage.
 
         A coherence that `cannot_be_told` is left out, and the number of images said there instead.
         """
         views = self._views([images, images])
         scores = np.mean([view.scores for view in views], 0)
-        real, baseline = (np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline))
+        real, baseline = (
+            np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline)
+        )
         generated: dict[str, Any] = _coherence(scores, real, baseline, rng)
         held_out: dict[str, Any] = _coherence(real, real, baseline, rng)
-        # Every classifier, with every quarter of what it was not trained on as the reference, beside the other quarter.
+        # Every classifier, with every quarter of what it was not trained on as the reference,
+        # beside the other quarter.
         inside: dict[str, list[NDArray[np.bool_]]] = {"generated": [], "held_out": []}
         for view, unseen in zip(views, self.real, strict=True):
             for swap in (0, 1):
@@ -208,25 +239,34 @@ class Classifiers:
         fewest = min(len(candidates) for both in inside.values() for candidates in both)
         for who, into in (("generated", generated), ("held_out", held_out)):
             dense = [candidates.mean(1) * candidates.shape[1] / K for candidates in inside[who]]
-            into["density"] = mean(np.mean(dense, 0) if who == "generated" else np.concatenate(dense), rng)
+            into["density"] = mean(
+                np.mean(dense, 0) if who == "generated" else np.concatenate(dense), rng
+            )
             # As many candidates each: more of them would cover more.
-            into["coverage"] = mean(np.concatenate([candidates[:fewest].any(0) for candidates in inside[who]]), rng)
+            into["coverage"] = mean(
+                np.concatenate([candidates[:fewest].any(0) for candidates in inside[who]]), rng
+            )
         return {"generated": generated, "held_out": held_out}
 
 
 def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
-    """`work` on each part in a thread of its own, so that no sum depends on how many threads there are."""
+    """`work` on each part in a thread of its own, so that no sum depends on how many threads there
+    are."""
     with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, parts))
 
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
-    """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its K-th neighbour."""
+    """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its
+    K-th neighbour."""
     return within(cdist(candidates, reference), cdist(reference, reference))
 
 
-def _coherence(values: Floats, one: Floats, zero: Floats, rng: np.random.Generator) -> dict[str, Any]:
-    """The mean of `values` where the mean of `one` is 1 and that of `zero` is 0; bootstrap over all three."""
+def _coherence(
+    values: Floats, one: Floats, zero: Floats, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The mean of `values` where the mean of `one` is 1 and that of `zero` is 0; bootstrap over all
+    three."""
 
     def ratio(a: Floats, b: Floats, c: Floats) -> float:
         return float((a.mean() - c.mean()) / max(1e-9, b.mean() - c.mean()))
@@ -240,8 +280,8 @@ def _coherence(values: Floats, one: Floats, zero: Floats, rng: np.random.Generat
 def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -> str:
     """Everything that the classifiers for images of `length` tokens depend on, as JSON.
 
-    Not the versions of torch and of the processor's arithmetic, which change the last digits of any figure.
-    """
+    Not the versions of torch and of the processor's arithmetic, which change the last digits of any
+    figure."""
     settings = [FIGURES_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
     decoded = [codec.name, codec.revision, codec.precision, codec.timesteps, codec.guidance_scale]
     inputs = {"index": index.identity, "held_out": held_out.content, "length": length}
@@ -259,12 +299,15 @@ def _kept(path: Path, key: str, written: int) -> Classifiers | None:
     return Classifiers.load(path, key)
 
 
-def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int) -> Classifiers | None:
-    """The classifiers for images of `length` tokens, kept beside the index; None where too few images are held out.
+def open_classifiers(
+    index: Index, held_out: HeldOut, codec: Codec, length: int
+) -> Classifiers | None:
+    """The classifiers for images of `length` tokens, kept beside the index; None where too few
+    images are held out.
 
-    They are trained on held-out images as the codec decodes them by default, whatever the steps and the guidance of the
-    images that they are asked about: so all figures of an index are on one scale, and none depends on what ran first.
-    """
+    They are trained on held-out images as the codec decodes them by default, whatever the steps and
+    the guidance of the images that they are asked about: so all figures of an index are on one
+    scale, and none depends on what ran first."""
     if len(held_out.tokens) < LEAST:
         return None
     path = index.path.parent / f"{index.path.name}-classifiers-{length}.pt"
@@ -274,7 +317,10 @@ def open_classifiers(index: Index, held_out: HeldOut, codec: Codec, length: int)
     rng = np.random.default_rng(SEED)
     chosen = chosen_rows(held_out, rng)
     rows = rng.integers(0, index.num_images, (len(chosen), length))
-    print(f"training the classifiers of coherence on {len(chosen)} held-out images (once for this index)")
+    print(
+        f"training the classifiers of coherence on {len(chosen)} held-out images (once for this "
+        "index)"
+    )
     decode = Decoder(codec)
     real = decode(held_out.tokens[chosen, :length])
     baseline = decode(index.tokens[rows, np.arange(length)])

@@ -1,5 +1,5 @@
-"""What was copied: generated token sequences against the training sequences of the index, with held-out real images
-measured the same way to compare with.
+"""What was copied: generated token sequences against the training sequences of the index, with
+held-out real images measured the same way to compare with.
 
 Every figure has a 95 % interval: Wilson's for rates, the bootstrap over images for means.
 """
@@ -25,9 +25,9 @@ KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 
 
 def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each of `sequences` [n, k] the row of `training` [N, L >= k] that differs in the fewest of the first k
-    tokens, and that number (Hamming distance): int64 [n] each. The first such row where several are as near.
-    """
+    """For each of `sequences` [n, k] the row of `training` [N, L >= k] that differs in the fewest
+    of the first k tokens, and that number (Hamming distance): int64 [n] each. The first such row
+    where several are as near."""
     n, k = sequences.shape
     columns = np.ascontiguousarray(training[:, :k].T)
     step = max(1, PAIRS // len(training))
@@ -45,7 +45,8 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
 
 
 def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
-    """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same positions in one row of
+    """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same
+    positions in one row of
     `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py finds those at any position."""
     n, k = sequences.shape
     lengths = np.zeros((n, k), np.int64)
@@ -53,7 +54,8 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     padded = np.concatenate([sequences, np.zeros((n, 1), np.uint16)], 1)
     contexts = backoff(training, padded, k)
     for shared in tqdm(contexts, total=k + 1, desc="runs in place", unit="position", delay=3):
-        end = shared.position  # the longest run that ends before it; what starts inside that run reaches as far
+        # the longest run that ends before it; what starts inside that run reaches as far
+        end = shared.position
         first = end - (shared.high - shared.low > 0)[1:].sum(0)
         inside = (positions >= first[:, None]) & (positions < end)
         lengths = np.where(inside, end - positions, lengths)
@@ -61,8 +63,8 @@ def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
 
 
 def novelty(lengths: NDArray[np.int64]) -> list[float]:
-    """The n-novelty curve (McCoy et al., 2023, doi:10.1162/tacl_a_00567): for n = 1, 2 ... k the share of n-grams that
-    stand nowhere in the training set. `lengths` [n, k]: runs at any position.
+    """The n-novelty curve (McCoy et al., 2023, doi:10.1162/tacl_a_00567): for n = 1, 2 ... k the
+    share of n-grams that stand nowhere in the training set. `lengths` [n, k]: runs at any position.
 
     >>> novelty(np.array([[2, 1, 0]]))
     [0.3333333333333333, 0.5, 1.0]
@@ -72,8 +74,9 @@ def novelty(lengths: NDArray[np.int64]) -> list[float]:
 
 
 def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many pieces of training images each sequence is put together from, at least: 1 is a copy. `lengths` [n, k]:
-    runs at any position. The longest match first is optimal; a token that occurs nowhere is a piece of its own.
+    """How many pieces of training images each sequence is put together from, at least: 1 is a copy.
+    `lengths` [n, k]: runs at any position. The longest match first is optimal; a token that occurs
+    nowhere is a piece of its own.
 
     >>> pieces(np.array([[3, 2, 1], [2, 1, 0], [0, 0, 0]])).tolist()
     [1, 2, 3]
@@ -88,7 +91,8 @@ def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float64]:
-    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n, k]: as above.
+    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n,
+    k]: as above.
 
     >>> copied(np.array([[4, 3, 2, 1, 0], [3, 2, 1, 1, 1]])).tolist()
     [0.8, 0.0]
@@ -99,13 +103,14 @@ def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float6
 
 
 def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What each sequence is, an index into KINDS, from its matches at any position and at their own [n, k]:
+    """What each sequence is, an index into KINDS, from its matches at any position and at their own
+    [n, k]:
 
-    an exact copy where all tokens stand in one image where they stood; else a shifted copy where half of them or
-    more come in one run that stands nowhere at its own place; else a mosaic where half of them or more lie in runs
-    of at least RUN tokens; else novel. Short runs are shared by chance: compare with held-out images. Mosaics of
-    training patches are how convolutional diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
-    """
+    an exact copy where all tokens stand in one image where they stood; else a shifted copy where
+    half of them or more come in one run that stands nowhere at its own place; else a mosaic where
+    half of them or more lie in runs of at least RUN tokens; else novel. Short runs are shared by
+    chance: compare with held-out images. Mosaics of training patches are how convolutional
+    diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292)."""
     k = lengths.shape[1]
     run = lengths.max(1)
     aligned = in_place.max(1)
@@ -113,17 +118,21 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
 
-def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """The figures of one set of sequences [n, k], and their distances to the nearest training images.
+def describe(
+    sequences: Tokens, index: Index, rng: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """The figures of one set of sequences [n, k], and their distances to the nearest training
+    images.
 
-    The figures are those of registry.py; nearest_in_codes and f_mem need codes. The distances, float64 [n] each: in
-    tokens for CLOSER, in codes for CLOSER_IN_CODES.
-    """
+    The figures are those of registry.py; nearest_in_codes and f_mem need codes. The distances,
+    float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES."""
     n, k = sequences.shape
     lengths = longest_runs(index, sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
     distances = {CLOSER.key: nearest(sequences, index.tokens)[1].astype(np.float64)}
-    figures: dict[str, Any] = {name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)}
+    figures: dict[str, Any] = {
+        name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)
+    }
     figures |= {
         "longest_run": mean(lengths.max(1), rng),
         "pieces": mean(pieces(lengths), rng),
@@ -134,11 +143,16 @@ def describe(sequences: Tokens, index: Index, rng: np.random.Generator) -> tuple
     if index.levels:
         codes = two_nearest(sequences, np.unique(index.tokens[:, :k], axis=0), index.levels)
         distances[CLOSER_IN_CODES.key] = codes.first
-        figures |= {"nearest_in_codes": mean(codes.first**2, rng), "f_mem": wilson(int(codes.memorized.sum()), n)}
+        figures |= {
+            "nearest_in_codes": mean(codes.first**2, rng),
+            "f_mem": wilson(int(codes.memorized.sum()), n),
+        }
     return figures, distances
 
 
-def measure(generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+def measure(
+    generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator
+) -> dict[str, dict[str, Any]]:
     """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L].
 
     CLOSER and CLOSER_IN_CODES compare their distances to the nearest training sequence.

@@ -1,9 +1,10 @@
-"""Contexts of a corpus counted whole: exact copy rates of the plain n-gram samplers, and entropies of n-grams.
+"""Contexts of a corpus counted whole: exact copy rates of the plain n-gram samplers, and entropies
+of n-grams.
 
-`ntd` and `aligned` are Markov chains made of counts, so that the chance that a training image comes out is a product of
-ratios of counts. Every context of every training image is counted at once, by sorting, which is hundreds of times as
-fast as asking an index for the images one by one (samplers, which answer for any sequence).
-"""
+`ntd` and `aligned` are Markov chains made of counts, so that the chance that a training image comes
+out is a product of ratios of counts. Every context of every training image is counted at once, by
+sorting, which is hundreds of times as fast as asking an index for the images one by one (samplers,
+which answer for any sequence)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Counts:
-    """How often the context before every token stands in the corpus, and how often with that token after it.
+    """How often the context before every token stands in the corpus, and how often with that token
+    after it.
 
     context: tokens of it; hits, sizes: int32 [n, L].
     """
@@ -31,11 +33,12 @@ class Counts:
 def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -> Iterator[Counts]:
     """The counts of contexts of 0, 1 ... `longest` tokens before every token of a corpus [n, L].
 
-    aligned: at the same position only. Else anywhere, and the separator before an image counts as a token of context.
-    A context that stands once is not looked at again: longer ones stand once as well.
-    """
+    aligned: at the same position only. Else anywhere, and the separator before an image counts as a
+    token of context. A context that stands once is not looked at again: longer ones stand once as
+    well."""
     n, length = tokens.shape
-    contexts = np.zeros((n, length), np.int32)  # the number of each context; -1 where it stands once
+    # the number of each context; -1 where it stands once
+    contexts = np.zeros((n, length), np.int32)
     if aligned:
         contexts += np.arange(length, dtype=np.int32)
     for context in range(longest + 1):
@@ -49,7 +52,8 @@ def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -
         grams[shared], hits[shared] = number(keys)
         yield Counts(context, hits.reshape(n, length), sizes.reshape(n, length))
 
-        # A context and its token are the longer context of the next token; the start is the context of the first one.
+        # A context and its token are the longer context of the next token; the start is the context
+        # of the first one.
         contexts[:, 1:] = grams.reshape(n, length)[:, :-1]
         contexts[:, 0] = grams.max(initial=0) + 1
         known = contexts >= 0
@@ -58,7 +62,8 @@ def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -
 
 
 def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
-    """Numbers from 0 for the distinct keys [m], and how often each key stands there: int32 [m] each.
+    """Numbers from 0 for the distinct keys [m], and how often each key stands there: int32 [m]
+    each.
 
     >>> [each.tolist() for each in number(np.array([70, 50, 70]))]
     [[1, 0, 1], [2, 1, 2]]
@@ -81,11 +86,11 @@ def multiplicity(tokens: NDArray[np.uint16]) -> Ints:
 class CopyFigures:
     """What a sampler does with its training images, exactly.
 
-    log_copy: the natural logarithm of the chance that a drawn sequence equals one of them; extraction: the mean chance
-    that the rest of one follows after its first 1, 2, 4, ... tokens; competitors: the mean number of other places, over
-    all positions of an image, that share the context but not the token before it. There the copy of an image can
-    become that of another. It grows in proportion to the corpus.
-    """
+    log_copy: the natural logarithm of the chance that a drawn sequence equals one of them;
+    extraction: the mean chance that the rest of one follows after its first 1, 2, 4, ... tokens;
+    competitors: the mean number of other places, over all positions of an image, that share the
+    context but not the token before it. There the copy of an image can become that of another. It
+    grows in proportion to the corpus."""
 
     context: int
     log_copy: float
@@ -96,7 +101,8 @@ class CopyFigures:
 def copy_figures(
     tokens: NDArray[np.uint16], contexts: Sequence[int], *, aligned: bool, min_images: int = 1
 ) -> dict[int, CopyFigures]:
-    """The figures of `ntd`, or of `aligned` with `min_images`, trained on `tokens` [n, L], for each of `contexts`.
+    """The figures of `ntd`, or of `aligned` with `min_images`, trained on `tokens` [n, L], for each
+    of `contexts`.
 
     P(copy) = sum over the distinct images x of prod_i count(context_i x_i) / count(context_i).
     """
@@ -106,36 +112,45 @@ def copy_figures(
     log_copy: dict[int, float] = {}
     extraction: dict[int, dict[int, float]] = {}
     competitors: dict[int, float] = {}
-    shorter = np.zeros(tokens.shape, np.int32)  # how often the context that is one token shorter stands there
+    # how often the context that is one token shorter stands there
+    shorter = np.zeros(tokens.shape, np.int32)
     log_p = np.zeros(tokens.shape)  # ln p(x_i | context) of every token
     for counts in context_counts(tokens, max(contexts) + 1, aligned=aligned):
         # A context that fewer images share is not used: the shorter one before it stays.
         kept = (counts.sizes >= min_images) | (counts.context == 0)
         log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
-        competitors[counts.context - 1] = float((shorter - counts.sizes).sum(1, dtype=np.int64).mean())
+        competitors[counts.context - 1] = float(
+            (shorter - counts.sizes).sum(1, dtype=np.int64).mean()
+        )
         shorter = counts.sizes
         if counts.context in contexts:
             log_copy[counts.context] = min(0.0, float(logsumexp(log_p.sum(1) - np.log(times))))
-            extraction[counts.context] = {start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts}
+            extraction[counts.context] = {
+                start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts
+            }
     return {c: CopyFigures(c, log_copy[c], extraction[c], competitors[c]) for c in contexts}
 
 
 def entropy(column: NDArray[np.uint16]) -> float:
-    """Shannon's entropy of tokens [n] in bits, with the correction of Miller (1955) for what was not seen.
+    """Shannon's entropy of tokens [n] in bits, with the correction of Miller (1955) for what was
+    not seen.
 
     >>> round(entropy(np.repeat(np.uint16([1, 2, 3, 4]), 1000)), 3)
     2.001
     """
     counts = np.unique(column, return_counts=True)[1]
     shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum() + (len(counts) - 1) / (2 * len(column) * np.log(2)))
+    return float(
+        -(shares * np.log2(shares)).sum() + (len(counts) - 1) / (2 * len(column) * np.log(2))
+    )
 
 
 def collision_entropy(hits: Ints) -> float:
-    """-log2 of the chance that two of the n-grams with these counts `hits` [m], one an occurrence, are equal.
+    """-log2 of the chance that two of the n-grams with these counts `hits` [m], one an occurrence,
+    are equal.
 
-    The estimate of that chance has no bias: pairs that are equal, of all pairs (Rényi's entropy of order 2). Infinite
-    where no n-gram stands twice.
+    The estimate of that chance has no bias: pairs that are equal, of all pairs (Rényi's entropy of
+    order 2). Infinite where no n-gram stands twice.
 
     >>> 2 ** collision_entropy(np.array([2, 2, 1, 1])), collision_entropy(np.ones(9, int))
     (6.0, inf)
@@ -146,7 +161,8 @@ def collision_entropy(hits: Ints) -> float:
 
 
 def gram_entropies(tokens: NDArray[np.uint16], longest: int) -> dict[int, float]:
-    """The collision entropy in bits of n-grams of 1, 2 ... `longest` tokens, anywhere inside an image."""
+    """The collision entropy in bits of n-grams of 1, 2 ... `longest` tokens, anywhere inside an
+    image."""
     result = {}
     for counts in context_counts(tokens, min(longest, tokens.shape[1]) - 1, aligned=False):
         result[counts.context + 1] = collision_entropy(counts.hits[:, counts.context :])
@@ -156,8 +172,8 @@ def gram_entropies(tokens: NDArray[np.uint16], longest: int) -> dict[int, float]
 def prefix_entropies(tokens: NDArray[np.uint16]) -> Floats:
     """H(x_t | x_1 ... x_{t-1}) of the corpus itself [n, L], in bits, by position: float64 [L].
 
-    They sum to log2 n where all images differ, whatever the tokens are. Where that is used up an image is known (Zheng
-    et al., 2026, arXiv:2605.06207, who call it the entropy cliff).
+    They sum to log2 n where all images differ, whatever the tokens are. Where that is used up an
+    image is known (Zheng et al., 2026, arXiv:2605.06207, who call it the entropy cliff).
 
     >>> prefix_entropies(np.array([[1, 5, 0], [1, 6, 0], [2, 5, 0], [2, 6, 0]], np.uint16)).tolist()
     [1.0, 1.0, 0.0]

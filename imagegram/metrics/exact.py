@@ -1,13 +1,16 @@
-"""Exact figures of a sampler from its likelihood: no sample is drawn, and rates far below 1 / n are resolved.
+"""Exact figures of a sampler from its likelihood: no sample is drawn, and rates far below 1 / n are
+resolved.
 
-A sampler is a product of next-token distributions, so that the probability of any sequence is known. Hence
+A sampler is a product of next-token distributions, so that the probability of any sequence is
+known. Hence
 
-- exact_copy_probability: the chance that a drawn sequence equals a training sequence, the sum over the distinct ones;
-- held_out_bits, training_bits: -log2 p of a token of images, the cross-entropy. A sampler that gives some tokens no
-  chance has infinite bits; here a p + (1 - a) / V is taken for it, with a fitted to the training images, each left out;
-- extraction: the chance that the rest of a training image follows after its first 1, 2, 4, ... tokens (Carlini et al.,
-  2021, arXiv:2012.07805), and of held-out images for comparison.
-"""
+- exact_copy_probability: the chance that a drawn sequence equals a training sequence, the sum over
+  the distinct ones;
+- held_out_bits, training_bits: -log2 p of a token of images, the cross-entropy. A sampler that
+  gives some tokens no chance has infinite bits; here a p + (1 - a) / V is taken for it, with a
+  fitted to the training images, each left out;
+- extraction: the chance that the rest of a training image follows after its first 1, 2, 4, ...
+  tokens (Carlini et al., 2021, arXiv:2012.07805), and of held-out images for comparison."""
 
 from typing import Any
 
@@ -30,9 +33,8 @@ def exact_figures(
 ) -> dict[str, Any]:
     """The figures above, of whole sequences; `held_out` [M, L] may be empty.
 
-    At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at random; the interval of
-    what they say about all of them is then the bootstrap's.
-    """
+    At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at
+    random; the interval of what they say about all of them is then the bootstrap's."""
     share_asked = sampler.affordable_share(index, MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT)
     distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
     chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)
@@ -43,7 +45,11 @@ def exact_figures(
 
     chances = training.prod(1)
     all_asked = len(chances) == len(distinct)
-    total = Figure.exactly(float(chances.sum())) if all_asked else mean(chances, rng).scaled(len(distinct))
+    total = (
+        Figure.exactly(float(chances.sum()))
+        if all_asked
+        else mean(chances, rng).scaled(len(distinct))
+    )
     figures: dict[str, Any] = {
         "exact_copy_probability": total,
         "exact_copy_images": len(chosen),
@@ -69,7 +75,8 @@ def _some(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:
-    """The a of a p + (1 - a) / V that predicts the tokens best, from their leave-one-out probabilities [n, L]."""
+    """The a of a p + (1 - a) / V that predicts the tokens best, from their leave-one-out
+    probabilities [n, L]."""
 
     def loss(logit: float) -> float:
         share = 1 / (1 + np.exp(-logit))

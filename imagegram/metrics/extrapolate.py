@@ -1,8 +1,9 @@
-"""What more images would change, said from a folder of tokens: entropies, exact copy rates, and their extrapolation.
+"""What more images would change, said from a folder of tokens: entropies, exact copy rates, and
+their extrapolation.
 
-Nothing is sampled and no index is needed: the contexts of all images are counted (counting.py), and of subsets of them,
-from which the law of law.py says what P(exact copy) will be with ten and a hundred times the images.
-"""
+Nothing is sampled and no index is needed: the contexts of all images are counted (counting.py), and
+of subsets of them, from which the law of law.py says what P(exact copy) will be with ten and a
+hundred times the images."""
 
 import math
 import time
@@ -44,7 +45,8 @@ Tokens = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Curve:
-    """P(copy) of one sampler and context: now, the law for more images (None: no context ever stood twice)."""
+    """P(copy) of one sampler and context: now, the law for more images (None: no context ever stood
+    twice)."""
 
     sampler: str
     context: int
@@ -66,11 +68,12 @@ class Curve:
 
 
 def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
-    """Print and write what is said at the top for the images of a token folder that are not held out.
+    """Print and write what is said at the top for the images of a token folder that are not held
+    out.
 
-    longest: tokens of context at most; images: a random sample of them (0: all). Writes PATH/prediction.json and .png,
-    beside the folder. UserError where there are too few images or too little memory.
-    """
+    longest: tokens of context at most; images: a random sample of them (0: all). Writes
+    PATH/prediction.json and .png, beside the folder. UserError where there are too few images or
+    too little memory."""
     started = time.monotonic()
     tokens, folder = indexed_tokens(path, images, np.random.default_rng(0))
     if longest < 1:
@@ -85,33 +88,51 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
         "tokens_per_image": tokens.shape[1],
         "vocab_size": folder.manifest.vocab_size,
         "bits_by_position": [position_figures(column) for column in tokens.T],
-        "collision_bits_of_n_grams": {n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()},
+        "collision_bits_of_n_grams": {
+            n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()
+        },
         "copy_probability": [describe(curve, len(tokens)) for curve in curves],
-        "aligned_two_images": {context: float(np.exp(each.log_copy)) for context, each in pairs.items()},
+        "aligned_two_images": {
+            context: float(np.exp(each.log_copy)) for context, each in pairs.items()
+        },
     }
-    figures["entropy_cliff"] = cliff(tokens, folder.manifest.vocab_size, figures["collision_bits_of_n_grams"])
+    figures["entropy_cliff"] = cliff(
+        tokens, folder.manifest.vocab_size, figures["collision_bits_of_n_grams"]
+    )
     figures["advice"] = advice(figures, bool(folder.manifest.levels))
     print_figures(figures)
     result = path / "prediction.json"
     write_json(result, to_json(figures))
     draw(result.with_suffix(".png"), curves, len(tokens))
-    summary(prediction=result, plot=result.with_suffix(".png"), seconds=round(time.monotonic() - started, 1))
+    summary(
+        prediction=result,
+        plot=result.with_suffix(".png"),
+        seconds=round(time.monotonic() - started, 1),
+    )
     return figures
 
 
 def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[Tokens, TokenFolder]:
-    """The tokens [n, L] of the finished shards that are not held out, in random order, and their folder."""
+    """The tokens [n, L] of the finished shards that are not held out, in random order, and their
+    folder."""
     folder = TokenFolder.open(path)
     finished = [shard for shard in range(folder.shards) if not folder.problem(shard)]
     if len(finished) < folder.shards:
-        print(f"{path}: {len(finished)} of {folder.shards} shards are finished, the prediction is made from these")
+        print(
+            f"{path}: {len(finished)} of {folder.shards} shards are finished, the prediction is "
+            "made from these"
+        )
     parts = [folder.read(shard)[0][~folder.held_out(shard)] for shard in finished]
     total = sum(map(len, parts))
     if images > total:
-        raise UserError(f"{path} holds {total} images that are not held out, {images} were asked for")
+        raise UserError(
+            f"{path} holds {total} images that are not held out, {images} were asked for"
+        )
     n = images or total
     if n < LEAST_IMAGES:
-        raise UserError(f"{n} images are too few to say anything about more: take at least {LEAST_IMAGES}")
+        raise UserError(
+            f"{n} images are too few to say anything about more: take at least {LEAST_IMAGES}"
+        )
     need = n * folder.manifest.tokens_per_image * MEMORY
     if need > memory_available():
         fit = int(0.8 * memory_available() / need * n)
@@ -120,18 +141,20 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
 
 
 def position_figures(column: Tokens) -> dict[str, float | None]:
-    """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two are equal."""
+    """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two
+    are equal."""
     collision = collision_entropy(number(column.astype(np.int64))[1])
     return {"entropy": entropy(column), "collision": finite(collision)}
 
 
 def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> dict[str, Any]:
-    """Where an image of the corpus [n, L] is known from its first tokens, beside the law of Zheng et al. (2026).
+    """Where an image of the corpus [n, L] is known from its first tokens, beside the law of Zheng
+    et al. (2026).
 
-    settled_from: the first position whose token is known from those before it (None: none is); law: t* = ceil(log2 n /
-    log2 vocab_size). critical_context: the tokens whose n-grams have as many bits of collision entropy as the corpus
-    has places (None: more than GRAMS); context_bits: theirs; place_bits: of the places.
-    """
+    settled_from: the first position whose token is known from those before it (None: none is); law:
+    t* = ceil(log2 n / log2 vocab_size). critical_context: the tokens whose n-grams have as many
+    bits of collision entropy as the corpus has places (None: more than GRAMS); context_bits:
+    theirs; place_bits: of the places."""
     n, length = tokens.shape
     by_position = prefix_entropies(tokens)
     settled = np.flatnonzero(by_position < SETTLED)
@@ -151,16 +174,30 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
 
 def cliff_in_words(found: dict[str, Any], images: int, vocab_size: int) -> list[str]:
     """The same in sentences."""
-    law = f"Tokens of full entropy would do so after t* = ceil(log2 {images:,} / log2 {vocab_size:,}) = {found['law']}."
+    law = (
+        f"Tokens of full entropy would do so after t* = ceil(log2 {images:,} / log2 "
+        f"{vocab_size:,}) = {found['law']}."
+    )
     places = f"the corpus has {found['place_bits']:.1f} bits of places"
     first = f"No token is known from those before it: each has {SETTLED} bits or more. {law}"
     if after := found["settled_from"]:
         shown = ", ".join(f"{bits:.2f}" for bits in found["bits_by_position"][: after + 1])
         known = f"from token {after} on the next one is known ({shown} bits)"
-        first = f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: {known}. {law}"
+        first = (
+            f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: "
+            f"{known}. {law}"
+        )
     if not (critical := found["critical_context"]):
-        return [first, f"Even contexts of {_tokens(GRAMS)} stand at several places ({places}): none is critical yet."]
-    bits = "no two are equal" if found["context_bits"] is None else f"{found['context_bits']:.1f} bits"
+        return [
+            first,
+            (
+                f"Even contexts of {_tokens(GRAMS)} stand at several places ({places}): none is "
+                "critical yet."
+            ),
+        ]
+    bits = (
+        "no two are equal" if found["context_bits"] is None else f"{found['context_bits']:.1f} bits"
+    )
     second = f"A context of {_tokens(critical)} stands at one place as a rule ({bits}; {places})"
     return [first, f"{second}: from there on n-grams know only one way to go on, and copy."]
 
@@ -171,13 +208,16 @@ def finite(value: float) -> float | None:
 
 
 def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
-    """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens of a corpus [n, L]."""
+    """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens of a
+    corpus [n, L]."""
     n = len(tokens)
     divisors = [2**i for i in range(SUBSETS, -1, -1) if n // 2**i >= LEAST_IMAGES // 2]
     plan = [(divisor, min(divisor, CORPORA)) for divisor in divisors]
     contexts = range(1, longest + 1)
     curves = []
-    with tqdm(total=2 * sum(n // d * corpora for d, corpora in plan), unit="img", desc="counting contexts") as bar:
+    with tqdm(
+        total=2 * sum(n // d * corpora for d, corpora in plan), unit="img", desc="counting contexts"
+    ) as bar:
         for sampler in ("ntd", "aligned"):
             means: dict[int, list[float]] = {context: [] for context in contexts}
             competitors: dict[int, float] = {}
@@ -189,8 +229,11 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
                     each.append(copy_figures(rows, contexts, aligned=sampler == "aligned"))
                     bar.update(size)
                 for context in contexts:
-                    means[context].append(-float(np.mean([figures[context].log_copy for figures in each])))
-                    competitors[context] = each[0][context].competitors  # in the end, of the whole corpus
+                    means[context].append(
+                        -float(np.mean([figures[context].log_copy for figures in each]))
+                    )
+                    # in the end, of the whole corpus
+                    competitors[context] = each[0][context].competitors
             sizes = [n // divisor for divisor, _ in plan]
             for context, values in means.items():
                 law = fit_law(sizes, values, [corpora for _, corpora in plan], competitors[context])
@@ -199,7 +242,8 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
 
 
 def describe(curve: Curve, images: int) -> dict[str, Any]:
-    """A curve: P(copy) now and with more images, None where it cannot be told, and the images for WANTED."""
+    """A curve: P(copy) now and with more images, None where it cannot be told, and the images for
+    WANTED."""
     return {
         "sampler": curve.sampler,
         "context": curve.context,
@@ -218,22 +262,24 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
     sentences = [f"With a hundred times the images, P(copy) of ntd is below 10 % for {said}."]
     if len(known) < len(curves):
         sentences.append(
-            f"For contexts above {_tokens(max(known, default=0))} it cannot be told from {figures['images']:,} "
-            "images: hardly any two of them share one."
+            f"For contexts above {_tokens(max(known, default=0))} it cannot be told from "
+            f"{figures['images']:,} images: hardly any two of them share one."
         )
     usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
     if has_codes:
         sentences.append(
-            "Take the sampler kernel: its contexts need only be near. How often it copies, exact_copy_probability in "
-            "its report.json says; a larger --step makes it less."
+            "Take the sampler kernel: its contexts need only be near. How often it copies, "
+            "exact_copy_probability in its report.json says; a larger --step makes it less."
         )
     elif usable:
         sentences.append(
-            f"Take aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The codec has no "
-            "FSQ codes, which kernel needs.)"
+            f"Take aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The "
+            "codec has no FSQ codes, which kernel needs.)"
         )
     else:
-        sentences.append("Take the sampler smoothed: every context that is shared makes copies here.")
+        sentences.append(
+            "Take the sampler smoothed: every context that is shared makes copies here."
+        )
     return sentences
 
 
@@ -244,8 +290,8 @@ def _tokens(n: int) -> str:
 def print_figures(figures: dict[str, Any]) -> None:
     """The figures as tables."""
     print(
-        f"\n{figures['tokens']}: {figures['images']:,} images of {figures['tokens_per_image']} tokens "
-        f"of {figures['vocab_size']:,} ({np.log2(figures['vocab_size']):.2f} bits)"
+        f"\n{figures['tokens']}: {figures['images']:,} images of {figures['tokens_per_image']} "
+        f"tokens of {figures['vocab_size']:,} ({np.log2(figures['vocab_size']):.2f} bits)"
     )
 
     print()
@@ -263,11 +309,19 @@ def print_figures(figures: dict[str, Any]) -> None:
         print(f"  {position:>5}   {each['entropy']:5.2f}  {collision}")
 
     size = np.log2(figures["images"] * figures["tokens_per_image"])
-    print(f"\ncollision entropy of n-grams in bits (two places of this corpus are told apart by {size:.1f})")
+    print(
+        "\ncollision entropy of n-grams in bits (two places of this corpus are told apart by "
+        f"{size:.1f})"
+    )
     for length, bits in figures["collision_bits_of_n_grams"].items():
-        print(f"  {length:>5}   no two are equal" if bits is None else f"  {length:>5}   {bits:5.2f}")
+        print(
+            f"  {length:>5}   no two are equal" if bits is None else f"  {length:>5}   {bits:5.2f}"
+        )
 
-    print("\nP(exact copy) in %: now exactly, with ten and a hundred times the images by the law (95 % of the fit)")
+    print(
+        "\nP(exact copy) in %: now exactly, with ten and a hundred times the images by the law "
+        "(95 % of the fit)"
+    )
     print(f"  {'sampler':<8} context    now   {'x 10':<28}{'x 100':<28}images for 10 %")
     for each in figures["copy_probability"]:
         needed = each["images_for_10_percent"]
@@ -277,15 +331,19 @@ def print_figures(figures: dict[str, Any]) -> None:
             said = "fewer than these"
         cells = [f"{f'{figure:%}' if figure else _UNKNOWN:<28}" for figure in known]
         print(
-            f"  {each['sampler']:<8} {each['context']:>7} {number_text(each['now'], '%'):>6}   {''.join(cells)}{said}"
+            f"  {each['sampler']:<8} {each['context']:>7} {number_text(each['now'], '%'):>6}   "
+            f"{''.join(cells)}{said}"
         )
 
-    rates = ", ".join(f"{context}: {number_text(p, '%')}" for context, p in figures["aligned_two_images"].items())
+    rates = ", ".join(
+        f"{context}: {number_text(p, '%')}" for context, p in figures["aligned_two_images"].items()
+    )
     print(f"\nP(exact copy) in % of aligned when two images must share a context, now: {rates}\n")
 
 
 def draw(path: Path, curves: list[Curve], images: int) -> None:
-    """Plot P(copy) against the number of images for each context, a hundredth to a hundred times those at hand."""
+    """Plot P(copy) against the number of images for each context, a hundredth to a hundred times
+    those at hand."""
     import matplotlib
     from matplotlib.figure import Figure as Plot
 
@@ -299,7 +357,13 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
             color = colors(0.95 * (curve.context - 1) / max(1, longest - 1))
             told = [(size, figure) for size in sizes if (figure := curve.told(size))]
             x = [size for size, _ in told]
-            axes.plot(x, [figure.value for _, figure in told], color=color, lw=1.5, label=str(curve.context))
+            axes.plot(
+                x,
+                [figure.value for _, figure in told],
+                color=color,
+                lw=1.5,
+                label=str(curve.context),
+            )
             bounds = [figure.low for _, figure in told], [figure.high for _, figure in told]
             axes.fill_between(x, *bounds, color=color, alpha=0.12, lw=0)
             axes.plot(images, curve.now, "o", color=color, ms=5)
@@ -307,6 +371,8 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
         axes.set(xscale="log", xlabel="training images", title=sampler, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.25)
     both[0].set_ylabel("P(exact copy)")
-    both[1].legend(title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    both[1].legend(
+        title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
     with atomic(path) as temporary:
         plot.savefig(temporary, dpi=110, format="png")

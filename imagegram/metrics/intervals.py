@@ -1,4 +1,5 @@
-"""Figures with their intervals: rates, means, and the chance that one set of images lies nearer than another."""
+"""Figures with their intervals: rates, means, and the chance that one set of images lies nearer
+than another."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,8 +15,8 @@ Numbers = NDArray[Any]  # of any dtype
 
 
 def number_text(value: float, unit: str = "") -> str:
-    """A number in a few digits, by its unit: "" two decimals, "%" of a share, "p" of a probability however small,
-    "g" three digits of any number.
+    """A number in a few digits, by its unit: "" two decimals, "%" of a share, "p" of a probability
+    however small, "g" three digits of any number.
 
     >>> [number_text(value, "%") for value in (0, 1e-12, 0.395, 0.99996, 1)]
     ['0', '< 0.1', '39.5', '> 99.9', '100']
@@ -42,8 +43,8 @@ def number_text(value: float, unit: str = "") -> str:
 class Figure:
     """A value with its 95 % interval.
 
-    exact: computed and not estimated, so that the interval is the value itself. p_value: of a test, where there is one.
-    """
+    exact: computed and not estimated, so that the interval is the value itself. p_value: of a test,
+    where there is one."""
 
     value: float
     low: float
@@ -73,7 +74,11 @@ class Figure:
 
     def interval_text(self, unit: str = "") -> str:
         """The interval alone; "exact" where there is none."""
-        return "exact" if self.exact else f"{number_text(self.low, unit)} to {number_text(self.high, unit)}"
+        return (
+            "exact"
+            if self.exact
+            else f"{number_text(self.low, unit)} to {number_text(self.high, unit)}"
+        )
 
     def includes(self, value: float) -> bool:
         """Whether a value lies in the interval."""
@@ -103,7 +108,11 @@ def to_json(figures: Any) -> Any:
         return figures.to_json()
     if isinstance(figures, list):
         return [to_json(value) for value in figures]
-    return {key: to_json(value) for key, value in figures.items()} if isinstance(figures, dict) else figures
+    return (
+        {key: to_json(value) for key, value in figures.items()}
+        if isinstance(figures, dict)
+        else figures
+    )
 
 
 def from_json(data: Any) -> Any:
@@ -120,7 +129,8 @@ def from_json(data: Any) -> Any:
 
 
 def wilson(hits: int, n: int) -> Figure:
-    """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2 sigma is not.
+    """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2
+    sigma is not.
 
     >>> f"{wilson(0, 1000):%}"
     '0 % (0 to 0.4)'
@@ -130,9 +140,13 @@ def wilson(hits: int, n: int) -> Figure:
 
 
 def bootstrap(
-    statistic: Callable[..., float], samples: tuple[Numbers, ...], rng: np.random.Generator, resamples: int = RESAMPLES
+    statistic: Callable[..., float],
+    samples: tuple[Numbers, ...],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
 ) -> Figure:
-    """`statistic` of `samples`, each [n_i], with the percentile bootstrap's interval; each sample is drawn from anew.
+    """`statistic` of `samples`, each [n_i], with the percentile bootstrap's interval; each sample
+    is drawn from anew.
 
     A resample whose statistic is nan is left out.
     """
@@ -145,7 +159,8 @@ def bootstrap(
 
 
 def mean(values: Numbers, rng: np.random.Generator) -> Figure:
-    """A mean with its percentile bootstrap interval: what `bootstrap` gives, in a tenth of the time."""
+    """A mean with its percentile bootstrap interval: what `bootstrap` gives, in a tenth of the
+    time."""
     n = len(values)
     draws = []
     # As many resamples at a time as fit into a core's cache.
@@ -156,12 +171,13 @@ def mean(values: Numbers, rng: np.random.Generator) -> Figure:
 
 
 def probability_closer(generated: Numbers, held_out: Numbers, rng: np.random.Generator) -> Figure:
-    """P(d_generated < d_held_out), ties counted half, of distances to the nearest training image [n] and [m].
+    """P(d_generated < d_held_out), ties counted half, of distances to the nearest training image
+    [n] and [m].
 
-    0.5 where generated images are as far from the training set as real ones that the index never saw, 1 for a copier.
-    It is the statistic of Mann & Whitney divided by n m, and that of the three-sample test of Meehan et al. (2020,
-    arXiv:2004.05675). Bootstrap over both; `p_value` is Mann & Whitney's, two-sided, that both are as far.
-    """
+    0.5 where generated images are as far from the training set as real ones that the index never
+    saw, 1 for a copier. It is the statistic of Mann & Whitney divided by n m, and that of the
+    three-sample test of Meehan et al. (2020, arXiv:2004.05675). Bootstrap over both; `p_value` is
+    Mann & Whitney's, two-sided, that both are as far."""
 
     def estimate(a: Numbers, b: Numbers) -> float:
         ordered = np.sort(b)

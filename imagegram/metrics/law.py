@@ -1,17 +1,18 @@
-"""How P(exact copy) of a plain n-gram sampler falls with the corpus, from subsets of the corpus at hand.
+"""How P(exact copy) of a plain n-gram sampler falls with the corpus, from subsets of the corpus at
+hand.
 
-A copy of a training image goes on unless another image that shares the context takes over. The mean number of such
-competitors of an image is counted exactly (counting.py) and grows in proportion to the corpus, N: it is N L times a
-difference of collision probabilities of n-grams. Half of it, u, is -ln P(copy) while competitors are few: of two images
-that share a context each is left for the other one time in two. When there are more, most of them meet in the same
-few images, which have lost already, and P(copy) lives on in the isolated ones. So
+A copy of a training image goes on unless another image that shares the context takes over. The mean
+number of such competitors of an image is counted exactly (counting.py) and grows in proportion to
+the corpus, N: it is N L times a difference of collision probabilities of n-grams. Half of it, u, is
+-ln P(copy) while competitors are few: of two images that share a context each is left for the other
+one time in two. When there are more, most of them meet in the same few images, which have lost
+already, and P(copy) lives on in the isolated ones. So
 
     f(N) = -ln P(copy) = u / (1 + u / b) ^ (1 - g),  u = N * competitors / (2 * images at hand)
 
-b and g are fitted to f of nested subsets, which is known exactly for each of them, with weak priors: b near 0.3, to a
-factor of 50, and g = 0.4 to +-0.4. They were chosen on 82,000 procedural scenes and 54,000 images of Fashion-MNIST, for
-predictions of eight to sixteen times the images.
-"""
+b and g are fitted to f of nested subsets, which is known exactly for each of them, with weak
+priors: b near 0.3, to a factor of 50, and g = 0.4 to +-0.4. They were chosen on 82,000 procedural
+scenes and 54,000 images of Fashion-MNIST, for predictions of eight to sixteen times the images."""
 
 from dataclasses import dataclass
 
@@ -50,11 +51,14 @@ class Law:
 
     def copy_probability(self, images: float) -> Figure:
         """P(copy) with `images`, and the 95 % interval of the fit."""
-        value, low, high = (float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2))
+        value, low, high = (
+            float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2)
+        )
         return Figure(value, low, high)
 
     def images_for(self, probability: float) -> float:
-        """The number of images at which P(copy) is `probability`; infinite beyond MOST_TIMES as many as at hand."""
+        """The number of images at which P(copy) is `probability`; infinite beyond MOST_TIMES as
+        many as at hand."""
         wanted = -np.log(probability)
 
         def missing(log_images: float) -> float:
@@ -80,12 +84,14 @@ def _slopes(parameters: Floats, x: float) -> Floats:
     return np.array([1.0, -(1 - slope) * past, np.logaddexp(0, bend + x)])
 
 
-def fit_law(images: list[int], log_copy: list[float], corpora: list[int], competitors: float) -> Law | None:
-    """Fit to -ln P(copy), each the mean over disjoint `corpora` of `images`; the last is the whole corpus.
+def fit_law(
+    images: list[int], log_copy: list[float], corpora: list[int], competitors: float
+) -> Law | None:
+    """Fit to -ln P(copy), each the mean over disjoint `corpora` of `images`; the last is the whole
+    corpus.
 
-    competitors: of an image of the whole corpus, `CopyFigures.competitors`. None where there are none: nothing can be
-    said then but that P(copy) is 1.
-    """
+    competitors: of an image of the whole corpus, `CopyFigures.competitors`. None where there are
+    none: nothing can be said then but that P(copy) is 1."""
     seen = [i for i, f in enumerate(log_copy) if f > NOTHING]
     if competitors == 0 or log_copy[-1] <= NOTHING:
         return None
@@ -110,5 +116,7 @@ def fit_law(images: list[int], log_copy: list[float], corpora: list[int], compet
 
     # From several starts: an early bend that is slight and a late one that is sharp can both fit.
     starts = [np.array([u, u - np.log(BEND) + shift, SLOPE]) for shift in (-2, 0, 2)]
-    fitted = min((least_squares(residuals, start) for start in starts), key=lambda result: result.cost)
+    fitted = min(
+        (least_squares(residuals, start) for start in starts), key=lambda result: result.cost
+    )
     return Law(whole, fitted.x, np.linalg.inv(fitted.jac.T @ fitted.jac))

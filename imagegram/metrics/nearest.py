@@ -1,12 +1,13 @@
-"""Memorization as the literature measures it: from the nearest training images in code space, and from near-copies.
+"""Memorization as the literature measures it: from the nearest training images in code space, and
+from near-copies.
 
-Two images are as far apart as their FSQ codes, by the L2 distance over all tokens; sets.py asks the same of features of
-pictures. Held-out real images are measured against the same training images: a generator that does not copy has their
-figures. What each measure is stands in registry.py. f_mem: Yoon et al. (2023, "Diffusion probabilistic models
-generalize when they fail to memorize"), Gu et al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022,
-arXiv:2102.08921). C_T: Meehan et al. (2020, arXiv:2004.05675), in cells that are classes here: a sampler may copy in
-one and underfit in another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546).
-"""
+Two images are as far apart as their FSQ codes, by the L2 distance over all tokens; sets.py asks the
+same of features of pictures. Held-out real images are measured against the same training images: a
+generator that does not copy has their figures. What each measure is stands in registry.py. f_mem:
+Yoon et al. (2023, "Diffusion probabilistic models generalize when they fail to memorize"), Gu et
+al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022, arXiv:2102.08921). C_T: Meehan et al.
+(2020, arXiv:2004.05675), in cells that are classes here: a sampler may copy in one and underfit in
+another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546)."""
 
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ from imagegram.metrics.intervals import Figure, bootstrap, wilson
 GAP = 1 / 3  # of the distances to the nearest and the second nearest training image
 PAIRS = 1 << 24  # of a sequence and a training image compared at a time, 128 MB
 FEW_RESAMPLES = 200  # of C_T, each of which takes milliseconds
-ROUNDING = 1e-6  # squared distances that differ by less are equal: those of codes differ by 1/16 and more
+# squared distances that differ by less are equal: those of codes differ by 1/16 and more
+ROUNDING = 1e-6
 LEAST_IN_CELL = 5  # of each kind: the statistic of fewer is not normal
 Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
@@ -33,9 +35,9 @@ Vectors = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest training images of n sequences: rows int64 [n], and the L2 distances of the first and the second
-    nearest, float64 [n] each; the second is infinite where there is only one. around: the mean distance of the `many`
-    nearest ones that were asked for."""
+    """The nearest training images of n sequences: rows int64 [n], and the L2 distances of the first
+    and the second nearest, float64 [n] each; the second is infinite where there is only one.
+    around: the mean distance of the `many` nearest ones that were asked for."""
 
     rows: Ints
     first: Floats
@@ -44,27 +46,33 @@ class Nearest:
 
     @property
     def memorized(self) -> NDArray[np.bool_]:
-        """Whether the nearest is less than a third as far as the second nearest: bool [n]; its mean is f_mem."""
+        """Whether the nearest is less than a third as far as the second nearest: bool [n]; its mean
+        is f_mem."""
         return self.first < GAP * self.second
 
 
 def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> Nearest:
-    """The two nearest in code space of the `training` images [N, L >= k], which are distinct, for each of `sequences`
-    [n, k]."""
+    """The two nearest in code space of the `training` images [N, L >= k], which are distinct, for
+    each of `sequences` [n, k]."""
     known = code_vectors(training[:, : sequences.shape[1]], levels)
     return nearest_vectors(code_vectors(sequences, levels), known)
 
 
 def code_vectors(tokens: Tokens, levels: tuple[int, ...]) -> Floats:
     """The FSQ codes of tokens [n, k], float64 [n, k * digits]."""
-    return fsq_codes(tokens, levels).reshape(len(tokens), tokens.shape[1] * len(levels)).astype(np.float64)
+    return (
+        fsq_codes(tokens, levels)
+        .reshape(len(tokens), tokens.shape[1] * len(levels))
+        .astype(np.float64)
+    )
 
 
 def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
-    """The two nearest of `known` [N, F], which are distinct, for each of `asked` [n, F], and the mean of the `many`.
+    """The two nearest of `known` [N, F], which are distinct, for each of `asked` [n, F], and the
+    mean of the `many`.
 
-    Of those that are equally far the first one counts: which one rounding favours depends on the number of threads. The
-    two distances are computed anew from the vectors: that of a copy is 0.
+    Of those that are equally far the first one counts: which one rounding favours depends on the
+    number of threads. The two distances are computed anew from the vectors: that of a copy is 0.
     """
     n = len(asked)
     lengths = np.square(known).sum(1)
@@ -90,7 +98,8 @@ def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
 
 
 def authentic(nearest: Nearest, known: Vectors) -> NDArray[np.bool_]:
-    """Whether each of those asked about is further from its nearest one than that is from its own: bool [n].
+    """Whether each of those asked about is further from its nearest one than that is from its own:
+    bool [n].
 
     `nearest` among the distinct vectors `known` [N, F].
     """
@@ -100,10 +109,11 @@ def authentic(nearest: Nearest, known: Vectors) -> NDArray[np.bool_]:
 
 
 def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) -> float:
-    """C_T of distances to the nearest training image [n] and [m], in `cells` of generated and held-out images [n], [m].
+    """C_T of distances to the nearest training image [n] and [m], in `cells` of generated and
+    held-out images [n], [m].
 
-    The mean z-score over the cells with LEAST_IN_CELL images of both kinds, each weighted by its held-out images; as in
-    the authors' code not corrected for ties. NaN where no cell has enough.
+    The mean z-score over the cells with LEAST_IN_CELL images of both kinds, each weighted by its
+    held-out images; as in the authors' code not corrected for ties. NaN where no cell has enough.
 
     >>> distances, cells = np.arange(10.0), np.zeros(10, int)
     >>> [data_copying(distances, distances, (cells, cells + apart)) for apart in (0, 1)]
@@ -122,36 +132,47 @@ def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) 
 def data_copying_figure(
     distances: tuple[Floats, Floats], cells: tuple[Ints, Ints], rng: np.random.Generator
 ) -> dict[str, Figure]:
-    """C_T of generated and held-out images with its interval, as "c_t"; nothing where no cell has enough of both."""
+    """C_T of generated and held-out images with its interval, as "c_t"; nothing where no cell has
+    enough of both."""
 
     def statistic(a: Ints, b: Ints) -> float:
         return data_copying(distances[0][a], distances[1][b], (cells[0][a], cells[1][b]))
 
     rows = (np.arange(len(distances[0])), np.arange(len(distances[1])))
-    return {} if np.isnan(statistic(*rows)) else {"c_t": bootstrap(statistic, rows, rng, FEW_RESAMPLES)}
+    return (
+        {}
+        if np.isnan(statistic(*rows))
+        else {"c_t": bootstrap(statistic, rows, rng, FEW_RESAMPLES)}
+    )
 
 
 def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Whether each of `sequences` [n, k] is within one level of every digit of one row of `training` [N, k]: bool [n].
+    """Whether each of `sequences` [n, k] is within one level of every digit of one row of
+    `training` [N, k]: bool [n].
 
     >>> near_copies(np.array([[9, 2], [9, 3]]), np.array([[0, 1]]), levels=(8, 8)).tolist()
     [True, False]
     """
-    digits, known = (fsq_digits(tokens, levels).reshape(len(tokens), -1) for tokens in (sequences, training))
+    digits, known = (
+        fsq_digits(tokens, levels).reshape(len(tokens), -1) for tokens in (sequences, training)
+    )
     step = max(1, PAIRS // len(training))
     starts = tqdm(range(0, len(digits), step), desc="near-copies", unit="batch", delay=3)
-    parts = [cdist(digits[start : start + step], known, "chebyshev").min(1) <= 1 for start in starts]
+    parts = [
+        cdist(digits[start : start + step], known, "chebyshev").min(1) <= 1 for start in starts
+    ]
     return np.concatenate(parts)
 
 
 def memorization_figures(
     generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator
 ) -> dict[str, dict[str, Figure]]:
-    """AuthPct, near-copies and C_T of `generated` [n, k] and of the first k tokens of `held_out` [M, L].
+    """AuthPct, near-copies and C_T of `generated` [n, k] and of the first k tokens of `held_out`
+    [M, L].
 
-    C_T is in cells of the classes of the nearest training images; that of the held-out images compares one half of them
-    with the other. Left out where no cell has enough of both. For codecs with codes.
-    """
+    C_T is in cells of the classes of the nearest training images; that of the held-out images
+    compares one half of them with the other. Left out where no cell has enough of both. For codecs
+    with codes."""
     k = generated.shape[1]
     training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
     known = code_vectors(training, index.levels)
@@ -161,11 +182,18 @@ def memorization_figures(
         codes = nearest_vectors(code_vectors(sequences, index.levels), known)
         result[who] = {
             "authentic": wilson(int(authentic(codes, known).sum()), len(sequences)),
-            "near_copies": wilson(int(near_copies(sequences, training, index.levels).sum()), len(sequences)),
+            "near_copies": wilson(
+                int(near_copies(sequences, training, index.levels).sum()), len(sequences)
+            ),
         }
         found[who] = codes.first, index.classes[first[codes.rows]]
     half = rng.permutation(len(held_out)) % 2 == 0
-    one, other = ((found["held_out"][0][part], found["held_out"][1][part]) for part in (half, ~half))
-    for who, mine, real in (("generated", found["generated"], found["held_out"]), ("held_out", one, other)):
+    one, other = (
+        (found["held_out"][0][part], found["held_out"][1][part]) for part in (half, ~half)
+    )
+    for who, mine, real in (
+        ("generated", found["generated"], found["held_out"]),
+        ("held_out", one, other),
+    ):
         result[who] |= data_copying_figure((mine[0], real[0]), (mine[1], real[1]), rng)
     return result

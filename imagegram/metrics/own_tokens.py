@@ -1,4 +1,5 @@
-"""Token sequences of anyone's generator beside training sequences: copies, origins, and the bits of held-out ones."""
+"""Token sequences of anyone's generator beside training sequences: copies, origins, and the bits of
+held-out ones."""
 
 import importlib
 import sys
@@ -32,7 +33,8 @@ Decode = Callable[[Tokens], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Given:
-    """What is measured: samples uint16 [n, L], held-out sequences [M, L], and the index of the training ones."""
+    """What is measured: samples uint16 [n, L], held-out sequences [M, L], and the index of the
+    training ones."""
 
     samples: Tokens
     held_out: Tokens
@@ -41,8 +43,8 @@ class Given:
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: of "generated" and, where there are any, "held_out" sequences. bits: by sampler. facts: of every sample,
-    as `describe_pictures`; sources: int64 [n, L, 2]."""
+    """figures: of "generated" and, where there are any, "held_out" sequences. bits: by sampler.
+    facts: of every sample, as `describe_pictures`; sources: int64 [n, L, 2]."""
 
     figures: dict[str, Figures]
     bits: dict[str, Figures]
@@ -51,7 +53,8 @@ class Measured:
 
 
 def read_given(command: Command) -> Given:
-    """Read the arrays, and build the index where training sequences come as an array; UserError on wrong input."""
+    """Read the arrays, and build the index where training sequences come as an array; UserError on
+    wrong input."""
     if command.sequences < 1:
         raise UserError(f"--sequences {command.sequences}: at least 1 is needed")
     for name in command.samplers:
@@ -60,17 +63,29 @@ def read_given(command: Command) -> Given:
     vocab_size = command.vocab_size or int(np.prod(levels))
     if command.training.suffix == ".npy":
         training = read_tokens(command.training, vocab_size)
-        held_out = None if command.held_out is None else read_tokens(command.held_out, vocab_size, training.shape[1])
+        held_out = (
+            None
+            if command.held_out is None
+            else read_tokens(command.held_out, vocab_size, training.shape[1])
+        )
         samples = read_tokens(command.samples, vocab_size, training.shape[1])
         share = 0.1 if held_out is None else 0.0
-        options: dict[str, Any] = {"levels": levels, "vocab_size": command.vocab_size, "held_out_share": share}
+        options: dict[str, Any] = {
+            "levels": levels,
+            "vocab_size": command.vocab_size,
+            "held_out_share": share,
+        }
         folder = tokens_from(training, command.out / "tokens", **options)
         index = build_index([folder.path], command.out / "index_input", command.out / "index")
     else:
         index = Index.open(command.training)
         length = index.tokens_per_image
         samples = read_tokens(command.samples, index.vocab_size, length)
-        held_out = None if command.held_out is None else read_tokens(command.held_out, index.vocab_size, length)
+        held_out = (
+            None
+            if command.held_out is None
+            else read_tokens(command.held_out, index.vocab_size, length)
+        )
     if held_out is None:
         held_out = read_held_out(index).tokens
     return Given(samples[: command.sequences], held_out, index)
@@ -89,7 +104,9 @@ def measure_tokens(given: Given, samplers: tuple[str, ...], seed: int) -> Measur
         sampler = sampler_named(name)
         print(f"bits of {name}", flush=True)
         exact = exact_figures(index, sampler, given.held_out, np.random.default_rng(0))
-        each = bits(sampler.probabilities(index, given.samples), 1 - exact["floor_share"], index.vocab_size)
+        each = bits(
+            sampler.probabilities(index, given.samples), 1 - exact["floor_share"], index.vocab_size
+        )
         by_sampler[name] = exact | {"sample_bits": mean(each.mean(1), rng)}
     sources = traced(index, given.samples)
     facts = describe_pictures(index, given.samples, Samples(given.samples, sources))
@@ -101,14 +118,20 @@ def answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str
     mine, real = figures["generated"], figures.get("held_out", {})
     said = []
     for metric in (EXACT_COPIES, BY_KEY["near_copies"], BY_KEY["f_mem"]):
-        if metric.key in mine and metric.key in real and differs(mine[metric.key], real[metric.key]) > 0:
+        if (
+            metric.key in mine
+            and metric.key in real
+            and differs(mine[metric.key], real[metric.key]) > 0
+        ):
             of_real = f", of held-out real ones {format(real[metric.key], metric.unit)}"
             said.append(f"{metric.title} {format(mine[metric.key], metric.unit)}{of_real}")
     kinds = Counter(fact["kind"] for fact in facts)
     counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
     copies = format(mine[EXACT_COPIES.key], EXACT_COPIES.unit)
     if not real:
-        first = f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
+        first = (
+            f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
+        )
     elif said:
         first = f"Some of these sequences are copies: {'; '.join(said)}."
     else:
@@ -117,23 +140,27 @@ def answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str
 
 
 def decoder_named(name: str) -> Decode:
-    """MODULE:FUNCTION, the module installed or in the folder that one stands in; UserError where there is none."""
+    """MODULE:FUNCTION, the module installed or in the folder that one stands in; UserError where
+    there is none."""
     module, _, function = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
         found: Decode = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--decode {name} is no function ({error}): give module:function, as mine:decode") from None
+        raise UserError(
+            f"--decode {name} is no function ({error}): give module:function, as mine:decode"
+        ) from None
     return found
 
 
 def decoded(decode: Decode, tokens: Tokens) -> NDArray[np.uint8]:
-    """Pictures uint8 [n, 3, S, S] of tokens [n, L]; UserError where the function gives something else."""
+    """Pictures uint8 [n, 3, S, S] of tokens [n, L]; UserError where the function gives something
+    else."""
     pictures = np.asarray(decode(tokens))
     if pictures.ndim != 4 or pictures.shape[:2] != (len(tokens), 3) or pictures.dtype != np.uint8:
         raise UserError(
-            f"--decode gave {pictures.dtype} {list(pictures.shape)} for {len(tokens)} sequences: pictures are uint8 "
-            "[n, 3, S, S]"
+            f"--decode gave {pictures.dtype} {list(pictures.shape)} for {len(tokens)} sequences: "
+            "pictures are uint8 [n, 3, S, S]"
         )
     return pictures

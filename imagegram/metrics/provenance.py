@@ -1,4 +1,5 @@
-"""What is known of every single picture: what it copied from where, and the training image that it is nearest to."""
+"""What is known of every single picture: what it copied from where, and the training image that it
+is nearest to."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,17 +18,24 @@ from imagegram.samplers.ntd import longest_runs
 
 
 def describe_pictures(
-    index: Index, tokens: NDArray[np.uint16], samples: Samples | None = None, sampler: Sampler | None = None
+    index: Index,
+    tokens: NDArray[np.uint16],
+    samples: Samples | None = None,
+    sampler: Sampler | None = None,
 ) -> list[dict[str, Any]]:
     """For each sequence of `tokens` uint16 [n, k], as JSON:
 
-    kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any position.
-    nearest: data set and ordinal of the training image that differs in the fewest tokens, `differs`: in how many,
-    `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes` likewise, and
+    kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any
+    position.
+    nearest: data set and ordinal of the training image that differs in the fewest tokens,
+    `differs`: in how many,
+    `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes`
+    likewise, and
     `gap_ratio`: how far it is, divided by the distance to the second nearest (f_mem of nearest.py).
-    With `samples` that were drawn: `steps`, how many levels of the FSQ code lie between every token and that of its
-    source, and `runs`, the tokens copied in a row: first, number, and bits of surprise, the most surprising run first.
-    With the `sampler` that drew them whole: `log2_probability`, None where it has none; and `because`, where it moves
+    With `samples` that were drawn: `steps`, how many levels of the FSQ code lie between every token
+    and that of its source, and `runs`, the tokens copied in a row: first, number, and bits of
+    surprise, the most surprising run first. With the `sampler` that drew them whole:
+    `log2_probability`, None where it has none; and `because`, where it moves
     tokens: of every token the earlier ones that moved it most.
     """
     rows, distances = nearest(tokens, index.tokens)
@@ -48,7 +56,8 @@ def describe_pictures(
     if index.levels:
         training, first = np.unique(index.tokens[:, : tokens.shape[1]], axis=0, return_index=True)
         codes = two_nearest(tokens, training, index.levels)
-        ratios = codes.first / codes.second  # the images of `training` are distinct: the second is not 0
+        # the images of `training` are distinct: the second is not 0
+        ratios = codes.first / codes.second
         for fact, row, ratio in zip(facts, first[codes.rows], ratios, strict=True):
             fact["nearest_in_codes"] = index.images[row, :2].tolist()
             fact["gap_ratio"] = round(float(ratio), 3)
@@ -62,7 +71,9 @@ def describe_pictures(
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
         if sampler is not None:
-            for fact, more in zip(facts, _facts_of_sampler(index, tokens, sources, sampler), strict=True):
+            for fact, more in zip(
+                facts, _facts_of_sampler(index, tokens, sources, sampler), strict=True
+            ):
                 fact |= more
     return facts
 
@@ -82,12 +93,12 @@ def _facts_of_sampler(
 
 
 def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Where each token of sequences [n, k] may have come from, whoever drew them: int64 [n, k, 2], row of the index and
-    position; -1 where a token stands nowhere.
+    """Where each token of sequences [n, k] may have come from, whoever drew them: int64 [n, k, 2],
+    row of the index and position; -1 where a token stands nowhere.
 
-    The longest run that stands in a training image is taken first, then the longest that goes on from its end, so that
-    the pieces are as few as can be. Of several places the first one where the run stood counts, else the first of all.
-    """
+    The longest run that stands in a training image is taken first, then the longest that goes on
+    from its end, so that the pieces are as few as can be. Of several places the first one where the
+    run stood counts, else the first of all."""
     engine = Engine(index)
     lengths = engine.longest_matches(tokens)
     sources = np.full((*tokens.shape, 2), -1, np.int64)
@@ -96,7 +107,9 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         while start < len(row):
             length = int(lengths[i, start])
             if length:
-                images, positions = np.divmod(engine.offsets(row[start : start + length]), index.tokens_per_image + 1)
+                images, positions = np.divmod(
+                    engine.offsets(row[start : start + length]), index.tokens_per_image + 1
+                )
                 in_place = positions - 1 == start
                 which = np.lexsort((images, ~in_place))[0]
                 run = np.arange(length)
@@ -106,9 +119,11 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
     return sources
 
 
-def steps_away(index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many levels lie between every token [n, k] and that of its source [n, k, 2], summed over the digits of
-    their FSQ codes; without codes 1 where they differ. 0 for given tokens."""
+def steps_away(
+    index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """How many levels lie between every token [n, k] and that of its source [n, k, 2], summed over
+    the digits of their FSQ codes; without codes 1 where they differ. 0 for given tokens."""
     rows = sources[..., 0]
     origin = index.tokens[rows.clip(min=0), sources[..., 1].clip(min=0)]
     if index.levels:
@@ -121,7 +136,8 @@ def steps_away(index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int
 
 
 def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """-log2 of the share of training images that have the token at its position: [n, k]; a count of 1 at least."""
+    """-log2 of the share of training images that have the token at its position: [n, k]; a count of
+    1 at least."""
     bits = np.empty(tokens.shape)
     for position in range(tokens.shape[1]):
         counts = np.bincount(index.tokens[:, position], minlength=index.vocab_size)
@@ -129,9 +145,11 @@ def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64
     return bits
 
 
-def copied_runs(sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: NDArray[np.float64]) -> list[list]:
-    """Runs of RUN tokens or more copied in a row from one image, of one sequence: [first, number, bits], the most
-    surprising first. sources: row and position [k, 2]; steps, surprise: [k].
+def copied_runs(
+    sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: NDArray[np.float64]
+) -> list[list]:
+    """Runs of RUN tokens or more copied in a row from one image, of one sequence: [first, number,
+    bits], the most surprising first. sources: row and position [k, 2]; steps, surprise: [k].
 
     >>> sources = np.array([[7, 0], [7, 1], [7, 2], [7, 3], [2, 4]])
     >>> copied_runs(sources, np.zeros(5, int), np.full(5, 2.0))

@@ -1,16 +1,17 @@
-"""Every metric of a night, in one table: where it is computed, its title, what it means, its unit, what is better.
+"""Every metric of a night, in one table: where it is computed, its title, what it means, its unit,
+what is better.
 
-The columns of the page, the lines of the terminal and the words of the README come from here. A metric is computed for
-generated and for held-out real images alike; the latter have what a perfect sampler would.
-"""
+The columns of the page, the lines of the terminal and the words of the README come from here. A
+metric is computed for generated and for held-out real images alike; the latter have what a perfect
+sampler would."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from imagegram.metrics.intervals import Figure, number_text
 
-# One more with every change of the code that changes a figure, or a classifier that is kept for them: all that was
-# measured before is then measured anew.
+# One more with every change of the code that changes a figure, or a classifier that is kept for
+# them: all that was measured before is then measured anew.
 FIGURES_VERSION = 2
 Figures = dict[str, Any]  # those of one set of images, by the keys of their metrics
 
@@ -31,7 +32,8 @@ class Metric:
     help: str
     better: str = LIKE_REAL  # what a good sampler has
     where: str = "copying.describe"  # MODULE.FUNCTION of imagegram.metrics that computes it
-    unit: str = ""  # of `number_text`: "%" of a share, "p" of a probability however small, "g" of any size
+    unit: str = ""
+    """of `number_text`: "%" of a share, "p" of a probability however small, "g" of any size"""
     cite: str = ""
     shown: bool = True  # as a column of the page; else in report.json and the CSV alone
 
@@ -49,7 +51,9 @@ class Metric:
         if images := figures.get("cannot_be_told", {}).get(self.key):
             return "cannot be told", f"from {images} image{'s' * (images > 1)}"
         figure = self.of(figures)
-        return (figure.value_text(self.unit), figure.interval_text(self.unit)) if figure else ("-", "")
+        return (
+            (figure.value_text(self.unit), figure.interval_text(self.unit)) if figure else ("-", "")
+        )
 
     def text(self, figures: Figures) -> str:
         """The same in one line."""
@@ -58,7 +62,8 @@ class Metric:
 
 
 class Extraction(Metric):
-    """A chance for every length of a beginning: shown is that after half an image, which is the longest."""
+    """A chance for every length of a beginning: shown is that after half an image, which is the
+    longest."""
 
     def of(self, figures: Figures) -> Figure | None:
         if self.key not in figures:
@@ -78,7 +83,8 @@ class Extraction(Metric):
 EXACT_COPY_PROBABILITY = Metric(
     "exact_copy_probability",
     "P(exact copy)",
-    "the exact probability that a drawn sequence equals a training sequence, from the sampler's likelihood",
+    "the exact probability that a drawn sequence equals a training sequence, from the sampler's "
+    "likelihood",
     LOWER,
     "exact.exact_figures",
     unit="p",
@@ -86,7 +92,8 @@ EXACT_COPY_PROBABILITY = Metric(
 CLOSER = Metric(
     "closer_than_held_out",
     "P(closer)",
-    "probability of lying closer to the training set than a held-out real image does; 1 for a copier",
+    "probability of lying closer to the training set than a held-out real image does; 1 for a "
+    "copier",
     "0.5",
     "intervals.probability_closer",
     cite=MEEHAN,
@@ -94,13 +101,18 @@ CLOSER = Metric(
 COHERENCE = Metric(
     "coherence",
     "coherence",
-    "classifiers' mean score of the decoded images, scaled so that held-out real images have 1 and images of "
-    "independently drawn tokens 0; above 1 the classifiers are surer than of real images: typical rather than diverse",
+    "classifiers' mean score of the decoded images, scaled so that held-out real images have 1 "
+    "and images of independently drawn tokens 0; above 1 the classifiers are surer than of real "
+    "images: typical rather than diverse",
     "1",
     "coherence.Classifiers",
 )
 EXACT_COPIES = Metric(
-    "exact_copies", "exact copies", "share of sequences equal to a training sequence", LOWER, unit="%"
+    "exact_copies",
+    "exact copies",
+    "share of sequences equal to a training sequence",
+    LOWER,
+    unit="%",
 )
 HELD_OUT_BITS = Metric(
     "held_out_bits",
@@ -126,7 +138,8 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
     Metric(
         "training_bits",
         "training bits",
-        "the same of training images: the less than the held-out bits, the more the sampler knows them by heart",
+        "the same of training images: the less than the held-out bits, the more the sampler knows "
+        "them by heart",
         "as the held-out bits",
         "exact.exact_figures",
     ),
@@ -141,8 +154,8 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
     Extraction(
         "extraction",
         "extraction",
-        "the chance that the rest of a training image follows after its first half (8 tokens of 16), exactly; below, "
-        "the same of held-out images",
+        "the chance that the rest of a training image follows after its first half (8 tokens of "
+        "16), exactly; below, the same of held-out images",
         "as of held-out images",
         "exact.extraction",
         unit="p",
@@ -150,28 +163,57 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
     ),
     EXACT_COPIES,
     Metric(
-        "shifted_copies", "shifted", "half the tokens or more copied in one run to another position", LOWER, unit="%"
+        "shifted_copies",
+        "shifted",
+        "half the tokens or more copied in one run to another position",
+        LOWER,
+        unit="%",
     ),
     Metric(
         "mosaics",
         "mosaics",
-        "half the tokens or more in copied runs of at least four: patches of several training images, joined",
+        "half the tokens or more in copied runs of at least four: patches of several training "
+        "images, joined",
         LOWER,
         unit="%",
         cite="Kamb & Ganguli, 2024",
     ),
     Metric("novel", "novel", "none of these", "higher, as for real images", unit="%"),
-    Metric("longest_run", "longest run", "mean longest run of tokens in one training image, at any position"),
-    Metric("pieces", "pieces", "mean number of runs that a sequence can be put together from, at least", shown=False),
-    Metric("copied_share", "copied share", "mean share of the tokens in copied runs of four", unit="%", shown=False),
-    Metric("nearest_distance", "nearest", "mean number of tokens that differ from the nearest training sequence"),
+    Metric(
+        "longest_run",
+        "longest run",
+        "mean longest run of tokens in one training image, at any position",
+    ),
+    Metric(
+        "pieces",
+        "pieces",
+        "mean number of runs that a sequence can be put together from, at least",
+        shown=False,
+    ),
+    Metric(
+        "copied_share",
+        "copied share",
+        "mean share of the tokens in copied runs of four",
+        unit="%",
+        shown=False,
+    ),
+    Metric(
+        "nearest_distance",
+        "nearest",
+        "mean number of tokens that differ from the nearest training sequence",
+    ),
     CLOSER_IN_CODES,
-    Metric("nearest_in_codes", "nearest, codes", "mean squared distance to the nearest training image", shown=False),
+    Metric(
+        "nearest_in_codes",
+        "nearest, codes",
+        "mean squared distance to the nearest training image",
+        shown=False,
+    ),
     Metric(
         "f_mem",
         "f_mem",
-        "share of images less than a third as far from the nearest training image as from the second nearest; of "
-        "tokens in codes",
+        "share of images less than a third as far from the nearest training image as from the "
+        "second nearest; of tokens in codes",
         LOWER,
         unit="%",
         cite="Yoon et al., 2023",
@@ -193,13 +235,15 @@ METRICS = (  # what the answer speaks of first: later ones may lie beyond the ed
         cite=NAEEM,
     ),
 )
-# Measured beside a night, by nearest.memorization_figures: a copier of a fifth passes all but the last of them.
+# Measured beside a night, by nearest.memorization_figures: a copier of a fifth passes all but the
+# last of them.
 OTHERS = (
     Metric(
         "c_t",
         "C_T",
-        "the Mann-Whitney statistic of P(closer) as a z-score, of tokens in codes, the mean over classes (of pictures "
-        "cells of k-means): far below 0 copies, far above lies further away than real images",
+        "the Mann-Whitney statistic of P(closer) as a z-score, of tokens in codes, the mean over "
+        "classes (of pictures cells of k-means): far below 0 copies, far above lies further away "
+        "than real images",
         "0",
         "nearest.data_copying",
         cite=MEEHAN,
@@ -207,7 +251,8 @@ OTHERS = (
     Metric(
         "authentic",
         "AuthPct",
-        "share of images further from the nearest training image, of tokens in codes, than that is from its own",
+        "share of images further from the nearest training image, of tokens in codes, than that "
+        "is from its own",
         where="nearest.authentic",
         unit="%",
         cite="Alaa et al., 2022",
@@ -215,7 +260,8 @@ OTHERS = (
     Metric(
         "near_copies",
         "near-copies",
-        "share of sequences whose every token is within one level of every digit of one training image's",
+        "share of sequences whose every token is within one level of every digit of one training "
+        "image's",
         LOWER,
         "nearest.near_copies",
         unit="%",
@@ -231,18 +277,21 @@ SAMPLE_BITS = Metric(
     "own_tokens.measure_tokens",
 )
 BY_KEY = {metric.key: metric for metric in (*METRICS, *OTHERS)}
-# Of pictures in any feature space (sets.py): what a generator that nobody has the tokens of can be asked.
+# Of pictures in any feature space (sets.py): what a generator that nobody has the tokens of can be
+# asked.
 SETS = (
     Metric(
         "near_duplicates",
         "near-duplicates",
-        "share of images that are nearly a training image: perceptual hashes 4 bits apart, pixels 16 of 255, at most",
+        "share of images that are nearly a training image: perceptual hashes 4 bits apart, pixels "
+        "16 of 255, at most",
         *(LOWER, "sets.near_duplicates", "%", "Zauner, 2010"),
     ),
     Metric(
         "calibrated",
         "calibrated",
-        "share of images less than half as far from the nearest training image as from its 50 nearest on average",
+        "share of images less than half as far from the nearest training image as from its 50 "
+        "nearest on average",
         *(LOWER, "sets.measure_space", "%", "Carlini et al., 2023"),
     ),
     BY_KEY["f_mem"],
@@ -266,7 +315,8 @@ SETS = (
     Metric(
         "fd",
         "FD",
-        "Fréchet distance to held-out real images, on principal components; biased upward, alike in both columns",
+        "Fréchet distance to held-out real images, on principal components; biased upward, alike "
+        "in both columns",
         *(LOWER, "sets.frechet", "g", "Heusel et al., 2017"),
     ),
     Metric(

@@ -1,12 +1,14 @@
-"""How a set of generated images lies among real ones, in any space of features: copies, likeness, diversity.
+"""How a set of generated images lies among real ones, in any space of features: copies, likeness,
+diversity.
 
-Three sets of n images are compared: the generated ones and two halves of the held-out real images. One half is the
-reference; what the other half has is what a perfect generator would have. All of them are compared with all training
-images where copies are asked for. What each measure is stands in registry.py (SETS).
+Three sets of n images are compared: the generated ones and two halves of the held-out real images.
+One half is the reference; what the other half has is what a perfect generator would have. All of
+them are compared with all training images where copies are asked for. What each measure is stands
+in registry.py (SETS).
 
-Intervals: Wilson's for rates, the bootstrap for what belongs to single images, the delete-a-group jackknife for what
-belongs to whole sets (Efron & Stein, 1981: conservative), since a resampled set holds copies of its own.
-"""
+Intervals: Wilson's for rates, the bootstrap for what belongs to single images, the delete-a-group
+jackknife for what belongs to whole sets (Efron & Stein, 1981: conservative), since a resampled set
+holds copies of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +20,20 @@ from numpy.typing import NDArray
 
 from imagegram.data.duplicates import across
 from imagegram.metrics.intervals import Figure, probability_closer, wilson
-from imagegram.metrics.nearest import Floats, Ints, Nearest, Vectors, authentic, data_copying_figure, nearest_vectors
+from imagegram.metrics.nearest import (
+    Floats,
+    Ints,
+    Nearest,
+    Vectors,
+    authentic,
+    data_copying_figure,
+    nearest_vectors,
+)
 
 K = 5  # neighbours, of precision, recall, density and coverage
 AROUND = 50  # nearest training images, of the calibrated distance
-HALF = 0.5  # of their mean distance: a nearest one that is nearer counts as copied (alpha of Carlini et al.)
+# of their mean distance: a nearest one that is nearer counts as copied (alpha of Carlini et al.)
+HALF = 0.5
 COMPONENTS = 64  # of FD, at most: a covariance of more needs more images
 IMAGES_A_COMPONENT = 4  # at least
 FITTED_ON = 2000  # training images, of the components and cells
@@ -34,8 +45,8 @@ SHARES = ("precision", "recall", "coverage")
 
 @dataclass(frozen=True)
 class Space:
-    """Features of one kind: of n generated images and two halves of the held-out ones [n, F], in random order, and of
-    the distinct training images [N, F]."""
+    """Features of one kind: of n generated images and two halves of the held-out ones [n, F], in
+    random order, and of the distinct training images [N, F]."""
 
     generated: Vectors
     held_out: Vectors
@@ -54,7 +65,8 @@ class Space:
 
 @dataclass(frozen=True)
 class Found:
-    """The figures of one space, of "generated" and "held_out", and where each image lies among the training images."""
+    """The figures of one space, of "generated" and "held_out", and where each image lies among the
+    training images."""
 
     figures: dict[str, dict[str, Figure]]
     nearest: dict[str, Nearest]
@@ -78,14 +90,17 @@ def measure_space(space: Space, rng: np.random.Generator) -> Found:
         }
         figures[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
         figures[who]["closer_than_held_out"] = probability_closer(found.first, real, rng)
-        figures[who] |= data_copying_figure((found.first, real), (cells[who], cells["reference"]), rng)
+        figures[who] |= data_copying_figure(
+            (found.first, real), (cells[who], cells["reference"]), rng
+        )
         compared = Compared(space, getattr(space, who))
         figures[who] |= jackknife(compared.measure, len(space.reference))
     return Found(figures, nearest)
 
 
 def calibrated(nearest: Nearest) -> Floats:
-    """The distance to the nearest training image over the mean of the AROUND nearest: float64 [n]; 0 of copies."""
+    """The distance to the nearest training image over the mean of the AROUND nearest: float64 [n];
+    0 of copies."""
     return nearest.first / np.maximum(nearest.around, 1e-12)
 
 
@@ -98,19 +113,26 @@ def _cells(space: Space) -> dict[str, Ints]:
     count = max(1, min(len(space.generated) // CELL, len(some)))
     means = KMeans(count, n_init=1, random_state=0).fit(some)
     sets = {who: getattr(space, who) for who in ("generated", "held_out", "reference")}
-    return {who: means.predict(pca.transform(features)).astype(np.int64) for who, features in sets.items()}
+    return {
+        who: means.predict(pca.transform(features)).astype(np.int64)
+        for who, features in sets.items()
+    }
 
 
 class Compared:
-    """A set of n images beside the reference [n, F]: what belongs to whole sets, of all of them or of some rows."""
+    """A set of n images beside the reference [n, F]: what belongs to whole sets, of all of them or
+    of some rows."""
 
     def __init__(self, space: Space, features: Vectors):
         both = [vectors.astype(np.float64) for vectors in (features, space.reference)]
         self.mine, self.real, self.between = (
-            squared_distances(a, b) for a, b in ((both[0], both[0]), (both[1], both[1]), (both[0], both[1]))
+            squared_distances(a, b)
+            for a, b in ((both[0], both[0]), (both[1], both[1]), (both[0], both[1]))
         )
         scale = both[0].shape[1]
-        self.kernels = [(a @ b.T / scale + 1) ** 3 for a, b in ((both[0],) * 2, (both[1],) * 2, both)]
+        self.kernels = [
+            (a @ b.T / scale + 1) ** 3 for a, b in ((both[0],) * 2, (both[1],) * 2, both)
+        ]
         self.low = [space.components.transform(vectors) for vectors in (features, space.reference)]
         # Twice the width of a kernel: the median distance of real images.
         self.width = max(1e-12, float(np.median(self.real[np.triu_indices(len(self.real), 1)])))
@@ -132,10 +154,11 @@ class Compared:
 
 
 def within(between: Floats, real: Floats) -> NDArray[np.bool_]:
-    """Whether each candidate lies in each reference point's ball, which ends at its K-th neighbour: bool [n, m].
+    """Whether each candidate lies in each reference point's ball, which ends at its K-th neighbour:
+    bool [n, m].
 
-    Distances, or their squares: of candidates and reference points [n, m], and of these from each other [m, m].
-    """
+    Distances, or their squares: of candidates and reference points [n, m], and of these from each
+    other [m, m]."""
     return between <= np.partition(real, K, axis=1)[:, K]  # itself is the nearest
 
 
@@ -147,25 +170,33 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
 
 
 def frechet(a: Floats, b: Floats) -> float:
-    """The squared Fréchet distance of two Gaussians with the means and covariances of `a` [n, F] and `b` [m, F]:
+    """The squared Fréchet distance of two Gaussians with the means and covariances of `a` [n, F]
+    and `b` [m, F]:
     |mean - mean|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson & Landau, 1982).
 
     Of R'R = A and S'S = B the trace of the root is the sum of the singular values of R S'.
     """
-    roots = [np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)]
+    roots = [
+        np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)
+    ]
     trace = sum(float(np.square(root).sum()) for root in roots)
     shared = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
     return max(0.0, float(np.square(a.mean(0) - b.mean(0)).sum()) + trace - 2 * shared)
 
 
 def mmd(mine: Floats, real: Floats, between: Floats) -> float:
-    """The squared maximum mean discrepancy without bias, from kernels [n, n], [m, m], [n, m] (Gretton et al., 2012)."""
-    inner = sum((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in (mine, real))
+    """The squared maximum mean discrepancy without bias, from kernels [n, n], [m, m], [n, m]
+    (Gretton et al., 2012)."""
+    inner = sum(
+        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
+        for kernel in (mine, real)
+    )
     return float(inner - 2 * between.mean())
 
 
 def renyi_kernel_entropy(squares: Floats, width: float) -> float:
-    """exp of the Rényi kernel entropy of order 2 of n images, from squared distances [n, n]: 1 to n.
+    """exp of the Rényi kernel entropy of order 2 of n images, from squared distances [n, n]: 1 to
+    n.
 
     The kernel is exp(-2 d^2 / width), that of half of a distance whose square is `width`.
 
@@ -176,7 +207,8 @@ def renyi_kernel_entropy(squares: Floats, width: float) -> float:
 
 
 def jackknife(measure: Callable[[Ints], dict[str, float]], n: int) -> dict[str, Figure]:
-    """Figures of n rows with intervals, from the n rows without one of GROUPS groups at a time (Kott, 2001)."""
+    """Figures of n rows with intervals, from the n rows without one of GROUPS groups at a time
+    (Kott, 2001)."""
     rows = np.arange(n)
     groups = min(GROUPS, n)
     parts = [measure(rows[rows % groups != group]) for group in range(groups)]
@@ -192,9 +224,12 @@ def jackknife(measure: Callable[[Ints], dict[str, float]], n: int) -> dict[str, 
 
 
 def near_duplicates(
-    pixels: NDArray[np.uint8], hashes: NDArray[np.uint64], training: tuple[NDArray[np.uint8], NDArray[np.uint64]]
+    pixels: NDArray[np.uint8],
+    hashes: NDArray[np.uint64],
+    training: tuple[NDArray[np.uint8], NDArray[np.uint64]],
 ) -> NDArray[np.bool_]:
-    """Whether each image uint8 [n, 3, S, S] with its perceptual hash [n] is nearly a training image: bool [n]."""
+    """Whether each image uint8 [n, 3, S, S] with its perceptual hash [n] is nearly a training
+    image: bool [n]."""
     both = np.concatenate([hashes, training[1]])
     mine = np.arange(len(both)) < len(hashes)
 

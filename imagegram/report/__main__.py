@@ -1,4 +1,5 @@
-"""Make the page of finished nights again, from their folders alone; or of what generate_images.py made.
+"""Make the page of finished nights again, from their folders alone; or of what generate_images.py
+made.
 
 .venv/bin/python -m imagegram.report data/demo
 .venv/bin/python -m imagegram.report data       # data/generated/*, beside data/index
@@ -15,7 +16,8 @@ from imagegram.cli import run_script, summary
 
 @dataclass
 class Config:
-    nights: Positional[list[Path]]  # folders that overnight_run.py wrote, or that hold index/ and generated/
+    nights: Positional[list[Path]]
+    """folders that overnight_run.py wrote, or that hold index/ and generated/"""
 
 
 def main(config: Config) -> None:
@@ -28,7 +30,11 @@ def main(config: Config) -> None:
 
     # All of them are opened before any page is replaced.
     nights = [
-        (out, Night.read(out) if (out / FILE).exists() else Night.of_images(out), Index.open(out / "index"))
+        (
+            out,
+            Night.read(out) if (out / FILE).exists() else Night.of_images(out),
+            Index.open(out / "index"),
+        )
         for out in config.nights
     ]
     for out, night, index in nights:

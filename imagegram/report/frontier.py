@@ -1,4 +1,5 @@
-"""The plot of the page, coherence against copying, and what is taken away from a night: the figures as tables."""
+"""The plot of the page, coherence against copying, and what is taken away from a night: the figures
+as tables."""
 
 import csv
 import io
@@ -16,18 +17,20 @@ from imagegram.report.verdict import Run
 
 INK = "#010203"  # stands for the colour of the text around the plot
 MARKERS = "osD^vP*Xph<>"
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same figures, the same bytes
+# the same figures, the same bytes
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 14} | {
-    key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    key: INK
+    for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 }
 
 
 def frontier(runs: list[Run], kind: str = "svg") -> bytes:
-    """Coherence against P(closer) of the runs that have both, with 95 % intervals; nothing where none has.
+    """Coherence against P(closer) of the runs that have both, with 95 % intervals; nothing where
+    none has.
 
-    An SVG has the colour of the text around it, so that it can be read in light and in dark. Hollow: may copy more than
-    real images do.
-    """
+    An SVG has the colour of the text around it, so that it can be read in light and in dark.
+    Hollow: may copy more than real images do."""
     known = [run for run in runs if COHERENCE.of(run.figures) and CLOSER.of(run.figures)]
     if not known:
         return b""
@@ -47,7 +50,11 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
                 "label": run.name,
             } | fill
             axes.errorbar(x.value, y.value, dy, dx, **look)
-        axes.set(xlabel="P(closer to the training images than held out)", ylabel="coherence", xlim=(-0.02, 1.02))
+        axes.set(
+            xlabel="P(closer to the training images than held out)",
+            ylabel="coherence",
+            xlim=(-0.02, 1.02),
+        )
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
@@ -57,21 +64,28 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
 
 
 def tables(runs: list[Run], real: Figures) -> dict[str, str]:
-    """figures.csv: every figure with its interval; figures.md and figures.tex: those that a night ends with."""
+    """figures.csv: every figure with its interval; figures.md and figures.tex: those that a night
+    ends with."""
     rows = [("held-out", "", real), *((run.name, run.settings, run.figures) for run in runs)]
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
     for name, settings, figures in rows:
         of = {key: figure for key, figure in figures.items() if isinstance(figure, Figure)}
-        writer.writerows([name, settings, key, each.value, each.low, each.high] for key, each in of.items())
+        writer.writerows(
+            [name, settings, key, each.value, each.low, each.high] for key, each in of.items()
+        )
     short = [["sampler", *(metric.title for metric in IN_SHORT)]]
     short += [[name, *(metric.text(figures) for metric in IN_SHORT)] for name, _, figures in rows]
     markdown = ["| " + " | ".join(row) + " |" for row in short]
-    latex = [" & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + r" \\" for row in short]
+    latex = [
+        " & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + r" \\" for row in short
+    ]
     columns = "l" + "r" * len(IN_SHORT)
     return {
         "figures.csv": table.getvalue(),
         "figures.md": "\n".join([markdown[0], "| --- " * len(short[0]) + "|", *markdown[1:], ""]),
-        "figures.tex": "\n".join([rf"\begin{{tabular}}{{{columns}}}", *latex, r"\end{tabular}", ""]),
+        "figures.tex": "\n".join(
+            [rf"\begin{{tabular}}{{{columns}}}", *latex, r"\end{tabular}", ""]
+        ),
     }

@@ -1,4 +1,5 @@
-"""The page: one HTML file with the answer, the pictures, where their tokens came from, and the figures."""
+"""The page: one HTML file with the answer, the pictures, where their tokens came from, and the
+figures."""
 
 import json
 import re
@@ -24,7 +25,17 @@ from imagegram.metrics.held_out import HeldOut
 from imagegram.metrics.intervals import from_json
 from imagegram.metrics.registry import COLUMNS, Figures
 from imagegram.report.frontier import frontier, tables
-from imagegram.report.pictures import PALETTE, Gallery, Originals, Place, RealImages, bars, read_gallery, sheet, small
+from imagegram.report.pictures import (
+    PALETTE,
+    Gallery,
+    Originals,
+    Place,
+    RealImages,
+    bars,
+    read_gallery,
+    sheet,
+    small,
+)
 from imagegram.report.record import HELD_OUT, STEPS, Night
 from imagegram.report.sheets import shares
 from imagegram.report.verdict import Run, answer, best_of, remarks
@@ -36,12 +47,22 @@ MOST_SOURCES = 6  # of each
 RECONSTRUCTED = 12  # real images beside what the codec keeps of them
 NOVELTY_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)  # of n-grams in the table
 
-REAL = ("nearest", "nearest_in_codes", "given")  # what pictures.json says of real images, by their places
+# what pictures.json says of real images, by their places
+REAL = ("nearest", "nearest_in_codes", "given")
 
 KINDS = {
-    "exact_copies": ("exact copy", "every token equals that of one training image, at the same place"),
-    "shifted_copies": ("shifted copy", "half the tokens or more in one run from a training image, at another place"),
-    "mosaics": ("mosaic", "half the tokens or more lie in runs of at least four tokens copied from training images"),
+    "exact_copies": (
+        "exact copy",
+        "every token equals that of one training image, at the same place",
+    ),
+    "shifted_copies": (
+        "shifted copy",
+        "half the tokens or more in one run from a training image, at another place",
+    ),
+    "mosaics": (
+        "mosaic",
+        "half the tokens or more lie in runs of at least four tokens copied from training images",
+    ),
     "novel": ("novel", "none of these"),
 }
 
@@ -58,7 +79,8 @@ class Sources:
 
 
 def write_page(sources: Sources) -> Path:
-    """Write report.html into the folder of the night, and figures/, from what is finished; returns the page's place."""
+    """Write report.html into the folder of the night, and figures/, from what is finished; returns
+    the page's place."""
     content = _content(sources)
     Artifact(sources.out / "figures", "figures").mark()
     for name, text in content["files"].items():
@@ -96,7 +118,9 @@ def _content(sources: Sources) -> dict[str, Any]:
     runs, real = read_runs(out, night)
     best = best_of(runs)
 
-    galleries = _galleries(out, night, [run.name for run in sorted(runs, key=lambda run: run is not best)])
+    galleries = _galleries(
+        out, night, [run.name for run in sorted(runs, key=lambda run: run is not best)]
+    )
     real_images = RealImages(_uses(galleries), sources.originals, sources.index, sources.held_out)
     manifests = [folder.manifest for folder in sources.originals.folders]
     names = short_names([manifest.dataset.name for manifest in manifests])
@@ -110,21 +134,30 @@ def _content(sources: Sources) -> dict[str, Any]:
         "num_held_out": len(sources.held_out.tokens),
         "answer": answer(runs, night.sequences, held_out=len(sources.held_out.tokens)),
         "fidelity": read_fidelity(sources.index),
-        "warnings": [line for folder in sources.originals.folders if (line := warning_of(folder.path))],
+        "warnings": [
+            line for folder in sources.originals.folders if (line := warning_of(folder.path))
+        ],
         "remarks": remarks(runs, len(sources.held_out.tokens)),
-        "unfinished": [n for n in night.samplers if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}],
+        "unfinished": [
+            n
+            for n in night.samplers
+            if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}
+        ],
         "runs": runs,
         "best": best.name if best and rule.is_like_real_images(best.figures) else "",
         "real": real,
         "columns": [
-            c for c in COLUMNS if any(c.cell(figures)[0] != "-" for figures in (real, *(r.figures for r in runs)))
+            c
+            for c in COLUMNS
+            if any(c.cell(figures)[0] != "-" for figures in (real, *(r.figures for r in runs)))
         ],
         "galleries": [
             _gallery(gallery, out, night)
             for gallery in tqdm(galleries, desc="writing the page", unit="sampler", delay=3)
         ],
         "by_name": {run.name: run for run in runs},
-        "files": tables(runs, real) | ({"frontier.svg": plot.decode()} if (plot := frontier(runs)) else {}),
+        "files": tables(runs, real)
+        | ({"frontier.svg": plot.decode()} if (plot := frontier(runs)) else {}),
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
         "reconstructions": _reconstructions(galleries, sources.originals),
         "stitched": _stitched(galleries, real_images) if galleries and galleries[0].drawn else [],
@@ -148,10 +181,13 @@ def read_runs(out: Path, night: Night) -> tuple[list[Run], Figures]:
 
 
 def _galleries(out: Path, night: Night, names: list[str]) -> list[Gallery]:
-    """The pictures of the samplers, in this order, and of the held-out images; of those that have any."""
+    """The pictures of the samplers, in this order, and of the held-out images; of those that have
+    any."""
     folders = {name: night.folder(out, name) for name in [*names, HELD_OUT]}
     there = [
-        name for name in folders if all((folders[name] / f"{kind}.json").exists() for kind in ("report", "pictures"))
+        name
+        for name in folders
+        if all((folders[name] / f"{kind}.json").exists() for kind in ("report", "pictures"))
     ]
     bar = tqdm(there, desc="reading the pictures of the page", unit="sampler", delay=3)
     return [read_gallery(name, folders[name], drawn=name != HELD_OUT) for name in bar]
@@ -161,11 +197,17 @@ def _thumbnails(real_images: RealImages) -> dict[str, Any]:
     """What the template needs of the real images."""
     count = len(real_images.thumbnails)
     url = sheet(real_images.thumbnails, REAL_COLUMNS)
-    return {"url": url, "columns": REAL_COLUMNS, "rows": max(1, -(-count // REAL_COLUMNS)), "count": count}
+    return {
+        "url": url,
+        "columns": REAL_COLUMNS,
+        "rows": max(1, -(-count // REAL_COLUMNS)),
+        "count": count,
+    }
 
 
 def _uses(galleries: list[Gallery]) -> Counter[Place]:
-    """How often the page refers to each real image; nearest images and held-out ones before sources of tokens."""
+    """How often the page refers to each real image; nearest images and held-out ones before sources
+    of tokens."""
     uses: Counter[Place] = Counter()
     for gallery in galleries:
         for row, fact in zip(gallery.sources, gallery.facts, strict=True):
@@ -210,7 +252,9 @@ def _reconstructions(galleries: list[Gallery], originals: Originals) -> dict[str
     if held_out is None:
         return {}
     real = [originals.picture((int(row[0, 0]), int(row[0, 1]))) for row in held_out.sources]
-    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None][:RECONSTRUCTED]
+    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None][
+        :RECONSTRUCTED
+    ]
     if not pairs:
         return {}
     shown = [small(picture) for pair in zip(*pairs, strict=True) for picture in pair]
@@ -232,10 +276,18 @@ def _kinds(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, 
     drawn = [(w, gallery.facts) for w, gallery in enumerate(galleries) if gallery.drawn]
     rows = []
     for key, (name, definition) in KINDS.items():
-        found = ((w, i, fact) for w, facts in drawn for i, fact in enumerate(facts) if fact["kind"] == key)
+        found = (
+            (w, i, fact)
+            for w, facts in drawn
+            for i, fact in enumerate(facts)
+            if fact["kind"] == key
+        )
         row: dict[str, Any] = {"name": name, "definition": definition, "example": None}
         if example := next(found, None):
-            row |= {"example": example[:2], "nearest": real_images.numbers[tuple(example[2]["nearest"])]}
+            row |= {
+                "example": example[:2],
+                "nearest": real_images.numbers[tuple(example[2]["nearest"])],
+            }
         rows.append(row)
     return rows
 
@@ -252,14 +304,17 @@ def short_names(datasets: list[str]) -> list[str]:
     """
     parts = [Path(printable(name)).parts for name in datasets]
     for length in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(each[-length:]) or name for each, name in zip(parts, datasets, strict=True)]
+        names = [
+            "/".join(each[-length:]) or name for each, name in zip(parts, datasets, strict=True)
+        ]
         if len(set(names)) == len(set(datasets)):
             break
     return names
 
 
 def without_folders(text: str) -> str:
-    """Text whose absolute paths are cut to their last part: a page that is shared names no user and no machine.
+    """Text whose absolute paths are cut to their last part: a page that is shared names no user and
+    no machine.
 
     >>> without_folders("--codec /home/me/cats --out=/tmp/a/b and/or EPFL/x https://x.org/y/z")
     '--codec .../cats --out=.../b and/or EPFL/x https://x.org/y/z'
@@ -267,11 +322,18 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w./:~])/(?:[^\s/'\"<>;,]+/)+([^\s/'\"<>;,]*)", r".../\1", text)
 
 
-def _data(galleries: list[Gallery], real_images: RealImages, named: list[tuple[str, Manifest]]) -> str:
+def _data(
+    galleries: list[Gallery], real_images: RealImages, named: list[tuple[str, Manifest]]
+) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
     data = {
-        "datasets": [{"name": name, "classes": list(manifest.class_names)} for name, manifest in named],
-        "images": [[*place, label] for place, label in zip(real_images.places, real_images.labels, strict=True)],
+        "datasets": [
+            {"name": name, "classes": list(manifest.class_names)} for name, manifest in named
+        ],
+        "images": [
+            [*place, label]
+            for place, label in zip(real_images.places, real_images.labels, strict=True)
+        ],
         "thumbnails": len(real_images.thumbnails),
         "kinds": {key: name for key, (name, _) in KINDS.items()},
         "galleries": {gallery.name: _gallery_data(gallery, real_images) for gallery in galleries},
@@ -283,7 +345,10 @@ def _gallery_data(gallery: Gallery, real_images: RealImages) -> dict[str, Any]:
     pictures = []
     for row, fact, colours in zip(gallery.sources, gallery.facts, gallery.colours, strict=True):
         numbers = [real_images.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
-        picture = {"colours": "".join(f"{colour:x}" for colour in colours), "sources": numbers} | fact
+        picture = {
+            "colours": "".join(f"{colour:x}" for colour in colours),
+            "sources": numbers,
+        } | fact
         picture |= {key: real_images.numbers[tuple(fact[key])] for key in REAL if key in fact}
         if (row[:, 2] != np.arange(len(row))).any():
             picture["positions"] = row[:, 2].tolist()
@@ -301,7 +366,10 @@ def _seconds(sources: Sources) -> dict[str, float]:
     """How long every step took when it was done, which need not be in the last go of the night."""
     night = sources.night
     info = sources.index.info
-    found = {f"tokenizing {folder.manifest.dataset.name}": folder.seconds() for folder in sources.originals.folders}
+    found = {
+        f"tokenizing {folder.manifest.dataset.name}": folder.seconds()
+        for folder in sources.originals.folders
+    }
     found["building the index"] = info["seconds"] + info["verify_seconds"]
     steps = (*night.samplers, *STEPS, HELD_OUT)  # and not a sampler that this night leaves out
     return found | {name: seconds for name, seconds in night.seconds.items() if name in steps}

@@ -1,4 +1,5 @@
-"""The pictures of the page: the pictures of every run, the originals of the data sets, and sheets as data: URLs."""
+"""The pictures of the page: the pictures of every run, the originals of the data sets, and sheets
+as data: URLs."""
 
 import base64
 import io
@@ -27,8 +28,8 @@ HUES = 8  # sources of one picture that have a colour of their own
 SINGLE = 0  # colour of a token whose source gave no other token
 OTHER = HUES + 1  # colour of a token whose source gave several, where eight others gave more
 GIVEN = HUES + 2  # colour of a token that was given
-# A token whose source gave no other, eight sources that gave several, the rest of these, given tokens. Each can be told
-# from a light and from a dark page: a contrast of 3 to both.
+# A token whose source gave no other, eight sources that gave several, the rest of these, given
+# tokens. Each can be told from a light and from a dark page: a contrast of 3 to both.
 PALETTE = (
     "#80858d",
     "#d64545",
@@ -42,7 +43,8 @@ PALETTE = (
     "#6b7280",
     "#78716c",
 )
-# Of samplers, in every plot: the first whose name begins a sampler's name. Others get one of SPARE by theirs.
+# Of samplers, in every plot: the first whose name begins a sampler's name. Others get one of SPARE
+# by theirs.
 COLOURS = {
     "kernel": "#2f7fd6",
     "smoothed": "#2a8f4f",
@@ -65,13 +67,16 @@ class Gallery:
     pictures: list[Image.Image]
     sources: NDArray[np.int64]  # [n, k, 3]: data set, ordinal, position
     facts: list[dict[str, Any]]
-    prefixes: dict[int, dict[int, Image.Image]] = field(default_factory=dict)  # picture -> tokens -> image
-    nearest: list[Image.Image] = field(default_factory=list)  # the nearest training images, rebuilt by the codec
+    prefixes: dict[int, dict[int, Image.Image]] = field(default_factory=dict)
+    """picture -> tokens -> image"""
+    nearest: list[Image.Image] = field(default_factory=list)
+    """the nearest training images, rebuilt by the codec"""
     drawn: bool = True  # False: held-out images, decoded from their own tokens
 
     @property
     def colours(self) -> NDArray[np.int64]:
-        """The colour of every token, [n, k]; of held-out images 1 where it equals the nearest training image's."""
+        """The colour of every token, [n, k]; of held-out images 1 where it equals the nearest
+        training image's."""
         if self.drawn:
             return np.stack([colours_of(row) for row in self.sources])
         return np.array([[int(digit) for digit in fact["same"]] for fact in self.facts])
@@ -112,7 +117,9 @@ def read_gallery(name: str, folder: Path, drawn: bool = True) -> Gallery:
         sources=np.load(folder / "sources.npy", mmap_mode="r")[: len(facts)],
         facts=facts,
         prefixes=prefixes,
-        nearest=[_opened(file) for i in numbers if (file := folder / f"nearest_{i:04d}.png").exists()],
+        nearest=[
+            _opened(file) for i in numbers if (file := folder / f"nearest_{i:04d}.png").exists()
+        ],
         drawn=drawn,
     )
 
@@ -143,7 +150,8 @@ class Originals:
         self._thumbnails: dict[Place, Image.Image | None] = {}
 
     def thumbnail(self, place: Place) -> Image.Image | None:
-        """One image as the codec saw it, SIDE pixels at most; None where the data set is gone or changed."""
+        """One image as the codec saw it, SIDE pixels at most; None where the data set is gone or
+        changed."""
         if place not in self._thumbnails:
             picture = self.picture(place)
             self._thumbnails[place] = None if picture is None else small(picture)
@@ -160,7 +168,8 @@ class Originals:
         try:
             picture, _ = source.read(ordinal)
             pixels = preprocess(picture, self.folders[number].manifest.image_size)
-        except (OSError, ValueError, SyntaxError):  # what Pillow raises for files that it cannot read
+        # what Pillow raises for files that it cannot read
+        except (OSError, ValueError, SyntaxError):
             return None
         return as_picture(pixels)
 
@@ -175,16 +184,25 @@ def _open(folder: TokenFolder) -> ImageDataset | None:
 
 
 class RealImages:
-    """Every real image that the page refers to, numbered from the most used on; the first ones have a thumbnail."""
+    """Every real image that the page refers to, numbered from the most used on; the first ones have
+    a thumbnail."""
 
     def __init__(self, uses: Counter[Place], originals: Originals, index: Index, held_out: HeldOut):
         self.places = [place for place, _ in uses.most_common()]
         self.numbers = {place: number for number, place in enumerate(self.places)}
-        keys = index.images[:, 0] << 40 | index.images[:, 1]  # ascending: data sets and ordinals are in order
-        known = dict(zip(map(tuple, held_out.origins.tolist()), held_out.labels.tolist(), strict=True))
-        rows = np.searchsorted(keys, [number << 40 | ordinal for number, ordinal in self.places]).clip(0, len(keys) - 1)
+        # ascending: data sets and ordinals are in order
+        keys = index.images[:, 0] << 40 | index.images[:, 1]
+        known = dict(
+            zip(map(tuple, held_out.origins.tolist()), held_out.labels.tolist(), strict=True)
+        )
+        rows = np.searchsorted(
+            keys, [number << 40 | ordinal for number, ordinal in self.places]
+        ).clip(0, len(keys) - 1)
         labels = index.images[rows, 2].tolist()
-        self.labels = [known.get(place, label) for place, label in zip(self.places, labels, strict=True)]  # -1: none
+        # -1: none
+        self.labels = [
+            known.get(place, label) for place, label in zip(self.places, labels, strict=True)
+        ]
         side = min(SIDE, max(folder.manifest.image_size for folder in originals.folders))
         affordable = self.places[: MOST_PIXELS // side**2]
         self.thumbnails = [originals.thumbnail(place) for place in affordable]
@@ -221,8 +239,8 @@ def sheet(pictures: Sequence[Image.Image | None], columns: int) -> str:
 def bars(colours: NDArray[np.int64], copied: NDArray[np.bool_], palette: Sequence[str]) -> str:
     """Colours [n, k] as a picture of k columns, one pixel a token, as a data: URL.
 
-    Two rows of pixels each: the lower one is transparent where the token is not `copied` [n, k] as it stands.
-    """
+    Two rows of pixels each: the lower one is transparent where the token is not `copied` [n, k] as
+    it stands."""
     n, k = colours.shape
     rows = np.stack([colours, np.where(copied, colours, len(palette))], 1).reshape(2 * n, k)
     canvas = Image.fromarray(rows.astype(np.uint8), "P")

@@ -1,4 +1,5 @@
-"""What a night records of itself in night.json: enough to make its page again from the finished folder."""
+"""What a night records of itself in night.json: enough to make its page again from the finished
+folder."""
 
 import os
 import platform
@@ -36,7 +37,8 @@ class Night:
     started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
     machine: str = field(default_factory=lambda: machine())
     versions: dict[str, str] = field(default_factory=lambda: versions())
-    seconds: dict[str, float] = field(default_factory=dict)  # of every step that was not finished before
+    seconds: dict[str, float] = field(default_factory=dict)
+    """of every step that was not finished before"""
     failed: dict[str, str] = field(default_factory=dict)  # step -> why
     skipped: list[str] = field(default_factory=list)  # samplers that there was no time for
     complete: bool = False  # nothing failed, and nothing is left to do
@@ -51,7 +53,11 @@ class Night:
 
     def finished(self, out: Path) -> list[str]:
         """The samplers whose images are there, made as this night asks."""
-        return [name for name in self.samplers if name not in self.failed and self.is_finished(out, name)]
+        return [
+            name
+            for name in self.samplers
+            if name not in self.failed and self.is_finished(out, name)
+        ]
 
     def is_finished(self, out: Path, name: str) -> bool:
         """Whether the images of a sampler are there, made as this night asks."""
@@ -73,17 +79,29 @@ class Night:
 
     @classmethod
     def of_images(cls, out: Path) -> "Night":
-        """What generate_images.py made in out/generated: of the newest seed and numbers, a line says what is left out.
+        """What generate_images.py made in out/generated: of the newest seed and numbers, a line
+        says what is left out.
 
         UserError where nothing is finished there.
         """
-        reports = sorted(out.glob("generated/*-seed*/report.json"), key=lambda report: -report.stat().st_mtime_ns)
+        reports = sorted(
+            out.glob("generated/*-seed*/report.json"), key=lambda report: -report.stat().st_mtime_ns
+        )
         if not reports:
-            raise UserError(f"{out} holds no night, and no generated/SAMPLER-seedSEED: which folder is meant?")
-        found = {report.parent.name.rpartition("-seed")[0]: read_json(report)["request"] for report in reports}
+            raise UserError(
+                f"{out} holds no night, and no generated/SAMPLER-seedSEED: which folder is meant?"
+            )
+        found = {
+            report.parent.name.rpartition("-seed")[0]: read_json(report)["request"]
+            for report in reports
+        }
         newest = next(iter(found.values()))
         seeds = newest.get("seeds", 1)
-        samplers = {name: Draw.from_json(request).to_json() for name, request in found.items() if "decoded" in request}
+        samplers = {
+            name: Draw.from_json(request).to_json()
+            for name, request in found.items()
+            if "decoded" in request
+        }
         numbers = newest["sequences"] * seeds, newest["decoded"] * seeds, newest["seed"]
         night = cls("generate_images.py", *numbers, samplers, seeds=seeds)
         if left := [name for name in samplers if not night.is_finished(out, name)]:
@@ -104,6 +122,8 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {name: version(name) for name in ("torch", "numpy", "scipy", "fast-gram")}
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
     commit = git.stdout.strip() if git.returncode == 0 else "not in a repository"
     return {"imagegram": commit, "python": platform.python_version()} | found

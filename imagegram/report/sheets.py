@@ -1,4 +1,5 @@
-"""Contact sheets: images beside their nearest training images, beside their sources, and from parts of their tokens."""
+"""Contact sheets: images beside their nearest training images, beside their sources, and from parts
+of their tokens."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ GAP = 4  # pixels
 GRID = 64  # images of the contact sheet
 STITCHED = 6  # images shown beside their sources
 MOST_SOURCES = 6  # of each
-OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")  # pictures of a run
+# pictures of a run
+OURS = re.compile(r"(image|nearest|prefix)_[\d_]+|grid|sources|prefixes|seeds|listening")
 SEEDS = 6  # noises that a sequence is decoded from
 MOST_RELEVANCE = 40.0  # percent, the end of the colours of position_relevance
 APART = 100_000  # between the seeds of these: the images of a run have seeds that follow each other
@@ -48,13 +50,16 @@ def as_pictures(images: Tensor, kind: str = "image") -> dict[str, Image.Image]:
 
 
 def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -> Image.Image:
-    """One labelled row of images for each (label, uint8 [n, 3, S, S]), under the titles of the columns."""
+    """One labelled row of images for each (label, uint8 [n, 3, S, S]), under the titles of the
+    columns."""
     pictures = [(label, _enlarged(images)) for label, images in rows]
     side, font = pictures[0][1][0].width, ImageFont.load_default(14)
     margin = 12 + max(int(font.getlength(label)) for label, _ in pictures)
     columns = max(len(p) for _, p in pictures)
     head = GAP + 18 * bool(titles)
-    sheet = Image.new("RGB", (margin + columns * (side + GAP), len(rows) * (side + GAP) + head), PAPER)
+    sheet = Image.new(
+        "RGB", (margin + columns * (side + GAP), len(rows) * (side + GAP) + head), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
         draw.text((margin + c * (side + GAP) + side // 2, head - 4), title, INK, font, anchor="ms")
@@ -66,8 +71,11 @@ def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -
     return sheet
 
 
-def grid(generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns: int = 16) -> Image.Image:
-    """Generated images uint8 [n, 3, S, S], each above its nearest training image; exact copies are framed in red."""
+def grid(
+    generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns: int = 16
+) -> Image.Image:
+    """Generated images uint8 [n, 3, S, S], each above its nearest training image; exact copies are
+    framed in red."""
     above, below = _enlarged(generated), _enlarged(nearest)
     side = above[0].width
     columns = min(columns, len(above))
@@ -85,7 +93,8 @@ def grid(generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns:
 
 
 def shares(places: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
-    """The images that one picture's tokens came from, `places` [k, m], and how many tokens each gave, most first.
+    """The images that one picture's tokens came from, `places` [k, m], and how many tokens each
+    gave, most first.
 
     Negative places are those of given tokens, and left out.
 
@@ -96,19 +105,23 @@ def shares(places: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
     return [(tuple(found[i].tolist()), int(counts[i])) for i in np.argsort(-counts, kind="stable")]
 
 
-def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]) -> Image.Image:
-    """Each generated image beside the training images it was stitched from, with the share and the ordinal of each.
+def provenance(
+    generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]
+) -> Image.Image:
+    """Each generated image beside the training images it was stitched from, with the share and the
+    ordinal of each.
 
-    generated: uint8 [n, 3, S, S]; parts: for each the (ordinal, share) of its training images; originals: uint8, one
-    for each of these.
-    """
+    generated: uint8 [n, 3, S, S]; parts: for each the (ordinal, share) of its training images;
+    originals: uint8, one for each of these."""
     font, left, right = ImageFont.load_default(13), _enlarged(generated), iter(_enlarged(originals))
     side, columns = left[0].width, max(map(len, parts))
     row, x0 = side + 40, side + 30
     sheet = Image.new("RGB", (x0 + columns * (side + GAP), row * len(left) + 22), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 3), "generated", INK, font)
-    draw.text((x0, 3), "training images its tokens came from, and their share of the tokens", INK, font)
+    draw.text(
+        (x0, 3), "training images its tokens came from, and their share of the tokens", INK, font
+    )
     for r, (picture, part) in enumerate(zip(left, parts, strict=True)):
         y = 22 + r * row
         sheet.paste(picture, (GAP, y))
@@ -116,7 +129,9 @@ def provenance(generated: Tensor, originals: Tensor, parts: list[list[tuple[int,
             x = x0 + c * (side + GAP)
             sheet.paste(next(right), (x, y))
             caption = f"{share:.0%}\n#{ordinal}"
-            draw.multiline_text((x + side // 2, y + side + 3), caption, INK, font, anchor="ma", align="center")
+            draw.multiline_text(
+                (x + side // 2, y + side + 3), caption, INK, font, anchor="ma", align="center"
+            )
     return sheet
 
 
@@ -130,13 +145,18 @@ def prefix_lengths(tokens: int) -> list[int]:
 
 
 def prefixes(
-    decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor, none: bool = False
+    decode: Decode,
+    tokens: NDArray[np.uint16],
+    seeds: NDArray[np.int64],
+    images: Tensor,
+    none: bool = False,
 ) -> dict[str, Image.Image]:
-    """Decode the first 1, 2, 4, ... tokens of the sequences [n, L], each from its own noise `seeds` [n].
+    """Decode the first 1, 2, 4, ... tokens of the sequences [n, L], each from its own noise `seeds`
+    [n].
 
-    Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S, S]; and besides each
-    at its own size, as prefix_IMAGE_TOKENS. none: what the decoder makes of no token as well.
-    """
+    Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S,
+    S]; and besides each at its own size, as prefix_IMAGE_TOKENS. none: what the decoder makes of no
+    token as well."""
     steps = [0] * none + prefix_lengths(tokens.shape[1])
     parts = [row[:k] for row in tokens for k in steps[:-1]]
     rows = [image[None] for image in images]
@@ -154,10 +174,11 @@ def prefixes(
 def noises(
     decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor
 ) -> dict[str, Image.Image]:
-    """Decode the sequences [n, L] from several noises and draw seeds, a sequence a row: what the tokens leave open.
+    """Decode the sequences [n, L] from several noises and draw seeds, a sequence a row: what the
+    tokens leave open.
 
-    The first column is the image itself, of `images` uint8 [n, 3, S, S], from its own noise `seeds` [n].
-    """
+    The first column is the image itself, of `images` uint8 [n, 3, S, S], from its own noise `seeds`
+    [n]."""
     again = [seed + APART * i for seed in seeds for i in range(1, SEEDS)]
     decoded = decode(list(np.repeat(tokens, SEEDS - 1, 0)), np.array(again)).split(SEEDS - 1)
     rows = [(f"{i}", torch.cat([images[i : i + 1], line])) for i, line in enumerate(decoded)]
@@ -165,8 +186,9 @@ def noises(
 
 
 def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
-    """The relevance [L, L] of every position of the context to every predicted one, shares of the distance in a fitted
-    kernel (`Kernel.listening`), as a heat map: a row for each token predicted."""
+    """The relevance [L, L] of every position of the context to every predicted one, shares of the
+    distance in a fitted kernel (`Kernel.listening`), as a heat map: a row for each token
+    predicted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -179,9 +201,14 @@ def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
     shown = np.ma.masked_array(100 * relevance, later)  # what comes later is no context: blank
     edges = (0.5, length + 0.5, length + 0.5, 0.5)  # positions from 1
     # The first rows have few positions: what is above MOST_RELEVANCE is black.
-    drawn = axes.imshow(shown, cmap="magma_r", vmin=0, vmax=MOST_RELEVANCE, interpolation="nearest", extent=edges)
+    drawn = axes.imshow(
+        shown, cmap="magma_r", vmin=0, vmax=MOST_RELEVANCE, interpolation="nearest", extent=edges
+    )
     axes.set(xlabel="token of the context", ylabel="predicting token")
-    axes.set_title("Relevance of positions: which token tells images apart when the next is predicted", fontsize=10)
+    axes.set_title(
+        "Relevance of positions: which token tells images apart when the next is predicted",
+        fontsize=10,
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(drawn, label="% of the distance (a row: 100 %)", extend="max")
@@ -215,15 +242,15 @@ def draw_all(
 ) -> dict[str, Image.Image]:
     """All pictures of a run, by name; none where no image is decoded.
 
-    images: uint8 [m, 3, S, S] of the first samples, from the noise of `seeds` [m]. prefixed, noised: how many sequences
-    `prefixes` and `noises` show.
-    """
+    images: uint8 [m, 3, S, S] of the first samples, from the noise of `seeds` [m]. prefixed,
+    noised: how many sequences `prefixes` and `noises` show."""
     if not len(images):
         return {}
     shown = samples.tokens[: min(len(images), GRID)]
     length = shown.shape[1]
 
-    # Each image above its nearest training image; an exact copy looks like its original, from the same noise.
+    # Each image above its nearest training image; an exact copy looks like its original, from the
+    # same noise.
     rows, distances = copying.nearest(shown, index.tokens)
     neighbours = images[: len(shown)].clone()
     others = np.flatnonzero(distances)
@@ -237,7 +264,9 @@ def draw_all(
     parts = [shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
     rows = np.array([row for part in parts for (row,), _ in part])
     originals = decode(list(index.tokens[rows, :length]), np.arange(len(rows)))
-    named = [[(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts]
+    named = [
+        [(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts
+    ]
     drawings["sources"] = provenance(images[few], originals, named)
 
     relevance = sampler.relevance(index)

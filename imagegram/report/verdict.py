@@ -1,11 +1,18 @@
-"""The runs on the page, and its first lines: yes or no, what was copied, how far from real images the best ones are."""
+"""The runs on the page, and its first lines: yes or no, what was copied, how far from real images
+the best ones are."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagegram.metrics import rule
 from imagegram.metrics.coherence import LEAST
-from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY, Figures
+from imagegram.metrics.registry import (
+    CLOSER,
+    COHERENCE,
+    EXACT_COPIES,
+    EXACT_COPY_PROBABILITY,
+    Figures,
+)
 from imagegram.samplers.draw import Draw
 
 MANY_COPIES = 0.1  # share of exact copies from which on they are what is wrong
@@ -31,7 +38,8 @@ class Run:
 
 
 def best_of(runs: list[Run]) -> Run | None:
-    """The run most like real images (metrics/rule.py); None where the coherence of none is known."""
+    """The run most like real images (metrics/rule.py); None where the coherence of none is
+    known."""
     best = rule.best_of({run.name: run.figures for run in runs})
     return next((run for run in runs if run.name == best), None)
 
@@ -43,8 +51,16 @@ def answer(runs: list[Run], sequences: int, *, held_out: int = LEAST) -> list[st
         return ["No sampler is finished."]
     best = best_of(runs)
     if best is None:
-        return [f"It cannot be told whether n-grams can generate these images: {_why_unknown(runs, held_out)}."]
-    coherence = f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and independent tokens 0."
+        return [
+            (
+                "It cannot be told whether n-grams can generate these images: "
+                f"{_why_unknown(runs, held_out)}."
+            )
+        ]
+    coherence = (
+        f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and "
+        "independent tokens 0."
+    )
     sentences = [_yes_or_no(best, runs), coherence, _copies(best.figures, sequences)]
     if CLOSER.of(best.figures):
         sentences.append(_distance(best.figures))
@@ -73,7 +89,10 @@ def _yes_or_no(best: Run, runs: list[Run]) -> str:
         said = "No: no sampler makes coherent images that are as new as real ones"
         role = f"the best are {_fault(best.figures)}: those of"
     elif clearly_less:
-        said = "Not quite: n-grams make new images of this kind that are clearly less coherent than real ones"
+        said = (
+            "Not quite: n-grams make new images of this kind that are clearly less coherent than "
+            "real ones"
+        )
         role = "the best are those of"
     else:
         said = "Yes: n-grams can generate new images of this kind"
@@ -122,20 +141,23 @@ def _distance(figures: Figures) -> str:
 
 
 def remarks(runs: list[Run], held_out: int) -> list[str]:
-    """Why figures are not on the page, and why some are above 1; empty where all are as expected."""
+    """Why figures are not on the page, and why some are above 1; empty where all are as
+    expected."""
     reasons = []
     if not held_out:
         reasons.append("No image is held out, so that nothing can be compared with real images.")
     elif held_out < LEAST:
         reasons.append(
-            f"Coherence, density and coverage are missing: {held_out} images are held out, {LEAST} are needed."
+            f"Coherence, density and coverage are missing: {held_out} images are held out, {LEAST} "
+            "are needed."
         )
     elif any("density" not in run.figures for run in runs):
         reasons.append("Coherence, density and coverage are missing where no image was decoded.")
     above = [run.name for run in runs if (figure := COHERENCE.of(run.figures)) and figure.value > 1]
     if above:
         reasons.append(
-            f"Coherence above 1 ({', '.join(above)}): the classifiers are surer of these images than of real ones, "
-            "which is typical images rather than diverse ones, or chance where the interval includes 1."
+            f"Coherence above 1 ({', '.join(above)}): the classifiers are surer of these images "
+            "than of real ones, which is typical images rather than diverse ones, or chance where "
+            "the interval includes 1."
         )
     return reasons

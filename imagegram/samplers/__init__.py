@@ -1,9 +1,10 @@
 """Samplers: the next token of an image from what followed its tokens so far in the index.
 
-Every sampler turns the tokens so far into matches, positions in the corpus where the same context stands, and draws
-one: its next token is emitted, and its image and position are the token's source. A match drawn uniformly draws the
-token from the exact next-token distribution of the context. A new sampler is a file here and a line in SAMPLERS.
-"""
+Every sampler turns the tokens so far into matches, positions in the corpus where the same context
+stands, and draws
+one: its next token is emitted, and its image and position are the token's source. A match drawn
+uniformly draws the token from the exact next-token distribution of the context. A new sampler is a
+file here and a line in SAMPLERS."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,7 +17,17 @@ from imagegram.samplers.kernel.sampler import Kernel
 from imagegram.samplers.ntd import Ntd
 from imagegram.samplers.smoothed import Smoothed
 
-__all__ = ["SAMPLERS", "Aligned", "Kernel", "Ntd", "Sampler", "Samples", "Smoothed", "sampler_from", "sampler_named"]
+__all__ = [
+    "SAMPLERS",
+    "Aligned",
+    "Kernel",
+    "Ntd",
+    "Sampler",
+    "Samples",
+    "Smoothed",
+    "sampler_from",
+    "sampler_named",
+]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "kernel": Kernel,
@@ -27,7 +38,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 
 def sampler_named(name: str | Sampler, **values: Any) -> Sampler:
-    """The sampler of a name and values of its fields, or one with other values; UserError says which there are.
+    """The sampler of a name and values of its fields, or one with other values; UserError says
+    which there are.
 
     >>> sampler_named("aligned", context=3).describe()
     'aligned: context 3, min_images 2, anchor 0'
@@ -49,6 +61,11 @@ def sampler_from(stored: Mapping[str, Any]) -> Sampler:
     'ntd: context 4'
     """
     if "sampler" not in stored:
-        raise UserError("it was made by an earlier version of Imagegram: delete it, then run the same command again")
+        raise UserError(
+            "it was made by an earlier version of Imagegram: delete it, then run the same command "
+            "again"
+        )
     known = {field.name for field in fields(SAMPLERS.get(stored["sampler"], Sampler))}
-    return sampler_named(stored["sampler"], **{name: value for name, value in stored.items() if name in known})
+    return sampler_named(
+        stored["sampler"], **{name: value for name, value in stored.items() if name in known}
+    )

@@ -1,4 +1,5 @@
-"""What a sampler is: fields of its own, the matches of every position, the probability of a sequence."""
+"""What a sampler is: fields of its own, the matches of every position, the probability of a
+sequence."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,14 +12,22 @@ from tqdm import tqdm
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.samplers.matches import Ints, Matches, draw_match, matches_of_class, share_of, truncated
+from imagegram.samplers.matches import (
+    Ints,
+    Matches,
+    draw_match,
+    matches_of_class,
+    share_of,
+    truncated,
+)
 
 Tokens = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """tokens: uint16 [n, k]; sources: int64 [n, k, 2], the row of `Index.tokens` and the position copied from."""
+    """tokens: uint16 [n, k]; sources: int64 [n, k, 2], the row of `Index.tokens` and the position
+    copied from."""
 
     tokens: Tokens
     sources: Ints
@@ -59,10 +68,14 @@ class Sampler(ABC):
         """The matches of every position of `drawn` [n, L], by the protocol of matches.py."""
 
     def prepare(self, index: Index) -> None:  # noqa: B027
-        """Make what is made once for an index and kept beside it, such as a fit; most samplers need nothing."""
+        """Make what is made once for an index and kept beside it, such as a fit; most samplers need
+        nothing."""
 
-    def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
-        """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k]: float64 [n, k], 0 where it cannot be drawn.
+    def probabilities(
+        self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None
+    ) -> NDArray[np.float64]:
+        """p(x_i | x_1 .. x_{i-1}) of every token of `tokens` [n, k]: float64 [n, k], 0 where it
+        cannot be drawn.
 
         leave_out: int64 [n], where the sequences are different rows of the index: each is then
         predicted from all the others (leave-one-out; where nothing else has its context, 0).
@@ -72,11 +85,19 @@ class Sampler(ABC):
         bar = tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3)
         reweigh = self.reweigh if self.reweighted else None
         for position, matches in enumerate(bar):
-            result[:, position] = share_of(matches, tokens[:, position], reweigh=reweigh, leave_out=leave_out)
+            result[:, position] = share_of(
+                matches, tokens[:, position], reweigh=reweigh, leave_out=leave_out
+            )
         return result
 
     def sample(
-        self, index: Index, n: int, rng: np.random.Generator, *, length: int = 0, prefix: Tokens | None = None
+        self,
+        index: Index,
+        n: int,
+        rng: np.random.Generator,
+        *,
+        length: int = 0,
+        prefix: Tokens | None = None,
     ) -> Samples:
         """Draw `n` sequences of `length` tokens (0: `index.tokens_per_image`).
 
@@ -85,7 +106,10 @@ class Sampler(ABC):
         length = length or index.tokens_per_image
         prompt = 0 if prefix is None else prefix.shape[1]
         if not prompt <= length <= index.tokens_per_image:
-            raise UserError(f"{length} tokens after {prompt}: an image of {index.path} has {index.tokens_per_image}")
+            raise UserError(
+                f"{length} tokens after {prompt}: an image of {index.path} has "
+                f"{index.tokens_per_image}"
+            )
         tokens = np.zeros((n, length), np.uint16)
         sources = np.full((n, length, 2), -1, np.int64)
         if prefix is not None:
@@ -95,14 +119,19 @@ class Sampler(ABC):
         reweigh = self.reweigh if self.reweighted else None
         for position, matches in enumerate(self.matches(index, tokens, rng)):
             if position == 0:  # what is fitted before has bars of its own
-                bar = tqdm(total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3)
+                bar = tqdm(
+                    total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3
+                )
             bar.update(n)
             if position < prompt:
                 continue
             if position == 0 and self.label:
                 matches = matches_of_class(index, self.label, n)
             if not matches.counts.all():
-                raise UserError(f"{self.describe()}: no training image has the anchor of some prompts: set it to 0")
+                raise UserError(
+                    f"{self.describe()}: no training image has the anchor of some prompts: set it "
+                    "to 0"
+                )
             picks = draw_match(matches, rng, reweigh=reweigh)
             sources[:, position] = matches.sources(rows, picks)
             tokens[:, position] = matches.next_tokens(rows, picks)
@@ -125,16 +154,19 @@ class Sampler(ABC):
         return 1.0
 
     def memory(self, corpus: int, digits: int) -> int:
-        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have `digits` each."""
+        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have `digits`
+        each."""
         return 0
 
     def relevance(self, index: Index) -> NDArray[np.float32] | None:
-        """How much each position looks at each earlier one, [L, L] with rows that sum to 1; None where not fitted."""
+        """How much each position looks at each earlier one, [L, L] with rows that sum to 1; None
+        where not fitted."""
         return None
 
     def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints | None:
-        """The earlier tokens that moved each token [n, k] most from its source, a row of the index [n, k]: int64
-        [n, k, 2], most first, -1 where there is none; None where tokens are not moved."""
+        """The earlier tokens that moved each token [n, k] most from its source, a row of the index
+        [n, k]: int64 [n, k, 2], most first, -1 where there is none; None where tokens are not
+        moved."""
         return None
 
     # Its fields, as text and on disk.
@@ -150,10 +182,15 @@ class Sampler(ABC):
         return {name: value for name, value in self._values().items() if value != defaults[name]}
 
     def describe(self) -> str:
-        """The values that matter, as text: its own, and the shared ones that differ from their defaults."""
+        """The values that matter, as text: its own, and the shared ones that differ from their
+        defaults."""
         changed = self.changes()
         shared = [field.name for field in fields(Sampler)]
-        shown = {name: value for name, value in self._values().items() if name in changed or name not in shared}
+        shown = {
+            name: value
+            for name, value in self._values().items()
+            if name in changed or name not in shared
+        }
         return f"{self.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}"
 
     def to_json(self) -> dict[str, Any]:

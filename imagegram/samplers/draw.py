@@ -20,21 +20,30 @@ class Draw:
     def __post_init__(self) -> None:
         """UserError where a number makes no sense."""
         if min(self.length, self.prompt) < 0 or 0 < self.length <= self.prompt:
-            raise UserError(f"a prompt of {self.prompt} tokens and a length of {self.length}: one must be left to draw")
+            raise UserError(
+                f"a prompt of {self.prompt} tokens and a length of {self.length}: one must be left "
+                "to draw"
+            )
 
     def check(self, index: Index) -> None:
         """UserError where it cannot be drawn from `index`."""
         whole = index.tokens_per_image
         if self.length > whole or self.prompt >= whole:
             raise UserError(
-                f"a prompt of {self.prompt} tokens and a length of {self.length}: an image of {index.path} has {whole}"
+                f"a prompt of {self.prompt} tokens and a length of {self.length}: an image of "
+                f"{index.path} has {whole}"
             )
         if self.sampler.label:
             index.class_of(self.sampler.label)
 
     def is_whole(self, index: Index) -> bool:
-        """Whether whole sequences are drawn by the sampler alone, so that their probabilities are known."""
-        return self.length in (0, index.tokens_per_image) and not self.prompt and not self.sampler.label
+        """Whether whole sequences are drawn by the sampler alone, so that their probabilities are
+        known."""
+        return (
+            self.length in (0, index.tokens_per_image)
+            and not self.prompt
+            and not self.sampler.label
+        )
 
     def describe(self) -> str:
         """The values that matter, as text.
@@ -44,7 +53,12 @@ class Draw:
         'kernel: step 1.0, prompt 4'
         """
         parts = {"length": self.length, "prompt": self.prompt}
-        return ", ".join([self.sampler.describe(), *(f"{name} {value}" for name, value in parts.items() if value)])
+        return ", ".join(
+            [
+                self.sampler.describe(),
+                *(f"{name} {value}" for name, value in parts.items() if value),
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         return self.sampler.to_json() | {"length": self.length, "prompt": self.prompt}

@@ -1,8 +1,8 @@
-"""What a sampler hands to the loop over positions: its matches, of which one is drawn for every sequence.
+"""What a sampler hands to the loop over positions: its matches, of which one is drawn for every
+sequence.
 
-A sampler is a generator of matches, one `Matches` a position. Asking for a probability counts those that go on with the
-token asked for.
-"""
+A sampler is a generator of matches, one `Matches` a position. Asking for a probability counts those
+that go on with the token asked for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from imagegram.index.folder import Index
 
 Ints = NDArray[np.int64]
-Reweigh = Callable[[NDArray[np.number]], NDArray[np.float64]]  # weights of tokens [V] -> their probabilities
+# weights of tokens [V] -> their probabilities
+Reweigh = Callable[[NDArray[np.number]], NDArray[np.float64]]
 
 MATCHES_AT_ONCE = 1 << 22  # looked at together: bounds the memory
 
@@ -22,9 +23,8 @@ MATCHES_AT_ONCE = 1 << 22  # looked at together: bounds the memory
 class Matches(Protocol):
     """The matches of n sequences at one position, numbered from 0 for each of them.
 
-    Before asking the generator for the next ones, the caller must have written `drawn[:, position]`,
-    the tokens [n] of the position that was yielded.
-    """
+    Before asking the generator for the next ones, the caller must have written `drawn[:,
+    position]`, the tokens [n] of the position that was yielded."""
 
     @property
     def counts(self) -> Ints:
@@ -69,7 +69,8 @@ class RangeMatches:
 
 @dataclass(frozen=True)
 class DrawnTokens:
-    """One match a sequence, which the sampler has drawn already: a token, and the image that it came from."""
+    """One match a sequence, which the sampler has drawn already: a token, and the image that it
+    came from."""
 
     tokens: NDArray[np.uint16]  # [n]
     images: Ints  # [n]
@@ -96,8 +97,11 @@ def matches_of_class(index: Index, label: str, n: int) -> Matches:
     return RangeMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))
 
 
-def draw_match(matches: Matches, rng: np.random.Generator, *, reweigh: Reweigh | None = None) -> Ints:
-    """One match for each sequence [n]: uniform, or by the reweighed distribution of the tokens that follow."""
+def draw_match(
+    matches: Matches, rng: np.random.Generator, *, reweigh: Reweigh | None = None
+) -> Ints:
+    """One match for each sequence [n]: uniform, or by the reweighed distribution of the tokens that
+    follow."""
     if reweigh is None or (matches.counts == 1).all():
         return rng.integers(0, matches.counts)
     # One number for each sequence, however the sequences are grouped.
@@ -115,9 +119,14 @@ def draw_match(matches: Matches, rng: np.random.Generator, *, reweigh: Reweigh |
 
 
 def share_of(
-    matches: Matches, wanted: NDArray[np.uint16], *, reweigh: Reweigh | None = None, leave_out: Ints | None = None
+    matches: Matches,
+    wanted: NDArray[np.uint16],
+    *,
+    reweigh: Reweigh | None = None,
+    leave_out: Ints | None = None,
 ) -> NDArray[np.float64]:
-    """The probability that a draw from `matches` of n sequences gives the token `wanted` [n]: float64 [n].
+    """The probability that a draw from `matches` of n sequences gives the token `wanted` [n]:
+    float64 [n].
 
     Matches that several sequences share are looked at once; those in the image `leave_out` [n] of a
     sequence do not count for it.
@@ -147,8 +156,9 @@ def share_of(
 
 
 def _left_out_tokens(rows: Ints, images: Ints, tokens: Ints, groups: Ints, leave_out: Ints) -> Ints:
-    """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those that are in the group of a sequence
-    of n and in the image that it leaves out: the number of the sequence and the token, int64 [*, 2]."""
+    """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those that are in the
+    group of a sequence of n and in the image that it leaves out: the number of the sequence and the
+    token, int64 [*, 2]."""
     order = np.lexsort((leave_out, groups))
     asked = (groups << 32 | leave_out)[order]
     found = rows << 32 | images
@@ -158,9 +168,15 @@ def _left_out_tokens(rows: Ints, images: Ints, tokens: Ints, groups: Ints, leave
 
 
 def _shares(
-    rows: Ints, tokens: Ints, groups: Ints, wanted: NDArray[np.uint16], left_out: Ints, reweigh: Reweigh | None
+    rows: Ints,
+    tokens: Ints,
+    groups: Ints,
+    wanted: NDArray[np.uint16],
+    left_out: Ints,
+    reweigh: Reweigh | None,
 ) -> NDArray[np.float64]:
-    """Of matches in groups `rows` [m] with next `tokens` [m], the share of each `wanted` [n] in its group [n].
+    """Of matches in groups `rows` [m] with next `tokens` [m], the share of each `wanted` [n] in its
+    group [n].
 
     left_out: [*, 2], the number of a sequence and the token of a match that does not count for it.
     """
@@ -168,7 +184,9 @@ def _shares(
     known, counts = np.unique(rows << 16 | tokens, return_counts=True)
     if reweigh is None:
         without, fewer = np.unique(left_out[:, 0] << 16 | left_out[:, 1], return_counts=True)
-        hits = look_up(known, counts, groups << 16 | wanted) - look_up(without, fewer, np.arange(n) << 16 | wanted)
+        hits = look_up(known, counts, groups << 16 | wanted) - look_up(
+            without, fewer, np.arange(n) << 16 | wanted
+        )
         total = np.bincount(rows)[groups] - np.bincount(left_out[:, 0], minlength=n)
         return hits / np.maximum(1, total)
 
@@ -189,8 +207,9 @@ def _shares(
 def truncated(
     weights: NDArray[np.number], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> NDArray[np.float64]:
-    """Weights of tokens [..., V] -> probabilities: weight ** (1 / temperature), of which the `top_k` largest are kept,
-    and of these the fewest that reach `top_p` together (Holtzman et al., 2020, arXiv:1904.09751). Ties by order."""
+    """Weights of tokens [..., V] -> probabilities: weight ** (1 / temperature), of which the
+    `top_k` largest are kept, and of these the fewest that reach `top_p` together (Holtzman et al.,
+    2020, arXiv:1904.09751). Ties by order."""
     with np.errstate(divide="ignore"):
         logits = np.log(weights) / temperature
     p = np.exp(logits - logits.max(-1, keepdims=True))

@@ -1,10 +1,10 @@
 """Contexts anywhere in the corpus: the plain infini-gram (Liu et al., 2024, arXiv:2401.17377).
 
-The offsets of a context in the corpus come from Fastgram (index/engine.py). A sequence whose context stands at one
-offset copies what follows there, until a context of it stands elsewhere as well, and most of these tokens cost no
-search: a context that contains a run of tokens which stands once stands there only. For many sequences, where contexts
-stand once is worked out for the whole corpus.
-"""
+The offsets of a context in the corpus come from Fastgram (index/engine.py). A sequence whose
+context stands at one offset copies what follows there, until a context of it stands elsewhere as
+well, and most of these tokens cost no
+search: a context that contains a run of tokens which stands once stands there only. For many
+sequences, where contexts stand once is worked out for the whole corpus."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ WHOLE = 1 << 23  # contexts hashed and sorted at once, 8 bytes each; of more, a 
 PARTS = 4  # one for every value of the first two bits
 STEP = 1 << 16  # contexts hashed at a time
 MULTIPLIER = 0x9E3779B97F4A7C15  # of the hash: 2^64 divided by the golden ratio (Knuth)
-# Tokens of the corpus that `unique_contexts` looks at in the time in which one token is copied without it: with one
-# shard, and more with every other.
+# Tokens of the corpus that `unique_contexts` looks at in the time in which one token is copied
+# without it: with one shard, and more with every other.
 PAYS = 30
 PAYS_MORE = 7
 
@@ -39,19 +39,25 @@ class Ntd(Sampler):
     """The longest context that occurs anywhere in the training images: the plain infini-gram."""
 
     name = "ntd"
-    how = "The next token is one that follows the same tokens anywhere in the training images: infini-gram"
+    how = (
+        "The next token is one that follows the same tokens anywhere in the training images: "
+        "infini-gram"
+    )
 
     context: int = 2  # tokens at most, of which the separator before the first counts as one
 
-    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> "Iterator[MatchesAnywhere]":
+    def matches(
+        self, index: Index, drawn: Tokens, rng: np.random.Generator
+    ) -> "Iterator[MatchesAnywhere]":
         return matches_anywhere(index, drawn, self.context)
 
 
 def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool_]:
-    """Whether the `context` tokens before each offset of the corpus [T] stand nowhere else in it: bool [T + 1].
+    """Whether the `context` tokens before each offset of the corpus [T] stand nowhere else in it:
+    bool [T + 1].
 
-    They do where their hash does. Two that share a hash by chance count as shared, which only costs a search.
-    """
+    They do where their hash does. Two that share a hash by chance count as shared, which only costs
+    a search."""
     unique = np.zeros(len(corpus) + 1, bool)
     unique[context:] = True
     parts = PARTS if len(corpus) > WHOLE else 1
@@ -61,7 +67,8 @@ def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool
 
 
 def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | None:
-    """The same of an index, kept for its next draws; None where it does not pay for so many drawn tokens."""
+    """The same of an index, kept for its next draws; None where it does not pay for so many drawn
+    tokens."""
     name = f"unique contexts of {context}"
     if name not in index.kept:
         if (PAYS + PAYS_MORE * (len(index.shards) - 1)) * tokens <= len(index.corpus):
@@ -70,10 +77,13 @@ def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | N
     return index.kept[name]
 
 
-def _mark_shared(unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context: int, part: int | None = None) -> None:
+def _mark_shared(
+    unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context: int, part: int | None = None
+) -> None:
     """Unmark the contexts whose hash others have too, of all hashes or of a quarter of them."""
     size = len(corpus) + 1 - context
-    offset = np.uint64((1 << max(size, 0).bit_length()) - 1)  # the bits that hold the offset, behind those of the hash
+    # the bits that hold the offset, behind those of the hash
+    offset = np.uint64((1 << max(size, 0).bit_length()) - 1)
     found = bytearray()  # it grows without being copied
     for first in range(0, size, STEP):
         hashes = _hashes(corpus[first : first + STEP + context - 1], context)
@@ -89,14 +99,17 @@ def _mark_shared(unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context:
 
 
 def _hashes(tokens: NDArray[np.uint16], context: int) -> NDArray[np.uint64]:
-    """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], a polynomial modulo 2^64."""
+    """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], a polynomial modulo
+    2^64."""
     run = tokens.astype(np.uint64) + np.uint64(1)  # of `width` tokens from each on, by doubling
     width = 1
     hashes = np.zeros(len(tokens) + 1, np.uint64)  # of `done` tokens
     done = 0
     while True:
         if context & width:
-            hashes = hashes[: len(run) - done] + run[done:] * np.uint64(pow(MULTIPLIER, done, 1 << 64))
+            hashes = hashes[: len(run) - done] + run[done:] * np.uint64(
+                pow(MULTIPLIER, done, 1 << 64)
+            )
             done += width
         if done == context:
             return hashes * np.uint64(MULTIPLIER)
@@ -108,17 +121,18 @@ def _hashes(tokens: NDArray[np.uint16], context: int) -> NDArray[np.uint64]:
 class MatchesAnywhere:
     """Matches of n sequences at any position of any image; the protocol of matches.py.
 
-    The matches of all shards are numbered in the order of the token that follows (of its bytes, as suffixes are
-    sorted): the same number gives the same token, whatever the shards are.
-    """
+    The matches of all shards are numbered in the order of the token that follows (of its bytes, as
+    suffixes are sorted): the same number gives the same token, whatever the shards are."""
 
     index: Index
     corpus: NDArray[np.uint16]  # of all shards, one after another
     low: Ints  # [shards, n]: ranks in each shard's suffix table
     high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
-    copy_from: Ints  # [n]: the offset in `corpus` of the one token that follows, where it was known; else 0
-    last: list[Ints] = field(default_factory=list)  # asked for and answered: a token and its source are asked in turn
+    copy_from: Ints
+    """[n]: the offset in `corpus` of the one token that follows, where it was known; else 0"""
+    last: list[Ints] = field(default_factory=list)
+    """asked for and answered: a token and its source are asked in turn"""
 
     @property
     def counts(self) -> Ints:
@@ -129,7 +143,8 @@ class MatchesAnywhere:
         return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
     def offsets(self, rows: Ints, picks: Ints) -> Ints:
-        """The offsets in `corpus` of the tokens that follow match `picks` [m] of sequence `rows` [m]."""
+        """The offsets in `corpus` of the tokens that follow match `picks` [m] of sequence `rows`
+        [m]."""
         if self.last and self.last[0] is rows and self.last[1] is picks:
             return self.last[2]
         offsets = self.copy_from[rows]
@@ -146,7 +161,8 @@ class MatchesAnywhere:
         depth = self.depth[rows]
         picks = picks.copy()
 
-        # 1) Where several shards have matches: those of the token that the pick falls on, and its number among them.
+        # 1) Where several shards have matches: those of the token that the pick falls on, and its
+        #    number among them.
         several = np.flatnonzero((high > low).sum(0) > 1)
         known = np.full(len(several), -1)
         for first in range(0, len(several), AT_ONCE):
@@ -159,7 +175,8 @@ class MatchesAnywhere:
                 low[:, rest], high[:, rest], picks[rest], depth[rest]
             )
 
-        # 2) These are numbered through the shards: the first whose count reaches beyond the pick holds it.
+        # 2) These are numbered through the shards: the first whose count reaches beyond the pick
+        #    holds it.
         ends = np.cumsum(high - low, 0)
         shard = (picks >= ends).sum(0)
         each = np.arange(len(rows))
@@ -169,13 +186,16 @@ class MatchesAnywhere:
         return found
 
     def _listed(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> Ints:
-        """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches are few enough, for
-        the picks that share them, to be looked at; -1 elsewhere."""
+        """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches
+        are few enough, for the picks that share them, to be looked at; -1 elsewhere."""
         shards = len(low)
-        # Ranges of one depth that start at the same rank of the same shard are those of one context.
+        # Ranges of one depth that start at the same rank of the same shard are those of one
+        # context.
         in_shard = (high > low).argmax(0)
         key = (depth * shards + in_shard) << RANK_BITS | low[in_shard, np.arange(len(picks))]
-        _, of_context, which, sharing = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+        _, of_context, which, sharing = np.unique(
+            key, return_index=True, return_inverse=True, return_counts=True
+        )
         low, high, depth = low[:, of_context].T, high[:, of_context].T, depth[of_context]
         each = high - low  # matches, [contexts, shards]
         each[each.sum(1) > np.maximum(LISTED * sharing, FEW // max(1, len(each)))] = 0
@@ -191,11 +211,14 @@ class MatchesAnywhere:
         result[listed] = offsets[order[first[which[listed]] + picks[listed]]]
         return result
 
-    def _of_one_token(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> tuple[Ints, Ints, Ints]:
-        """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its number in these.
+    def _of_one_token(
+        self, low: Ints, high: Ints, picks: Ints, depth: Ints
+    ) -> tuple[Ints, Ints, Ints]:
+        """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its
+        number in these.
 
-        The bits of the token are found one by one: the matches below the next higher token are counted.
-        """
+        The bits of the token are found one by one: the matches below the next higher token are
+        counted."""
         token = np.zeros(len(picks), np.int64)
         for bit in reversed(range(16)):
             middle = self._first_from(low, high, token + (1 << bit), depth)
@@ -208,7 +231,8 @@ class MatchesAnywhere:
         return low, high, picks
 
     def _first_from(self, low: Ints, high: Ints, token: Ints, depth: Ints) -> Ints:
-        """The first rank of each range [shards, m] that goes on with `token` [m] or a higher one, by bisection."""
+        """The first rank of each range [shards, m] that goes on with `token` [m] or a higher one,
+        by bisection."""
         low = low.copy()
         high = high.copy()
         while (unknown := low < high).any():
@@ -222,12 +246,15 @@ class MatchesAnywhere:
         return low
 
     def _next_offsets(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
-        """The offsets in `corpus`, `depth` tokens behind those that the tables of `shards` have at `ranks`: [m]."""
+        """The offsets in `corpus`, `depth` tokens behind those that the tables of `shards` have at
+        `ranks`: [m]."""
         offsets = np.empty(len(ranks), np.int64)
         starts = np.cumsum([0, *(len(shard.tokens) - len(ENDING) for shard in self.index.shards)])
         for number in np.flatnonzero(np.bincount(shards)):
             here = shards == number
-            offsets[here] = starts[number] + pointers_at(self.index.shards[number].table, ranks[here])
+            offsets[here] = starts[number] + pointers_at(
+                self.index.shards[number].table, ranks[here]
+            )
         return offsets + depth
 
     def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
@@ -238,14 +265,17 @@ class MatchesAnywhere:
         return np.stack([images, within - 1], 1)
 
 
-def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> Iterator[MatchesAnywhere]:
-    """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token after it.
+def matches_anywhere(
+    index: Index, drawn: NDArray[np.uint16], context: int
+) -> Iterator[MatchesAnywhere]:
+    """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token
+    after it.
 
     For every position of `drawn` [n, L]; the separator counts as one token, before the first.
 
-    A suffix of the next position's text is at most one token longer than what matched now, and a token that was drawn
-    from the matches makes it so unless an image ends there: one search a token, not one for every length.
-    """
+    A suffix of the next position's text is at most one token longer than what matched now, and a
+    token that was drawn from the matches makes it so unless an image ends there: one search a
+    token, not one for every length."""
     n, length = drawn.shape
     engine = Engine(index)
     corpus = index.corpus
@@ -255,7 +285,8 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
     text = np.full((n, length + 1), SEPARATOR, np.uint16)
     depth = np.zeros(n, np.int64)
     copy_from = np.zeros(n, np.int64)
-    single_until = np.zeros(n, np.int64)  # contexts that end at or before this offset of the corpus have one match
+    # contexts that end at or before this offset of the corpus have one match
+    single_until = np.zeros(n, np.int64)
     nothing = np.zeros((len(index.shards), n), np.int64)
     matches = MatchesAnywhere(index, corpus, nothing, nothing, depth, copy_from)
     for position in range(length):
@@ -289,8 +320,8 @@ def matches_anywhere(index: Index, drawn: NDArray[np.uint16], context: int) -> I
 
 
 def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Where the last `depth` [n] tokens of `text` [n, k] stand, as ranges of ranks [shards, n]; of some `rows` alone,
-    whose depth becomes less by one until something is found."""
+    """Where the last `depth` [n] tokens of `text` [n, k] stand, as ranges of ranks [shards, n]; of
+    some `rows` alone, whose depth becomes less by one until something is found."""
     low, high = np.zeros((2, len(engine.index.shards), len(text)), np.int64)
     while rows.size:
         for wanted in np.unique(depth[rows]):
@@ -302,5 +333,6 @@ def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints
 
 
 def longest_runs(index: Index, sequences: NDArray[np.uint16]) -> Ints:
-    """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed image: int64 [n, k]."""
+    """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed
+    image: int64 [n, k]."""
     return Engine(index).longest_matches(sequences)

@@ -1,7 +1,8 @@
-"""A sampler as the prior of a search over tokens: it proposes next tokens for sequences that the search has begun.
+"""A sampler as the prior of a search over tokens: it proposes next tokens for sequences that the
+search has begun.
 
-The four methods are those of `BaseARPrior` of search-over-tokens (EPFL-VILAB), which this file does not import.
-"""
+The four methods are those of `BaseARPrior` of search-over-tokens (EPFL-VILAB), which this file does
+not import."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from imagegram.samplers import sampler_named
 class NgramPrior:
     """To be mixed in before a prior that decodes: docs/your_own.md shows how.
 
-    config: "index", the folder; "sampler" and "options", its name and fields (kernel and its defaults).
-    """
+    config: "index", the folder; "sampler" and "options", its name and fields (kernel and its
+    defaults)."""
 
     rng: torch.Generator  # of the search, which seeds it
 
@@ -28,23 +29,35 @@ class NgramPrior:
         self.sampler = sampler_named(config.get("sampler", "kernel"), **config.get("options", {}))
 
     def generate_next_tokens(
-        self, prompt: Any, current_tokens: Tensor, num_new_tokens: int = 1, num_samples: int = 1, **kwargs: Any
+        self,
+        prompt: Any,
+        current_tokens: Tensor,
+        num_new_tokens: int = 1,
+        num_samples: int = 1,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """`num_samples` continuations of each of `current_tokens` [batch, k], drawn by the sampler; no text is read.
+        """`num_samples` continuations of each of `current_tokens` [batch, k], drawn by the sampler;
+        no text is read.
 
-        Returns the whole sequences, int64 [batch * num_samples, k + num_new_tokens], those of one beginning side by
-        side, and the natural logarithm of the chance of their new tokens, float32 [batch * num_samples].
-        """
+        Returns the whole sequences, int64 [batch * num_samples, k + num_new_tokens], those of one
+        beginning side by side, and the natural logarithm of the chance of their new tokens, float32
+        [batch * num_samples]."""
         begun = current_tokens.cpu().numpy().astype(np.uint16).repeat(num_samples, axis=0)
         seed = int(torch.randint(2**62, (1,), generator=self.rng, device=self.rng.device))
         known = begun.shape[1]
         drawn = self.sampler.sample(
-            self.index, len(begun), np.random.default_rng(seed), length=known + num_new_tokens, prefix=begun
+            self.index,
+            len(begun),
+            np.random.default_rng(seed),
+            length=known + num_new_tokens,
+            prefix=begun,
         ).tokens
         with np.errstate(divide="ignore"):
             chances = np.log(self.sampler.probabilities(self.index, drawn)[:, known:]).sum(1)
         device = current_tokens.device
-        return torch.from_numpy(drawn.astype(np.int64)).to(device), torch.from_numpy(chances).float().to(device)
+        return torch.from_numpy(drawn.astype(np.int64)).to(device), torch.from_numpy(
+            chances
+        ).float().to(device)
 
     def get_vocab_size(self) -> int:
         """How many tokens there are."""

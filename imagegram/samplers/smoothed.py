@@ -22,7 +22,8 @@ from imagegram.samplers.matches import DrawnTokens, Ints, look_up
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed(Sampler):
-    """Contexts at the same position, a mixture of all lengths: interpolated absolute discounting."""
+    """Contexts at the same position, a mixture of all lengths: interpolated absolute
+    discounting."""
 
     name = "smoothed"
 
@@ -32,21 +33,37 @@ class Smoothed(Sampler):
     def how(self) -> str:
         if self.context == 0:
             return ALONE
-        return "The next token follows the same tokens at the same position, as a mixture of contexts of every length"
+        return (
+            "The next token follows the same tokens at the same position, as a mixture of "
+            "contexts of every length"
+        )
 
-    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[DrawnTokens]:
-        """One match each, drawn from the smoothed distribution, reweighed where that is asked for."""
+    def matches(
+        self, index: Index, drawn: Tokens, rng: np.random.Generator
+    ) -> Iterator[DrawnTokens]:
+        """One match each, drawn from the smoothed distribution, reweighed where that is asked
+        for."""
         for contexts in backoff(index.tokens, drawn, self.context):
-            images = self._draw_reweighed(index, contexts, rng) if self.reweighted else draw(contexts, rng)
+            images = (
+                self._draw_reweighed(index, contexts, rng)
+                if self.reweighted
+                else draw(contexts, rng)
+            )
             yield DrawnTokens(contexts.columns[0][images], images, contexts.position)
 
-    def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
+    def probabilities(
+        self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None
+    ) -> NDArray[np.float64]:
         result = np.zeros(tokens.shape)
         every = backoff(index.tokens, tokens, self.context)
-        for contexts in tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3):
+        for contexts in tqdm(
+            every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3
+        ):
             wanted = tokens[:, contexts.position]
             if not self.reweighted:
-                result[:, contexts.position] = shares(contexts, wanted, left_out=leave_out is not None)
+                result[:, contexts.position] = shares(
+                    contexts, wanted, left_out=leave_out is not None
+                )
                 continue
             left_out = None if leave_out is None else wanted
             for row, p in enumerate(distributions(contexts, index.vocab_size, left_out=left_out)):
@@ -55,7 +72,8 @@ class Smoothed(Sampler):
         return result
 
     def _draw_reweighed(self, index: Index, contexts: Backoff, rng: np.random.Generator) -> Ints:
-        """An image for every sequence, whose next token is drawn from its reweighed distribution: int64 [n]."""
+        """An image for every sequence, whose next token is drawn from its reweighed distribution:
+        int64 [n]."""
         images = np.empty(contexts.low.shape[1], np.int64)
         for row, p in enumerate(distributions(contexts, index.vocab_size)):
             token = rng.choice(len(p), p=self.reweigh(p))
@@ -68,7 +86,8 @@ class Smoothed(Sampler):
 
 
 def count_distinct(column: Tokens, low: Ints, high: Ints, wanted: Tokens) -> tuple[Ints, Ints]:
-    """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n ranges: int64 [n].
+    """How many different tokens `column[low:high]` holds, and how often it holds `wanted`, for n
+    ranges: int64 [n].
 
     Ranges of one depth are equal or disjoint, so that no image is looked at twice.
     """
@@ -83,12 +102,14 @@ def count_distinct(column: Tokens, low: Ints, high: Ints, wanted: Tokens) -> tup
 
 
 def discounts(contexts: Backoff) -> list[float]:
-    """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 / (n1 + 2 n2) of the
-    numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser, 1994, doi:10.1006/csla.1994.1001).
+    """What absolute discounting takes off every count, for the contexts of 0, 1, 2 ... tokens: n1 /
+    (n1 + 2 n2) of the numbers of (context, token) pairs seen once and twice (Ney, Essen & Kneser,
+    1994, doi:10.1006/csla.1994.1001).
 
     Never below 0.1, so that what was not seen stays possible.
     """
-    # Sorted by the token too, images that share a context and the token are neighbours: pairs are counted unsorted.
+    # Sorted by the token too, images that share a context and the token are neighbours: pairs are
+    # counted unsorted.
     order = contexts.order[contexts.by_token]
     starts = np.ones(len(order) + 2, bool)  # of another pair, or of the end
     starts[1:-2] = False
@@ -111,7 +132,9 @@ def count_following(contexts: Backoff, low: Ints, high: Ints, wanted: NDArray[np
     return np.searchsorted(keys, asked | high) - np.searchsorted(keys, asked | low)
 
 
-def shares(contexts: Backoff, wanted: NDArray[np.uint16], *, left_out: bool = False) -> NDArray[np.float64]:
+def shares(
+    contexts: Backoff, wanted: NDArray[np.uint16], *, left_out: bool = False
+) -> NDArray[np.float64]:
     """The smoothed probability of a token `wanted` [n] of each sequence: float64 [n].
 
     left_out: the sequences are images of the index, and each is predicted from all others.
@@ -150,7 +173,9 @@ def distributions(
         for depth, discount in enumerate(taken):
             low = contexts.low[depth, row]
             high = contexts.high[depth, row]
-            counts = whole.copy() if depth == 0 else np.bincount(column[low:high], minlength=vocab_size)
+            counts = (
+                whole.copy() if depth == 0 else np.bincount(column[low:high], minlength=vocab_size)
+            )
             if left_out is not None and high > low:
                 counts[left_out[row]] -= 1
             total = counts.sum()

@@ -1,7 +1,7 @@
 """The dense path as it would run on a GPU: on tensors that have a shape and a device but no values.
 
-On these, whatever asks for a value (`.item()`, `if tensor:`, `int(tensor)`), for which a program has to wait for its
-GPU, raises an error, and so does an operation whose inputs lie on two devices.
+On these, whatever asks for a value (`.item()`, `if tensor:`, `int(tensor)`), for which a program
+has to wait for its GPU, raises an error, and so does an operation whose inputs lie on two devices.
 """
 
 import copy
@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 from tests.support.random_flextok import save_random_flextok
 
 if importlib.util.find_spec("flextok") is None:
-    pytest.skip("the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True)
+    pytest.skip(
+        "the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True
+    )
 
 from flextok.flextok_wrapper import FlexTokFromHub
 from flextok.model.preprocessors.time_embedding import TimestepEmbedder
@@ -32,7 +34,8 @@ BATCH = 4
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operation with the shapes and devices of its results, and what travels back to the host."""
+    """Writes down every operation with the shapes and devices of its results, and what travels back
+    to the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +78,8 @@ def replace_tensors(module: nn.Module, function: Callable[[Tensor], Tensor]) -> 
 
 
 def waves(self: object, times: Tensor, dim: int, max_period: int = 256) -> Tensor:
-    """The package's sines and cosines of the time; it asks for a value, which is allowed on the host alone."""
+    """The package's sines and cosines of the time; it asks for a value, which is allowed on the
+    host alone."""
     assert times.device.type == "cpu"
     return torch.zeros(len(times), dim)
 
@@ -83,7 +87,9 @@ def waves(self: object, times: Tensor, dim: int, max_period: int = 256) -> Tenso
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A random FlexTok on a GPU that does not exist. Its tensors have no values from here on."""
-    real = FlexTokFromHub.from_pretrained(save_random_flextok(tmp_path_factory.mktemp("flextok"))).eval()
+    real = FlexTokFromHub.from_pretrained(
+        save_random_flextok(tmp_path_factory.mktemp("flextok"))
+    ).eval()
     copied = copy.deepcopy
 
     def share_tensors(module: nn.Module) -> nn.Module:

@@ -30,12 +30,16 @@ def test_errors_are_those_of_the_decoded_images() -> None:
     tokens = codec.encode(images)
     errors = familiarity.reconstruction_errors(codec, images, tokens)
     rebuilt = codec.decode(list(tokens), [0, 1, 2, 3], 4, 1.0).numpy().astype(float)
-    expected = [np.sqrt(((rebuilt[i] - images[i].numpy().astype(float)) ** 2).mean()) for i in range(4)]
+    expected = [
+        np.sqrt(((rebuilt[i] - images[i].numpy().astype(float)) ** 2).mean()) for i in range(4)
+    ]
     assert np.allclose(errors, expected)
 
 
 def test_the_threshold_is_that_of_the_data_set_with_the_largest_errors() -> None:
-    card = {"data_sets": {"a": {"error": 9.0, "error_95": 10.0}, "b": {"error": 8.0, "error_95": 12.0}}}
+    card = {
+        "data_sets": {"a": {"error": 9.0, "error_95": 10.0}, "b": {"error": 8.0, "error_95": 12.0}}
+    }
     assert miniatures.own_error(card) == (8.0, 12.0)
     known = familiarity.Familiarity("tiny", "x", 32, 12.0, 8.0, 12.0)
     assert known.warning() == ""
@@ -45,13 +49,18 @@ def test_the_threshold_is_that_of_the_data_set_with_the_largest_errors() -> None
     assert FlexTokCodec.own_error is None
 
 
-def test_a_codec_that_keeps_nothing_is_named_though_its_own_card_is_no_better(tmp_path: Path) -> None:
+def test_a_codec_that_keeps_nothing_is_named_though_its_own_card_is_no_better(
+    tmp_path: Path,
+) -> None:
     def said(error: float, flat: float, codes: float = 30.0) -> str:
-        return familiarity.Familiarity("mine", "x", 32, error, 99.0, 99.0, flat, different=32, codes=codes).warning()
+        return familiarity.Familiarity(
+            "mine", "x", 32, error, 99.0, 99.0, flat, different=32, codes=codes
+        ).warning()
 
     assert said(20, 80) == ""
-    assert "keeps next to nothing: its error of 70 levels of 255 is hardly below the 80 of flat pictures" in said(
-        70, 80
+    assert (
+        "keeps next to nothing: its error of 70 levels of 255 is hardly below the 80 of flat "
+        "pictures" in said(70, 80)
     )
     assert "is above the 80 of flat pictures" in said(90, 80)
     assert "32 different images have 3 different codes at a position" in said(20, 80, codes=3)
@@ -76,16 +85,34 @@ def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
     (tmp_path / "noise").mkdir()
     for i, picture in enumerate(noise):
         Image.fromarray(picture).save(tmp_path / "noise" / f"{i:02d}.png")
-    arguments = ["--dataset", str(tmp_path / "noise"), "--out", str(tmp_path / "tokens"), "--workers", "0"]
+    arguments = [
+        "--dataset",
+        str(tmp_path / "noise"),
+        "--out",
+        str(tmp_path / "tokens"),
+        "--workers",
+        "0",
+    ]
     for _ in range(2):  # the second run finds all finished and says it again
         assert run_tokenize(*arguments) == 0
-        assert capsys.readouterr().out.count("warning: the codec tiny does not know images like these") == 1
+        assert (
+            capsys.readouterr().out.count("warning: the codec tiny does not know images like these")
+            == 1
+        )
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    arguments = [f"--index={tmp_path}/index", "--sequences=8", "--decoded=0", f"--out={tmp_path}/made"]
+    arguments = [
+        f"--index={tmp_path}/index",
+        "--sequences=8",
+        "--decoded=0",
+        f"--out={tmp_path}/made",
+    ]
     assert run_generate(*arguments) == 0
     assert "does not know images like these" in capsys.readouterr().out
 
-    assert run_tokenize("--dataset", "digits", "--images", "40", "--out", str(tmp_path / "digits")) == 0
+    assert (
+        run_tokenize("--dataset", "digits", "--images", "40", "--out", str(tmp_path / "digits"))
+        == 0
+    )
     assert "does not know" not in capsys.readouterr().out
     assert familiarity.warning_of(tmp_path / "digits") == ""
 
@@ -97,10 +124,14 @@ def test_images_from_all_over_the_data_set_are_judged_whatever_the_batches(
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     for i in range(120):  # a black class and a white one
         put(tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png")
-        Image.new("L", (8, 8), 255 * (i // 60)).save(tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png")
+        Image.new("L", (8, 8), 255 * (i // 60)).save(
+            tmp_path / "d" / "bw"[i // 60] / f"{i:03d}.png"
+        )
     found = []
     for size in (3, 50):
-        tokenize(str(tmp_path / "d"), tmp_path / f"{size}", batch_size=size, shard_size=size, workers=0)
+        tokenize(
+            str(tmp_path / "d"), tmp_path / f"{size}", batch_size=size, shard_size=size, workers=0
+        )
         found.append(json.loads((tmp_path / f"{size}" / familiarity.FILE).read_text()))
     assert found[0] == found[1]
     # The picture of every seed is the level of its number, so that the error is as well.
@@ -109,30 +140,58 @@ def test_images_from_all_over_the_data_set_are_judged_whatever_the_batches(
     assert found[0]["error"] == np.median(np.where(whites, 255 - np.arange(32), np.arange(32)))
 
 
-def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_codec_in_a_folder_is_known_by_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(miniatures.SHIPPED / "tiny", mine)
     assert load_codec(str(mine)).revision == load_codec("tiny").revision
 
-    tokens = ["--dataset", "digits", "--images", "60", "--out", str(tmp_path / "tokens"), "--workers", "0"]
+    tokens = [
+        "--dataset",
+        "digits",
+        "--images",
+        "60",
+        "--out",
+        str(tmp_path / "tokens"),
+        "--workers",
+        "0",
+    ]
     assert run_tokenize(*tokens, "--codec", str(mine)) == 0
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    made = ["ntd", "--index", str(tmp_path / "index"), "--sequences", "8", "--decoded", "2", "--prefixes", "0"]
+    made = [
+        "ntd",
+        "--index",
+        str(tmp_path / "index"),
+        "--sequences",
+        "8",
+        "--decoded",
+        "2",
+        "--prefixes",
+        "0",
+    ]
     assert run_generate(*made, "--out", str(tmp_path / "a")) == 0
 
     mine.rename(tmp_path / "moved")
     capsys.readouterr()
-    assert run_tokenize(*tokens, "--codec", str(tmp_path / "moved")) == 0  # the same codec: nothing to do
+    # the same codec: nothing to do
+    assert run_tokenize(*tokens, "--codec", str(tmp_path / "moved")) == 0
     assert "all 1 shards are finished" in capsys.readouterr().out
     assert run_generate(*made, "--out", str(tmp_path / "b")) == 1
     assert "is gone: say where it is with --codec" in capsys.readouterr().err
-    assert run_generate(*made, "--out", str(tmp_path / "b"), "--codec", str(tmp_path / "moved")) == 0
-    assert (tmp_path / "a/image_0001.png").read_bytes() == (tmp_path / "b/image_0001.png").read_bytes()
+    assert (
+        run_generate(*made, "--out", str(tmp_path / "b"), "--codec", str(tmp_path / "moved")) == 0
+    )
+    assert (tmp_path / "a/image_0001.png").read_bytes() == (
+        tmp_path / "b/image_0001.png"
+    ).read_bytes()
 
     weights = tmp_path / "moved" / miniatures.WEIGHTS
     torch.manual_seed(0)
     TinyFlexTok().save(weights)
-    assert run_generate(*made, "--out", str(tmp_path / "c"), "--codec", str(tmp_path / "moved")) == 1
+    assert (
+        run_generate(*made, "--out", str(tmp_path / "c"), "--codec", str(tmp_path / "moved")) == 1
+    )
     assert "tokenize and index again" in " ".join(capsys.readouterr().err.split())
 
 
@@ -146,5 +205,7 @@ def test_a_training_that_is_not_finished_is_no_codec(tmp_path: Path) -> None:
 def test_what_is_shipped_keeps_more_than_a_flat_picture(name: str) -> None:
     card = read_json(miniatures.SHIPPED / name / miniatures.CARD)
     for row in card["data_sets"].values():
-        assert not familiarity.too_little(row["error"], row["flat"], row["codes_median"], int(row["tokenized"]))
+        assert not familiarity.too_little(
+            row["error"], row["flat"], row["codes_median"], int(row["tokenized"])
+        )
         assert row["error"] < row["flat"] / 2

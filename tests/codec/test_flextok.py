@@ -1,4 +1,5 @@
-"""The real FlexTok behind the codec interface, against its own calls; and what is said where something is missing."""
+"""The real FlexTok behind the codec interface, against its own calls; and what is said where
+something is missing."""
 
 import importlib.util
 import os
@@ -50,13 +51,18 @@ def images() -> torch.Tensor:
 
 
 @needs_flextok
-def test_sizes_are_read_from_the_model(codec: FlexTokCodec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_read_from_the_model(
+    codec: FlexTokCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (codec.image_size, codec.tokens_per_image, codec.vocab_size) == (256, 256, 64000)
     assert codec.levels == (8, 8, 8, 5, 5, 5)
     assert len(codec.revision) == 16
     capsys.readouterr()
     assert FlexTokCodec("again", "r", codec.model).precision == "float32"
-    assert capsys.readouterr().out == "codec again on cpu in float32 (no CUDA GPU: expect seconds for each image)\n"
+    assert (
+        capsys.readouterr().out
+        == "codec again on cpu in float32 (no CUDA GPU: expect seconds for each image)\n"
+    )
 
 
 @needs_flextok
@@ -72,14 +78,18 @@ def test_a_model_is_loaded_once_until_its_weights_change(
 
 
 @needs_flextok
-def test_a_vocabulary_that_does_not_fit_is_refused(codec: FlexTokCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_that_does_not_fit_is_refused(
+    codec: FlexTokCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(codec.model.regularizer, "codebook_size", 70_000)
     with pytest.raises(UserError, match="has 70000 tokens of levels"):
         FlexTokCodec("large", "r", codec.model)
 
 
 @needs_flextok
-def test_tokens_are_those_of_the_stock_call_at_the_posterior_mean(codec: FlexTokCodec, images: torch.Tensor) -> None:
+def test_tokens_are_those_of_the_stock_call_at_the_posterior_mean(
+    codec: FlexTokCodec, images: torch.Tensor
+) -> None:
     tokens = codec.encode(images)
     model = stock_on_cpu(codec.model)
     with torch.inference_mode():
@@ -90,12 +100,15 @@ def test_tokens_are_those_of_the_stock_call_at_the_posterior_mean(codec: FlexTok
     assert tokens.dtype == np.uint16
     assert np.array_equal(tokens, stock.numpy())
     assert np.array_equal(codec.encode(images[1:2])[0], tokens[1])
-    assert (tokens[0] != tokens[1]).mean() > 0.5  # no constant tokens: the comparison means something
+    # no constant tokens: the comparison means something
+    assert (tokens[0] != tokens[1]).mean() > 0.5
     assert (sampled != stock).any()  # the class default would have given other tokens
 
 
 @needs_flextok
-def test_images_are_those_of_the_stock_call_and_ignore_the_batch(codec: FlexTokCodec, images: torch.Tensor) -> None:
+def test_images_are_those_of_the_stock_call_and_ignore_the_batch(
+    codec: FlexTokCodec, images: torch.Tensor
+) -> None:
     tokens = [row[:k] for row, k in zip(codec.encode(images), (256, 1, 64), strict=True)]
     decoded = codec.decode(tokens, [5, 6, 7], 2, 3.0)
     assert (decoded.shape, decoded.dtype) == ((3, 3, 256, 256), torch.uint8)
@@ -105,10 +118,17 @@ def test_images_are_those_of_the_stock_call_and_ignore_the_batch(codec: FlexTokC
     assert (turned.flip(0).int() - decoded.int()).abs().max() <= 1
     assert (codec.decode(tokens[1:2], [8], 2, 3.0)[0].int() - decoded[1].int()).abs().max() > 10
     codec.model.pipeline.noise_read_key = None  # as the package has it
-    options = {"timesteps": 2, "guidance_scale": 3.0, "perform_norm_guidance": True, "verbose": False}
+    options = {
+        "timesteps": 2,
+        "guidance_scale": 3.0,
+        "perform_norm_guidance": True,
+        "verbose": False,
+    }
     ids = [torch.from_numpy(tokens[0].astype(np.int64))[None]]
     with torch.inference_mode():
-        stock = stock_on_cpu(codec.model).detokenize(ids, generator=torch.Generator().manual_seed(5), **options)
+        stock = stock_on_cpu(codec.model).detokenize(
+            ids, generator=torch.Generator().manual_seed(5), **options
+        )
     codec.model.pipeline.noise_read_key = flextok_codec.NOISE
     expected = ((stock.clamp(-1, 1) + 1) * 127.5).round()
     assert (expected[0] - decoded[0]).abs().max() <= 1
@@ -137,13 +157,23 @@ def test_a_model_that_is_not_covered_runs_through_its_own_calls(
     assert (ours - theirs).abs().max() <= 1
     said = capsys.readouterr().out
     for part in ("FastEncoder", "FastDecoder"):
-        assert said.count(f"{part} does not cover other (a module of type Identity): the package's own calls") == 1
+        assert (
+            said.count(
+                f"{part} does not cover other (a module of type Identity): the package's own calls"
+            )
+            == 1
+        )
 
 
 @needs_flextok
-def test_the_last_batch_is_padded_where_shapes_are_compiled(folder: Path, images: torch.Tensor) -> None:
+def test_the_last_batch_is_padded_where_shapes_are_compiled(
+    folder: Path, images: torch.Tensor
+) -> None:
     codec = fresh(folder)
-    tokens, decoded = codec.encode(images), codec.decode(list(codec.encode(images)), [1, 2, 3], 1, 2.0)
+    tokens, decoded = (
+        codec.encode(images),
+        codec.decode(list(codec.encode(images)), [1, 2, 3], 1, 2.0),
+    )
     codec.cuda = True  # pads; the device is still the CPU
     shapes: list[int] = []
     inner = codec.encoder.tokens
@@ -156,11 +186,15 @@ def test_the_last_batch_is_padded_where_shapes_are_compiled(folder: Path, images
     assert np.array_equal(codec.encode(images), tokens)
     assert np.array_equal(codec.encode(images[:1]), tokens[:1])
     assert shapes == [3, 3]
-    assert (codec.decode(list(tokens[:2]), [1, 2], 1, 2.0).int() - decoded[:2].int()).abs().max() <= 1
+    assert (
+        codec.decode(list(tokens[:2]), [1, 2], 1, 2.0).int() - decoded[:2].int()
+    ).abs().max() <= 1
 
 
 @needs_flextok
-def test_an_image_that_overflows_is_tokenized_again_in_float32(codec: FlexTokCodec, images: torch.Tensor) -> None:
+def test_an_image_that_overflows_is_tokenized_again_in_float32(
+    codec: FlexTokCodec, images: torch.Tensor
+) -> None:
     tokens, encoder = codec.encode(images), codec.encoder
 
     def overflows(batch: torch.Tensor) -> torch.Tensor:
@@ -169,15 +203,21 @@ def test_an_image_that_overflows_is_tokenized_again_in_float32(codec: FlexTokCod
         return out
 
     codec.encoder = SimpleNamespace(tokens=overflows)
-    assert (codec.encode(images)[1] == SEPARATOR).all()  # float32: nothing better is at hand, and no folder takes it
+    # float32: nothing better is at hand, and no folder takes it
+    assert (codec.encode(images)[1] == SEPARATOR).all()
     codec.precision = "float16"
     assert np.array_equal(codec.encode(images), tokens)
     codec.precision, codec.encoder = "float32", encoder
 
 
 def test_out_of_memory_is_answered_with_the_batch_size_to_use() -> None:
-    for error in (torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        expected = pytest.raises(UserError, match="out of memory with a batch of 64: try --batch-size 32")
+    for error in (
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        expected = pytest.raises(
+            UserError, match="out of memory with a batch of 64: try --batch-size 32"
+        )
         with expected, oom_as_user_error(64, "try --batch-size {}"):
             raise error
     with pytest.raises(RuntimeError, match="something else"), oom_as_user_error(64, "{}"):
@@ -195,12 +235,16 @@ def test_a_model_out_of_memory_ends_in_that_line(
     monkeypatch.setattr(codec.decoder, "images", full)
     with pytest.raises(UserError, match="batch of 3: try --batch-size 1"):
         codec.encode(images)
-    with pytest.raises(UserError, match="out of memory with a batch of 1: use a GPU with more memory"):
+    with pytest.raises(
+        UserError, match="out of memory with a batch of 1: use a GPU with more memory"
+    ):
         codec.decode([np.zeros(4, np.uint16)] * 2, [0, 1], 1, 2.0)
 
 
 @needs_flextok
-def test_a_decoder_out_of_memory_takes_smaller_batches(codec: FlexTokCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_out_of_memory_takes_smaller_batches(
+    codec: FlexTokCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = list(np.random.default_rng(0).integers(0, codec.vocab_size, (5, 4)).astype(np.uint16))
     right = codec.decode(rows, range(5), 1, 2.0)
     images = codec.decoder.images
@@ -227,7 +271,8 @@ def test_every_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "asked"), [(ZOO[0], "", None), (f"{ZOO[0]}@v1", "x", "v1"), (ZOO[0], "abc", "abc")]
+    ("name", "revision", "asked"),
+    [(ZOO[0], "", None), (f"{ZOO[0]}@v1", "x", "v1"), (ZOO[0], "abc", "abc")],
 )
 def test_a_revision_of_the_hub_is_pinned_and_recorded(
     name: str, revision: str, asked: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -256,7 +301,9 @@ def test_a_revision_of_the_hub_is_pinned_and_recorded(
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flextok.flextok_wrapper", None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-flextok\.txt, or use --codec tiny"):
+    with pytest.raises(
+        UserError, match=r"pip install -r requirements-flextok\.txt, or use --codec tiny"
+    ):
         load_codec("EPFL-VILAB/flextok_d18_d28_dfn")
 
 

@@ -1,4 +1,5 @@
-"""The dense path against the package's own calls; and each part broken on purpose, to see that this is noticed."""
+"""The dense path against the package's own calls; and each part broken on purpose, to see that this
+is noticed."""
 
 import functools
 import importlib.util
@@ -13,7 +14,9 @@ from imagegram.tokens import SEPARATOR
 from tests.support.random_flextok import Shape, save_random_flextok, stock_on_cpu
 
 if importlib.util.find_spec("flextok") is None:
-    pytest.skip("the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True)
+    pytest.skip(
+        "the flextok package is not installed (requirements-flextok.txt)", allow_module_level=True
+    )
 
 from flextok.flextok_wrapper import FlexTokFromHub
 
@@ -41,16 +44,21 @@ def images() -> torch.Tensor:
 def tokens(model: Any, images: torch.Tensor) -> torch.Tensor:
     """Of the package's own call, [2, L]."""
     with torch.inference_mode():
-        return torch.cat(model.tokenize((images / 255 - 0.5) / 0.5))  # torchvision's ToTensor and Normalize
+        # torchvision's ToTensor and Normalize
+        return torch.cat(model.tokenize((images / 255 - 0.5) / 0.5))
 
 
 def noise(seeds: tuple[int, ...] = (0, 1)) -> torch.Tensor:
-    return torch.stack([torch.randn(16, 32, 32, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return torch.stack(
+        [torch.randn(16, 32, 32, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
 
 
 @torch.inference_mode()
 def stock_images(model: Any, tokens: torch.Tensor, kept: list[int], scale: float) -> torch.Tensor:
-    data = model._prepare_data_dict_for_detokenization([row[None, :k] for row, k in zip(tokens, kept, strict=True)])
+    data = model._prepare_data_dict_for_detokenization(
+        [row[None, :k] for row, k in zip(tokens, kept, strict=True)]
+    )
     model.pipeline.noise_read_key = "noise"
     data["noise"] = list(noise().split(1))
     options = {"guidance_scale": scale, "perform_norm_guidance": True}
@@ -60,7 +68,8 @@ def stock_images(model: Any, tokens: torch.Tensor, kept: list[int], scale: float
 
 def test_tokens_are_identical(model: Any, images: torch.Tensor, tokens: torch.Tensor) -> None:
     assert torch.equal(FastEncoder(model).tokens(images), tokens)
-    assert (tokens[0] != tokens[1]).float().mean() > 0.25  # no constant tokens: the comparison means something
+    # no constant tokens: the comparison means something
+    assert (tokens[0] != tokens[1]).float().mean() > 0.25
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
@@ -68,7 +77,9 @@ def test_images_agree_for_every_prefix(model: Any, tokens: torch.Tensor, scale: 
     decoder, length = FastDecoder(model), tokens.shape[1]
     for prefixes in PREFIXES:
         kept = [min(k, length) for k in prefixes]
-        difference = decoder.images(tokens, kept, noise(), STEPS, scale) - stock_images(model, tokens, kept, scale)
+        difference = decoder.images(tokens, kept, noise(), STEPS, scale) - stock_images(
+            model, tokens, kept, scale
+        )
         assert difference.abs().max() < 1e-4, kept
 
 
@@ -76,7 +87,10 @@ def test_prefixes_and_guidance_matter(model: Any, tokens: torch.Tensor) -> None:
     """Else the comparison above would compare nothing."""
     length = tokens.shape[1]
     whole = stock_images(model, tokens, [length, length], 7.5)
-    for other in (stock_images(model, tokens, [1, 8], 7.5), stock_images(model, tokens, [length, length], 1.0)):
+    for other in (
+        stock_images(model, tokens, [1, 8], 7.5),
+        stock_images(model, tokens, [length, length], 1.0),
+    ):
         assert (whole - other).flatten(1).abs().amax(1).min() > 0.01
 
 
@@ -95,11 +109,15 @@ def first_step_only(self: FastDecoder, timesteps: int, schedule: Any = FastDecod
     return tuple(part[:1].expand_as(part) for part in schedule(self, timesteps))
 
 
-def without_momentum(*args: Any, guidance: Any = flextok_dense.normalized_guidance, **options: Any) -> torch.Tensor:
+def without_momentum(
+    *args: Any, guidance: Any = flextok_dense.normalized_guidance, **options: Any
+) -> torch.Tensor:
     return guidance(*args[:3], None, **options)
 
 
-def norms_of_patches(self: FastDecoder, step: torch.Tensor, patches: int, registers: int) -> torch.Tensor:
+def norms_of_patches(
+    self: FastDecoder, step: torch.Tensor, patches: int, registers: int
+) -> torch.Tensor:
     return step[0][:, None, None]
 
 
@@ -114,14 +132,21 @@ def norms_of_patches(self: FastDecoder, step: torch.Tensor, patches: int, regist
     ids=["weights", "schedule", "adaptive-norms", "guidance"],
 )
 def test_a_broken_decoder_is_noticed(
-    model: Any, tokens: torch.Tensor, owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+    model: Any,
+    tokens: torch.Tensor,
+    owner: Any,
+    name: str,
+    broken: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if name == "_spread" and FastDecoder(model).expansion == 1:
         pytest.skip("this model has the same norms for patches and registers")
     kept = [5, 7]
     expected = stock_images(model, tokens, kept, 7.5)
     monkeypatch.setattr(owner, name, broken)
-    assert (FastDecoder(model).images(tokens, kept, noise(), STEPS, 7.5) - expected).abs().max() > 1e-3
+    assert (
+        FastDecoder(model).images(tokens, kept, noise(), STEPS, 7.5) - expected
+    ).abs().max() > 1e-3
 
 
 def later_registers_too(
@@ -131,14 +156,20 @@ def later_registers_too(
     return out[:, :, prefix:] if last else out
 
 
-def no_positions(self: Chain, key: str, positions: Any = Chain.positions) -> tuple[torch.Tensor, int]:
+def no_positions(
+    self: Chain, key: str, positions: Any = Chain.positions
+) -> tuple[torch.Tensor, int]:
     table, place = positions(self, key)
     return torch.zeros_like(table), place
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
-    [(flextok_dense, "prefix_causal", later_registers_too), (Chain, "positions", no_positions), (F, "silu", F.relu)],
+    [
+        (flextok_dense, "prefix_causal", later_registers_too),
+        (Chain, "positions", no_positions),
+        (F, "silu", F.relu),
+    ],
     ids=["mask", "positions", "activation"],
 )
 def test_a_broken_encoder_is_noticed(
@@ -158,7 +189,8 @@ def test_half_precision_flips_few_tokens_and_moves_images_little(
     model: Any, images: torch.Tensor, tokens: torch.Tensor
 ) -> None:
     lower = FastEncoder(model, torch.float16).tokens(images)
-    assert (lower != tokens).float().mean() < 0.1  # measured on random weights: 0 to 3 %, by the processor
+    # measured on random weights: 0 to 3 %, by the processor
+    assert (lower != tokens).float().mean() < 0.1
     length = tokens.shape[1]
     decoded = FastDecoder(model, torch.bfloat16).images(tokens, [length, 3], noise(), STEPS, 3.0)
     assert (decoded - stock_images(model, tokens, [length, 3], 3.0)).abs().mean() < 0.05
@@ -179,7 +211,8 @@ def test_an_image_that_overflows_is_marked(model: Any, images: torch.Tensor) -> 
 def test_what_is_compiled_is_a_single_graph(
     model: Any, images: torch.Tensor, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No break and no data-dependent step: fullgraph raises on one. Compiled for real only where there is a GPU."""
+    """No break and no data-dependent step: fullgraph raises on one. Compiled for real only where
+    there is a GPU."""
     traced = functools.partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", traced)
     monkeypatch.setattr("builtins.print", lambda *words: pytest.fail(f"not compiled: {words}"))
@@ -190,7 +223,11 @@ def test_what_is_compiled_is_a_single_graph(
 
 
 def test_without_a_compiler_it_runs_uncompiled(
-    model: Any, images: torch.Tensor, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    model: Any,
+    images: torch.Tensor,
+    tokens: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     def compiled(*args: object) -> None:
         raise RuntimeError("no Triton\nhere")
@@ -206,18 +243,43 @@ def test_other_layouts_are_refused(model: Any, monkeypatch: pytest.MonkeyPatch) 
     attention = getattr(block, "_checkpoint_wrapped_module", block).attn
     biased = {**attention._modules, "wq": torch.nn.Linear(8, 8)}
     extended = {**encoder._modules, "more": torch.nn.Identity()}
-    order = list(decoder._modules)  # positions added after the dropped registers are written: these are not equal
+    # positions added after the dropped registers are written: these are not equal
+    order = list(decoder._modules)
     order.insert(order.index("dec_null") + 1, order.pop(order.index("dec_positions")))
     reordered = {name: decoder._modules[name] for name in order}
     for half, owner, attribute, value, message in (
         (FastEncoder, encoder["enc_seq_packer"], "mask_mode", "causal", "another attention mask"),
-        (FastEncoder, encoder["enc_transformer"], "rope_forward_read_key", "rope", "rotary positions"),
-        (FastEncoder, encoder["enc_register_module"], "ordering_mode", "avg_pool", "other registers"),
+        (
+            FastEncoder,
+            encoder["enc_transformer"],
+            "rope_forward_read_key",
+            "rope",
+            "rotary positions",
+        ),
+        (
+            FastEncoder,
+            encoder["enc_register_module"],
+            "ordering_mode",
+            "avg_pool",
+            "other registers",
+        ),
         (FastEncoder, attention, "_modules", biased, "a bias in a block"),
         (FastEncoder, encoder, "_modules", extended, "a module of type Identity"),
-        (FastDecoder, decoder["dec_null"], "replace_with_single_token", True, "a single null token"),
+        (
+            FastDecoder,
+            decoder["dec_null"],
+            "replace_with_single_token",
+            True,
+            "a single null token",
+        ),
         (FastDecoder, decoder["dec_positions"], "read_key", "else", "0 positional embeddings"),
-        (FastDecoder, decoder["dec_seq_packer"], "input_list_read_keys", ["dec_codes"], "another attention mask"),
+        (
+            FastDecoder,
+            decoder["dec_seq_packer"],
+            "input_list_read_keys",
+            ["dec_codes"],
+            "another attention mask",
+        ),
         (FastDecoder, decoder, "_modules", reordered, "positions of dropped registers"),
     ):
         with monkeypatch.context() as patch:

@@ -1,4 +1,5 @@
-"""The linear codec: exact on its own grid, every prefix decodes, held-out images never fit it, fitted once."""
+"""The linear codec: exact on its own grid, every prefix decodes, held-out images never fit it,
+fitted once."""
 
 import multiprocessing
 from dataclasses import replace
@@ -29,7 +30,9 @@ NAME = "linear:size=32,tokens=16"
 
 def scenes(first: int, count: int) -> NDArray[np.uint8]:
     """Scenes of little contrast, whose reconstructions are not cut to 0 or 255."""
-    pixels = np.stack([scene(4, i, 32)[0] for i in range(first, first + count)]).transpose(0, 3, 1, 2)
+    pixels = np.stack([scene(4, i, 32)[0] for i in range(first, first + count)]).transpose(
+        0, 3, 1, 2
+    )
     return (96 + pixels / 5).astype(np.uint8)
 
 
@@ -52,7 +55,9 @@ def unseen() -> torch.Tensor:
     return torch.from_numpy(scenes(5000, 100))
 
 
-def test_what_was_decoded_has_the_tokens_that_it_was_decoded_from(codec: LinearCodec, unseen: torch.Tensor) -> None:
+def test_what_was_decoded_has_the_tokens_that_it_was_decoded_from(
+    codec: LinearCodec, unseen: torch.Tensor
+) -> None:
     tokens = codec.encode(unseen)
     rebuilt = codec.decode(list(tokens))
     assert rebuilt.min() > 0
@@ -62,7 +67,9 @@ def test_what_was_decoded_has_the_tokens_that_it_was_decoded_from(codec: LinearC
     assert len(np.unique(tokens)) > 800
 
 
-def test_every_prefix_decodes_whatever_it_is_decoded_with(codec: LinearCodec, unseen: torch.Tensor) -> None:
+def test_every_prefix_decodes_whatever_it_is_decoded_with(
+    codec: LinearCodec, unseen: torch.Tensor
+) -> None:
     tokens = codec.encode(unseen)
     lengths = (1, 2, 4, 8, 16)
     errors = []
@@ -75,7 +82,9 @@ def test_every_prefix_decodes_whatever_it_is_decoded_with(codec: LinearCodec, un
         assert torch.equal(mixed[i], codec.decode([tokens[i, : lengths[i % 5]]])[0])
 
 
-def test_errors_on_unseen_images_are_what_they_were(codec: LinearCodec, unseen: torch.Tensor) -> None:
+def test_errors_on_unseen_images_are_what_they_were(
+    codec: LinearCodec, unseen: torch.Tensor
+) -> None:
     tokens = codec.encode(unseen)
     errors = [
         float((codec.decode(list(tokens[:, :length])).double() - unseen).square().mean().sqrt())
@@ -84,17 +93,22 @@ def test_errors_on_unseen_images_are_what_they_were(codec: LinearCodec, unseen: 
     assert errors == pytest.approx([7.79905, 5.86543, 4.16725], rel=1e-4)
 
 
-def test_tokens_depend_neither_on_the_batch_nor_on_the_threads(codec: LinearCodec, unseen: torch.Tensor) -> None:
+def test_tokens_depend_neither_on_the_batch_nor_on_the_threads(
+    codec: LinearCodec, unseen: torch.Tensor
+) -> None:
     tokens = codec.encode(unseen)
     with threadpool_limits(4):
         assert np.array_equal(codec.encode(unseen), tokens)
         assert np.array_equal(np.concatenate([codec.encode(one[None]) for one in unseen]), tokens)
-        assert torch.equal(codec.decode(list(tokens)), torch.cat([codec.decode([row]) for row in tokens]))
+        assert torch.equal(
+            codec.decode(list(tokens)), torch.cat([codec.decode([row]) for row in tokens])
+        )
 
 
 def test_the_axes_of_features_are_at_right_angles_and_of_length_1() -> None:
     rng = np.random.default_rng(0)
-    even = rng.integers(0, 256, (4, 3, 16, 16), np.uint8).repeat(2, 2).repeat(2, 3)  # squares of four of one colour
+    # squares of four of one colour
+    even = rng.integers(0, 256, (4, 3, 16, 16), np.uint8).repeat(2, 2).repeat(2, 3)
     parts = features(even) * scales(32)
     assert np.square(parts).sum(1) == pytest.approx(np.square(even.astype(float)).sum((1, 2, 3)))
     assert np.array_equal(pictures(parts * scales(32), 32), even)
@@ -105,7 +119,8 @@ def test_a_curve_is_nearly_the_best_quantizer() -> None:
     values, places = curve(column)
     middle = (np.floor(np.interp(column, values, places) * 8).clip(0, 7) + 0.5) / 8
     error = np.square(column - np.interp(middle, places, values)).mean()
-    # Of 8 levels of a normal distribution Max (1960) has 0.0345, and Panter and Dite sqrt(3) pi / 2 / 64 = 0.0425.
+    # Of 8 levels of a normal distribution Max (1960) has 0.0345, and Panter and Dite sqrt(3) pi / 2
+    # / 64 = 0.0425.
     assert 0.0345 < error < 0.0425
 
 
@@ -158,7 +173,9 @@ def test_a_fitted_one_is_opened_and_another_is_not_written_over_it(
 def test_of_two_processes_one_fits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fork = multiprocessing.get_context("fork")
     source = dataset(scenes(0, 100))
-    both = [fork.Process(target=open_linear, args=(NAME, [source], 0.1, tmp_path)) for _ in range(2)]
+    both = [
+        fork.Process(target=open_linear, args=(NAME, [source], 0.1, tmp_path)) for _ in range(2)
+    ]
     for process in both:
         process.start()
     for process in both:
@@ -184,7 +201,9 @@ def test_sizes_that_it_cannot_have(name: str, match: str) -> None:
         sizes_of(name)
 
 
-def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_carry_their_codec_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("linear").mkdir()  # no codec, whatever it is called
     assert sizes_of("linear") == Sizes(64, 64, (8, 8, 8, 5, 5, 5))
@@ -197,13 +216,20 @@ def test_tokens_carry_their_codec_wherever_they_are(tmp_path: Path, monkeypatch:
     assert sizes_of(str(tokens.path / "codec")) == Sizes(32, 4, (5, 5, 5))
 
     # Other images with the same codec: their tokens have a copy, and go into one index.
-    other = tokenize("shapes", tmp_path / "here" / "b", images=100, codec=str(tokens.path / "codec"))
+    other = tokenize(
+        "shapes", tmp_path / "here" / "b", images=100, codec=str(tokens.path / "codec")
+    )
     assert other.manifest.revision == tokens.manifest.revision
     build_index([other.path, tokens.path], tmp_path / "here" / "input2", tmp_path / "here" / "both")
     (tmp_path / "here").rename(tmp_path / "there")
     for folder in ("index", "both"):
         moved = type(index).open(tmp_path / "there" / folder)
-        assert open_codec(moved).decode(list(moved.tokens[:2]), [0, 0], 1, 1.0).shape == (2, 3, 32, 32)
+        assert open_codec(moved).decode(list(moved.tokens[:2]), [0, 0], 1, 1.0).shape == (
+            2,
+            3,
+            32,
+            32,
+        )
     for content in (b"torn", None):
         weights = tmp_path / "there" / "tokens" / "codec" / "linear.safetensors"
         weights.write_bytes(content) if content else weights.unlink()

@@ -1,4 +1,5 @@
-"""The miniature keeps FlexTok's promises: ordered registers, prefixes that decode, guidance, reproducible noise."""
+"""The miniature keeps FlexTok's promises: ordered registers, prefixes that decode, guidance,
+reproducible noise."""
 
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def test_fsq_ids_are_mixed_radix_digits_of_neighbouring_codes() -> None:
     assert np.array_equal(np.unique(digits[:, 2]), [0, 1, 2])
     z = torch.linspace(-6, 6, 4001)[:, None].expand(-1, 3)
     quantized = fsq(z)
-    assert [len(quantized[:, d].unique()) for d in range(3)] == [8, 5, 3]  # every level is reached, none besides
+    # every level is reached, none besides
+    assert [len(quantized[:, d].unique()) for d in range(3)] == [8, 5, 3]
     assert (quantized.diff(dim=0) >= 0).all()
 
 
@@ -61,7 +63,9 @@ def test_the_quantizer_passes_the_gradient_straight_through() -> None:
     assert (z.grad > 0.1).all()
 
 
-def test_a_register_sees_the_patches_and_the_registers_before_it(model: TinyFlexTok, images: Tensor) -> None:
+def test_a_register_sees_the_patches_and_the_registers_before_it(
+    model: TinyFlexTok, images: Tensor
+) -> None:
     with torch.no_grad():
         before = model.encoder(images)
         model.encoder.registers[9] += 1
@@ -84,14 +88,19 @@ def test_only_the_prefix_matters(model: TinyFlexTok) -> None:
     full = torch.randint(512, (1, 16), generator=torch.Generator().manual_seed(2))
     other = full.clone()
     other[:, 5:] = (other[:, 5:] + 1) % 512
-    decode = {k: model.detokenize([t[:, :k] for t in (full, other)], 2, generator=noise(3, 3)) for k in (5, 6)}
+    decode = {
+        k: model.detokenize([t[:, :k] for t in (full, other)], 2, generator=noise(3, 3))
+        for k in (5, 6)
+    }
     assert torch.allclose(*decode[5])
     assert (decode[6][0] - decode[6][1]).abs().max() > 1e-3
     one_for_all = model.detokenize([full], 2, generator=noise(3)[0])
     assert torch.equal(one_for_all, model.detokenize([full], 2, generator=noise(3)))
 
 
-def test_guidance_of_one_is_none_and_more_moves_away_from_the_unconditional(model: TinyFlexTok) -> None:
+def test_guidance_of_one_is_none_and_more_moves_away_from_the_unconditional(
+    model: TinyFlexTok,
+) -> None:
     tokens = list(torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(5)).split(1))
     codes = model.fsq.to_codes(torch.cat(tokens))
     time = torch.ones(2)
@@ -101,7 +110,9 @@ def test_guidance_of_one_is_none_and_more_moves_away_from_the_unconditional(mode
         unconditional = model.decoder(start, time, codes, torch.tensor([0, 0]))
     for scale in (1.0, 3.0):
         expected = start - (unconditional + scale * (conditional - unconditional))
-        assert torch.allclose(model.detokenize(tokens, 1, scale, generator=noise(6, 6)), expected, atol=1e-4)
+        assert torch.allclose(
+            model.detokenize(tokens, 1, scale, generator=noise(6, 6)), expected, atol=1e-4
+        )
 
 
 def test_weights_survive_saving(tmp_path: Path, model: TinyFlexTok, images: Tensor) -> None:
@@ -135,7 +146,9 @@ def test_shipped_weights_rebuild_held_out_digits_better_with_more_tokens() -> No
 def test_an_image_of_the_codec_is_the_same_to_the_byte_whatever_it_is_decoded_with() -> None:
     codec = load_codec("tiny")
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 512, k).astype(np.uint16) for k in (16, 4, 1, 16, 7, 16, 16, 2, 16, 16, 3)]
+    rows = [
+        rng.integers(0, 512, k).astype(np.uint16) for k in (16, 4, 1, 16, 7, 16, 16, 2, 16, 16, 3)
+    ]
     together = codec.decode(rows, list(range(11)), 2, 2.5)
     assert (together.shape, together.dtype) == ((11, 3, 32, 32), torch.uint8)
     for i in (0, 4, 10):

@@ -1,4 +1,5 @@
-"""What lies beside pictures: tables of labels, masks, copies, folders without pictures, archives, other arrays."""
+"""What lies beside pictures: tables of labels, masks, copies, folders without pictures, archives,
+other arrays."""
 
 import json
 from pathlib import Path
@@ -12,16 +13,31 @@ from PIL import Image
 from imagegram.cli import UserError
 from imagegram.data.dataset import REASONS
 from imagegram.data.preprocess import to_rgb
-from tests.support.datasets import classes, description, labels, open_dataset, picture, put, save, write_tar
+from tests.support.datasets import (
+    classes,
+    description,
+    labels,
+    open_dataset,
+    picture,
+    put,
+    save,
+    write_tar,
+)
 
 # Tables of labels.
 
 
 def test_metadata_gives_the_labels_that_datasets_reads_from_it(tmp_path: Path) -> None:
-    rows = [{"file_name": f"x/{i}.png", "label": ("cat", "dog")[i % 2], "caption": f"no. {i}"} for i in range(4)]
+    rows = [
+        {"file_name": f"x/{i}.png", "label": ("cat", "dog")[i % 2], "caption": f"no. {i}"}
+        for i in range(4)
+    ]
     for i in range(4):
         put(tmp_path / "d" / "x" / f"{i}.png", picture(i))
-    lines = ["file_name,label,caption", *(f"{row['file_name']},{row['label']},{row['caption']}" for row in rows)]
+    lines = [
+        "file_name,label,caption",
+        *(f"{row['file_name']},{row['label']},{row['caption']}" for row in rows),
+    ]
     forms = {
         "metadata.csv": "\ufeff" + "\n".join(lines),  # as Excel writes it
         "metadata.jsonl": "\n".join(json.dumps(row) for row in rows),
@@ -45,7 +61,10 @@ def test_rows_and_pictures_that_do_not_meet_are_counted(tmp_path: Path) -> None:
     for i in range(3):
         put(tmp_path / "train" / f"{i}.png", picture(i))
         put(tmp_path / "test" / f"{i}.png", picture(9 + i))
-    put(tmp_path / "metadata.csv", b"file_name,label\ntrain/0.png,5\ntrain/2.png,2\ntest/0.png,1\ntrain/9.png,1\n")
+    put(
+        tmp_path / "metadata.csv",
+        b"file_name,label\ntrain/0.png,5\ntrain/2.png,2\ntest/0.png,1\ntrain/9.png,1\n",
+    )
     source = open_dataset(str(tmp_path))
     assert classes(source) == ["5", None, "2"]
     assert "1 of 3 images have no label" in description(source)
@@ -63,7 +82,9 @@ def test_rows_and_pictures_that_do_not_meet_are_counted(tmp_path: Path) -> None:
         (b"file_name,label\n\xff\xfe,u\n", "", "cannot be read"),
     ],
 )
-def test_a_table_that_gives_no_labels_says_so(tmp_path: Path, text: bytes, column: str, expected: str) -> None:
+def test_a_table_that_gives_no_labels_says_so(
+    tmp_path: Path, text: bytes, column: str, expected: str
+) -> None:
     put(tmp_path / "cats" / "0.png", picture(0))
     put(tmp_path / "metadata.csv", text)
     if column or "cannot" in expected:
@@ -99,7 +120,9 @@ def test_a_table_of_another_name_says_whose_is_read(tmp_path: Path) -> None:
         (("{i}_mask.png",), False),  # of masks alone
     ],
 )
-def test_what_is_named_like_masks_is_said(tmp_path: Path, files: tuple[str, ...], masks: bool) -> None:
+def test_what_is_named_like_masks_is_said(
+    tmp_path: Path, files: tuple[str, ...], masks: bool
+) -> None:
     for i in range(3):
         for number, file in enumerate(files):
             put(tmp_path / file.format(i=i), picture(10 * number + i))
@@ -166,15 +189,24 @@ def test_pictures_of_floats_have_one_scale_for_the_whole_data_set(tmp_path: Path
     for name, most in (("bytes", 200.0), ("ones", 1.0001), ("mixed", 1.0)):
         (tmp_path / name).mkdir()
         for i in range(40):
-            pixels = np.array([[0.0, most * (0.001 if i == 5 else 0.5), 0.0, most * (i != 5)]], np.float32)
+            pixels = np.array(
+                [[0.0, most * (0.001 if i == 5 else 0.5), 0.0, most * (i != 5)]], np.float32
+            )
             Image.fromarray(pixels).save(tmp_path / name / f"{i:02d}.tif")
     Image.fromarray(np.array([[0.0, 9.0]], np.float32)).save(tmp_path / "mixed" / "05.tif")
     for i in range(0, 40, 3):
-        Image.fromarray(np.array([[np.inf, np.nan]], np.float32)).save(tmp_path / "mixed" / f"{i:02d}.tif")
-    for name, expected in (("bytes", [[0, 100, 0, 200], [0, 0, 0, 0]]), ("ones", [[0, 127, 0, 255], [0, 0, 0, 0]])):
+        Image.fromarray(np.array([[np.inf, np.nan]], np.float32)).save(
+            tmp_path / "mixed" / f"{i:02d}.tif"
+        )
+    for name, expected in (
+        ("bytes", [[0, 100, 0, 200], [0, 0, 0, 0]]),
+        ("ones", [[0, 127, 0, 255], [0, 0, 0, 0]]),
+    ):
         source = open_dataset(str(tmp_path / name))
         assert [np.asarray(to_rgb(source.read(i)[0]))[0, :, 0].tolist() for i in (7, 5)] == expected
-    assert "all taken for 0 to 1, what lies above it (up to 1.0001) is clipped" in description(source)
+    assert "all taken for 0 to 1, what lies above it (up to 1.0001) is clipped" in description(
+        source
+    )
     with pytest.raises(ValueError, match="floats from 0 to 9, which are no greys from 0 to 1"):
         open_dataset(str(tmp_path / "mixed")).read(5)
 
@@ -185,7 +217,9 @@ def test_a_data_set_of_black_pictures_is_said(tmp_path: Path) -> None:
     assert "are black" not in description(open_dataset(str(tmp_path)))
     for i in range(7):
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    assert "warning: 7 of 8 pictures that were looked at are black" in description(open_dataset(str(tmp_path)))
+    assert "warning: 7 of 8 pictures that were looked at are black" in description(
+        open_dataset(str(tmp_path))
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +243,12 @@ def test_arrays_of_any_numbers(tmp_path: Path, values: Any, expected: list[int],
 
 def test_arrays_with_channels_first_and_labels_with_gaps(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "x.npz", images=np.moveaxis(colour, 3, 1), labels=[1.0, np.nan, 0.0], names=np.zeros((3, 2)))
+    np.savez(
+        tmp_path / "x.npz",
+        images=np.moveaxis(colour, 3, 1),
+        labels=[1.0, np.nan, 0.0],
+        names=np.zeros((3, 2)),
+    )
     source = open_dataset(str(tmp_path / "x.npz"))
     assert all(np.array_equal(np.asarray(source.read(i)[0]), colour[i]) for i in range(3))
     assert labels(source) == [1, -1, 0]
@@ -218,7 +257,10 @@ def test_arrays_with_channels_first_and_labels_with_gaps(tmp_path: Path) -> None
     source = open_dataset(str(tmp_path / "x.npz"))
     assert labels(source) == [-1, -1, -1]
     assert "the labels hold 0.5, no classes" in description(source)
-    for values, match in ((np.array([b"a", None]), "allow_pickle"), (np.full((2, 4, 4), np.nan), "NaN")):
+    for values, match in (
+        (np.array([b"a", None]), "allow_pickle"),
+        (np.full((2, 4, 4), np.nan), "NaN"),
+    ):
         np.savez(tmp_path / "x.npz", images=values)
         with pytest.raises(UserError, match=match):
             open_dataset(str(tmp_path / "x.npz"))
@@ -257,11 +299,14 @@ def test_parquet_files_that_are_no_one_table(tmp_path: Path) -> None:
     write("a.parquet", blob=[picture(0)], label=[1])
     assert len(open_dataset(str(tmp_path / "d"), image_column="blob")) == 1
     with pytest.raises(
-        UserError, match=r"columns: blob \(binary\), label \(int64\)\): .* in blob, say so with --image-column"
+        UserError,
+        match=r"blob \(binary\), label \(int64\)\): .* in blob, say so with --image-column",
     ):
         open_dataset(str(tmp_path / "d"))
     write("b.parquet", blob=[picture(1)], label=["x"])
-    with pytest.raises(UserError, match=r"the files disagree about the column 'label' \(int64, string\)"):
+    with pytest.raises(
+        UserError, match=r"the files disagree about the column 'label' \(int64, string\)"
+    ):
         open_dataset(str(tmp_path / "d"), image_column="blob")
     write("b.parquet", blob=[], label=[])
     (tmp_path / "d" / "a.parquet").unlink()

@@ -1,4 +1,5 @@
-"""Tars, tables and arrays as people have them: nothing lost, nothing mislabelled, nothing passed over in silence."""
+"""Tars, tables and arrays as people have them: nothing lost, nothing mislabelled, nothing passed
+over in silence."""
 
 import gzip
 import json
@@ -30,7 +31,12 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
     members = []
     for i, folder in enumerate(("./", "v1.0/", "a/b.c/")):
         members += [(f"{folder}{i}.PNG", picture(i)), (f"{folder}{i}.CLS", str(i).encode())]
-    members += [("cat.0.jpg", picture(7, "JPEG")), ("0.seg.png", picture(8)), ("._0.png", b"x"), ("README", b"x")]
+    members += [
+        ("cat.0.jpg", picture(7, "JPEG")),
+        ("0.seg.png", picture(8)),
+        ("._0.png", b"x"),
+        ("README", b"x"),
+    ]
     source = open_dataset(str(write_tar(tmp_path / "x.tar", *members)))
     assert labels(source) == [0, 1, 2]
     assert sum(left.count for left in source.left_out) == 4
@@ -38,9 +44,15 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
 
 
 def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
-    members = [m for i in range(3) for m in ((f"{i}.jpg", picture(i, "JPEG")), (f"{i}.png", picture(9 + i)))]
+    members = [
+        m
+        for i in range(3)
+        for m in ((f"{i}.jpg", picture(i, "JPEG")), (f"{i}.png", picture(9 + i)))
+    ]
     tar = str(write_tar(tmp_path / "x.tar", *members))
-    with pytest.raises(UserError, match=r"two pictures of one sample, 0.jpg and 0.png: .*--image-column jpg"):
+    with pytest.raises(
+        UserError, match=r"two pictures of one sample, 0.jpg and 0.png: .*--image-column jpg"
+    ):
         open_dataset(tar)
     source = open_dataset(tar, image_column="png")
     assert len(source) == 3
@@ -60,12 +72,21 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
         ([("cls", b"10"), ("cls", b"9"), ("cls", b"11")], [1, 0, 2], ("9", "10", "11")),
         ([("cls", b"2.0"), ("cls", b"10.0"), ("cls", b"9.0")], [0, 2, 1], ("2", "9", "10")),
         ([("cls", b"1"), ("cls", b"1.0"), ("cls", b"2")], [0, 1, 2], ("1", "1.0", "2")),
-        ([("cls", "\u0661".encode()), ("cls", b"1")], [1, 0], ("1", "\u0661")),  # no number, but a digit
+        # no number, but a digit
+        ([("cls", "\u0661".encode()), ("cls", b"1")], [1, 0], ("1", "\u0661")),
         ([("label", b"b"), ("label", b"a"), ("label", b"b")], [1, 0, 1], ("a", "b")),
         ([("cls", b"30000000"), ("cls", b"7"), ("cls", b"30000000")], [1, 0, 1], ("7", "30000000")),
         ([("cls", b"-1"), ("cls", b"2"), ("cls", b"2")], [0, 1, 1], ("-1", "2")),
-        ([("json", b'{"label": 1}'), ("json", b'{"label": 0}'), ("json", b"[")], [1, 0, -1], ("0", "1")),
-        ([("json", b'{"class": "b"}'), ("json", b'{"class": "a"}'), ("json", b"{}")], [1, 0, -1], ("a", "b")),
+        (
+            [("json", b'{"label": 1}'), ("json", b'{"label": 0}'), ("json", b"[")],
+            [1, 0, -1],
+            ("0", "1"),
+        ),
+        (
+            [("json", b'{"class": "b"}'), ("json", b'{"class": "a"}'), ("json", b"{}")],
+            [1, 0, -1],
+            ("a", "b"),
+        ),
         ([("cls", b"0"), ("cls", b"1019")], [0, 1], ("0", "1019")),
         ([("cls", b"0"), ("cls", b"nan"), ("cls", b"1")], [0, -1, 1], ("0", "1")),
         ([("cls", b"nan"), ("cls", b"cat"), ("cls", b"nan")], [1, 0, 1], ("cat", "nan")),  # bread
@@ -75,7 +96,11 @@ def test_two_pictures_of_a_sample_ask_for_the_column(tmp_path: Path) -> None:
 def test_labels_of_every_form(
     tmp_path: Path, members: list[tuple[str, bytes]], expected: list[int], names: tuple[str, ...]
 ) -> None:
-    parts = [m for i, (column, text) in enumerate(members) for m in ((f"{i}.png", picture(i)), (f"{i}.{column}", text))]
+    parts = [
+        m
+        for i, (column, text) in enumerate(members)
+        for m in ((f"{i}.png", picture(i)), (f"{i}.{column}", text))
+    ]
     source = open_dataset(str(write_tar(tmp_path / "x.tar", *parts)))
     assert (labels(source), source.class_names) == (expected, names)
     if not names:
@@ -85,7 +110,10 @@ def test_labels_of_every_form(
     elif -1 in expected:
         assert "1 of 3 images have no label" in description(source)
     elif "cat" in names and "0" in names:
-        assert "not all labels are numbers, e.g. 'cat': classes are named by their text" in description(source)
+        assert (
+            "not all labels are numbers, e.g. 'cat': classes are named by their text"
+            in description(source)
+        )
 
 
 def test_links_and_corrections_inside_a_tar(tmp_path: Path) -> None:
@@ -107,7 +135,10 @@ def test_tars_below_and_their_splits(tmp_path: Path) -> None:
             write_tar(tmp_path / "d" / split / f"{i:05d}.tar", ("0.png", picture(i)))
             write_tar(tmp_path / "flat" / f"imagenet-{split}-{i:06d}.tar", ("0.png", picture(i)))
     for name in ("d", "flat"):
-        assert (len(open_dataset(str(tmp_path / name))), open_dataset(str(tmp_path / name)).split) == (3, "train")
+        assert (
+            len(open_dataset(str(tmp_path / name))),
+            open_dataset(str(tmp_path / name)).split,
+        ) == (3, "train")
         assert len(open_dataset(str(tmp_path / name), split="test")) == 1
     with pytest.raises(UserError, match="--split test does not apply"):
         open_dataset(str(write_tar(tmp_path / "one.tar", ("0.png", picture(0)))), split="test")
@@ -133,10 +164,20 @@ def test_columns_of_labels_of_every_type(tmp_path: Path) -> None:
     for name, values, feature, expected, names in (
         ("ints", [0, 2, 1, 2], datasets.Value("int64"), [0, 2, 1, 2], ("0", "1", "2")),
         ("texts", ["b", "a", None, "b"], datasets.Value("string"), [1, 0, -1, 1], ("a", "b")),
-        ("missing", [1, None, 0, 1], datasets.ClassLabel(names=["x", "y"]), [1, -1, 0, 1], ("x", "y")),
+        (
+            "missing",
+            [1, None, 0, 1],
+            datasets.ClassLabel(names=["x", "y"]),
+            [1, -1, 0, 1],
+            ("x", "y"),
+        ),
         ("bools", [True, False, True, True], datasets.Value("bool"), [1, 0, 1, 1], ("0", "1")),
     ):
-        place = save(tmp_path / name, {"image": pictures, "label": values}, {"image": IMAGE, "label": feature})
+        place = save(
+            tmp_path / name,
+            {"image": pictures, "label": values},
+            {"image": IMAGE, "label": feature},
+        )
         source = open_dataset(place)
         assert (labels(source), source.class_names) == (expected, names)
         assert source.label_column == "label"
@@ -146,12 +187,21 @@ def test_columns_of_labels_of_every_type(tmp_path: Path) -> None:
 
 def test_a_choice_between_columns_is_named(tmp_path: Path) -> None:
     pictures = [Image.fromarray(scene(2, i, 8)[0]) for i in range(2)]
-    place = save(tmp_path / "mask", {"mask": pictures[::-1], "image": pictures}, {"mask": IMAGE, "image": IMAGE})
+    place = save(
+        tmp_path / "mask",
+        {"mask": pictures[::-1], "image": pictures},
+        {"mask": IMAGE, "image": IMAGE},
+    )
     source = open_dataset(place)
     assert source.image_column == "image"
     assert "not used: mask" in description(source)
-    place = save(tmp_path / "two", {"left": pictures, "right": pictures}, {"left": IMAGE, "right": IMAGE})
-    with pytest.raises(UserError, match="several columns that may be meant, left, right: name one with --image-column"):
+    place = save(
+        tmp_path / "two", {"left": pictures, "right": pictures}, {"left": IMAGE, "right": IMAGE}
+    )
+    with pytest.raises(
+        UserError,
+        match="several columns that may be meant, left, right: name one with --image-column",
+    ):
         open_dataset(place)
     classes = datasets.ClassLabel(names=["a"])
     columns = {"image": pictures, "coarse": [0, 0], "fine": [0, 0]}
@@ -185,7 +235,9 @@ def test_columns_of_something_else_are_refused(tmp_path: Path) -> None:
         open_dataset(place, image_column="caption")
     with pytest.raises(UserError, match=r"'number' holds 0\.5, no classes"):
         open_dataset(place, image_column="raw", label_column="number")
-    assert np.array_equal(np.asarray(open_dataset(place, image_column="raw").read(1)[0]), scene(2, 1, 8)[0])
+    assert np.array_equal(
+        np.asarray(open_dataset(place, image_column="raw").read(1)[0]), scene(2, 1, 8)[0]
+    )
 
 
 def test_a_downloaded_repository_of_parquet(tmp_path: Path) -> None:
@@ -214,7 +266,8 @@ def idx(values: np.ndarray) -> bytes:
 
 
 def test_parquet_rewritten_with_its_date_is_read_anew(tmp_path: Path) -> None:
-    """As `rsync -t` or `tar` leave it: the cache of `datasets` knows files by their path and date."""
+    """As `rsync -t` or `tar` leave it: the cache of `datasets` knows files by their path and
+    date."""
     file = tmp_path / "x" / "0.parquet"
     for i in (0, 1):
         columns = {"image": [Image.fromarray(scene(2, i, 8)[0])], "label": [i]}
@@ -240,7 +293,9 @@ def test_idx_files_as_mnist_is_distributed(tmp_path: Path, packed: bool) -> None
         source = open_dataset(str(tmp_path), split=wanted)
         images, numbers = expected[split]
         assert classes(source) == list(map(str, numbers))
-        assert all(np.array_equal(np.asarray(source.read(i)[0]), images[i]) for i in range(len(source)))
+        assert all(
+            np.array_equal(np.asarray(source.read(i)[0]), images[i]) for i in range(len(source))
+        )
     one = open_dataset(str(tmp_path / "raw" / f"t10k-images-idx3-ubyte{'.gz' * packed}"))
     assert classes(one) == list(map(str, expected["t10k"][1]))
     file = tmp_path / "raw" / f"train-images-idx3-ubyte{'.gz' * packed}"
@@ -261,9 +316,18 @@ def test_npz_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (4, 8, 8), np.uint8)
     colour = rng.integers(0, 256, (3, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "keras.npz", x_train=grey, y_train=[0, 1, 2, 1], x_test=grey[:2], y_test=[1, 0])
-    np.savez(tmp_path / "medmnist.npz", train_images=colour, train_labels=[[0], [1], [1]], val_images=colour[:1])
-    np.savez(tmp_path / "floats.npz", images=grey[..., None] / 255, labels=np.array(["b", "a", "b", "a"]))
+    np.savez(
+        tmp_path / "keras.npz", x_train=grey, y_train=[0, 1, 2, 1], x_test=grey[:2], y_test=[1, 0]
+    )
+    np.savez(
+        tmp_path / "medmnist.npz",
+        train_images=colour,
+        train_labels=[[0], [1], [1]],
+        val_images=colour[:1],
+    )
+    np.savez(
+        tmp_path / "floats.npz", images=grey[..., None] / 255, labels=np.array(["b", "a", "b", "a"])
+    )
     np.savez(tmp_path / "two.npz", left=grey, right=grey)
     for name, split, images, expected in (
         ("keras", "", grey, [0, 1, 2, 1]),
@@ -274,7 +338,9 @@ def test_npz_archives(tmp_path: Path) -> None:
     ):
         source = open_dataset(str(tmp_path / f"{name}.npz"), split=split)
         assert labels(source) == expected
-        assert all(np.array_equal(np.asarray(source.read(i)[0]), images[i]) for i in range(len(source)))
+        assert all(
+            np.array_equal(np.asarray(source.read(i)[0]), images[i]) for i in range(len(source))
+        )
     with pytest.raises(UserError, match="left, right: name one with --image-column"):
         open_dataset(str(tmp_path / "two.npz"))
     assert len(open_dataset(str(tmp_path / "two.npz"), image_column="left")) == 4

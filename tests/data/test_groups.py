@@ -1,4 +1,5 @@
-"""Groups stay on one side of the held-out split, whatever says them, and what is nearly a copy across it is named."""
+"""Groups stay on one side of the held-out split, whatever says them, and what is nearly a copy
+across it is named."""
 
 import io
 import json
@@ -21,7 +22,16 @@ from imagegram.data.shipped import EMOJI
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.token_arrays import tokens_from
-from tests.support.datasets import IMAGE, description, open_dataset, parquet, picture, put, save, write_tar
+from tests.support.datasets import (
+    IMAGE,
+    description,
+    open_dataset,
+    parquet,
+    picture,
+    put,
+    save,
+    write_tar,
+)
 from tests.support.tokenize import tokenize
 
 NAMES = [f"{i // 3:02d}_view{i % 3}" for i in range(60)]  # 20 groups of three
@@ -49,7 +59,9 @@ def test_groups_of_every_kind_of_source(tmp_path: Path) -> None:
     parquet(tmp_path / "p" / "0.parquet", columns, features)
     members = [(f"{name}.png", picture(i)) for i, name in enumerate(NAMES)]
     members += [(f"{name}.json", json.dumps({"thing": name[:2]}).encode()) for name in NAMES]
-    np.savez(tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in pictures]), thing=things)
+    np.savez(
+        tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in pictures]), thing=things
+    )
     sources = {
         "column": (str(tmp_path / "p"), "thing"),
         "saved": (save(tmp_path / "s", columns, features), "thing"),
@@ -68,7 +80,9 @@ def test_groups_of_every_kind_of_source(tmp_path: Path) -> None:
         the_same(open_dataset(place, group=group), things)
         assert open_dataset(place).groups is None
         assert open_dataset(place).fingerprint != open_dataset(place, group=group).fingerprint
-        with pytest.raises(UserError, match=r"has no (column|array) 'maker'.*thing|--group takes") as refusal:
+        with pytest.raises(
+            UserError, match=r"has no (column|array) 'maker'.*thing|--group takes"
+        ) as refusal:
             open_dataset(place, group="maker")
         assert "\n" not in str(refusal.value)
 
@@ -83,7 +97,10 @@ def test_images_without_a_group_are_their_own(tmp_path: Path) -> None:
     put(place / "metadata.jsonl", b'{"file_name": "03_view0.png", "thing": "x"}\n')
     with pytest.raises(UserError, match="1 pictures have two groups"):
         open_dataset(str(place), group="thing")
-    for wrong, match in (("([0-9]+", "no regular expression"), ("(owl)", "finds nothing in the names")):
+    for wrong, match in (
+        ("([0-9]+", "no regular expression"),
+        ("(owl)", "finds nothing in the names"),
+    ):
         with pytest.raises(UserError, match=match):
             open_dataset(str(place), group=wrong)
     with pytest.raises(UserError, match="--group x does not apply"):
@@ -97,7 +114,9 @@ def test_a_group_is_on_one_side_and_its_shards_do_not_matter(tmp_path: Path) -> 
     sides = corpus.held_out.reshape(20, 3)
     assert 2 <= sides[:, 0].sum() <= 12
     assert (sides == sides[:, :1]).all()
-    parts = tokenize(place, tmp_path / "b", group="^(.+)_", held_out_share=0.3, shard_size=7, images=50)
+    parts = tokenize(
+        place, tmp_path / "b", group="^(.+)_", held_out_share=0.3, shard_size=7, images=50
+    )
     assert np.array_equal(parts.load().held_out, corpus.held_out[parts.load().ordinals])
     index = build_index([whole.path], tmp_path / "input", tmp_path / "index")
     assert index.images[:, 1].tolist() == np.flatnonzero(~corpus.held_out).tolist()
@@ -108,7 +127,9 @@ def test_a_group_is_on_one_side_and_its_shards_do_not_matter(tmp_path: Path) -> 
     assert whole.pending() == [0]
 
 
-def test_tokens_of_other_code_are_held_out_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_of_other_code_are_held_out_by_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(token_arrays, "SHARD_SIZE", 7)
     ids = np.random.default_rng(0).integers(0, 64_000, (60, 4))
     things = np.arange(60) % 20
@@ -118,7 +139,10 @@ def test_tokens_of_other_code_are_held_out_by_group(tmp_path: Path, monkeypatch:
     assert not set(things[out]) & set(things[~out])
     by_name = tokens_from(ids, tmp_path / "b", groups=things.astype(str), held_out_share=0.3)
     assert by_name.contents() == folder.contents()
-    assert tokens_from(ids, tmp_path / "c", held_out_share=0.3).load().held_out.tolist() != out.tolist()
+    assert (
+        tokens_from(ids, tmp_path / "c", held_out_share=0.3).load().held_out.tolist()
+        != out.tolist()
+    )
     with pytest.raises(UserError, match="holds other tokens"):
         tokens_from(ids, tmp_path / "a", groups=things // 2, held_out_share=0.3)
     with pytest.raises(UserError, match=r"60 images have 60 groups, not \[59\]"):
@@ -128,7 +152,9 @@ def test_tokens_of_other_code_are_held_out_by_group(tmp_path: Path, monkeypatch:
 def test_no_code_point_of_emoji_is_on_both_sides() -> None:
     source = DatasetSpec("emoji").open()
     out = source.held_out(np.arange(source.size), 0.1)
-    codes = np.array([re.sub(r".*/|-[a-z]+\.webp$", "", source.name_of(i)) for i in range(source.size)])
+    codes = np.array(
+        [re.sub(r".*/|-[a-z]+\.webp$", "", source.name_of(i)) for i in range(source.size)]
+    )
     assert not set(codes[out]) & set(codes[~out])
     assert (source.size, len(set(codes)), len(source.class_names)) == (5664, 1906, 9)
     assert 0.08 < out.mean() < 0.12
@@ -163,34 +189,55 @@ def test_near_pairs_are_those_of_brute_force() -> None:
 def test_what_is_near_and_what_is_alike() -> None:
     bits = [0, 0b1111, 0b11111, 1 << 40]  # the first is held out, and differs in 4, 5 and 1 bits
     levels = [100, 100, 100, 116]
-    found = across(np.array(bits, np.uint64), np.arange(4) == 0, lambda row: np.full((3, 8, 8), levels[row], np.uint8))
-    assert [(pair.held_out, pair.training, pair.error) for pair in found] == [(0, 1, 0.0), (0, 3, 16.0)]
+    found = across(
+        np.array(bits, np.uint64),
+        np.arange(4) == 0,
+        lambda row: np.full((3, 8, 8), levels[row], np.uint8),
+    )
+    assert [(pair.held_out, pair.training, pair.error) for pair in found] == [
+        (0, 1, 0.0),
+        (0, 3, 16.0),
+    ]
     levels[3] = 117
-    found = across(np.array(bits, np.uint64), np.arange(4) == 0, lambda row: np.full((3, 8, 8), levels[row], np.uint8))
+    found = across(
+        np.array(bits, np.uint64),
+        np.arange(4) == 0,
+        lambda row: np.full((3, 8, 8), levels[row], np.uint8),
+    )
     assert [pair.training for pair in found] == [1]
 
 
 def test_a_hash_outlives_scaling_and_tells_pictures_apart() -> None:
     images = [Image.fromarray(scene(5, i, 64)[0]) for i in range(40)]
     small = np.stack([preprocess(image.resize((48, 48)), 64).numpy() for image in images])
-    hashes = [perceptual_hashes(pixels) for pixels in (np.stack([preprocess(i, 64).numpy() for i in images]), small)]
+    hashes = [
+        perceptual_hashes(pixels)
+        for pixels in (np.stack([preprocess(i, 64).numpy() for i in images]), small)
+    ]
     distances = np.bitwise_count(hashes[0][:, None] ^ hashes[1][None])
     assert (np.diag(distances) <= 4).mean() > 0.95
     assert np.median(distances[~np.eye(40, dtype=bool)]) > 15
 
 
-def test_a_planted_near_duplicate_across_the_split_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_near_duplicate_across_the_split_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(60):
         put(tmp_path / "d" / f"{i:02d}.png", picture(i))
     out = tokenize(str(tmp_path / "d"), tmp_path / "t").load().held_out
     assert "near-duplicates: 0 of" in capsys.readouterr().out
     held_out, training = np.flatnonzero(out)[1], np.flatnonzero(~out)[3]
     buffer = io.BytesIO()
-    large = Image.fromarray(scene(2, int(training), 8)[0]).resize((32, 32), Image.Resampling.BILINEAR)
+    large = Image.fromarray(scene(2, int(training), 8)[0]).resize(
+        (32, 32), Image.Resampling.BILINEAR
+    )
     large.save(buffer, "JPEG", quality=90)
     put(tmp_path / "d" / f"{held_out:02d}.png", buffer.getvalue())
     tokenize(str(tmp_path / "d"), tmp_path / "t2")
-    line = f"1 of {out.sum()} held-out images are nearly a training image, e.g. {held_out:02d}.png of {training:02d}"
+    line = (
+        f"1 of {out.sum()} held-out images are nearly a training image, e.g. {held_out:02d}.png of "
+        f"{training:02d}"
+    )
     assert line in capsys.readouterr().out
     found = json.loads((tmp_path / "t2" / "duplicates.json").read_text())
     assert [(pair["held_out"], pair["training"]) for pair in found["pairs"]] == [

@@ -1,4 +1,5 @@
-"""Folders as people have them: nothing lost, nothing mislabelled, nothing passed over in silence."""
+"""Folders as people have them: nothing lost, nothing mislabelled, nothing passed over in
+silence."""
 
 import os
 import shutil
@@ -20,7 +21,10 @@ from tests.support.datasets import description, labels, open_dataset, picture, p
 
 def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path: Path) -> None:
     for i in range(12):
-        put(tmp_path / "w" / ("train", "test")[i % 3 == 0] / ("cats", "dogs")[i % 2] / f"{i}.png", picture(i))
+        put(
+            tmp_path / "w" / ("train", "test")[i % 3 == 0] / ("cats", "dogs")[i % 2] / f"{i}.png",
+            picture(i),
+        )
     for name in (tmp_path / "w", tmp_path):
         train = open_dataset(str(name))
         assert (len(train), train.split, train.class_names) == (8, "train", ("cats", "dogs"))
@@ -31,7 +35,9 @@ def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path
     with pytest.raises(UserError, match="--split train does not apply"):
         open_dataset(str(tmp_path / "w" / "train"), split="train")
     put(tmp_path / "w" / "docs" / "logo.png", picture(0))
-    with pytest.raises(UserError, match=r"named like splits \(test, train\) beside others \(docs\)"):
+    with pytest.raises(
+        UserError, match=r"named like splits \(test, train\) beside others \(docs\)"
+    ):
         open_dataset(str(tmp_path / "w"))
 
 
@@ -75,7 +81,12 @@ def test_more_than_one_kind_is_refused_with_what_was_found(tmp_path: Path) -> No
 
 def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) -> None:
     put(tmp_path / "cats" / "0.png", picture(0))
-    for junk in (".ipynb_checkpoints/0.png", "__MACOSX/cats/._0.png", "cats/@eaDir/0.png/T.jpg", "cats/._0.png"):
+    for junk in (
+        ".ipynb_checkpoints/0.png",
+        "__MACOSX/cats/._0.png",
+        "cats/@eaDir/0.png/T.jpg",
+        "cats/._0.png",
+    ):
         put(tmp_path / junk, picture(1))
     Artifact(tmp_path / "results", "run").claim()
     put(tmp_path / "results" / "generated" / "image_0000.png", picture(2))
@@ -93,15 +104,24 @@ def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) 
 
 
 # What root may do as well has to be given up first.
-AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
+AS_USER = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if os.geteuid() == 0
+    else []
+)
 OPEN = "import sys; from imagegram.data.spec import DatasetSpec; DatasetSpec(sys.argv[1]).open()"
 
 
-@pytest.mark.skipif(bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything")
-@pytest.mark.parametrize(
-    ("forbidden", "mode", "named"), [("d", 0, "d"), ("d/cats", 0o444, "d/cats"), ("far", 0, "d/owls")]
+@pytest.mark.skipif(
+    bool(AS_USER) and not shutil.which("setpriv"), reason="root without setpriv may read everything"
 )
-def test_forbidden_folders_stop_everything(tmp_path: Path, forbidden: str, mode: int, named: str) -> None:
+@pytest.mark.parametrize(
+    ("forbidden", "mode", "named"),
+    [("d", 0, "d"), ("d/cats", 0o444, "d/cats"), ("far", 0, "d/owls")],
+)
+def test_forbidden_folders_stop_everything(
+    tmp_path: Path, forbidden: str, mode: int, named: str
+) -> None:
     put(tmp_path / "d" / "cats" / "0.png", picture(0))
     put(tmp_path / "far" / "owls" / "0.png", picture(1))
     (tmp_path / "d" / "owls").symlink_to("../far/owls")
@@ -109,7 +129,9 @@ def test_forbidden_folders_stop_everything(tmp_path: Path, forbidden: str, mode:
     command = [*AS_USER, sys.executable, "-c", OPEN, str(tmp_path / "d")]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     (tmp_path / forbidden).chmod(0o755)
-    assert f"UserError: cannot read the folder {tmp_path / named} (Permission denied)" in result.stderr
+    assert (
+        f"UserError: cannot read the folder {tmp_path / named} (Permission denied)" in result.stderr
+    )
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -121,7 +143,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM"])
-def test_changed_pictures_and_labels_of_the_same_size_are_other_data(tmp_path: Path, form: str) -> None:
+def test_changed_pictures_and_labels_of_the_same_size_are_other_data(
+    tmp_path: Path, form: str
+) -> None:
     file = put(tmp_path / "d" / "a" / f"0.{form.lower()}", picture(0, form))
     before = open_dataset(str(tmp_path / "d")).fingerprint
     os.utime(file, (1, 1))  # a copy has another date
@@ -131,8 +155,14 @@ def test_changed_pictures_and_labels_of_the_same_size_are_other_data(tmp_path: P
     file.write_bytes(changed)
     assert open_dataset(str(tmp_path / "d")).fingerprint != before
     prints = {
-        open_dataset(str(write_tar(tmp_path / "x.tar", ("0.bmp", content), ("0.cls", label)))).fingerprint
-        for content, label in ((picture(0, form), b"0"), (bytes(changed), b"0"), (picture(0, form), b"1"))
+        open_dataset(
+            str(write_tar(tmp_path / "x.tar", ("0.bmp", content), ("0.cls", label)))
+        ).fingerprint
+        for content, label in (
+            (picture(0, form), b"0"),
+            (bytes(changed), b"0"),
+            (picture(0, form), b"1"),
+        )
     }
     assert len(prints) == 3
 
@@ -144,13 +174,21 @@ def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
     monkeypatch.setattr("imagegram.data.dataset.WHOLE", whole)
     files = [put(tmp_path / "d" / "a" / f"{i}.bmp", picture(i, "BMP")) for i in range(4)]
     folder = open_dataset(str(tmp_path / "d"))
-    tar = open_dataset(str(write_tar(tmp_path / "x.tar", ("0.bmp", picture(0, "BMP")), ("1.bmp", picture(1, "BMP")))))
+    tar = open_dataset(
+        str(
+            write_tar(
+                tmp_path / "x.tar", ("0.bmp", picture(0, "BMP")), ("1.bmp", picture(1, "BMP"))
+            )
+        )
+    )
     files[1].unlink()
     put(files[2], picture(9, "BMP"))  # of the same size
     files[3].unlink()
     files[3].mkdir()
     write_tar(tmp_path / "x.tar", ("1.bmp", picture(1, "BMP")), ("0.bmp", picture(0, "BMP")))
-    assert np.array_equal(np.asarray(folder.read(0)[0]), np.asarray(open_picture(picture(0, "BMP"))))
+    assert np.array_equal(
+        np.asarray(folder.read(0)[0]), np.asarray(open_picture(picture(0, "BMP")))
+    )
     for source, i in ((folder, 1), (folder, 2), (folder, 3), (tar, 0), (tar, 1)):
         with pytest.raises(ChangedError):
             source.read(i)

@@ -1,4 +1,5 @@
-"""Classes by name, from the file that says them to the image that is drawn; and faults that mislabelled images."""
+"""Classes by name, from the file that says them to the image that is drawn; and faults that
+mislabelled images."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from imagegram.data.scenes import scene
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Aligned
-from tests.support.datasets import IMAGE, classes, description, open_dataset, parquet, picture, put, write_tar
+from tests.support.datasets import (
+    IMAGE,
+    classes,
+    description,
+    open_dataset,
+    parquet,
+    picture,
+    put,
+    write_tar,
+)
 from tests.support.tokenize import tokenize
 
 PICTURES = [Image.fromarray(scene(2, i, 8)[0]) for i in range(12)]
@@ -26,9 +36,13 @@ def table(path: Path, labels: list[Any], feature: Any, first: int = 0) -> None:
     parquet(path, columns, {"image": IMAGE, "label": feature})
 
 
-def test_parquet_files_that_name_their_classes_differently_are_united_by_name(tmp_path: Path) -> None:
+def test_parquet_files_that_name_their_classes_differently_are_united_by_name(
+    tmp_path: Path,
+) -> None:
     table(tmp_path / "d" / "0.parquet", [0, 1, 1], datasets.ClassLabel(names=["cat", "dog"]))
-    table(tmp_path / "d" / "1.parquet", [0, 1, 2], datasets.ClassLabel(names=["dog", "cat", "owl"]), 3)
+    table(
+        tmp_path / "d" / "1.parquet", [0, 1, 2], datasets.ClassLabel(names=["dog", "cat", "owl"]), 3
+    )
     source = open_dataset(str(tmp_path / "d"))
     assert classes(source) == ["cat", "dog", "dog", "dog", "cat", "owl"]
     assert source.class_names == ("cat", "dog", "owl")
@@ -40,7 +54,9 @@ def test_parquet_files_that_name_their_classes_differently_are_united_by_name(tm
 
 def test_labels_beyond_the_names_are_counted_and_minus_one_is_none_of_them(tmp_path: Path) -> None:
     feature = datasets.ClassLabel(names=["cat", "dog"])
-    array = pa.table({"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 7, -1, 1]})
+    array = pa.table(
+        {"image": [{"bytes": picture(i), "path": None} for i in range(4)], "label": [0, 7, -1, 1]}
+    )
     features = datasets.Features({"image": datasets.Image(), "label": feature})
     (tmp_path / "d").mkdir()
     pyarrow.parquet.write_table(array.cast(features.arrow_schema), tmp_path / "d" / "0.parquet")
@@ -52,7 +68,11 @@ def test_labels_beyond_the_names_are_counted_and_minus_one_is_none_of_them(tmp_p
 
 def test_numbers_are_classes_of_their_own_negative_ones_too(tmp_path: Path) -> None:
     table(tmp_path / "p" / "0.parquet", [1, -1, 1, -1], datasets.Value("int64"))
-    np.savez(tmp_path / "a.npz", images=np.stack([np.array(image) for image in PICTURES[:4]]), labels=[1, -1, 1, -1])
+    np.savez(
+        tmp_path / "a.npz",
+        images=np.stack([np.array(image) for image in PICTURES[:4]]),
+        labels=[1, -1, 1, -1],
+    )
     for i, label in enumerate((1, -1, 1, -1)):
         put(tmp_path / "f" / f"{i}.png", picture(i))
         with (tmp_path / "f" / "metadata.csv").open("a") as file:
@@ -78,27 +98,42 @@ def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("metadata.csv", "\ufefffile_name;label\ns/0.png;a\ns/1.png;b\n"),
-        ("metadata.csv", b"\xff\xfe" + "file_name,label\ns/0.png,a\ns/1.png,b\n".encode("utf-16-le")),
+        (
+            "metadata.csv",
+            b"\xff\xfe" + "file_name,label\ns/0.png,a\ns/1.png,b\n".encode("utf-16-le"),
+        ),
         ("metadata.csv", "file_name,label\ns\\0.png,a\ns\\1.png,b\n"),
         ("metadata.csv", "File_Name, Label\ns/0.png, a\ns/1.png, b\n"),
         ("metadata.csv", "file_name,label,text\r\ns/0.png,a,\u2028\r\ns/1.png,b,x\r\n"),
         ("metadata.csv", "file_name,label\nROOT/s/0.png,a\nROOT/s/1.png,b\n"),
         (
             "metadata.jsonl",
-            '\ufeff{"file_name": "s/0.png", "label": "a", "t": "\u2028\x85"}\n{"file_name": "s/1.png", "label": "b"}',
+            (
+                '\ufeff{"file_name": "s/0.png", "label": "a", "t": '
+                '"\u2028\x85"}\n{"file_name": "s/1.png", "label": "b"}'
+            ),
         ),
     ],
 )
-def test_tables_as_other_programs_write_them(tmp_path: Path, name: str, content: str | bytes) -> None:
+def test_tables_as_other_programs_write_them(
+    tmp_path: Path, name: str, content: str | bytes
+) -> None:
     for i in range(2):
         put(tmp_path / "s" / f"{i}.png", picture(i))
-    put(tmp_path / name, content if isinstance(content, bytes) else content.replace("ROOT", str(tmp_path)).encode())
+    put(
+        tmp_path / name,
+        content if isinstance(content, bytes) else content.replace("ROOT", str(tmp_path)).encode(),
+    )
     assert classes(open_dataset(str(tmp_path))) == ["a", "b"]
 
 
 def test_saved_sets_in_the_format_of_another_library_are_read(tmp_path: Path) -> None:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    data = datasets.Dataset.from_dict({"image": PICTURES[:4], "label": [0, 1, 0, 1]}, features=features)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    data = datasets.Dataset.from_dict(
+        {"image": PICTURES[:4], "label": [0, 1, 0, 1]}, features=features
+    )
     for form in ("pandas", "arrow", "numpy"):
         data.with_format(form).save_to_disk(tmp_path / form)
         assert classes(open_dataset(str(tmp_path / form))) == ["a", "b", "a", "b"]
@@ -111,7 +146,9 @@ def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
     maps = pa.array([[("k", 1)]] * 3, pa.map_(pa.string(), pa.int64()))
     numbers = pa.array([1, 2, 1])
     (tmp_path / "d").mkdir()
-    twice = pa.Table.from_arrays([image, maps, numbers, numbers, numbers], ["image", "map", "label", "x", "x"])
+    twice = pa.Table.from_arrays(
+        [image, maps, numbers, numbers, numbers], ["image", "map", "label", "x", "x"]
+    )
     pyarrow.parquet.write_table(twice, tmp_path / "d" / "0.parquet")
     assert classes(open_dataset(str(tmp_path / "d"), image_column="image")) == ["1", "2", "1"]
 
@@ -119,16 +156,26 @@ def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
 def test_labels_in_unusual_forms_are_read_or_a_line_says_how(tmp_path: Path) -> None:
     # Bytes that are not ASCII.
     pixels = np.stack([np.array(image) for image in PICTURES[:3]])
-    np.savez(tmp_path / "bytes.npz", images=pixels, labels=np.array(["caf\u00e9".encode(), b"a\xff", b"b"]))
+    np.savez(
+        tmp_path / "bytes.npz",
+        images=pixels,
+        labels=np.array(["caf\u00e9".encode(), b"a\xff", b"b"]),
+    )
     assert classes(open_dataset(str(tmp_path / "bytes.npz"))) == ["caf\u00e9", "a\\xff", "b"]
     # Partitions by label.
     for i, name in enumerate(("cat", "dog")):
         put(tmp_path / "h" / f"label={name}" / "0.png", picture(i))
-        parquet(tmp_path / "t" / f"label={name}" / "0.parquet", {"image": PICTURES[i : i + 1]}, {"image": IMAGE})
+        parquet(
+            tmp_path / "t" / f"label={name}" / "0.parquet",
+            {"image": PICTURES[i : i + 1]},
+            {"image": IMAGE},
+        )
         write_tar(tmp_path / "w" / f"{name}.tar", ("0.png", picture(i)))
     assert classes(open_dataset(str(tmp_path / "h"))) == ["cat", "dog"]
     assert classes(open_dataset(str(tmp_path / "t"))) == ["cat", "dog"]
-    assert "the names of the tars are no labels: unpack each" in description(open_dataset(str(tmp_path / "w")))
+    assert "the names of the tars are no labels: unpack each" in description(
+        open_dataset(str(tmp_path / "w"))
+    )
 
 
 def test_what_lies_slightly_above_one_is_clipped(tmp_path: Path) -> None:
@@ -166,7 +213,9 @@ def test_a_class_is_drawn_by_its_name_and_its_data_set(tmp_path: Path) -> None:
     assert drawn("b:pear") == {(1, 0)}
     with pytest.raises(UserError, match=r"several classes 'pear': name a:pear or b:pear"):
         drawn("pear")
-    with pytest.raises(UserError, match=r"no image of class '0': its classes are a:apple, a:pear, b:pear, b:van"):
+    with pytest.raises(
+        UserError, match=r"no image of class '0': its classes are a:apple, a:pear, b:pear, b:van"
+    ):
         drawn("0")
     # Classes of two data sets are different ones, whatever they are called.
     assert len(np.unique(index.classes)) == 4
@@ -186,7 +235,9 @@ def test_one_data_set_is_not_indexed_twice(tmp_path: Path) -> None:
         build_index([first, part], tmp_path / "ii", tmp_path / "i")
 
 
-def test_copies_between_data_sets_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_between_data_sets_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(20):
         put(tmp_path / "a" / f"{i}.png", picture(i))
         put(tmp_path / "b" / f"{i}.png", picture(i + 15))

@@ -54,7 +54,9 @@ def test_shapes_depend_on_seed_and_ordinal_alone_and_scale_with_the_size() -> No
     assert 0 <= label < len(KINDS)
     assert (scene(1, 7)[0] != first).any()
     assert (scene(0, 8)[0] != first).any()
-    large = np.asarray(Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX), np.float32)
+    large = np.asarray(
+        Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX), np.float32
+    )
     assert np.abs(large - first).mean() < 3  # the same scene at another resolution
     labels = [scene(0, i)[1] for i in range(600)]
     assert np.bincount(labels, minlength=len(KINDS)).min() > 60
@@ -75,7 +77,11 @@ def test_folder_tar_and_saved_data_set_give_the_same_pictures(
     features = {"caption": datasets.Value("string"), "img": datasets.Image(), "fine": classes}
     rows = {"caption": ["x"] * 12, "img": pictures, "fine": [i % 3 for i in range(12)]}
     saved = open_dataset(save(tmp_path / "saved", rows, features))
-    assert (saved.image_column, saved.label_column, saved.class_names) == ("img", "fine", ("a", "b", "c"))
+    assert (saved.image_column, saved.label_column, saved.class_names) == (
+        "img",
+        "fine",
+        ("a", "b", "c"),
+    )
     tar = open_dataset(str(tar_of(pictures, tmp_path / "a.tar")))
     for i, picture in enumerate(pictures):
         for source in (saved, tar):
@@ -85,7 +91,9 @@ def test_folder_tar_and_saved_data_set_give_the_same_pictures(
     folder = open_dataset(str(image_folder))
     order = [*range(0, 12, 2), *range(1, 12, 2)]
     assert [folder.read(i)[1] for i in range(12)] == [0] * 6 + [1] * 6
-    assert all((pixels(folder.read(i)[0]) == pixels(pictures[j])).all() for i, j in enumerate(order))
+    assert all(
+        (pixels(folder.read(i)[0]) == pixels(pictures[j])).all() for i, j in enumerate(order)
+    )
 
 
 def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Image.Image]) -> None:
@@ -98,7 +106,9 @@ def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Ima
         open_dataset(str(tmp_path / "saved"), label_column="label")
 
 
-def test_a_truncated_tar_keeps_its_complete_samples(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_a_truncated_tar_keeps_its_complete_samples(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     tar = tar_of(pictures, tmp_path / "a.tar")
     data = tar.read_bytes()
     tar.write_bytes(data[: data.index(b"007.png") + 700])  # inside of the picture
@@ -112,7 +122,8 @@ def test_unusual_pictures_become_the_expected_rgb() -> None:
     red = Image.new("RGB", (4, 4), (255, 0, 0))
     assert pixels(to_rgb(red.convert("CMYK")))[0, 0].tolist() == [255, 0, 0]
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]  # transparent: the white behind it
+    # transparent: the white behind it
+    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]
     assert pixels(to_rgb(Image.new("LA", (4, 4), (0, 127))))[0, 0].tolist() == [128, 128, 128]
     palette = Image.new("P", (4, 4), 3)
     palette.putpalette([0, 0, 0] * 3 + [0, 255, 0])
@@ -141,8 +152,16 @@ def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folde
     bomb = Image.new("1", (20_000, 20_000))
     bomb.save(image_folder / "class1" / "bomb.png")
     source = open_dataset(str(image_folder))
-    items = [item for batch in load_batches(source, [list(range(len(source)))], 32, workers=0) for item in batch]
-    reasons = {source_name: reason for source_name, (_, image, _, reason) in enumerate(items) if image is None}
+    items = [
+        item
+        for batch in load_batches(source, [list(range(len(source)))], 32, workers=0)
+        for item in batch
+    ]
+    reasons = {
+        source_name: reason
+        for source_name, (_, image, _, reason) in enumerate(items)
+        if image is None
+    }
     assert len(reasons) == 4
     assert not any("0x" in reason for reason in reasons.values())
     assert sorted(r.split(":")[0] for r in reasons.values()) == [
@@ -160,19 +179,28 @@ def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
 
     def read(workers: int) -> list[list[tuple[int, int, int]]]:
         loaded = load_batches(source, batches, 32, workers)
-        return [[(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None] for batch in loaded]
+        return [
+            [(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None]
+            for batch in loaded
+        ]
 
     assert read(0) == read(2)
 
 
 def test_what_stands_beside_the_pixels_does_not_decide_over_them() -> None:
-    """A damaged eXIf chunk, two megabytes of text, a profile as large: the same pixels as without them."""
+    """A damaged eXIf chunk, two megabytes of text, a profile as large: the same pixels as without
+    them."""
     plain = io.BytesIO()
     picture = Image.fromarray(scene(1, 3)[0])
     picture.save(plain, "PNG")
 
     def with_chunk(kind: bytes, content: bytes) -> bytes:
-        chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        chunk = (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
         return plain.getvalue()[:33] + chunk + plain.getvalue()[33:]  # after the header
 
     for kind, content in (
@@ -196,7 +224,8 @@ def test_deep_greys_are_scaled_by_their_format() -> None:
         (ramp.astype(np.float64) * (2**31 - 1)).astype(np.int32),
     ):
         assert np.abs(pixels(to_rgb(Image.fromarray(values)))[..., 0] - expected).max() <= 1
-    dark = Image.fromarray((ramp * 255).astype(np.uint16))  # one dark frame of a set of 16 bits is dark
+    # one dark frame of a set of 16 bits is dark
+    dark = Image.fromarray((ramp * 255).astype(np.uint16))
     assert pixels(to_rgb(dark)).max() == 0
 
 
@@ -219,25 +248,30 @@ def test_only_the_square_that_is_kept_is_resized_and_its_pixels_are_the_same(siz
         width, height = rng.integers(3, 150, 2)
         picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
         scale = size / min(picture.size)
-        whole = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR)
+        whole = picture.resize(
+            [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BILINEAR
+        )
         left, top = (whole.width - size) // 2, (whole.height - size) // 2
         expected = np.asarray(whole.crop((left, top, left + size, top + size)), np.int16)
         assert np.abs(preprocess(picture, size).permute(1, 2, 0).numpy() - expected).max() <= 1
 
-    assert preprocess(Image.new("1", (1, 1_000_000)), size).shape == (3, size, size)  # enlarged whole: 6 to 12 GB
+    # enlarged whole: 6 to 12 GB
+    assert preprocess(Image.new("1", (1, 1_000_000)), size).shape == (3, size, size)
 
 
 def test_one_warning_a_picture_is_none(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 0x0112, 3, 1, 6)
-    exif += struct.pack("<HHII", 0x8825, 4, 1, 0xFFFFFF) + b"\0\0\0\0"  # a directory of places beyond the end
+    # a directory of places beyond the end
+    exif += struct.pack("<HHII", 0x8825, 4, 1, 0xFFFFFF) + b"\0\0\0\0"
     buffer = io.BytesIO()
     Image.fromarray(scene(1, 3)[0]).save(buffer, "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     (tmp_path / "0.jpg").write_bytes(buffer.getvalue()[:2] + segment + buffer.getvalue()[2:])
     Image.new("1", (40, 40)).save(tmp_path / "1.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # it warns from there on, and refuses from twice as many on
+    # it warns from there on, and refuses from twice as many on
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
     source = open_dataset(str(tmp_path))
     items = [item for batch in load_batches(source, [[0, 1]], 32, workers=0) for item in batch]
     assert all(pixels is not None for _, pixels, _, _ in items)
@@ -246,14 +280,21 @@ def test_one_warning_a_picture_is_none(
 
 def photograph() -> Image.Image:
     """A photograph of 640 x 427 pixels that scikit-learn carries."""
-    return Image.open(io.BytesIO(files("sklearn.datasets").joinpath("images/china.jpg").read_bytes()))
+    return Image.open(
+        io.BytesIO(files("sklearn.datasets").joinpath("images/china.jpg").read_bytes())
+    )
 
 
-@pytest.mark.parametrize(("size", "scaled"), [(32, (160, 107)), (64, (320, 214)), (256, (640, 427))])
-def test_a_jpeg_decoded_smaller_has_nearly_the_same_pixels(size: int, scaled: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "scaled"), [(32, (160, 107)), (64, (320, 214)), (256, (640, 427))]
+)
+def test_a_jpeg_decoded_smaller_has_nearly_the_same_pixels(
+    size: int, scaled: tuple[int, int]
+) -> None:
     picture = photograph()
     pixels = preprocess(picture, size, margin=3)
-    assert picture.size == scaled  # the smallest whose shorter side is three times that of the result
+    # the smallest whose shorter side is three times that of the result
+    assert picture.size == scaled
     difference = (pixels.float() - preprocess(photograph(), size).float()).abs()
     whole = scaled == (640, 427)  # then what differs is how PyTorch rounds
     assert difference.mean() <= (0.05 if whole else 1.5)  # grey levels of 255
@@ -294,7 +335,9 @@ def test_simplejpeg_decodes_what_pillow_does(monkeypatch: pytest.MonkeyPatch) ->
 def test_tokens_of_whole_and_of_smaller_jpegs_are_never_mixed(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(4):
-        photograph().crop((100 * number, 0, 100 * number + 300, 400)).save(tmp_path / f"images/{number}.jpg")
+        photograph().crop((100 * number, 0, 100 * number + 300, 400)).save(
+            tmp_path / f"images/{number}.jpg"
+        )
     whole = tokenize(str(tmp_path / "images"), tmp_path / "whole").path
     smaller = tokenize(str(tmp_path / "images"), tmp_path / "smaller", jpeg_margin=2).path
     with pytest.raises(UserError, match="preprocessing"):

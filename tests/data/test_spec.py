@@ -1,4 +1,5 @@
-"""A data set as it is asked for: the same options everywhere, and a sample where a part stands for the whole."""
+"""A data set as it is asked for: the same options everywhere, and a sample where a part stands for
+the whole."""
 
 import json
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_images_takes_a_sample_of_a_sorted_data_set_and_its_ordinals_stay(tmp_pa
     assert 10 < sum(found) < 30
     assert found == sorted(found)
 
-    # An image keeps its ordinal, its label and its side of the held-out split, whatever is tokenized beside it.
+    # An image keeps its ordinal, its label and its side of the held-out split, whatever is
+    # tokenized beside it.
     everything = tokenize(str(whole), tmp_path / "all").load()
     folder = tokenize(str(whole), tmp_path / "few", images=40, shard_size=15, batch_size=7)
     some = folder.load()

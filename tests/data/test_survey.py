@@ -1,4 +1,5 @@
-"""Random trees of folders: every file is an image, a bad image, or counted; the labels are those of ImageFolder."""
+"""Random trees of folders: every file is an image, a bad image, or counted; the labels are those of
+ImageFolder."""
 
 import io
 import os
@@ -18,7 +19,18 @@ from imagegram.data.dataset import ImageDataset
 from imagegram.data.loading import load_batches
 from imagegram.data.spec import DatasetSpec
 
-FOLDERS = ("cats", "dogs", "v1.0", ".hidden", "__MACOSX", "Zoo", "ca ts", "日本", "x.png", os.fsdecode(b"caf\xe9"))
+FOLDERS = (
+    "cats",
+    "dogs",
+    "v1.0",
+    ".hidden",
+    "__MACOSX",
+    "Zoo",
+    "ca ts",
+    "日本",
+    "x.png",
+    os.fsdecode(b"caf\xe9"),
+)
 NAMES = (
     "0.png",
     "1.JPG",
@@ -81,7 +93,8 @@ def grow(root: Path, tree: list[Entry]) -> None:
 
 
 def count(folder: Path, above: tuple[Path, ...]) -> int:
-    """Files below a folder, by another way than the product's: links to folders are entered, but not in circles."""
+    """Files below a folder, by another way than the product's: links to folders are entered, but
+    not in circles."""
     total = 0
     for entry in folder.iterdir():
         real = Path(os.path.realpath(entry))
@@ -113,8 +126,11 @@ def read_all(source: ImageDataset) -> tuple[dict[str, int], dict[str, str]]:
     return good, bad
 
 
-def compare_with_imagefolder(root: Path, top: Path, source: ImageDataset, good: dict[str, int]) -> None:
-    """Every picture that both read has the class of ImageFolder; its number too, where no folder is without images."""
+def compare_with_imagefolder(
+    root: Path, top: Path, source: ImageDataset, good: dict[str, int]
+) -> None:
+    """Every picture that both read has the class of ImageFolder; its number too, where no folder is
+    without images."""
     reference = ImageFolder(str(top), allow_empty=True)
     equal = list(source.class_names) == [text(name) for name in reference.classes]
     for path, number in reference.samples:
@@ -143,10 +159,12 @@ def test_every_file_is_accounted_for_and_labels_are_those_of_imagefolder(tree: l
         # 1) Every file is an image, a bad image, or counted with a reason.
         assert len(good) + len(bad) == len(source)
         assert all(bad.values())
-        assert len(source) + sum(left.count for left in source.left_out) == count(root, (root.resolve(),))
+        assert len(source) + sum(left.count for left in source.left_out) == count(
+            root, (root.resolve(),)
+        )
 
-        # 2) ImageFolder reads the same tree, from the folder on that holds the classes; it follows circles for ever,
-        # those in hidden folders as well.
+        # 2) ImageFolder reads the same tree, from the folder on that holds the classes; it follows
+        #    circles for ever, those in hidden folders as well.
         circles = any(kind == "up" for _, _, kind in tree)
         wrapped = any("holds everything" in note for note in source.notes)
         if source.class_names and not circles and not wrapped:
@@ -154,7 +172,8 @@ def test_every_file_is_accounted_for_and_labels_are_those_of_imagefolder(tree: l
 
 
 def attempt(root: Path) -> tuple[ImageDataset | None, str]:
-    """The source, or the error's line. A walk in circles would never end: it fails at so many folders."""
+    """The source, or the error's line. A walk in circles would never end: it fails at so many
+    folders."""
     looked = 0
 
     def scandir(path: Any) -> Any:

@@ -12,7 +12,9 @@ def test_a_set_whose_half_is_copied_has_that_rate() -> None:
     images = rng.integers(0, 256, (200, 8, 8)).astype(np.uint8)
     held_out = images[120:200]
     mixed = np.concatenate([images[:20], held_out[20:40]])
-    found = measure({"pictures": np.stack([mixed]), "training": images[:120], "held_out": held_out}, 0, 0)
+    found = measure(
+        {"pictures": np.stack([mixed]), "training": images[:120], "held_out": held_out}, 0, 0
+    )
     for key in ("f_mem", "near_duplicates", "calibrated"):
         assert found["generated"][key].value == pytest.approx(0.5)
         assert found["held_out"][key].value == 0
@@ -27,6 +29,8 @@ def test_a_measure_sees_a_rate_where_it_sees_all_larger_ones_too() -> None:
             for share, v in zip(shares, values, strict=True)
         ]
 
-    table = pd.DataFrame([*rows("f_mem", [0.05, 0.2, 0.3, 0.5]), *rows("fd", [0.2, 0, 0, 0]), *rows("kid", [0] * 4)])
+    table = pd.DataFrame(
+        [*rows("f_mem", [0.05, 0.2, 0.3, 0.5]), *rows("fd", [0.2, 0, 0, 0]), *rows("kid", [0] * 4)]
+    )
     found = seen(table)
     assert (found["f_mem"], found["fd"], found["kid"]) == ("0.050", "none", "none")

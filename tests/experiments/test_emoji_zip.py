@@ -1,4 +1,5 @@
-"""The script that makes the pictures of `--dataset emoji`: the same bytes each time, without skin tones."""
+"""The script that makes the pictures of `--dataset emoji`: the same bytes each time, without skin
+tones."""
 
 import io
 import json
@@ -22,7 +23,8 @@ def test_a_zip_is_made_of_packages(tmp_path: Path) -> None:
     noise[:36] = 0  # transparent
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    names = ("1f600", "0023-fe0f-20e3", "1f44b-1f3fb", "1f9ff")  # a skin tone, and one without a category
+    # a skin tone, and one without a category
+    names = ("1f600", "0023-fe0f-20e3", "1f44b-1f3fb", "1f9ff")
     for package, folder in HANDS.values():
         members = {f"{folder}{name}.png": buffer.getvalue() for name in names}
         with tarfile.open(tmp_path / package, "w:gz") as tar:
@@ -39,7 +41,9 @@ def test_a_zip_is_made_of_packages(tmp_path: Path) -> None:
             for place in ("Symbols/23-20e3", "Smileys and Emotion/1f600")
             for hand in ("fluent", "noto", "twemoji")
         ]
-        pixels = np.asarray(Image.open(io.BytesIO(archive.read(archive.namelist()[0]))).convert("RGB"))
+        pixels = np.asarray(
+            Image.open(io.BytesIO(archive.read(archive.namelist()[0]))).convert("RGB")
+        )
     assert pixels.shape == (SIDE, SIDE, 3)
     assert (pixels[:20] == 255).all()
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) <= COLOURS

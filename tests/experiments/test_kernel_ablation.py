@@ -1,4 +1,5 @@
-"""The variants of the kernel are models of images: their probabilities of all images there are sum to one."""
+"""The variants of the kernel are models of images: their probabilities of all images there are sum
+to one."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""A row of the leaderboard is what the sampler's likelihood says, and takes the place of an older one."""
+"""A row of the leaderboard is what the sampler's likelihood says, and takes the place of an older
+one."""
 
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from imagegram.samplers import Aligned
 from tests.support.corpora import index_of
 
 
-def test_a_row_has_the_exact_figures_and_stands_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_has_the_exact_figures_and_stands_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     index = index_of(tmp_path, rng.integers(0, 8, (60, 3)), vocab_size=8)
     held_out = rng.integers(0, 8, (50, 3)).astype(np.uint16)

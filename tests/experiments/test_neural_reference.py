@@ -1,4 +1,5 @@
-"""The transformers of the neural reference are distributions over whole images, and go on where they were stopped."""
+"""The transformers of the neural reference are distributions over whole images, and go on where
+they were stopped."""
 
 import itertools
 from pathlib import Path
@@ -8,7 +9,15 @@ import pytest
 import torch
 
 from experiments import neural_reference as module
-from experiments.neural_reference import Alphabet, Config, Training, Transformer, log2_probabilities, measure, train
+from experiments.neural_reference import (
+    Alphabet,
+    Config,
+    Training,
+    Transformer,
+    log2_probabilities,
+    measure,
+    train,
+)
 from imagegram.index.build import build_index
 from imagegram.samplers import Kernel
 from imagegram.token_arrays import tokens_from
@@ -16,7 +25,8 @@ from imagegram.token_arrays import tokens_from
 
 @pytest.mark.parametrize("values", [(6,), (3, 2)])
 def test_the_chances_of_all_images_sum_to_one(values: tuple[int, ...]) -> None:
-    """They would not if a token saw itself or a later one, or if digits that do not exist had a chance."""
+    """They would not if a token saw itself or a later one, or if digits that do not exist had a
+    chance."""
     alphabet = Alphabet(values, tokens_per_image=3)
     torch.manual_seed(0)
     model = Transformer(alphabet).eval()
@@ -29,12 +39,15 @@ def test_the_chances_of_all_images_sum_to_one(values: tuple[int, ...]) -> None:
     assert p.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_training_learns_and_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns_and_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY", 10)
     monkeypatch.setattr(module, "BATCH", 16)
     rng = np.random.default_rng(0)
     first = rng.integers(0, 6, (200, 1))
-    tokens = np.concatenate([first, (first + 1) % 6], 1).astype(np.uint16)  # log2(6) bits an image, not twice that
+    # log2(6) bits an image, not twice that
+    tokens = np.concatenate([first, (first + 1) % 6], 1).astype(np.uint16)
     alphabet = Alphabet((3, 2), tokens_per_image=2)
 
     whole = train(Training(alphabet, tokens, 0), tmp_path / "whole.pt", 40)
@@ -47,7 +60,9 @@ def test_training_learns_and_goes_on_from_its_checkpoint(tmp_path: Path, monkeyp
 
 def test_the_kernel_stands_beside_them_as_fitted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    tokens = tokens_from(rng.integers(0, 6, (80, 2)).astype(np.uint16), tmp_path / "tokens", levels=(3, 2))
+    tokens = tokens_from(
+        rng.integers(0, 6, (80, 2)).astype(np.uint16), tmp_path / "tokens", levels=(3, 2)
+    )
     index = build_index([tokens.path], tmp_path / "input", tmp_path / "index")
     asked = index.tokens[:9]
     found = measure("kernel", Config(), index, asked)["held_out_bits"]

@@ -1,4 +1,5 @@
-"""Builders, shards and processes: the same bytes and the same answers, whoever builds them and however often killed."""
+"""Builders, shards and processes: the same bytes and the same answers, whoever builds them and
+however often killed."""
 
 import json
 import random
@@ -38,7 +39,10 @@ def files_of(folder: Path) -> dict[str, str]:
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(token_arrays(), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
-    tmp_path_factory: pytest.TempPathFactory, tokens: NDArray[np.int64], shards: int, rng: random.Random
+    tmp_path_factory: pytest.TempPathFactory,
+    tokens: NDArray[np.int64],
+    shards: int,
+    rng: random.Random,
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     index = index_of(folder, tokens, TERMINATOR, shard_images=-(-len(tokens) // shards))
@@ -55,13 +59,23 @@ def test_any_corpus_in_any_number_of_shards_counts_as_brute_force_does(
         length = rng.randint(1, min(6, len(line) - 3))
         start = rng.randrange(len(line) - 2 - length)
         query = line[start : start + length]
-        places = [(o, i + length) for o in lines for i in range(len(o) - length) if o[i : i + length] == query]
+        places = [
+            (o, i + length)
+            for o in lines
+            for i in range(len(o) - length)
+            if o[i : i + length] == query
+        ]
         assert engine.count(query)["count"] == len(places)
         answer = engine.primitive_ntd(query, max_support=100_000)["result_by_token_id"]
         follows = [o[i] for o, i in places]
-        assert {t: v["cont_cnt"] for t, v in answer.items()} == {t: follows.count(t) for t in set(follows)}
-        if SEPARATOR not in query[1:]:  # within an image it does not matter how many shards there are
-            assert whole.count(query)["count"] == len(places) - 2 * (len(lines) - 1) * (query == [SEPARATOR])
+        assert {t: v["cont_cnt"] for t, v in answer.items()} == {
+            t: follows.count(t) for t in set(follows)
+        }
+        # within an image it does not matter how many shards there are
+        if SEPARATOR not in query[1:]:
+            assert whole.count(query)["count"] == len(places) - 2 * (len(lines) - 1) * (
+                query == [SEPARATOR]
+            )
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no table", "no marker"])
@@ -106,19 +120,27 @@ def test_a_finished_shard_of_an_interrupted_build_is_kept_and_a_damaged_one_is_n
     assert files_of(again.path) == right
     again.path.rename(building)  # and another request: nothing of it is taken over
     other = token_folder(tmp_path / "other", tokens[:20])
-    built = build_index([other], tmp_path / "in", tmp_path / "again", builder="divsufsort", shard_images=10)
+    built = build_index(
+        [other], tmp_path / "in", tmp_path / "again", builder="divsufsort", shard_images=10
+    )
     assert built.num_images == 20
     assert not building.exists()
 
 
-def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(tmp_path: Path) -> None:
+def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(
+    tmp_path: Path,
+) -> None:
     tokens = np.random.default_rng(0).integers(0, 3, (12, 5))
     right = files_of(index_of(tmp_path, tokens, shard_images=6).path)
     other = index_of(tmp_path / "other", tokens[:3]).path  # what the build replaces
 
     def build() -> None:
         build_index(
-            [tmp_path / "tokens"], tmp_path / "in", tmp_path / "out" / "index", builder="divsufsort", shard_images=6
+            [tmp_path / "tokens"],
+            tmp_path / "in",
+            tmp_path / "out" / "index",
+            builder="divsufsort",
+            shard_images=6,
         )
 
     for event in range(1, 1000):
@@ -134,25 +156,37 @@ def test_a_build_killed_at_any_change_of_a_folder_is_finished_by_the_same_call(t
     assert 40 < event < 999
 
 
-def test_a_shard_too_large_is_refused_with_the_size_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_too_large_is_refused_with_the_size_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((100, 9), int))
     monkeypatch.setattr(indexing, "MAX_TOKENS", 603)
     with pytest.raises(
-        UserError, match="100 images are 1000 tokens, a shard holds at most 603: take --shard-images 60"
+        UserError,
+        match="100 images are 1000 tokens, a shard holds at most 603: take --shard-images 60",
     ):
         build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort")
-    built = build_index([folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60)
+    built = build_index(
+        [folder], tmp_path / "in", tmp_path / "index", builder="divsufsort", shard_images=60
+    )
     assert len(built.shards) == 2
     monkeypatch.setattr(indexing, "memory_available", lambda: 10_000)
     two = Processes(0, 2, on_this_machine=2)
-    with pytest.raises(UserError, match=r"building 2 x 60 images needs .*: take --shard-images 40, fewer processes$"):
+    with pytest.raises(
+        UserError,
+        match=r"building 2 x 60 images needs .*: take --shard-images 40, fewer processes$",
+    ):
         build_share([folder], tmp_path / "in", tmp_path / "other", shard_images=60, processes=two)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"needs 0\.1 MB, 0\.0 MB are free: free some space first"):
-        build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
+        build_index(
+            [folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60
+        )
     usage.free = 9000
-    build_index([folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60)
+    build_index(
+        [folder], tmp_path / "in", tmp_path / "other", builder="divsufsort", shard_images=60
+    )
 
 
 def test_the_command_takes_options_and_arrays(
@@ -166,8 +200,30 @@ def test_the_command_takes_options_and_arrays(
     tokens = np.random.default_rng(0).integers(0, 512, (40, 3))
     for name in ("codes", "ids"):
         np.save(f"{name}.npy", tokens)
-    run("build", "--tokens", "codes.npy", "--levels", "8", "8", "8", "--index", "of-codes", "--index-input", "input")
-    run("build", "--tokens", "ids.npy", "--vocab-size", "4096", "--out", "of-ids", "--index-input", "input")
+    run(
+        "build",
+        "--tokens",
+        "codes.npy",
+        "--levels",
+        "8",
+        "8",
+        "8",
+        "--index",
+        "of-codes",
+        "--index-input",
+        "input",
+    )
+    run(
+        "build",
+        "--tokens",
+        "ids.npy",
+        "--vocab-size",
+        "4096",
+        "--out",
+        "of-ids",
+        "--index-input",
+        "input",
+    )
     for name, levels, vocab_size in (("codes", (8, 8, 8), 512), ("ids", (), 4096)):
         index = Index.open(Path(f"of-{name}"))
         assert (index.levels, index.vocab_size) == (levels, vocab_size)
@@ -176,7 +232,16 @@ def test_the_command_takes_options_and_arrays(
         assert read.tolist() == tokens.tolist()
     assert "verified_seconds: " in run("verify", "of-ids")
 
-    options = ("--index", "of/several", "--index-input", "in", "--shard-images", "15", "--builder", "divsufsort")
+    options = (
+        "--index",
+        "of/several",
+        "--index-input",
+        "in",
+        "--shard-images",
+        "15",
+        "--builder",
+        "divsufsort",
+    )
     for sources in (["one", "two"], ["a b"]):
         for seed, name in enumerate(sources):
             token_folder(Path(name), np.random.default_rng(seed).integers(0, 9, (20, 4)))
@@ -185,14 +250,18 @@ def test_the_command_takes_options_and_arrays(
         assert index.sources == [str(tmp_path / name) for name in sources]
         assert len(index.shards) == len(sources) + 1
         for number, shard in enumerate(index.shards):  # each from an input of its own
-            assert np.array_equal(np.fromfile(f"in/shard-{number}/tokenized.0", "<u2"), shard.tokens)
+            assert np.array_equal(
+                np.fromfile(f"in/shard-{number}/tokenized.0", "<u2"), shard.tokens
+            )
     assert "no token folders" in run("build", "--tokens", fails=True)
     assert "--shard-images must be at least 0" in run("build", "--shard-images", "-1", fails=True)
 
 
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
-    with pytest.raises(UserError, match="unknown builder 'infini-gram': auto, tg_build_index, divsufsort"):
+    with pytest.raises(
+        UserError, match="unknown builder 'infini-gram': auto, tg_build_index, divsufsort"
+    ):
         build_index([folder], tmp_path / "in", tmp_path / "index", builder="infini-gram")
     monkeypatch.setattr("imagegram.index.builders.find_tg_build_index", lambda: None)
     with pytest.raises(UserError, match="tg_build_index is not found"):
@@ -204,8 +273,11 @@ def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
-    """A folder of somebody's results, tokens or index input under the name of the index: refused, nothing touched."""
-    tokens = token_folder(tmp_path / "data" / "tokens", np.random.default_rng(0).integers(0, 9, (20, 4)))
+    """A folder of somebody's results, tokens or index input under the name of the index: refused,
+    nothing touched."""
+    tokens = token_folder(
+        tmp_path / "data" / "tokens", np.random.default_rng(0).integers(0, 9, (20, 4))
+    )
     results = tmp_path / "results"
     results.mkdir()
     (results / "paper.txt").write_text("a week of work")
@@ -236,7 +308,9 @@ def test_only_an_index_is_ever_replaced(tmp_path: Path) -> None:
 
 def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    one, two = (token_folder(tmp_path / name, rng.integers(0, 9, (20, 4))) for name in ("one", "two"))
+    one, two = (
+        token_folder(tmp_path / name, rng.integers(0, 9, (20, 4))) for name in ("one", "two")
+    )
     disk, link = tmp_path / "disk", tmp_path / "index"
     disk.mkdir()
     link.symlink_to(disk)
@@ -245,12 +319,16 @@ def test_an_empty_folder_an_old_index_and_a_link_are_replaced(tmp_path: Path) ->
     assert first.info["hash"] != second.info["hash"]
     assert link.is_symlink()
     assert (disk / "index.json").exists()
-    assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".old", ".building"))] == []
+    assert [
+        file.name for file in tmp_path.iterdir() if file.name.startswith((".old", ".building"))
+    ] == []
 
 
 def test_two_columns_of_pictures_of_one_table_are_two_data_sets(tmp_path: Path) -> None:
     for side, seed in (("left", 0), ("right", 1), ("again", 0)):
-        path = token_folder(tmp_path / side, np.random.default_rng(seed).integers(0, 500, (30, 4)), vocab_size=500)
+        path = token_folder(
+            tmp_path / side, np.random.default_rng(seed).integers(0, 500, (30, 4)), vocab_size=500
+        )
         for file in (path / "manifest.json", path / "shard-00000.json"):
             content = json.loads(file.read_text())
             content.get("manifest", content).update(
@@ -267,7 +345,10 @@ def test_an_index_is_built_anew_whenever_anything_it_depends_on_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens = np.random.default_rng(0).integers(0, 500, (30, 4))
-    one, two = (token_folder(tmp_path / name, tokens[::step], vocab_size=500) for name, step in (("1", 1), ("2", 2)))
+    one, two = (
+        token_folder(tmp_path / name, tokens[::step], vocab_size=500)
+        for name, step in (("1", 1), ("2", 2))
+    )
 
     def is_built(*folders: Path, shard_images: int = 0) -> bool:
         build_index(folders, tmp_path / "input", tmp_path / "index", shard_images=shard_images)

@@ -18,10 +18,15 @@ def test_places_are_those_of_brute_force(tmp_path: Path, name: str, shard_images
     rng = np.random.default_rng(1)
     for length in (0, 1, 2, training.shape[1]):
         contexts = rng.choice(np.unique(training), (20, length)).astype(np.uint16)
-        contexts[:5] = training[rng.integers(0, len(training), 5), training.shape[1] - length :]  # they end images
+        # they end images
+        contexts[:5] = training[rng.integers(0, len(training), 5), training.shape[1] - length :]
         low, high = engine.find(contexts)
         for number, shard in enumerate(index.shards):
             line = shard.tokens.tolist()
             for row, context in enumerate(contexts.tolist()):
-                ends = [i + length for i in range(len(line) - length) if line[i : i + length] == context]
-                assert high[number, row] - low[number, row] == sum(line[end] < 65_279 for end in ends)
+                ends = [
+                    i + length for i in range(len(line) - length) if line[i : i + length] == context
+                ]
+                assert high[number, row] - low[number, row] == sum(
+                    line[end] < 65_279 for end in ends
+                )

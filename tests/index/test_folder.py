@@ -1,4 +1,5 @@
-"""The index against brute force, and its refusal to open or to replace anything that is not right."""
+"""The index against brute force, and its refusal to open or to replace anything that is not
+right."""
 
 import json
 import os
@@ -35,17 +36,23 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
     assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
     assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
-    split = build_index([a, b], tmp_path / "input", tmp_path / "split", builder="divsufsort", shard_images=50)
+    split = build_index(
+        [a, b], tmp_path / "input", tmp_path / "split", builder="divsufsort", shard_images=50
+    )
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
     line = np.concatenate([shard.tokens[:-3] for shard in split.shards])
     assert np.array_equal(line, split.corpus[:-3])
 
 
-def test_a_wrong_table_never_becomes_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_table_never_becomes_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def swapped(tokens: NDArray[np.uint16], table: Path, *, progress: bool) -> None:
         right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
-        (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[:, : pointer_width(len(tokens))].tofile(table)
+        (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[
+            :, : pointer_width(len(tokens))
+        ].tofile(table)
 
     index_of(tmp_path, CORPORA["one image"])
     good = (tmp_path / "index" / "index.json").read_bytes()
@@ -63,7 +70,9 @@ def test_a_table_with_a_column_or_a_row_less_is_refused(tmp_path: Path) -> None:
     whole = np.array(shard.table)
     for wrong in (whole[:, :-1], whole[:-1]):
         table.write_bytes(wrong.tobytes())
-        with pytest.raises(UserError, match=f"has {wrong.size} bytes, {len(whole)} tokens need {whole.size}"):
+        with pytest.raises(
+            UserError, match=f"has {wrong.size} bytes, {len(whole)} tokens need {whole.size}"
+        ):
             verify_table(shard.tokens, table)
 
 
@@ -77,12 +86,18 @@ def test_changed_files_are_refused_and_the_same_command_builds_them_again(
     Index.open(tmp_path / "index")
     right, data = file.read_bytes(), bytearray(file.read_bytes())
     data[-9] ^= 1
-    for damage, problem in ((data, "changed since it was verified"), (data[:-1], "is cut short"), (None, "is missing")):
+    for damage, problem in (
+        (data, "changed since it was verified"),
+        (data[:-1], "is cut short"),
+        (None, "is missing"),
+    ):
         file.unlink() if damage is None else file.write_bytes(damage)
         with pytest.raises(UserError, match=problem):
             Index.open(tmp_path / "index")
         capsys.readouterr()
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort")
+        build_index(
+            [tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort"
+        )
         assert f"not kept: {file} {problem}" in capsys.readouterr().out
         assert file.read_bytes() == right
 
@@ -100,7 +115,9 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
         """Make the record agree with the changed file: in its time, or in its hash as well."""
         trusted = json.loads(info.read_text())
         entry = trusted["files"]["table.1"]
-        trusted["files"]["table.1"] = file_record(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
+        trusted["files"]["table.1"] = (
+            file_record(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
+        )
         info.write_text(json.dumps(trusted))
 
     for hashes, problem in ((False, "differs from its hash"), (True, "out of order at entry")):
@@ -114,7 +131,11 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
         with pytest.raises(UserError, match="no index in"):
             Index.open(tmp_path / "index")
         build_index(
-            [tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=20
+            [tmp_path / "tokens"],
+            tmp_path / "input",
+            tmp_path / "index",
+            builder="divsufsort",
+            shard_images=20,
         )
         verify_index(tmp_path / "index")
     (offsets := tmp_path / "index" / "offset.0").write_bytes(offsets.read_bytes()[::-1])
@@ -135,10 +156,16 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         Index.open(tmp_path)
     a = token_folder(tmp_path / "a", np.zeros((3, 4), int))
     b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
-    with pytest.raises(UserError, match=r"tokens_per_image 5, .*: an index holds tokens made in one way"):
+    with pytest.raises(
+        UserError, match=r"tokens_per_image 5, .*: an index holds tokens made in one way"
+    ):
         build_index([a, b], tmp_path / "input", tmp_path / "index")
     with pytest.raises(UserError, match="every image is held out"):
-        build_index([token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)], tmp_path / "i", tmp_path / "index")
+        build_index(
+            [token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)],
+            tmp_path / "i",
+            tmp_path / "index",
+        )
     data = bytearray((a / "shard-00000.npy").read_bytes())
     data[-1] ^= 1
     (a / "shard-00000.npy").write_bytes(data)
@@ -148,24 +175,43 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 needs_tool = pytest.mark.skipif(
     not find_tg_build_index(),
-    reason="tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in Fastgram/build/",
+    reason=(
+        "tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in "
+        "Fastgram/build/"
+    ),
 )
 
 
 @needs_tool
-def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_widen(tmp_path: Path) -> None:
+def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_widen(
+    tmp_path: Path,
+) -> None:
     tool, refused = find_tg_build_index(), 0
     assert tool
     # Around 128 and 32,768 tokens, two more or less decide the width.
-    for n, length in ((1, 123), (1, 124), (1, 125), (1, 126), (1, 127), (56, 583), (5, 6552), (5, 6553), (6, 5460)):
+    for n, length in (
+        (1, 123),
+        (1, 124),
+        (1, 125),
+        (1, 126),
+        (1, 127),
+        (56, 583),
+        (5, 6552),
+        (5, 6553),
+        (6, 5460),
+    ):
         tokens = np.random.default_rng(n).integers(0, 3, (n, length))
         right = index_of(tmp_path / f"{n}-{length}", tokens)
         table, source = tmp_path / "table", tmp_path / f"{n}-{length}" / "input"
-        if pointer_width(len(right.shards[0].tokens)) != pointer_width(len(right.shards[0].tokens) - 2):
+        if pointer_width(len(right.shards[0].tokens)) != pointer_width(
+            len(right.shards[0].tokens) - 2
+        ):
             refused += 1
             with pytest.raises(UserError, match="use --builder divsufsort"):
                 build_with_fastgram(tool, source, table)
-            auto = build_index([tmp_path / f"{n}-{length}" / "tokens"], source, tmp_path / f"auto-{n}-{length}")
+            auto = build_index(
+                [tmp_path / f"{n}-{length}" / "tokens"], source, tmp_path / f"auto-{n}-{length}"
+            )
             assert auto.info["builder"].startswith("pydivsufsort ")
         else:
             build_with_fastgram(tool, source, table)
@@ -225,7 +271,8 @@ def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_token_folders_are_found_by_path_and_known_by_their_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built with relative paths, used from another directory, moved as a whole; other tokens at the path: refused."""
+    """Built with relative paths, used from another directory, moved as a whole; other tokens at the
+    path: refused."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 9, (30, 4))
     here = tmp_path / "here"

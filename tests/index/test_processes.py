@@ -1,4 +1,5 @@
-"""Several processes build one index in a shared folder, as torchrun starts them: the bytes of a single one."""
+"""Several processes build one index in a shared folder, as torchrun starts them: the bytes of a
+single one."""
 
 import os
 import subprocess
@@ -62,11 +63,19 @@ def test_one_is_killed_and_another_number_goes_on(
     said = capsys.readouterr().out
     assert said.count("suffixes\n") == missing  # sorted now; the others are kept
     assert files_of(index.path) == right
-    hidden = {file.name for file in (tmp_path / "shared").rglob(".*") if not file.name.startswith(".lock")}
+    hidden = {
+        file.name for file in (tmp_path / "shared").rglob(".*") if not file.name.startswith(".lock")
+    }
     assert hidden == {MARKER}
 
     assert share(tmp_path, 1, 2) is not None  # one that comes too late finds it finished
-    build_index([tmp_path / "tokens"], tmp_path / "shared" / "input", index.path, builder="divsufsort", shard_images=10)
+    build_index(
+        [tmp_path / "tokens"],
+        tmp_path / "shared" / "input",
+        index.path,
+        builder="divsufsort",
+        shard_images=10,
+    )
     assert "nothing to build" in capsys.readouterr().out
 
 
@@ -83,7 +92,9 @@ def test_the_first_process_waits_for_the_others(
     assert files_of(index.path) == right
 
 
-def test_what_a_process_is_writing_is_left_alone_by_the_others(tmp_path: Path, right: dict[str, str]) -> None:
+def test_what_a_process_is_writing_is_left_alone_by_the_others(
+    tmp_path: Path, right: dict[str, str]
+) -> None:
     share(tmp_path, 0, 3)
     (building,) = (tmp_path / "shared").glob(".building-index-*")
     others = {".tmp-1-table.1", ".tmp-1-shard-4.json", "table.7-parts", ".tmp-1-images.npy"}
@@ -101,9 +112,26 @@ def test_torchrun(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 3, (1600, 40))
     right = files_of(index_of(tmp_path, tokens, shard_images=200).path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "imagegram.index", "build", "--tokens", str(tmp_path / "tokens"), "--shard-images", "200"]
-    command += ["--index-input", str(tmp_path / "in"), "--index", str(tmp_path / "out"), "--builder", "divsufsort"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command += [
+        "-m",
+        "imagegram.index",
+        "build",
+        "--tokens",
+        str(tmp_path / "tokens"),
+        "--shard-images",
+        "200",
+    ]
+    command += [
+        "--index-input",
+        str(tmp_path / "in"),
+        "--index",
+        str(tmp_path / "out"),
+        "--builder",
+        "divsufsort",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "out") == right
     assert done.stdout.count("---\n") == 1  # the first process speaks for all
@@ -111,7 +139,9 @@ def test_torchrun(tmp_path: Path) -> None:
     assert "missing" not in done.stdout
 
 
-def test_processes_without_shards_to_share_are_told_so(tmp_path: Path, right: dict[str, str]) -> None:
+def test_processes_without_shards_to_share_are_told_so(
+    tmp_path: Path, right: dict[str, str]
+) -> None:
     places = [tmp_path / "tokens"], tmp_path / "in", tmp_path / "out"
     for processes, images in ((2, 40), (3, 27)):
         said = f"{processes} processes need shards to share: take --shard-images {images} or less"
@@ -133,7 +163,9 @@ def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPa
     assert Processes.from_environment() == Processes(5, 8, 4)
 
 
-def test_memory_is_what_the_tightest_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_what_the_tightest_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = machine.memory_available()
     group = tmp_path / "job" / "step"
     group.mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""The builder and the proof against brute force, with parts so small that every seam between them is crossed."""
+"""The builder and the proof against brute force, with parts so small that every seam between them
+is crossed."""
 
 import numpy as np
 import pytest
@@ -36,13 +37,18 @@ def test_any_corpus_is_sorted_as_its_bytes_are(
     tokens = flat(rows)
     path = tmp_path_factory.mktemp("table") / "table.0"
     build_with_divsufsort(tokens, path)
-    assert pointers_at(open_table(path, len(tokens)), slice(None)).tolist() == naive_suffixes(tokens)
+    assert pointers_at(open_table(path, len(tokens)), slice(None)).tolist() == naive_suffixes(
+        tokens
+    )
 
 
 @few_examples
 @given(token_arrays(max_images=6, max_length=40), st.randoms(use_true_random=False))
 def test_no_wrong_entry_passes_the_proof(
-    small_parts: None, tmp_path_factory: pytest.TempPathFactory, rows: NDArray[np.int64], rng: object
+    small_parts: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: NDArray[np.int64],
+    rng: object,
 ) -> None:
     tokens, table = flat(rows), tmp_path_factory.mktemp("table") / "table.0"
     draw = np.random.default_rng(rng.randrange(2**32))  # type: ignore[attr-defined]
@@ -75,10 +81,19 @@ def test_no_wrong_entry_passes_the_proof(
 
 
 def test_fastgram_is_spared_the_corpora_whose_last_suffix_needs_fewer_bytes() -> None:
-    """tg_build_index takes the width of its pointers from the last suffix in order, the third last of a corpus."""
+    """tg_build_index takes the width of its pointers from the last suffix in order, the third last
+    of a corpus."""
     for n in range(1, 9):
-        assert naive_suffixes(flat(np.full((1, n), 7)))[-1] == n + 1 == len(flat(np.full((1, n), 7))) - 3
-    wrong = [n for n in range(4, 70_000) if len(f"{2 * (n - 3):x}") + 1 >> 1 != len(f"{2 * (n - 1):x}") + 1 >> 1]
+        assert (
+            naive_suffixes(flat(np.full((1, n), 7)))[-1]
+            == n + 1
+            == len(flat(np.full((1, n), 7))) - 3
+        )
+    wrong = [
+        n
+        for n in range(4, 70_000)
+        if len(f"{2 * (n - 3):x}") + 1 >> 1 != len(f"{2 * (n - 1):x}") + 1 >> 1
+    ]
     assert wrong == [129, 130, 32769, 32770]
     assert [n for n in range(4, 70_000) if not suits_fastgram(n)] == wrong
 

@@ -1,4 +1,5 @@
-"""The classifiers tell real images from the baseline, held-out ones stand at 1, and both halves keep apart."""
+"""The classifiers tell real images from the baseline, held-out ones stand at 1, and both halves
+keep apart."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,14 @@ from torch import Tensor
 from imagegram.data.scenes import scene
 from imagegram.index.folder import Index
 from imagegram.metrics import coherence
-from imagegram.metrics.coherence import Classifier, Classifiers, _coherence, _inside, open_classifiers, seen
+from imagegram.metrics.coherence import (
+    Classifier,
+    Classifiers,
+    _coherence,
+    _inside,
+    open_classifiers,
+    seen,
+)
 from imagegram.metrics.held_out import HeldOut
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
@@ -27,7 +35,9 @@ def pictures(arrays: tuple[np.ndarray, ...]) -> Tensor:
 
 
 def noise(n: int, seed: int) -> Tensor:
-    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +47,14 @@ def classifiers() -> Classifiers:
         return Classifiers.train(pictures(REAL), np.array(LABELS), noise(120, 0))
 
 
-def test_coherence_is_one_for_real_images_and_zero_for_the_baseline(classifiers: Classifiers) -> None:
+def test_coherence_is_one_for_real_images_and_zero_for_the_baseline(
+    classifiers: Classifiers,
+) -> None:
     rng = np.random.default_rng(0)
     fresh = pictures(tuple(scene(6, i)[0] for i in range(60)))
     real, baseline, both = (
-        classifiers.measure(images, rng) for images in (fresh, noise(60, 1), torch.cat([fresh[:30], noise(30, 2)]))
+        classifiers.measure(images, rng)
+        for images in (fresh, noise(60, 1), torch.cat([fresh[:30], noise(30, 2)]))
     )
     assert real["generated"]["coherence"].value == pytest.approx(1, abs=0.15)
     assert baseline["generated"]["coherence"].value == pytest.approx(0, abs=0.15)
@@ -51,7 +64,9 @@ def test_coherence_is_one_for_real_images_and_zero_for_the_baseline(classifiers:
     assert real["held_out"]["density"].value == pytest.approx(1, abs=0.5)
     for name in ("density", "coverage"):
         assert real["generated"][name].value > 3 * baseline["generated"][name].value
-        assert real["held_out"][name].value == pytest.approx(real["generated"][name].value, rel=0.35)
+        assert real["held_out"][name].value == pytest.approx(
+            real["generated"][name].value, rel=0.35
+        )
 
 
 def test_without_labels_real_images_are_told_from_the_baseline() -> None:
@@ -73,7 +88,9 @@ def test_saved_classifiers_give_the_same_figures(classifiers: Classifiers, tmp_p
     assert one == two
 
 
-def test_held_out_images_are_shown_to_what_a_classifier_was_not_trained_on(classifiers: Classifiers) -> None:
+def test_held_out_images_are_shown_to_what_a_classifier_was_not_trained_on(
+    classifiers: Classifiers,
+) -> None:
     for number, view in enumerate(classifiers.real):
         unseen = seen(pictures(REAL)[1 - number :: 2])
         scores = classifiers.nets[number](unseen).softmax(1)[:, :-1].amax(1)
@@ -83,7 +100,9 @@ def test_held_out_images_are_shown_to_what_a_classifier_was_not_trained_on(class
 def test_more_images_do_not_cover_more(classifiers: Classifiers) -> None:
     """The first thirty are noise, which covers little; thirty real ones after them would."""
     images = torch.cat([noise(30, 3), pictures(tuple(scene(6, i)[0] for i in range(30)))])
-    few, many = (classifiers.measure(some, np.random.default_rng(0)) for some in (images[:30], images))
+    few, many = (
+        classifiers.measure(some, np.random.default_rng(0)) for some in (images[:30], images)
+    )
     assert len(classifiers.real[0].scores) == 60  # half of them are unknown to a classifier
     assert few["generated"]["coverage"].value == many["generated"]["coverage"].value
     assert few["generated"]["density"].value != many["generated"]["density"].value
@@ -95,11 +114,14 @@ def test_balls_agree_with_brute_force() -> None:
     for r in range(30):
         radius = sorted(np.linalg.norm(reference - reference[r], axis=1))[5]  # itself is the first
         for c in range(20):
-            assert _inside(candidates, reference)[c, r] == (np.linalg.norm(candidates[c] - reference[r]) <= radius)
+            assert _inside(candidates, reference)[c, r] == (
+                np.linalg.norm(candidates[c] - reference[r]) <= radius
+            )
 
 
 def test_coherence_of_few_images_cannot_be_told(classifiers: Classifiers) -> None:
-    """Two images of which a classifier is sure and not: the interval reaches from the baseline to beyond real ones."""
+    """Two images of which a classifier is sure and not: the interval reaches from the baseline to
+    beyond real ones."""
     real, baseline = np.full(50, 0.6), np.full(50, 0.5)
     told = _coherence(np.array([0.9, 0.1]), real, baseline, np.random.default_rng(0))
     assert told == {"cannot_be_told": {"coherence": 2}}
@@ -114,7 +136,11 @@ class Changed(FakeCodec):
         self.asked: set[tuple[int, float]] = set()
 
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
         self.asked.add((timesteps, guidance_scale))
         return noise(len(tokens), int(tokens[0][0]))
@@ -129,10 +155,16 @@ def test_classifiers_are_trained_anew_whenever_anything_they_depend_on_changes(
     index = index_of(tmp_path / "a", rng.integers(0, 500, (60, 4)), vocab_size=500)
     another = index_of(tmp_path / "b", rng.integers(0, 500, (60, 4)), vocab_size=500)
     other_index = replace(another, path=index.path)  # kept in the same place
-    held_out = HeldOut(rng.integers(0, 500, (40, 4)).astype(np.uint16), np.arange(40) % 3, np.zeros((40, 2), np.int64))
+    held_out = HeldOut(
+        rng.integers(0, 500, (40, 4)).astype(np.uint16),
+        np.arange(40) % 3,
+        np.zeros((40, 2), np.int64),
+    )
     codec = Changed()
 
-    def trained(index: Index = index, held_out: HeldOut = held_out, codec: Changed = codec, length: int = 4) -> bool:
+    def trained(
+        index: Index = index, held_out: HeldOut = held_out, codec: Changed = codec, length: int = 4
+    ) -> bool:
         before = len(said)
         monkeypatch.setattr("builtins.print", said.append)
         assert open_classifiers(index, held_out, codec, length)

@@ -1,4 +1,5 @@
-"""Planted copies, splices and noise come out as what they are; intervals cover what they promise."""
+"""Planted copies, splices and noise come out as what they are; intervals cover what they
+promise."""
 
 from pathlib import Path
 
@@ -19,7 +20,8 @@ TRAINING = RNG.integers(0, 400, (200, 16)).astype(np.uint16)
 
 @pytest.fixture
 def planted() -> NDArray[np.uint16]:
-    """A copy, a copy shifted by 3, a splice of two images, one with a single token changed, noise."""
+    """A copy, a copy shifted by 3, a splice of two images, one with a single token changed,
+    noise."""
     noise = RNG.integers(400, 512, (1, 16)).astype(np.uint16)
     shifted = np.concatenate([TRAINING[3, 3:], noise[0, :3]])
     splice = np.concatenate([TRAINING[1, :10], TRAINING[2, 10:]])
@@ -42,10 +44,13 @@ def test_planted_cases(planted: NDArray[np.uint16], index: Index) -> None:
     figures, _ = m.describe(planted, index, RNG)
     assert figures["exact_copies"].value == pytest.approx(1 / 5)
     assert figures["novel"].value == pytest.approx(1 / 5)  # the noise
-    codes = [fsq_codes(tokens, (8, 8, 8)).reshape(len(tokens), -1) for tokens in (planted, TRAINING)]
+    codes = [
+        fsq_codes(tokens, (8, 8, 8)).reshape(len(tokens), -1) for tokens in (planted, TRAINING)
+    ]
     apart = np.square(codes[0][:, None].astype(float) - codes[1]).sum(2)
     assert figures["nearest_in_codes"].value == pytest.approx(apart.min(1).mean())
-    # Of five sequences the copy, and the longer part of the splice, have a run of 10; so does the shifted copy.
+    # Of five sequences the copy, and the longer part of the splice, have a run of 10; so does the
+    # shifted copy.
     assert figures["novelty"][15] == pytest.approx(4 / 5)
     assert figures["novelty"][0] == pytest.approx((3 + 0 + 0 + 1 + 16) / 80)
 
@@ -87,13 +92,20 @@ def test_runs_of_four_are_copied_and_half_an_image_is_much(
         sequence[place : place + length] = TRAINING[row, place + shift : place + shift + length]
         place += length + 1
     figures, _ = m.describe(sequence[None].astype(np.uint16), index, RNG)
-    assert {name: figures[name].value for name in m.KINDS} == {name: name == kind for name in m.KINDS}
+    assert {name: figures[name].value for name in m.KINDS} == {
+        name: name == kind for name in m.KINDS
+    }
     assert figures["copied_share"].value == share
 
 
 def fewest_pieces(sequence: list[int], training: list[list[int]]) -> int:
     """Shortest way through all splits."""
-    known = {tuple(row[i:j]) for row in training for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
+    known = {
+        tuple(row[i:j])
+        for row in training
+        for i in range(len(row))
+        for j in range(i + 1, len(row) + 1)
+    }
     best = [0]
     for end in range(1, len(sequence) + 1):
         whole = [i for i in range(end) if i == end - 1 or tuple(sequence[i:end]) in known]
@@ -110,7 +122,9 @@ def test_matches_in_place_and_pieces_agree_with_brute_force(tmp_path: Path) -> N
         runs = np.cumprod(equal[:, :, start:], axis=2).sum(2).max(1)
         assert in_place[:, start].tolist() == runs.tolist()
     everywhere = longest_runs(index_of(tmp_path, training), sequences)
-    assert m.pieces(everywhere).tolist() == [fewest_pieces(s, training.tolist()) for s in sequences.tolist()]
+    assert m.pieces(everywhere).tolist() == [
+        fewest_pieces(s, training.tolist()) for s in sequences.tolist()
+    ]
     covered = np.zeros((40, 9), bool)
     for row, start in np.argwhere(everywhere >= 4):
         covered[row, start : start + everywhere[row, start]] = True
@@ -125,7 +139,9 @@ def test_held_out_images_are_measured_as_the_generated_are(index: Index) -> None
     assert result["held_out"]["exact_copies"].value == 0
     assert m.measure(TRAINING[:40], index, held_out[:0], RNG).keys() == {"generated"}
     again = m.measure(held_out, index, held_out, RNG)
-    assert again["generated"]["nearest_distance"].value == again["held_out"]["nearest_distance"].value
+    assert (
+        again["generated"]["nearest_distance"].value == again["held_out"]["nearest_distance"].value
+    )
     for name in (CLOSER.key, CLOSER_IN_CODES.key):
         assert again["generated"][name].value == pytest.approx(0.5)
         assert again["generated"][name].p_value > 0.9

@@ -1,4 +1,5 @@
-"""Counting all contexts at once agrees with the samplers' own distributions and with brute force."""
+"""Counting all contexts at once agrees with the samplers' own distributions and with brute
+force."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 from imagegram.codec import load_codec
 from imagegram.data.dataset import held_out
 from imagegram.data.scenes import scene
-from imagegram.metrics.counting import context_counts, copy_figures, entropy, gram_entropies, prefix_entropies
+from imagegram.metrics.counting import (
+    context_counts,
+    copy_figures,
+    entropy,
+    gram_entropies,
+    prefix_entropies,
+)
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of
 
@@ -23,21 +30,33 @@ def rows() -> NDArray[np.uint16]:
     rng = np.random.default_rng(4)
     distinct = rng.integers(0, 4, (60, 6)) * 73
     distinct[:30] = rng.integers(0, 512, (30, 6))
-    return distinct[rng.permutation(np.repeat(np.arange(60), rng.integers(1, 4, 60)))].astype(np.uint16)
+    return distinct[rng.permutation(np.repeat(np.arange(60), rng.integers(1, 4, 60)))].astype(
+        np.uint16
+    )
 
 
 @pytest.mark.parametrize("context", [0, 1, 2, 3, 5, 9])
-@pytest.mark.parametrize(("method", "min_images"), [("ntd", 1), ("aligned", 1), ("aligned", 2), ("aligned", 5)])
+@pytest.mark.parametrize(
+    ("method", "min_images"), [("ntd", 1), ("aligned", 1), ("aligned", 2), ("aligned", 5)]
+)
 def test_figures_are_those_of_the_samplers_likelihood(
     tmp_path: Path, rows: NDArray[np.uint16], method: str, min_images: int, context: int
 ) -> None:
     index = index_of(tmp_path, rows)
-    sampler = Aligned(context=context, min_images=min_images) if method == "aligned" else Ntd(context=context)
+    sampler = (
+        Aligned(context=context, min_images=min_images)
+        if method == "aligned"
+        else Ntd(context=context)
+    )
     p = sampler.probabilities(index, rows)
-    figures = copy_figures(rows, [context], aligned=method == "aligned", min_images=min_images)[context]
+    figures = copy_figures(rows, [context], aligned=method == "aligned", min_images=min_images)[
+        context
+    ]
     distinct = np.unique(rows, axis=0, return_index=True)[1]
     assert np.exp(figures.log_copy) == pytest.approx(p[distinct].prod(1).sum())
-    assert figures.extraction == pytest.approx({start: p[:, start:].prod(1).mean() for start in (1, 2, 4)})
+    assert figures.extraction == pytest.approx(
+        {start: p[:, start:].prod(1).mean() for start in (1, 2, 4)}
+    )
 
 
 def test_the_smallest_corpus_of_docs_scaling_has_the_figures_that_are_published() -> None:
@@ -49,12 +68,20 @@ def test_the_smallest_corpus_of_docs_scaling_has_the_figures_that_are_published(
     published = table[(table.dataset == "shapes") & (table.images == 1000) & (table.corpus == 0)]
     published = published.set_index(["quantity", "sampler", "context"]).value
     # Another processor may round a few tokens otherwise.
-    for name, aligned, min_images in (("ntd", False, 1), ("aligned", True, 1), ("aligned, 2 images", True, 2)):
-        for context, figures in copy_figures(tokens, range(1, 11), aligned=aligned, min_images=min_images).items():
+    for name, aligned, min_images in (
+        ("ntd", False, 1),
+        ("aligned", True, 1),
+        ("aligned, 2 images", True, 2),
+    ):
+        for context, figures in copy_figures(
+            tokens, range(1, 11), aligned=aligned, min_images=min_images
+        ).items():
             copied = published["copy_probability", name, context]
             assert np.exp(figures.log_copy) == pytest.approx(copied, rel=0.05, abs=0.02)
             if min_images == 1:
-                assert figures.competitors == pytest.approx(published["competitors", name, context], rel=0.05, abs=0.02)
+                assert figures.competitors == pytest.approx(
+                    published["competitors", name, context], rel=0.05, abs=0.02
+                )
     for length, bits in gram_entropies(tokens, 3).items():
         assert bits == pytest.approx(published["collision_bits", "corpus", length], rel=0.05)
 
@@ -68,11 +95,15 @@ def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16])
         before = [[tuple(line[max(0, i + 1 - c) : i + 1]) for i in range(6)] for line in text]
         sizes = Counter(context for line in before for context in line)
         hits = Counter(
-            (context, line[i + 1]) for line, own in zip(text, before, strict=True) for i, context in enumerate(own)
+            (context, line[i + 1])
+            for line, own in zip(text, before, strict=True)
+            for i, context in enumerate(own)
         )
         for row, (line, own) in enumerate(zip(text, before, strict=True)):
             assert counts.sizes[row].tolist() == [sizes[context] for context in own]
-            assert counts.hits[row].tolist() == [hits[context, line[i + 1]] for i, context in enumerate(own)]
+            assert counts.hits[row].tolist() == [
+                hits[context, line[i + 1]] for i, context in enumerate(own)
+            ]
 
 
 def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> None:
@@ -80,7 +111,10 @@ def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> Non
         grams = [tuple(row[i : i + length]) for row in rows.tolist() for i in range(7 - length)]
         equal = sum(a == b for i, a in enumerate(grams) for b in grams[:i])
         assert bits == pytest.approx(-np.log2(equal / (len(grams) * (len(grams) - 1) / 2)))
-    assert [list(gram_entropies(rows, longest)) for longest in (2, 99)] == [[1, 2], [1, 2, 3, 4, 5, 6]]
+    assert [list(gram_entropies(rows, longest)) for longest in (2, 99)] == [
+        [1, 2],
+        [1, 2, 3, 4, 5, 6],
+    ]
 
 
 def test_entropy_of_uniform_tokens_is_known() -> None:
@@ -90,7 +124,8 @@ def test_entropy_of_uniform_tokens_is_known() -> None:
 
 def test_competitors_share_the_context_and_not_the_token_before(rows: NDArray[np.uint16]) -> None:
     text = [["start", *row] for row in rows.tolist()]
-    places = [(line[i - 1], line[i]) for line in text for i in range(1, 6)]  # what stands before and the context
+    # what stands before and the context
+    places = [(line[i - 1], line[i]) for line in text for i in range(1, 6)]
     others = sum(a[1] == b[1] and a[0] != b[0] for a in places for b in places)
     figures = copy_figures(rows, [1], aligned=False)[1]
     assert figures.competitors == pytest.approx(others / len(rows))

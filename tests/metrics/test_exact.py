@@ -15,25 +15,39 @@ ROWS = np.random.default_rng(4).integers(0, 5, (60, 4)) * 73
 
 def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
-    figures = exact_figures(index, Aligned(context=0), ROWS.astype(np.uint16), np.random.default_rng(0))
+    figures = exact_figures(
+        index, Aligned(context=0), ROWS.astype(np.uint16), np.random.default_rng(0)
+    )
     share = 1 - figures["floor_share"]
-    shares = np.array([[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS])
+    shares = np.array(
+        [[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS]
+    )
     expected = -np.log2(share * shares + (1 - share) / 512)
     assert figures["held_out_bits"].value == pytest.approx(expected.mean())
-    assert figures["held_out_bits_by_position"] == pytest.approx(expected.mean(0).tolist(), abs=1e-4)
+    assert figures["held_out_bits_by_position"] == pytest.approx(
+        expected.mean(0).tolist(), abs=1e-4
+    )
     distinct = np.unique(ROWS, axis=0, return_index=True)[1]
     assert figures["training_bits"].value == pytest.approx(expected[distinct].mean())
-    assert figures["extraction"]["training"]["2"].value == pytest.approx(shares[distinct, 2:].prod(1).mean())
-    assert figures["extraction"]["held_out"]["2"].value == pytest.approx(shares[:, 2:].prod(1).mean())
+    assert figures["extraction"]["training"]["2"].value == pytest.approx(
+        shares[distinct, 2:].prod(1).mean()
+    )
+    assert figures["extraction"]["held_out"]["2"].value == pytest.approx(
+        shares[:, 2:].prod(1).mean()
+    )
     assert figures["distinct_training_images"] == figures["exact_copy_images"] == len(distinct)
     assert figures["exact_copy_probability"].value == pytest.approx(shares[distinct].prod(1).sum())
 
 
-def test_a_share_of_the_images_stands_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_images_stands_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = index_of(tmp_path, ROWS)
     sampler = Aligned(context=1, min_images=1)
     nothing = ROWS[:0].astype(np.uint16)
-    whole = exact_figures(index, sampler, nothing, np.random.default_rng(0))["exact_copy_probability"]
+    whole = exact_figures(index, sampler, nothing, np.random.default_rng(0))[
+        "exact_copy_probability"
+    ]
     monkeypatch.setattr(exact, "MOST_TRAINING", 30)
     part = exact_figures(index, sampler, nothing, np.random.default_rng(0))
     assert part["exact_copy_images"] == 30
@@ -65,7 +79,11 @@ def test_the_floor_is_fitted_to_images_that_the_others_predict(tmp_path: Path) -
     p = np.zeros(ROWS.shape)
     for image, position in np.ndindex(*ROWS.shape):
         others = np.delete(ROWS, image, 0)
-        alike = others if position == 0 else others[others[:, position - 1] == ROWS[image, position - 1]]
+        alike = (
+            others
+            if position == 0
+            else others[others[:, position - 1] == ROWS[image, position - 1]]
+        )
         p[image, position] = np.mean(alike[:, position] == ROWS[image, position])
     p = p[np.unique(ROWS, axis=0, return_index=True)[1]]
     shares = np.linspace(0.001, 0.999, 999)

@@ -1,4 +1,5 @@
-"""The prediction of a token folder: exact figures of now, and what comes true with ten times the images."""
+"""The prediction of a token folder: exact figures of now, and what comes true with ten times the
+images."""
 
 import json
 import re
@@ -10,13 +11,21 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import advice, cliff, cliff_in_words, copy_curves, indexed_tokens, predict
+from imagegram.metrics.extrapolate import (
+    advice,
+    cliff,
+    cliff_in_words,
+    copy_curves,
+    indexed_tokens,
+    predict,
+)
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
 
 def images(n: int, seed: int) -> NDArray[np.uint16]:
-    """Images of eight tokens of 40: a Markov chain, some of whose images are drawn from few tokens and meet often."""
+    """Images of eight tokens of 40: a Markov chain, some of whose images are drawn from few tokens
+    and meet often."""
     rng = np.random.default_rng(seed)
     often = rng.random(n) ** 2  # how many tokens an image is drawn from
     rows = np.zeros((n, 8), np.uint16)
@@ -50,7 +59,10 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     index = index_of(tmp_path / "index", rows)
     distinct = np.unique(rows, axis=0)
     for each in figures["copy_probability"]:
-        kind = {"ntd": Ntd(context=each["context"]), "aligned": Aligned(context=each["context"], min_images=1)}
+        kind = {
+            "ntd": Ntd(context=each["context"]),
+            "aligned": Aligned(context=each["context"], min_images=1),
+        }
         p = kind[each["sampler"]].probabilities(index, distinct)
         assert each["now"] == pytest.approx(p.prod(1).sum())
     assert set(figures["aligned_two_images"]) == {1, 2, 3}
@@ -80,7 +92,9 @@ def test_a_codec_without_codes_is_given_a_sampler_that_does_not_copy(tmp_path: P
     assert "Take aligned --context 1 " in advice(found, has_codes=False)[-1]
 
 
-def test_shards_that_are_missing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_that_are_missing_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = token_folder(tmp_path / "tokens", images(1500, 1))
     (folder / "shard-00001.json").unlink()
     assert predict(folder, 1)["images"] == 1000
@@ -114,7 +128,9 @@ def test_tokens_that_never_meet_are_certain_to_be_copied(tmp_path: Path) -> None
     assert figures["bits_by_position"][0]["collision"] is None
 
 
-def test_the_entropy_cliff_stands_beside_its_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_entropy_cliff_stands_beside_its_law(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(4)
     even = rng.integers(0, 512, (300, 8))
     found = predict(token_folder(tmp_path / "even", even), 1)["entropy_cliff"]
@@ -122,7 +138,9 @@ def test_the_entropy_cliff_stands_beside_its_law(tmp_path: Path, capsys: pytest.
     assert found["law"] == 1  # 8.2 bits of images, 9 of a token
     assert found["settled_from"] == 3  # 7.7 bits of 8.2 in the first, the rest in the second
     assert found["bits_by_position"][2] == 0
-    assert "The first 2 tokens settle which image it is: from token 3 on the next one is known" in said
+    assert (
+        "The first 2 tokens settle which image it is: from token 3 on the next one is known" in said
+    )
     assert "after t* = ceil(log2 300 / log2 512) = 1." in said
 
     # Levels that grow, as the paper's cure: the same images are settled later.
@@ -134,4 +152,5 @@ def test_the_entropy_cliff_stands_beside_its_law(tmp_path: Path, capsys: pytest.
     first = cliff_in_words(found | {"settled_from": 2}, 300, 512)[0]
     assert first.startswith("The first 1 token settles which image it is: from token 2 on")
     assert cliff(np.zeros((200, 8), np.uint16), 512, {1: 3.0})["critical_context"] is None
-    assert cliff(even.astype(np.uint16), 512, {1: 9.0, 2: 18.0})["critical_context"] == 2  # 11.2 bits of places
+    # 11.2 bits of places
+    assert cliff(even.astype(np.uint16), 512, {1: 9.0, 2: 18.0})["critical_context"] == 2

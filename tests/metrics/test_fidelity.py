@@ -1,4 +1,5 @@
-"""What the tokenizer keeps: perfect and flat rebuilt images are told apart, and the result is kept with its inputs."""
+"""What the tokenizer keeps: perfect and flat rebuilt images are told apart, and the result is kept
+with its inputs."""
 
 import tracemalloc
 from dataclasses import replace
@@ -28,16 +29,21 @@ def original(place: tuple[int, ...]) -> Image.Image:
 
 @pytest.fixture
 def measured(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A function from rebuilt images uint8 [N, 3, S, S] to what is said of them; originals are scenes."""
+    """A function from rebuilt images uint8 [N, 3, S, S] to what is said of them; originals are
+    scenes."""
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 500, (300, 4)), vocab_size=500)
     images = np.array(index.images)
     images[:, 2] = [scene(5, int(ordinal))[1] for ordinal in images[:, 1]]
     index = replace(index, images=images)
     ordinals = np.arange(1000, 1000 + N)
     labels = np.array([scene(5, int(i))[1] for i in ordinals])
-    held_out = HeldOut(np.zeros((N, 4), np.uint16), labels, np.stack([np.zeros(N, int), ordinals], 1))
+    held_out = HeldOut(
+        np.zeros((N, 4), np.uint16), labels, np.stack([np.zeros(N, int), ordinals], 1)
+    )
 
-    def measure(rebuilt: torch.Tensor, key: str = '{"index": "%s"}', read: Any = original) -> Fidelity | None:
+    def measure(
+        rebuilt: torch.Tensor, key: str = '{"index": "%s"}', read: Any = original
+    ) -> Fidelity | None:
         classifiers = SimpleNamespace(real_images=rebuilt, key=key % index.identity)
         return open_fidelity(index, held_out, cast("Classifiers", classifiers), read)
 
@@ -47,7 +53,7 @@ def measured(tmp_path: Path):  # type: ignore[no-untyped-def]
     return measure
 
 
-def test_a_perfect_tokenizer_keeps_everything_and_a_flat_one_little(measured) -> None:  # type: ignore[no-untyped-def]
+def test_a_perfect_tokenizer_keeps_everything_and_a_flat_one_little(measured: Any) -> None:
     perfect = measured(measured.real)
     assert perfect.error.value == 0
     assert perfect.told == perfect.told_of_originals
@@ -55,12 +61,13 @@ def test_a_perfect_tokenizer_keeps_everything_and_a_flat_one_little(measured) ->
     assert not perfect.is_little
     flat = measured.real.float().mean((2, 3), keepdim=True).expand(-1, -1, 32, 32).to(torch.uint8)
     rebuilt = measured(flat, '{"index": "%s", "revision": "flat"}')
-    assert rebuilt.error.value == pytest.approx(rebuilt.flat_error.value, abs=0.6)  # the mean is rounded
+    # the mean is rounded
+    assert rebuilt.error.value == pytest.approx(rebuilt.flat_error.value, abs=0.6)
     assert rebuilt.told.high < rebuilt.told_of_originals.low
     assert rebuilt.is_little
 
 
-def test_it_is_kept_until_an_input_changes(measured, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_kept_until_an_input_changes(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measured(measured.real)
     dark = measured.real // 2
     assert measured(dark) == first == read_fidelity(measured.index)
@@ -72,7 +79,7 @@ def test_it_is_kept_until_an_input_changes(measured, monkeypatch: pytest.MonkeyP
     assert read_fidelity(replace(measured.index, identity="another")) is None
 
 
-def test_nothing_is_said_where_the_originals_are_gone(measured) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_is_said_where_the_originals_are_gone(measured: Any) -> None:
     assert measured(measured.real, read=lambda place: None) is None
 
 
@@ -83,7 +90,9 @@ def test_little_is_kept_where_the_interval_says_so() -> None:
     assert not replace(good, error=Figure(45, 39, 51)).is_little
     assert replace(good, told=wilson(52, 100)).is_little
     assert not replace(good, told=None, told_of_originals=None).is_little
-    assert str(good).startswith("off by 20.0 of 255 grey levels (80.0 without any detail); a classifier tells 90.0 % (")
+    assert str(good).startswith(
+        "off by 20.0 of 255 grey levels (80.0 without any detail); a classifier tells 90.0 % ("
+    )
 
 
 def test_edges_have_the_direction_of_the_brightness() -> None:
@@ -93,7 +102,9 @@ def test_edges_have_the_direction_of_the_brightness() -> None:
     angles = features[:, :, : fidelity.ANGLES].sum(1).argmax(1)
     assert (features[:, :, : fidelity.ANGLES].sum(1) > 0).sum(1).tolist() == [1, 1]
     assert (angles[1] - angles[0]) % fidelity.ANGLES == fidelity.ANGLES // 4
-    assert features[0, :, -1].reshape(4, 4).mean(0) == pytest.approx(np.array([3.5, 11.5, 19.5, 27.5]) / 255)
+    assert features[0, :, -1].reshape(4, 4).mean(0) == pytest.approx(
+        np.array([3.5, 11.5, 19.5, 27.5]) / 255
+    )
 
 
 def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Intervals are the score interval and cover what they should; P(closer) is what brute force counts."""
+"""Intervals are the score interval and cover what they should; P(closer) is what brute force
+counts."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ def test_wilson_is_the_score_interval() -> None:
         figure = wilson(hits, n)
         for bound in (figure.low, figure.high):
             if 0 < bound < 1:  # the score test is exactly at its limit there
-                assert abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n) == pytest.approx(1.96, abs=1e-3)
+                assert abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n) == pytest.approx(
+                    1.96, abs=1e-3
+                )
     assert wilson(0, 2000).high == pytest.approx(0.0019, abs=1e-4)
     assert (wilson(0, 9).low, wilson(9, 9).high) == (0, 1)
 
@@ -26,7 +29,9 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
     slow = bootstrap(lambda a: float(a.mean()), (values,), np.random.default_rng(2))
     assert (slow.low, slow.high) == pytest.approx((figure.low, figure.high))
     fewer = values[:500]
-    both = bootstrap(lambda a, b: float(a.mean() - b.mean()), (values, fewer), np.random.default_rng(3))
+    both = bootstrap(
+        lambda a, b: float(a.mean() - b.mean()), (values, fewer), np.random.default_rng(3)
+    )
     error = np.sqrt(values.var() / 2000 + fewer.var() / 500)
     assert both.value == pytest.approx(values.mean() - fewer.mean())
     assert (both.high - both.low) / error == pytest.approx(2 * 1.96, abs=0.2)
@@ -34,7 +39,12 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
 
 def test_an_interval_includes_its_ends_and_is_scaled_as_a_whole() -> None:
     figure = Figure(0.5, 0.25, 1.0)
-    assert [figure.includes(value) for value in (0.24, 0.25, 1.0, 1.01)] == [False, True, True, False]
+    assert [figure.includes(value) for value in (0.24, 0.25, 1.0, 1.01)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert str(figure) == "0.50 (0.25 to 1.00)"
     assert figure.scaled(4) == Figure(2.0, 1.0, 4.0)
     assert Figure.exactly(3).scaled(2) == Figure.exactly(6)

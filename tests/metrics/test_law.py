@@ -13,9 +13,13 @@ def law(u: float, bend: float, slope: float) -> Law:
     return Law(SIZES[-1], np.array([np.log(u), np.log(u / bend), slope]), np.zeros((3, 3)))
 
 
-@pytest.mark.parametrize("true", [law(2, 0.5, 0.4), law(0.5, 1, 0.3), law(0.01, 0.3, 0.4), law(30, 0.1, 0.2)])
+@pytest.mark.parametrize(
+    "true", [law(2, 0.5, 0.4), law(0.5, 1, 0.3), law(0.01, 0.3, 0.4), law(30, 0.1, 0.2)]
+)
 def test_the_law_is_recovered_and_predicts_a_hundred_times_the_images(true: Law) -> None:
-    found = fit_law(SIZES, [true.log_copy(n) for n in SIZES], [4] * len(SIZES), 2 * np.exp(true.parameters[0]))
+    found = fit_law(
+        SIZES, [true.log_copy(n) for n in SIZES], [4] * len(SIZES), 2 * np.exp(true.parameters[0])
+    )
     assert found is not None
     for times in (10, 100):
         truth = np.exp(-true.log_copy(times * SIZES[-1]))
@@ -64,12 +68,15 @@ def test_nothing_is_said_of_a_corpus_without_a_competitor() -> None:
 
 
 def test_where_nothing_is_seen_the_priors_speak() -> None:
-    """b is about 0.3, g about 0.4; u is known to its Poisson count and 5 %, f to that of its events and 3 %."""
+    """b is about 0.3, g about 0.4; u is known to its Poisson count and 5 %, f to that of its events
+    and 3 %."""
     found = fit_law([4000], [0.001], [2], 0.002)
     assert found is not None
     scale, bend, slope = found.parameters
     assert np.exp(scale - bend) == pytest.approx(0.3, rel=0.02)
     assert slope == pytest.approx(0.4, abs=0.005)
     events, of_u = 0.001 * 4000 * 2, 2 / (0.002 * 4000) + 0.05**2
-    assert found.covariance[0, 0] == pytest.approx(1 / (1 / (1 / events + 0.03**2) + 1 / of_u), rel=0.02)
+    assert found.covariance[0, 0] == pytest.approx(
+        1 / (1 / (1 / events + 0.03**2) + 1 / of_u), rel=0.02
+    )
     assert np.sqrt(np.diag(found.covariance)[1:]) == pytest.approx([2.0, 0.2], rel=0.06)

@@ -1,4 +1,5 @@
-"""The literature's measures of memorization agree with brute force and with SciPy, and find what was planted."""
+"""The literature's measures of memorization agree with brute force and with SciPy, and find what
+was planted."""
 
 from pathlib import Path
 
@@ -58,15 +59,19 @@ def test_f_mem_and_authenticity_agree_with_brute_force(
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_of_images_that_are_equally_near_the_first_counts(threads: int) -> None:
-    """Codes of 7 levels are thirds, whose sums round: which neighbour comes out nearer depends on the summing."""
+    """Codes of 7 levels are thirds, whose sums round: which neighbour comes out nearer depends on
+    the summing."""
     rng = np.random.default_rng(2)
     digits = rng.integers(0, 6, (20, 16, 3))
     radix = np.array([1, 7, 49])
-    near = digits[:, None] + np.eye(48, dtype=int).reshape(48, 16, 3)  # each one level away, in another digit
+    # each one level away, in another digit
+    near = digits[:, None] + np.eye(48, dtype=int).reshape(48, 16, 3)
     order = rng.permutation(20 * 48)
     with threadpool_limits(threads):
         found = m.two_nearest(
-            (digits @ radix).astype(np.uint16), (near @ radix).reshape(-1, 16)[order].astype(np.uint16), (7, 7, 7)
+            (digits @ radix).astype(np.uint16),
+            (near @ radix).reshape(-1, 16)[order].astype(np.uint16),
+            (7, 7, 7),
         )
     assert found.rows.tolist() == [np.flatnonzero(order // 48 == i)[0] for i in range(20)]
     assert found.second == pytest.approx(found.first)
@@ -79,11 +84,13 @@ def test_one_training_image_has_no_second(training: NDArray[np.uint16]) -> None:
 
 
 def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
-    """Without ties the z-score of a cell is (U - nm / 2) / sqrt(nm (n + m + 1) / 12), as in the authors' code."""
+    """Without ties the z-score of a cell is (U - nm / 2) / sqrt(nm (n + m + 1) / 12), as in the
+    authors' code."""
     rng = np.random.default_rng(4)
     a = rng.random(90)
     b = rng.random(120) + 0.1
-    cells = rng.integers(0, 3, 90), rng.integers(0, 4, 120)  # nothing was generated in the last cell
+    # nothing was generated in the last cell
+    cells = rng.integers(0, 3, 90), rng.integers(0, 4, 120)
     total = 0.0
     for cell in range(3):
         mine, real = a[cells[0] == cell], b[cells[1] == cell]
@@ -93,12 +100,17 @@ def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
     assert m.data_copying(a, b, cells) == pytest.approx(total / np.count_nonzero(cells[1] < 3))
     assert np.isnan(m.data_copying(a, b, (cells[0], cells[1] + 10)))
     five, four = np.zeros(5, int), np.zeros(4, int)  # too few for a normal statistic
-    few = [m.data_copying(a[: len(x)], b[: len(y)], (x, y)) for x, y in ((five, five), (five, four), (four, five))]
+    few = [
+        m.data_copying(a[: len(x)], b[: len(y)], (x, y))
+        for x, y in ((five, five), (five, four), (four, five))
+    ]
     assert np.isnan(few).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("levels", [(8, 8, 8), (5, 4, 3)])
-def test_near_copies_agree_with_brute_force(levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_copies_agree_with_brute_force(
+    levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(m, "PAIRS", 200)  # seven sequences at a time
     rng = np.random.default_rng(5)
     radix = np.cumprod([1, *levels[:-1]])
@@ -107,7 +119,9 @@ def test_near_copies_agree_with_brute_force(levels: tuple[int, ...], monkeypatch
     digits = fsq_digits(sequences, levels) + rng.integers(-1, 2, (25, 6, 3))
     digits[::3, 2, 1] += 1  # two levels, here and there
     sequences = (digits.clip(0, np.array(levels) - 1) @ radix).astype(np.uint16)
-    apart = np.abs(fsq_digits(sequences, levels)[:, None].astype(int) - fsq_digits(training, levels)[None])
+    apart = np.abs(
+        fsq_digits(sequences, levels)[:, None].astype(int) - fsq_digits(training, levels)[None]
+    )
     wanted = (apart.max((2, 3)) <= 1).any(1)
     assert 0 < wanted.mean() < 1
     assert m.near_copies(sequences, training, levels).tolist() == wanted.tolist()

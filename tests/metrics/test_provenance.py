@@ -39,7 +39,8 @@ def test_without_codes_a_step_is_another_token(tmp_path: Path) -> None:
 
 def test_surprise_is_the_share_of_images_with_the_token_there(index: Index) -> None:
     tokens = np.concatenate([TRAINING[:3], np.full((1, 8), 511, np.uint16)])
-    shares = (TRAINING[None] == tokens[:, None]).sum(1).clip(1) / 40  # what stands nowhere counts as once
+    # what stands nowhere counts as once
+    shares = (TRAINING[None] == tokens[:, None]).sum(1).clip(1) / 40
     assert unigram_bits(index, tokens) == pytest.approx(-np.log2(shares))
 
 
@@ -68,7 +69,9 @@ def test_runs_are_those_found_one_by_one(seed: int) -> None:
             while first + length < k and joined(first + length):
                 length += 1
             if length >= 4:
-                wanted.append([first, length, round(float(surprise[first : first + length].sum()), 1)])
+                wanted.append(
+                    [first, length, round(float(surprise[first : first + length].sum()), 1)]
+                )
     assert wanted
     assert copied_runs(sources, steps, surprise) == sorted(wanted, key=lambda run: -run[2])
 
@@ -79,17 +82,31 @@ def test_pictures_are_described_by_their_tokens(index: Index) -> None:
     tokens = np.stack([TRAINING[3], touched])
     sources = np.stack([np.repeat([3, 6], 8).reshape(2, 8), np.tile(np.arange(8), (2, 1))], 2)
     copy, near = describe_pictures(index, tokens, Samples(tokens, sources), Aligned(context=0))
-    assert (copy["kind"], copy["differs"], copy["longest_run"], copy["same"]) == ("exact_copies", 0, 8, "1" * 8)
-    assert (near["kind"], near["differs"], near["longest_run"], near["same"]) == ("mosaics", 1, 7, "0" + "1" * 7)
+    assert (copy["kind"], copy["differs"], copy["longest_run"], copy["same"]) == (
+        "exact_copies",
+        0,
+        8,
+        "1" * 8,
+    )
+    assert (near["kind"], near["differs"], near["longest_run"], near["same"]) == (
+        "mosaics",
+        1,
+        7,
+        "0" + "1" * 7,
+    )
     assert copy["nearest"] == copy["nearest_in_codes"] == index.images[3, :2].tolist()
     assert near["nearest"] == near["nearest_in_codes"] == index.images[6, :2].tolist()
-    codes = fsq_codes(np.concatenate([touched[None], TRAINING]), LEVELS).reshape(41, -1).astype(float)
+    codes = (
+        fsq_codes(np.concatenate([touched[None], TRAINING]), LEVELS).reshape(41, -1).astype(float)
+    )
     first, second = np.sort(np.linalg.norm(codes[1:] - codes[0], axis=1))[:2]
     assert (copy["gap_ratio"], near["gap_ratio"]) == (0, round(first / second, 3))
     assert near["steps"] == [1, *[0] * 7]
     assert copy["runs"] == [[0, 8, pytest.approx(unigram_bits(index, tokens)[0].sum(), abs=0.06)]]
     assert [run[:2] for run in near["runs"]] == [[1, 7]]
-    assert copy["log2_probability"] == pytest.approx(-unigram_bits(index, tokens)[0].sum(), abs=0.06)
+    assert copy["log2_probability"] == pytest.approx(
+        -unigram_bits(index, tokens)[0].sum(), abs=0.06
+    )
     assert (near["log2_probability"] is None) == (touched[0] not in TRAINING[:, 0])
     reasons = np.full((2, 8, 2), -1)
     reasons[1, 3:5] = [[2, 0], [1, -1]]

@@ -3,7 +3,14 @@
 import importlib
 
 from imagegram.metrics.intervals import Figure
-from imagegram.metrics.registry import BY_KEY, COHERENCE, COLUMNS, EXACT_COPY_PROBABILITY, METRICS, OTHERS
+from imagegram.metrics.registry import (
+    BY_KEY,
+    COHERENCE,
+    COLUMNS,
+    EXACT_COPY_PROBABILITY,
+    METRICS,
+    OTHERS,
+)
 
 
 def test_every_metric_is_computed_where_the_table_says() -> None:
@@ -16,15 +23,23 @@ def test_every_metric_is_computed_where_the_table_says() -> None:
 def test_what_is_not_shown_is_in_the_csv_alone() -> None:
     hidden = {metric.key for metric in METRICS} - {metric.key for metric in COLUMNS}
     assert hidden == {"left_out_bits", "pieces", "copied_share", "nearest_in_codes"}
-    assert BY_KEY["f_mem"].meaning.endswith(" codes (better: lower, as for real images; Yoon et al., 2023)")
+    assert BY_KEY["f_mem"].meaning.endswith(
+        " codes (better: lower, as for real images; Yoon et al., 2023)"
+    )
 
 
 def test_cells_show_small_probabilities_and_dashes() -> None:
     key = EXACT_COPY_PROBABILITY.key
-    assert EXACT_COPY_PROBABILITY.cell({key: Figure(7.2e-10, 7e-10, 8e-10)}) == ("7.2e-10", "7.0e-10 to 8.0e-10")
+    assert EXACT_COPY_PROBABILITY.cell({key: Figure(7.2e-10, 7e-10, 8e-10)}) == (
+        "7.2e-10",
+        "7.0e-10 to 8.0e-10",
+    )
     assert EXACT_COPY_PROBABILITY.text({key: Figure.exactly(0.395)}) == "0.395 (exact)"
     assert all(metric.text({}) == "-" for metric in COLUMNS)
-    assert COHERENCE.cell({"cannot_be_told": {"coherence": 2}}) == ("cannot be told", "from 2 images")
+    assert COHERENCE.cell({"cannot_be_told": {"coherence": 2}}) == (
+        "cannot be told",
+        "from 2 images",
+    )
     assert COHERENCE.text({"cannot_be_told": {"coherence": 1}}) == "cannot be told (from 1 image)"
 
 
@@ -32,5 +47,8 @@ def test_extraction_is_shown_after_the_first_half_beside_that_of_held_out_images
     chances = {"1": Figure(1e-9, 0, 1), "8": Figure(7.8e-5, 0, 1)}
     real = {"1": Figure(1e-12, 0, 1), "8": Figure(8.8e-10, 0, 1)}
     extraction = BY_KEY["extraction"]
-    assert extraction.cell({"extraction": {"training": chances, "held_out": real}}) == ("7.8e-05", "held out: 8.8e-10")
+    assert extraction.cell({"extraction": {"training": chances, "held_out": real}}) == (
+        "7.8e-05",
+        "held out: 8.8e-10",
+    )
     assert extraction.cell({"extraction": {"training": chances}}) == ("7.8e-05", "")

@@ -25,11 +25,14 @@ def other(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def space() -> m.Space:
-    """Gaussian features in 12 dimensions; of the generated ones a third are copies of training images."""
+    """Gaussian features in 12 dimensions; of the generated ones a third are copies of training
+    images."""
     rng = np.random.default_rng(0)
     real = rng.standard_normal((400 + 2 * N, 12)).astype(np.float32)
     training, held_out, reference = np.split(real, [400, 400 + N])
-    generated = np.concatenate([training[: N // 3], 0.7 * rng.standard_normal((N - N // 3, 12))]).astype(np.float32)
+    generated = np.concatenate(
+        [training[: N // 3], 0.7 * rng.standard_normal((N - N // 3, 12))]
+    ).astype(np.float32)
     return m.Space(generated, held_out, reference, training)
 
 
@@ -42,7 +45,9 @@ def doubles(space: m.Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return space.generated.astype(np.float64), space.reference.astype(np.float64)
 
 
-def test_precision_recall_density_and_coverage_are_those_of_prdc(space: m.Space, compared: m.Compared) -> None:
+def test_precision_recall_density_and_coverage_are_those_of_prdc(
+    space: m.Space, compared: m.Compared
+) -> None:
     prdc = other("prdc")
     generated, reference = doubles(space)
     wanted = prdc.compute_prdc(reference, generated, nearest_k=m.K)
@@ -51,14 +56,21 @@ def test_precision_recall_density_and_coverage_are_those_of_prdc(space: m.Space,
 
 
 @pytest.mark.parametrize("far", [1, 3])
-def test_precision_recall_density_and_coverage_agree_with_brute_force(space: m.Space, far: int) -> None:
+def test_precision_recall_density_and_coverage_agree_with_brute_force(
+    space: m.Space, far: int
+) -> None:
     """As they are, and with two thirds of the images far from all real ones."""
     generated, reference = doubles(space)
     generated[N // 3 :] *= far
 
     def balls(centres: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
         radii = [sorted(np.linalg.norm(centres - centre, axis=1))[m.K] for centre in centres]
-        return np.array([[np.linalg.norm(p - c) < r for c, r in zip(centres, radii, strict=True)] for p in points])
+        return np.array(
+            [
+                [np.linalg.norm(p - c) < r for c, r in zip(centres, radii, strict=True)]
+                for p in points
+            ]
+        )
 
     inside = balls(reference, generated)
     found = m.Compared(space, generated).measure(np.arange(N))
@@ -108,9 +120,12 @@ def test_kid_and_rke_agree_with_sums_over_pairs(space: m.Space, compared: m.Comp
     found = compared.measure(rows)
     assert found["kid"] == pytest.approx(wanted)
 
-    # RKE: the eigenvalues of the kernel matrix over n sum to 1, and the entropy of order 2 is -ln of their squares.
+    # RKE: the eigenvalues of the kernel matrix over n sum to 1, and the entropy of order 2 is -ln
+    # of their squares.
     real = doubles(space)[1]
-    width = np.sqrt(np.median([np.square(real[i] - real[j]).sum() for i in range(N) for j in range(i)]))
+    width = np.sqrt(
+        np.median([np.square(real[i] - real[j]).sum() for i in range(N) for j in range(i)])
+    )
     eigenvalues = np.linalg.eigvalsh(np.exp(-np.square(cdist(a, a) / (width / 2)) / 2) / len(a))
     assert found["rke"] == pytest.approx(1 / np.square(eigenvalues).sum())
 
@@ -161,6 +176,9 @@ def test_a_third_of_copies_is_seen_and_held_out_images_are_not_accused(space: m.
 
 def test_near_duplicates_are_found_by_their_pixels() -> None:
     known = np.stack([scene(1, i)[0] for i in range(30)]).transpose(0, 3, 1, 2) // 2
-    mine = np.concatenate([known[:3] + 60, known[3:6], known[6:9] + 5])  # the first three in other levels
+    # the first three in other levels
+    mine = np.concatenate([known[:3] + 60, known[3:6], known[6:9] + 5])
     hashes = [perceptual_hashes(pixels) for pixels in (mine, known)]
-    assert m.near_duplicates(mine, hashes[0], (known, hashes[1])).tolist() == [False] * 3 + [True] * 6
+    assert (
+        m.near_duplicates(mine, hashes[0], (known, hashes[1])).tolist() == [False] * 3 + [True] * 6
+    )

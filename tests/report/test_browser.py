@@ -1,7 +1,8 @@
-"""The page in a browser: nothing is fetched, nothing is an obstacle, and pointing shows what the files say.
+"""The page in a browser: nothing is fetched, nothing is an obstacle, and pointing shows what the
+files say.
 
-Runs where Chromium is installed, with playwright and axe-core from requirements-page.txt: `make test-page`.
-"""
+Runs where Chromium is installed, with playwright and axe-core from requirements-page.txt: `make
+test-page`."""
 
 import re
 import shutil
@@ -16,11 +17,17 @@ import pytest
 from imagegram.report.page import Sources, write_stopped_page
 from tests.support.nights import small_night
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 if not CHROMIUM:
     pytest.skip("no Chromium in the PATH", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test-page installs it")
-axe_package = pytest.importorskip("axe_playwright_python", reason="axe-core is missing: make test-page installs it")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is missing: make test-page installs it"
+)
+axe_package = pytest.importorskip(
+    "axe_playwright_python", reason="axe-core is missing: make test-page installs it"
+)
 
 AXE = Path(axe_package.__file__).parent / "axe.min.js"
 WIDE = {"width": 1280, "height": 900}
@@ -43,7 +50,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, night: Sources) -> Iterator[Any]:
-    """A function that opens the page; at the end nothing must have been asked for, and no error reported."""
+    """A function that opens the page; at the end nothing must have been asked for, and no error
+    reported."""
     asked: list[str] = []
     errors: list[str] = []
     contexts = []
@@ -68,11 +76,14 @@ def show(browser: Any, night: Sources) -> Iterator[Any]:
 
 
 def check_with_axe(page: Any) -> None:
-    """Fail on a serious violation of axe-core's rules, and where the page is wider than the window."""
+    """Fail on a serious violation of axe-core's rules, and where the page is wider than the
+    window."""
     page.add_script_tag(content=AXE.read_text())
     violations = page.evaluate("axe.run()")["violations"]
     grave = [one for one in violations if one["impact"] in ("serious", "critical")]
-    assert not grave, [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in grave]
+    assert not grave, [
+        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]]) for one in grave
+    ]
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
 
 
@@ -80,11 +91,15 @@ def check_with_axe(page: Any) -> None:
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
 def test_axe_finds_no_serious_violation(show: Any, viewport: dict[str, int], scheme: str) -> None:
     page = show(f"#{NAME}/2/3", viewport, scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => { details.open = true; })"
+    )
     check_with_axe(page)
 
 
-def test_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, tmp_path: Path) -> None:
+def test_the_page_of_a_stopped_night_can_be_read(
+    browser: Any, night: Sources, tmp_path: Path
+) -> None:
     failed = replace(night.night, failed={"building the index": "no room"})
     page = browser.new_page(viewport=NARROW, color_scheme="dark")
     page.goto(write_stopped_page(tmp_path, failed).as_uri())
@@ -92,13 +107,17 @@ def test_the_page_of_a_stopped_night_can_be_read(browser: Any, night: Sources, t
     page.close()
 
 
-def test_no_link_of_a_page_that_was_sent_alone_leads_nowhere(browser: Any, night: Sources, tmp_path: Path) -> None:
+def test_no_link_of_a_page_that_was_sent_alone_leads_nowhere(
+    browser: Any, night: Sources, tmp_path: Path
+) -> None:
     shutil.copy(night.out / "report.html", tmp_path)
     said = "lies in the folder of the night, which is not beside this page"
     for out in (night.out, tmp_path):
         page = browser.new_page(viewport=WIDE)
         page.goto((out / "report.html").as_uri() + f"#{NAME}/3")
-        links = page.evaluate("[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))")
+        links = page.evaluate(
+            "[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))"
+        )
         outside = [link for link in links if not link.startswith(("#", "data:"))]
         assert outside == [f"generated/{NAME}-seed3/image_0003.png"]
         page.get_by_role("link", name="at full size").click()
@@ -129,7 +148,9 @@ def test_hovering_a_cell_shows_its_source(show: Any, night: Sources) -> None:
         bar.scroll_into_view_if_needed()
         box = bar.bounding_box()
         for token in range(8):
-            page.mouse.move(box["x"] + box["width"] * (token + 0.5) / 8, box["y"] + box["height"] / 2)
+            page.mouse.move(
+                box["x"] + box["width"] * (token + 0.5) / 8, box["y"] + box["height"] / 2
+            )
             assert said_of(page).startswith(f"Token {token + 1} of 8 is ")
             assert expected(night, NAME, picture, token) in said_of(page)
     page.locator(".tokens button").nth(4).hover()
@@ -157,8 +178,11 @@ def test_the_keyboard_reaches_everything(show: Any, night: Sources) -> None:
     reached = set()
     for _ in range(reachable):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"  # it is seen
+        reached.add(
+            page.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)")
+        )
+        # it is seen
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     assert len(reached) == reachable
 
     # From a picture to the next, into its tokens, and along them.
@@ -187,7 +211,9 @@ def test_the_gallery_is_sorted_and_two_galleries_stand_side_by_side(show: Any) -
     page.select_option("#choose", NAME)
     page.select_option("#beside", "copies")
     galleries = [page.locator(f'section[id="{name}"]').bounding_box() for name in (NAME, "copies")]
-    assert galleries[0]["y"] == galleries[1]["y"] or abs(galleries[0]["x"] - galleries[1]["x"]) > 100
+    assert (
+        galleries[0]["y"] == galleries[1]["y"] or abs(galleries[0]["x"] - galleries[1]["x"]) > 100
+    )
     page.select_option("#order", "nearest")
     labels = page.locator(f'section[id="{NAME}"] .picture .sprite').evaluate_all(
         "all => all.map((e) => e.getAttribute('aria-label'))"
@@ -199,7 +225,9 @@ def test_the_gallery_is_sorted_and_two_galleries_stand_side_by_side(show: Any) -
     assert first.startswith("copies")
 
 
-def test_a_link_shares_what_is_seen_and_a_source_lists_its_pictures(show: Any, night: Sources) -> None:
+def test_a_link_shares_what_is_seen_and_a_source_lists_its_pictures(
+    show: Any, night: Sources
+) -> None:
     page = show(f"#{NAME}/2/3")
     page.select_option("#beside", "copies")
     page.select_option("#order", "copied")
@@ -211,4 +239,6 @@ def test_a_link_shares_what_is_seen_and_a_source_lists_its_pictures(show: Any, n
         "copied",
     ]
     assert said_of(again) == said_of(page)
-    assert f"#{NAME}/2" in again.locator(".gave a").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
+    assert f"#{NAME}/2" in again.locator(".gave a").evaluate_all(
+        "all => all.map((a) => a.getAttribute('href'))"
+    )

@@ -1,4 +1,5 @@
-"""Anyone's pictures are measured from the command line: copies are seen, wrong input is one line."""
+"""Anyone's pictures are measured from the command line: copies are seen, wrong input is one
+line."""
 
 import csv
 import json
@@ -32,7 +33,8 @@ def digits() -> Pixels:
 
 @pytest.fixture
 def sets(tmp_path: Path, digits: Pixels) -> Path:
-    """A folder with 300 training images, 160 held-out ones, and samples: `fifth` copies a fifth, `real` nothing."""
+    """A folder with 300 training images, 160 held-out ones, and samples: `fifth` copies a fifth,
+    `real` nothing."""
     real = digits[500:580]
     known = {"training": digits[:300], "held_out": digits[300:460], "real": real}
     for name, images in (known | {"fifth": np.concatenate([digits[:16], real[:64]])}).items():
@@ -51,15 +53,21 @@ def test_a_generator_that_copies_a_fifth_is_seen_and_real_images_are_not_accused
 ) -> None:
     assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
     said = capsys.readouterr().out
-    assert "Some of these pictures are copies: near-duplicates 20.0 % (12.7 to 30.0), of held-out real ones 0 %" in said
+    assert (
+        "Some of these pictures are copies: near-duplicates 20.0 % (12.7 to 30.0), of held-out "
+        "real ones 0 %" in said
+    )
     record = json.loads((sets / "out" / "figures.json").read_text())
     assert record["images"] == 80
     assert record["training_images"] == 300
     f_mem = record["figures"]["pixels"]["generated"]["f_mem"]
     assert f_mem["low"] > 0.15 or f_mem["value"] == pytest.approx(0.2, abs=0.03)
     rows = list(csv.DictReader((sets / "out" / "images.csv").open()))
-    copied = [row for row in rows[:16] if row["image"] == row["nearest"] and float(row["calibrated"]) == 0]
-    assert len(copied) == 16  # row i of the samples is row i of the training images: the worst come first
+    copied = [
+        row for row in rows[:16] if row["image"] == row["nearest"] and float(row["calibrated"]) == 0
+    ]
+    # row i of the samples is row i of the training images: the worst come first
+    assert len(copied) == 16
     page = (sets / "out" / "report.html").read_text()
     assert "Some of these pictures are copies" in page
     assert page.count("<li><figure>") == 80 + 12
@@ -114,7 +122,8 @@ def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixt
     rng = np.random.default_rng(0)
     own = {"fifth": 80, "training": 300, "held_out": 160}
     arrays = {name: rng.standard_normal((rows, 10)) for name, rows in own.items()}
-    arrays["fifth"][40:] = arrays["training"][:40]  # half of the samples are copies in these features
+    # half of the samples are copies in these features
+    arrays["fifth"][40:] = arrays["training"][:40]
     paths = {name: sets / f"{name}.npy" for name in own}
     for name, array in arrays.items():
         np.save(paths[name], array)
@@ -154,13 +163,27 @@ def test_wrong_input_is_one_line(
     large = digits[600:700].repeat(2, 1).repeat(2, 2)
     np.savez(sets / "large.npz", images=large)
     wrong = said(*both, "--held-out", sets / "large.npz", NO_NETWORK)
-    assert re.search(r"different sizes: .*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16", wrong)
+    assert re.search(
+        r"different sizes: .*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16",
+        wrong,
+    )
     assert "--images is at least 20" in said(*both, "--held-out", held_out, "--images", 5)
     with monkeypatch.context() as patch:
         patch.setattr("imagegram.metrics.instrument.memory_available", lambda: 1_000_000)
-        assert "need 0.0 GB of memory: give a part" in said(*both, "--held-out", held_out, NO_NETWORK)
+        assert "need 0.0 GB of memory: give a part" in said(
+            *both, "--held-out", held_out, NO_NETWORK
+        )
     assert not (sets / "wrong" / "figures.json").exists()
-    words = [*both, "--held-out", sets / "large.npz", NO_NETWORK, "--size", 8, "--out", sets / "sized"]
+    words = [
+        *both,
+        "--held-out",
+        sets / "large.npz",
+        NO_NETWORK,
+        "--size",
+        8,
+        "--out",
+        sets / "sized",
+    ]
     assert run(*words) == 0
 
 
@@ -178,9 +201,12 @@ def test_folders_and_pictures_that_cannot_be_read(
     assert json.loads((sets / "out" / "figures.json").read_text())["images"] == 49
 
 
-@pytest.mark.skipif(not NETWORK, reason="EfficientNet-Lite0 is not installed (requirements-features.txt)")
+@pytest.mark.skipif(
+    not NETWORK, reason="EfficientNet-Lite0 is not installed (requirements-features.txt)"
+)
 def test_efficientnet_knows_its_classes() -> None:
-    """A flat picture and a checkered one differ; features of a picture do not depend on its batch."""
+    """A flat picture and a checkered one differ; features of a picture do not depend on its
+    batch."""
     import torch
 
     network = efficientnet()
@@ -202,6 +228,8 @@ def test_without_the_network_a_line_says_how_to_get_it(
     assert "requirements-features.txt" in capsys.readouterr().out
     assert run(*asked(sets, "real", "--images", 20)) == 0
     assert "nothing to do" in capsys.readouterr().out
-    monkeypatch.setattr("imagegram.report.measured.find_spec", lambda name: None if NETWORK else name)
+    monkeypatch.setattr(
+        "imagegram.report.measured.find_spec", lambda name: None if NETWORK else name
+    )
     assert run(*asked(sets, "real", "--images", 20)) == 0  # installed, or gone, in the meantime
     assert "nothing to do" not in capsys.readouterr().out

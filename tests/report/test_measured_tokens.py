@@ -23,13 +23,16 @@ def images(n: int, seed: int) -> Array:
     """Sequences as FlexTok's, [n, 256]: each near one of five."""
     digits = np.random.default_rng(7).integers(0, LEVELS, (5, LENGTH, 6))
     rng = np.random.default_rng(seed)
-    digits = digits[rng.integers(0, 5, n)] + np.rint(0.6 * rng.standard_normal((n, LENGTH, 6))).astype(int)
+    digits = digits[rng.integers(0, 5, n)] + np.rint(
+        0.6 * rng.standard_normal((n, LENGTH, 6))
+    ).astype(int)
     return (digits.clip(0, LEVELS - 1) @ np.cumprod([1, *LEVELS[:-1]])).astype(np.uint16)
 
 
 @pytest.fixture
 def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """flextok.npy: 200 sequences; samples.npy: 40, of which ten are copies and five hold half of another one;
+    """flextok.npy: 200 sequences; samples.npy: 40, of which ten are copies and five hold half of
+    another one;
     whole.npy: 120 of 256 tokens."""
     monkeypatch.chdir(tmp_path)
     training = images(200, 0)[:, :SHORT]
@@ -47,7 +50,9 @@ def test_from_an_npy_to_the_page_in_four_commands_without_a_codec(
     arrays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = ["build", "--tokens", "whole.npy", "--index", "index", "--index-input", "input"]
-    assert run_script(index_command.main, index_command.Build | index_command.Verify, None, built) == 0
+    assert (
+        run_script(index_command.main, index_command.Build | index_command.Verify, None, built) == 0
+    )
     assert run("predict", "whole") == 0
     drawn = ["aligned", "--index", "index", "--sequences", "30", "--out", "drawn"]
     assert run_script(generate_images.main, generate_images.Config, None, drawn) == 0
@@ -64,8 +69,19 @@ def test_from_an_npy_to_the_page_in_four_commands_without_a_codec(
     assert json.loads(Path("whole/manifest.json").read_text())["levels"] == LEVELS.tolist()
 
 
-def test_copies_and_runs_are_found_with_their_sources(arrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["tokens", "samples.npy", "--training", "flextok.npy", "--held-out", "held_out.npy", "--out", "out"]
+def test_copies_and_runs_are_found_with_their_sources(
+    arrays: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "tokens",
+        "samples.npy",
+        "--training",
+        "flextok.npy",
+        "--held-out",
+        "held_out.npy",
+        "--out",
+        "out",
+    ]
     assert run(*words, "--samplers", "ntd", "smoothed") == 0
     said = capsys.readouterr().out
     assert "Some of these sequences are copies: exact copies 25.0 %" in said
@@ -89,7 +105,9 @@ def test_copies_and_runs_are_found_with_their_sources(arrays: Path, capsys: pyte
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_pictures_are_shown_where_a_function_decodes(arrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_are_shown_where_a_function_decodes(
+    arrays: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("mine.py").write_text(
         "import numpy as np\n"
         "def decode(tokens):\n"
@@ -98,11 +116,24 @@ def test_pictures_are_shown_where_a_function_decodes(arrays: Path, capsys: pytes
         "def wrong(tokens):\n"
         "    return tokens\n"
     )
-    words = ["tokens", "samples.npy", "--training", "flextok.npy", "--out", "out", "--samplers", "ntd"]
+    words = [
+        "tokens",
+        "samples.npy",
+        "--training",
+        "flextok.npy",
+        "--out",
+        "out",
+        "--samplers",
+        "ntd",
+    ]
     assert run(*words, "--decode", "mine:decode") == 0
     assert "its nearest training sequence" in Path("out/report.html").read_text()
     capsys.readouterr()
-    for function, said in (("mine:nothing", "is no function"), ("gone:x", "is no function"), ("mine:wrong", "gave")):
+    for function, said in (
+        ("mine:nothing", "is no function"),
+        ("gone:x", "is no function"),
+        ("mine:wrong", "gave"),
+    ):
         assert run(*words, "--decode", function, "--seed", 1) == 1
         assert said in one_line(capsys)
 
@@ -115,12 +146,18 @@ def test_wrong_tokens_are_one_line(arrays: Path, capsys: pytest.CaptureFixture[s
     np.save("floats.npy", np.zeros((50, LENGTH)))
     np.save("short.npy", images(50, 3)[:, :16])
     assert "float64" in said("floats.npy", "--training", "flextok.npy")
-    assert "16 tokens an image, the training images 48" in said("short.npy", "--training", "flextok.npy")
-    assert "the vocabulary has 512" in said("samples.npy", "--training", "flextok.npy", "--levels", 8, 8, 8)
+    assert "16 tokens an image, the training images 48" in said(
+        "short.npy", "--training", "flextok.npy"
+    )
+    assert "the vocabulary has 512" in said(
+        "samples.npy", "--training", "flextok.npy", "--levels", 8, 8, 8
+    )
     assert "no index in" in said("samples.npy", "--training", "nowhere", "--sequences", 1)
     assert "--sequences 0: at least 1" in said("samples.npy", "--sequences", 0)
     assert "cannot be read as .npy" in said("gone.npy", "--training", "flextok.npy")
-    assert "no sampler 'nobody'" in said("samples.npy", "--training", "flextok.npy", "--samplers", "nobody")
+    assert "no sampler 'nobody'" in said(
+        "samples.npy", "--training", "flextok.npy", "--samplers", "nobody"
+    )
 
 
 def test_ids_without_codes(arrays: Path) -> None:

@@ -1,4 +1,5 @@
-"""The page: one file that asks nobody for anything, whose links lead somewhere and whose colours can be read."""
+"""The page: one file that asks nobody for anything, whose links lead somewhere and whose colours
+can be read."""
 
 import csv
 import json
@@ -20,7 +21,8 @@ MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
 
 
 class Page(HTMLParser):
-    """What a test asks of the page: attributes of all elements, text, and the data of its script."""
+    """What a test asks of the page: attributes of all elements, text, and the data of its
+    script."""
 
     def __init__(self, file: Path):
         super().__init__()
@@ -79,7 +81,10 @@ def test_nothing_is_fetched_and_links_lead_to_what_is_there(night: Sources, page
 
 
 def test_phones_and_readers_of_screens_are_served(page: Page) -> None:
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.elements
+    assert (
+        "meta",
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    ) in page.elements
     assert ("html", {"lang": "en"}) in page.elements
     tags = [tag for tag, _ in page.elements]
     assert tags.count("h1") == tags.count("main") == 1
@@ -101,7 +106,10 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
-    light, dark = (dict(re.findall(r"--([a-z]+): (#\w{6})", block)) for block in page.style.split(":root {")[1:3])
+    light, dark = (
+        dict(re.findall(r"--([a-z]+): (#\w{6})", block))
+        for block in page.style.split(":root {")[1:3]
+    )
     assert light["paper"] != dark["paper"]
     for colours in (light, dark):
         for surface in ("paper", "card", "band"):
@@ -109,7 +117,8 @@ def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
                 assert contrast(colours[text], colours[surface]) >= 4.5, (text, surface, colours)
             for shape in ("edge", "focus"):
                 assert contrast(colours[shape], colours[surface]) >= 3, (shape, surface, colours)
-        for shape in (*PALETTE, *COLOURS.values(), *SPARE):  # cells of tokens and points of the plot
+        # cells of tokens and points of the plot
+        for shape in (*PALETTE, *COLOURS.values(), *SPARE):
             assert contrast(shape, colours["paper"]) >= 3, (shape, colours["paper"])
             assert contrast(shape, colours["card"]) >= 3, (shape, colours["card"])
 
@@ -140,10 +149,14 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
     data = json.loads(page.data)
     tokens = np.load(night.night.folder(night.out, "completes") / "tokens.npy")
     held_out = {
-        tuple(place): row for place, row in zip(night.held_out.origins.tolist(), night.held_out.tokens, strict=True)
+        tuple(place): row
+        for place, row in zip(night.held_out.origins.tolist(), night.held_out.tokens, strict=True)
     }
     training = np.unique(night.index.tokens[:, :6], axis=0)
-    rows = {tuple(place[:2]): row for place, row in zip(night.index.images.tolist(), night.index.tokens, strict=True)}
+    rows = {
+        tuple(place[:2]): row
+        for place, row in zip(night.index.images.tolist(), night.index.tokens, strict=True)
+    }
 
     def distances(row: np.ndarray, others: np.ndarray) -> np.ndarray:
         """In codes: the digits of base 3, each a unit apart."""
@@ -166,13 +179,21 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     page = Page(tmp_path / "report.html")
     assert "copies failed" in page.text
     assert "a reason with <angles>" in page.text
-    assert set(json.loads(page.data)["galleries"]) == {"two words", "unigram", "completes", "held-out"}
+    assert set(json.loads(page.data)["galleries"]) == {
+        "two words",
+        "unigram",
+        "completes",
+        "held-out",
+    }
 
 
 def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
     sources = small_night(tmp_path / "night")
     name = next(iter(DRAWS))
-    for old, message in (({"sampler": "soft"}, "no sampler 'soft'"), ({"sampler": None}, "an earlier version")):
+    for old, message in (
+        ({"sampler": "soft"}, "no sampler 'soft'"),
+        ({"sampler": None}, "an earlier version"),
+    ):
         report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
         report = json.loads(report_file.read_text())
         for stored in (report["request"], sources.night.samplers[name]):
@@ -187,22 +208,39 @@ def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
 def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     sources = small_night(tmp_path, datasets=(("shapes", 100),))
     page = Page(tmp_path / "report.html")
-    assert re.search(r"Coherence, density and coverage are missing: \d+ images are held out, 40 are needed", page.text)
+    assert re.search(
+        r"Coherence, density and coverage are missing: \d+ images are held out, 40 are needed",
+        page.text,
+    )
     assert "It cannot be told whether n-grams can generate these images" in page.text
     assert ": most like real images" not in page.text
     assert "No sampler can be better than this" in page.text
     manifest = sources.originals.folders[0].path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"shapes"', '"gone/for/good"'))
     folders = sources.index.token_folders()
-    write_page(Sources(tmp_path, sources.night, sources.index, sources.held_out, type(sources.originals)(folders)))
+    write_page(
+        Sources(
+            tmp_path,
+            sources.night,
+            sources.index,
+            sources.held_out,
+            type(sources.originals)(folders),
+        )
+    )
     page = Page(tmp_path / "report.html")
     assert "without a picture" in page.source or "s-real" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
 
 
-def test_no_page_names_the_folders_of_whoever_made_it(night: Sources, page: Page, tmp_path: Path) -> None:
+def test_no_page_names_the_folders_of_whoever_made_it(
+    night: Sources, page: Page, tmp_path: Path
+) -> None:
     index = replace(night.index, codec="/home/me/my_codec")
-    left = replace(night.night, command="overnight_run.py --out /home/me/night", failed={"x": "/home/me/night is full"})
+    left = replace(
+        night.night,
+        command="overnight_run.py --out /home/me/night",
+        failed={"x": "/home/me/night is full"},
+    )
     write_page(replace(night, out=tmp_path, night=left, index=index))
     assert "/home/me" not in (tmp_path / "report.html").read_text()
     assert ".../my_codec" in (tmp_path / "report.html").read_text()
@@ -217,11 +255,16 @@ def test_the_page_says_where_a_linear_codec_rebuilt_its_pictures(
     shutil.copytree(night.out, sources.out)
     text = " ".join(Page(write_page(sources)).text.split())
     said = f"what the codec {codec} makes of their 8 tokens (below). "
-    said += "It is a linear codec fitted to these images, no network: it paints nothing of its own. " * linear
+    said += (
+        "It is a linear codec fitted to these images, no network: it paints nothing of its own. "
+        * linear
+    )
     assert said + "No sampler can be better than this." in text
 
 
-def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sources, page: Page) -> None:
+def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(
+    night: Sources, page: Page
+) -> None:
     data = json.loads(page.data)
     assert data["galleries"]["copies"]["rebuilt"]
     assert not data["galleries"]["held-out"]["rebuilt"]
@@ -230,13 +273,17 @@ def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(night: Sourc
     exact = [i for i, fact in enumerate(facts) if fact["differs"] == 0]
     assert exact
     for i in exact:
-        assert (folder / f"nearest_{i:04d}.png").read_bytes() == (folder / f"image_{i:04d}.png").read_bytes()
+        assert (folder / f"nearest_{i:04d}.png").read_bytes() == (
+            folder / f"image_{i:04d}.png"
+        ).read_bytes()
     assert "the nearest training image, rebuilt by the same codec" in page.text
 
 
 def test_what_is_taken_away_has_the_figures_of_the_reports(night: Sources) -> None:
     folder = night.out / "figures"
-    report = json.loads((night.night.folder(night.out, "copies") / "report.json").read_text())["generated"]
+    report = json.loads((night.night.folder(night.out, "copies") / "report.json").read_text())[
+        "generated"
+    ]
     known = csv.DictReader((folder / "figures.csv").read_text().splitlines())
     values = {row["figure"]: float(row["value"]) for row in known if row["sampler"] == "copies"}
     assert values["closer_than_held_out"] == report["closer_than_held_out"]["value"]

@@ -12,7 +12,9 @@ from imagegram.samplers.draw import Draw
 def run(name: str, copies: float, closer: float | None, coherence: float | None) -> Run:
     """A run of which these figures are known."""
     known = {EXACT_COPIES.key: copies, CLOSER.key: closer, COHERENCE.key: coherence}
-    figures = {key: Figure(value, value, value) for key, value in known.items() if value is not None}
+    figures = {
+        key: Figure(value, value, value) for key, value in known.items() if value is not None
+    }
     return Run(name, Draw(Aligned()), Path(name), figures)
 
 
@@ -35,9 +37,13 @@ def test_without_coherence_nothing_is_the_best() -> None:
     few = run("a", 0, 0.5, None)
     assert best_of([few]) is None
     assert first_line(few) == (
-        "It cannot be told whether n-grams can generate these images: the coherence of their images was not measured."
+        "It cannot be told whether n-grams can generate these images: the coherence of their "
+        "images was not measured."
     )
-    assert "that takes 40 real images that are held out, and here are 27" in answer([few], 64, held_out=27)[0]
+    assert (
+        "that takes 40 real images that are held out, and here are 27"
+        in answer([few], 64, held_out=27)[0]
+    )
     few.figures["cannot_be_told"] = {COHERENCE.key: 5}
     assert "coherence cannot be told from 5 decoded images" in first_line(few)
     assert COHERENCE.text(few.figures) == "cannot be told (from 5 images)"
@@ -46,11 +52,17 @@ def test_without_coherence_nothing_is_the_best() -> None:
 def test_the_answer_says_what_keeps_the_best_from_being_like_real_images() -> None:
     few = run("few", 0, 0.46, 0.99)
     few.figures[EXACT_COPIES.key] = Figure(0, 0, 0.057)  # of 64 sequences
-    for closer, said in ((0.46, "copies more often than one in 100:"), (0.8, "nearer to"), (0.2, "further from")):
+    for closer, said in (
+        (0.46, "copies more often than one in 100:"),
+        (0.8, "nearer to"),
+        (0.2, "further from"),
+    ):
         few.figures[CLOSER.key] = Figure(closer, closer, closer)
         assert said in first_line(few)
         assert first_line(few).startswith("No:")
-    assert "copies of training images in 72% of all cases: those of a" in first_line(run("a", 0.72, 0.98, 1.0))
+    assert "copies of training images in 72% of all cases: those of a" in first_line(
+        run("a", 0.72, 0.98, 1.0)
+    )
     few.figures[CLOSER.key] = Figure(0.46, 0.2, 0.7)
     few.figures[EXACT_COPY_PROBABILITY.key] = Figure(5e-8, 1e-8, 1e-7)
     few.figures[COHERENCE.key] = Figure(0.99, 0.9, 1.1)

@@ -1,4 +1,5 @@
-"""Samplers by name: their fields, what they refuse, how they are described and read again, and what is drawn."""
+"""Samplers by name: their fields, what they refuse, how they are described and read again, and what
+is drawn."""
 
 import json
 from pathlib import Path
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.samplers import SAMPLERS, Aligned, Kernel, Sampler, Smoothed, sampler_from, sampler_named
+from imagegram.samplers import (
+    SAMPLERS,
+    Aligned,
+    Kernel,
+    Sampler,
+    Smoothed,
+    sampler_from,
+    sampler_named,
+)
 from imagegram.samplers.draw import Draw
 from overnight.plan import sweep
 from tests.support.corpora import index_of
@@ -34,7 +43,9 @@ SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
         ("kernel", {"top_p": 1.1}, "between 0 and 1"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(name: str, values: dict[str, float], message: str) -> None:
+def test_values_that_make_no_sense_are_refused(
+    name: str, values: dict[str, float], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         sampler_named(name, **values)
 
@@ -44,7 +55,9 @@ def test_an_anchor_that_no_image_shares_with_a_prompt_is_refused(tmp_path: Path)
     unknown = np.full((3, 2), 400, np.uint16)
     with pytest.raises(UserError, match="no training image has the anchor"):
         Aligned(anchor=1).sample(index, 3, np.random.default_rng(0), prefix=unknown)
-    known = Aligned(anchor=1).sample(index, 30, np.random.default_rng(0), prefix=index.tokens[:, :1])
+    known = Aligned(anchor=1).sample(
+        index, 30, np.random.default_rng(0), prefix=index.tokens[:, :1]
+    )
     assert np.array_equal(index.tokens[known.sources[:, 1, 0], 0], index.tokens[:, 0])
 
 
@@ -70,7 +83,13 @@ def test_what_is_drawn_is_described_and_read_again(tmp_path: Path) -> None:
     draw = Draw(Aligned(context=1), length=4, prompt=2)
     assert draw.describe() == "aligned: context 1, min_images 2, anchor 0, length 4, prompt 2"
     assert Draw.from_json(json.loads(json.dumps(draw.to_json()))) == draw
-    whole = [draw, Draw(Kernel()), Draw(Kernel(), length=5), Draw(Kernel(), length=4), Draw(Kernel(label="1"))]
+    whole = [
+        draw,
+        Draw(Kernel()),
+        Draw(Kernel(), length=5),
+        Draw(Kernel(), length=4),
+        Draw(Kernel(label="1")),
+    ]
     assert [one.is_whole(index) for one in whole] == [False, True, True, False, False]
     draw.check(index)
     for wrong, message in (

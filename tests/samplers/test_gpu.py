@@ -1,4 +1,5 @@
-"""The kernel sampler on a GPU, where there is one, in a process of its own: all other tests run on the CPU."""
+"""The kernel sampler on a GPU, where there is one, in a process of its own: all other tests run on
+the CPU."""
 
 import os
 import subprocess
@@ -25,16 +26,22 @@ print(torch.cuda.is_available())
 
 
 @pytest.mark.skipif(not Path("/dev/nvidia0").exists() or not GPUS, reason="no NVIDIA GPU")
-def test_a_gpu_predicts_and_draws_what_the_cpu_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_predicts_and_draws_what_the_cpu_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (60, 6)))
     expected = Kernel().probabilities(index, np.array(index.tokens[:20]))  # and the fit is kept
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"
+    }
     if GPUS != "all":
         environment["CUDA_VISIBLE_DEVICES"] = GPUS
     files = [tmp_path / "found.npy", tmp_path / "drawn.npy"]
     command = [sys.executable, "-c", ASK, str(index.path), *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
     if done.stdout.split()[-1] != "True":
         pytest.skip("this PyTorch cannot use the GPU")

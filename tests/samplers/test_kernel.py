@@ -1,4 +1,5 @@
-"""The kernel n-gram is the formula of its docstring, draws what it says, and learns from the training images alone."""
+"""The kernel n-gram is the formula of its docstring, draws what it says, and learns from the
+training images alone."""
 
 from pathlib import Path
 
@@ -41,34 +42,44 @@ def index(tmp_path: Path) -> Index:
 
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the votes of a hundred images are counted in blocks and tiles, the last of which is not full."""
+    """So that the votes of a hundred images are counted in blocks and tiles, the last of which is
+    not full."""
     monkeypatch.setattr(kernel_votes, "GROUP", 7)
     monkeypatch.setattr(kernel_votes, "TILE", 28)
     monkeypatch.setattr(kernel_votes, "ROWS", 3)
 
 
 def whole(y: torch.Tensor) -> torch.Tensor:
-    """The projected numbers of images [N, r], rounded as the votes see them: to 127 steps of the largest."""
+    """The projected numbers of images [N, r], rounded as the votes see them: to 127 steps of the
+    largest."""
     step = y.abs().max() / 127
     return step * (y / step).round()
 
 
 def heard(distances: torch.Tensor) -> torch.Tensor:
-    """Squared distances as the votes take them: no image counts as if nearer than the fourth nearest."""
+    """Squared distances as the votes take them: no image counts as if nearer than the fourth
+    nearest."""
     return distances.maximum(distances.sort()[0][3])
 
 
 def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     small_tiles(monkeypatch)
     monkeypatch.setattr(kernel_votes, "TILE", 7)  # two of groups as well
-    fitted = {name: value.double().numpy() for name, value in open_kernel(index, CPU).state_dict().items()}
+    fitted = {
+        name: value.double().numpy() for name, value in open_kernel(index, CPU).state_dict().items()
+    }
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
     training = digits_in(index.tokens)
-    expected = [[token_probability(fitted, training, image, t, 3) for t in range(4)] for image in digits_in(rows)]
+    expected = [
+        [token_probability(fitted, training, image, t, 3) for t in range(4)]
+        for image in digits_in(rows)
+    ]
     assert FITTED.probabilities(index, rows) == pytest.approx(np.array(expected), rel=1e-3)
 
 
-def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its mean is that of a regression fitted without it; of the votes, its own is taken away."""
     small_tiles(monkeypatch)
     model = open_kernel(index, CPU)
@@ -77,20 +88,28 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(index: Index, m
     codes = model.training_codes(digits, position)
     others = torch.arange(60) != image
     refitted = refit(model.regression_at(position), codes, others)
-    near = refitted.predict(codes[image : image + 1]) + model.residuals(digits, position, torch.arange(60))[others]
+    near = (
+        refitted.predict(codes[image : image + 1])
+        + model.residuals(digits, position, torch.arange(60))[others]
+    )
     own = digits[image, 6:9].long()
     y = whole(model.project(model.embed(digits, position), position))
     votes = torch.softmax(-heard((y[others] - y[image]).square().sum(1)), 0)
     for digit in range(3):
-        votes = votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
+        votes = (
+            votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
+        )
     shares = model.shares(position)
     expected = shares[0] * votes.sum() + shares[2] / 512
-    found = FITTED.probabilities(index, index.tokens[image : image + 1], leave_out=np.array([image]))
+    found = FITTED.probabilities(
+        index, index.tokens[image : image + 1], leave_out=np.array([image])
+    )
     assert found[0, position] == pytest.approx(expected.item(), rel=1e-3)
 
 
 def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Regression:
-    """The same regression of some rows, by the normal equations of each digit, with the same center and axes."""
+    """The same regression of some rows, by the normal equations of each digit, with the same center
+    and axes."""
     features = regression.features(codes)[rows].double()
     other = Regression(regression.context // 3, LEVELS, len(regression.landmarks))
     other.load_state_dict(regression.state_dict())
@@ -110,7 +129,8 @@ def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Re
 def test_left_out_residuals_are_those_of_refits_without_the_image(
     position: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its own position, where many share a row. Contexts are long there: principal components."""
+    """At its own position, where many share a row. Contexts are long there: principal
+    components."""
     monkeypatch.setattr("imagegram.samplers.kernel.regression.BLOCK", 7)
     tokens = related(40, max(4, position + 2))
     model = fit(tokens.astype(np.uint16), LEVELS, CPU)
@@ -128,7 +148,9 @@ def test_left_out_residuals_are_those_of_refits_without_the_image(
         assert seen.abs().sum() < 0.99 * found.abs().sum()
 
 
-def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_tokens_of_long_images_share_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_tiles(monkeypatch)
     length = OWN_TOKENS + 40  # so that the rows of the library's context take turns
     index = index_of(tmp_path, related(24, length))
@@ -144,7 +166,9 @@ def test_late_tokens_of_long_images_share_their_numbers(tmp_path: Path, monkeypa
     own = digits[0, position * 3 :].long()
     near = model.means(digits[:1], position) + model.residuals(digits, position, torch.arange(24))
     for digit in range(3):
-        votes = votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
+        votes = (
+            votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
+        )
     shares = model.shares(position)
     found = FITTED.probabilities(index, index.tokens[:1])[0, position]
     assert found == pytest.approx((shares[0] * votes.sum() + shares[2] / 512).item(), rel=1e-3)
@@ -160,7 +184,9 @@ def test_the_distribution_of_every_token_sums_to_one(tmp_path: Path, sampler: Ke
     assert sampler.probabilities(index, rows).sum() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [FITTED, Kernel(step=0.6, temperature=0.7), Kernel(step=0.0), Kernel(top_k=3)])
+@pytest.mark.parametrize(
+    "sampler", [FITTED, Kernel(step=0.6, temperature=0.7), Kernel(step=0.0), Kernel(top_k=3)]
+)
 @pytest.mark.parametrize("position", [0, 2])
 def test_the_sampler_draws_from_these_probabilities(
     index: Index, sampler: Kernel, position: int, monkeypatch: pytest.MonkeyPatch
@@ -177,30 +203,47 @@ def test_the_sampler_draws_from_these_probabilities(
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(expected[common], n - expected[common].sum())  # of all others together
     keep = expected > 5
-    assert chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue > 1e-3
+    assert (
+        chisquare(
+            observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()
+        ).pvalue
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("rounds", [[slice(0, 1)], [slice(0, 1), slice(1, 64)]])
-def test_sources_are_drawn_by_their_votes(index: Index, rounds: list[slice], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_drawn_by_their_votes(
+    index: Index, rounds: list[slice], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether a proposal is accepted, or all votes are made after all."""
     small_tiles(monkeypatch)
     monkeypatch.setattr(kernel_votes, "ROUNDS", rounds)
     monkeypatch.setattr(kernel_votes, "NEAREST", 1)
     n = 20_000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
-    samples = Kernel(temperature=0.8).sample(index, n, np.random.default_rng(0), length=3, prefix=prefix)
+    samples = Kernel(temperature=0.8).sample(
+        index, n, np.random.default_rng(0), length=3, prefix=prefix
+    )
     assert (samples.sources[:, 2, 1] == 2).all()
     model = open_kernel(index, CPU)
     y = whole(model.project(model.embed(digits_of(index.tokens, LEVELS, CPU), 2), 2))
     expected = n * torch.softmax(-heard((y - y[7]).square().sum(1)).double() / 0.8, 0).numpy()
     observed = np.bincount(samples.sources[:, 2, 0], minlength=60)
     common = expected > 5
-    assert chisquare(observed[common], expected[common] * observed[common].sum() / expected[common].sum()).pvalue > 1e-3
-    assert observed[~common].sum() == pytest.approx(expected[~common].sum(), abs=4 * np.sqrt(n / 10))
+    assert (
+        chisquare(
+            observed[common], expected[common] * observed[common].sum() / expected[common].sum()
+        ).pvalue
+        > 1e-3
+    )
+    assert observed[~common].sum() == pytest.approx(
+        expected[~common].sum(), abs=4 * np.sqrt(n / 10)
+    )
 
 
 def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index: Index) -> None:
-    """Images that are their source in all but some earlier tokens: put back, no other one changes anything."""
+    """Images that are their source in all but some earlier tokens: put back, no other one changes
+    anything."""
     sources = np.tile(np.arange(20)[:, None], (1, 4))
     tokens = np.array(index.tokens[:20])
     tokens[:10, 1] ^= 4  # the highest bit of a digit
@@ -218,7 +261,9 @@ def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index
 
 def test_without_a_step_every_token_is_that_of_its_source(index: Index) -> None:
     samples = Kernel(step=0).sample(index, 200, np.random.default_rng(0))
-    assert np.array_equal(index.tokens[samples.sources[..., 0], samples.sources[..., 1]], samples.tokens)
+    assert np.array_equal(
+        index.tokens[samples.sources[..., 0], samples.sources[..., 1]], samples.tokens
+    )
     assert (samples.sources[..., 1] == np.arange(4)).all()
 
 
@@ -238,7 +283,8 @@ def test_the_same_tokens_in_blocks_of_any_size_on_any_number_of_threads(
 
 
 def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
-    """Left out, unrelated images are no better predicted than by chance; related ones are, held-out ones alike."""
+    """Left out, unrelated images are no better predicted than by chance; related ones are, held-out
+    ones alike."""
     rng = np.random.default_rng(0)
     unrelated = rng.integers(0, 512, (200, 4))
     assert mean_bits(fit(unrelated.astype(np.uint16), LEVELS, CPU), unrelated) > 8.8
@@ -251,7 +297,9 @@ def mean_bits(model: MovedVotes, tokens: NDArray[np.integer]) -> float:
     digits = digits_of(tokens.astype(np.uint16), LEVELS, CPU)
     images = torch.arange(len(tokens))
     bits = [
-        module.left_out_bits(model, digits, model.residuals(digits, position, images), position, len(tokens)).item()
+        module.left_out_bits(
+            model, digits, model.residuals(digits, position, images), position, len(tokens)
+        ).item()
         for position in range(tokens.shape[1])
     ]
     return float(np.mean(bits))
@@ -271,11 +319,14 @@ def test_a_token_listens_to_the_first_and_the_latest_tokens() -> None:
 
 
 def test_listening_is_the_share_of_the_mean_distance_between_images() -> None:
-    """Against all pairs of images, where every digit is as frequent as any other and stands alone."""
+    """Against all pairs of images, where every digit is as frequent as any other and stands
+    alone."""
     model = MovedVotes(LEVELS, 3, 4)
     with torch.no_grad():
         for parameter in (model.codes, *model.projections):
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) / 3)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) / 3
+            )
         pairs = torch.cartesian_prod(torch.arange(8), torch.arange(8))
         heard = np.zeros(2)
         for place in range(6):
@@ -289,10 +340,13 @@ def test_listening_is_the_share_of_the_mean_distance_between_images() -> None:
 
 
 def test_beyond_the_fit_steps_move_and_widen_alone() -> None:
-    """At half the temperature twice the step is as wide; the edges and the shares stay those of the fit."""
+    """At half the temperature twice the step is as wide; the edges and the shares stay those of the
+    fit."""
     model = MovedVotes(LEVELS, 3, 4)
     with torch.no_grad():
-        model.edges.add_(torch.randn(model.edges.shape, generator=torch.Generator().manual_seed(0)) / 9)
+        model.edges.add_(
+            torch.randn(model.edges.shape, generator=torch.Generator().manual_seed(0)) / 9
+        )
     offers, wanted = torch.linspace(-2, 2, 50)[None], torch.tensor([[3]])
     beyond = model.chances(1, 0, wanted, offers, step=2.0, temperature=0.5)
     assert torch.allclose(beyond, model.chances(1, 0, wanted, offers))
@@ -309,7 +363,9 @@ def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> N
     model = MovedVotes(levels, 3)
     offers = torch.linspace(-3, 3, 50)[None]
     for digit, level in enumerate(levels):
-        p = torch.stack([model.chances(1, digit, torch.tensor([[value]]), offers)[0] for value in range(level)])
+        p = torch.stack(
+            [model.chances(1, digit, torch.tensor([[value]]), offers)[0] for value in range(level)]
+        )
         assert p.sum(0).numpy(force=True) == pytest.approx(1, abs=1e-5)
     tokens = np.random.default_rng(0).integers(0, 120, (80, 3)).astype(np.uint16)
     assert fit(tokens, levels, CPU).log_width.isfinite().all()

@@ -1,4 +1,5 @@
-"""What is fitted is kept, no narrower than it should be, and not learned by heart; axes are those of another solver."""
+"""What is fitted is kept, no narrower than it should be, and not learned by heart; axes are those
+of another solver."""
 
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,17 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEPS", 12)
 
 
-def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the bits of votes a little wider and a little narrower, of all training images left out one by one."""
+def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against the bits of votes a little wider and a little narrower, of all training images left
+    out one by one."""
     monkeypatch.setattr(module, "LIBRARY", 64)
     rng = np.random.default_rng(0)
     paths = rng.uniform(0, 7, (1500, 1)) + rng.uniform(-2, 2, (1500, 1)) * np.sin(3 * np.arange(4))
-    tokens = np.repeat(paths.clip(0, 7)[:, :, None], 3, 2).round().astype(np.int64) @ np.array([1, 8, 64])
+    tokens = np.repeat(paths.clip(0, 7)[:, :, None], 3, 2).round().astype(np.int64) @ np.array(
+        [1, 8, 64]
+    )
     tried: dict[float, float] = {}
     left_out_bits = module.left_out_bits
 
@@ -105,7 +111,8 @@ def test_a_step_predicts_every_position_or_a_few_for_all_that_share_their_number
 
 
 def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They predict others better than uniform tokens (9 bits), and no worse than after the steps many images get."""
+    """They predict others better than uniform tokens (9 bits), and no worse than after the steps
+    many images get."""
     monkeypatch.setattr(module, "STEPS", 100)
     few, others = related(50).astype(np.uint16), related(300, seed=9).astype(np.uint16)
     bits = []
@@ -133,7 +140,9 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
     key = module._made_from(index, 0)
     for name in [name for name in vars(module) if name.isupper() and name != "LEAST_IMAGES"]:
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1)
+            patch.setattr(
+                module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1
+            )
             assert module._made_from(index, 0) != key, name
     assert module._made_from(index, 7) != key
     monkeypatch.setattr(module, "VERSION", 99)
@@ -145,7 +154,9 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
 def test_principal_axes_hold_what_a_singular_value_decomposition_says(images: int) -> None:
     digits = np.random.default_rng(0).integers(0, 8, (images, 192))
     numbers = torch.from_numpy(digits / 4 - 1).float()
-    numbers[1:] = numbers[:1] + numbers[1:] * (torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1)
+    numbers[1:] = numbers[:1] + numbers[1:] * (
+        torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1
+    )
     numbers = numbers - numbers.mean(0)
     axes = principal_axes(numbers, 48)
     assert torch.allclose(axes.T @ axes, torch.eye(48), atol=1e-4)
@@ -160,7 +171,10 @@ def test_axes_that_the_solver_fails_to_give_are_asked_of_a_better_conditioned_ma
     numbers = torch.randn(21, 150, generator=torch.Generator().manual_seed(0))
     expected = principal_axes(numbers, 4)
     solve = torch.linalg.eigh
-    bad = lambda matrix: solve(matrix) if matrix.dtype == torch.float64 else [matrix * torch.nan] * 2  # noqa: E731
+
+    def bad(matrix: torch.Tensor) -> Any:
+        return solve(matrix) if matrix.dtype == torch.float64 else [matrix * torch.nan] * 2
+
     monkeypatch.setattr(torch.linalg, "eigh", bad)
     found = principal_axes(numbers, 4)
     assert (found * expected).sum(0).abs().numpy() == pytest.approx(1, abs=1e-3)

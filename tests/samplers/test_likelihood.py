@@ -52,11 +52,15 @@ def test_sequences_come_out_as_often_as_their_likelihood_says(
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_the_next_token_is_one_of_the_vocabulary(tmp_path: Path, rows: NDArray[np.int64], name: str) -> None:
+def test_the_next_token_is_one_of_the_vocabulary(
+    tmp_path: Path, rows: NDArray[np.int64], name: str
+) -> None:
     index = index_of(tmp_path, rows)
     contexts = np.tile(rows[3], (512, 1)).astype(np.uint16)
     contexts[:, 2] = np.arange(512)
-    assert WAYS[name].probabilities(index, contexts[:, :3])[:, 2].sum() == pytest.approx(1, abs=1e-5)
+    assert WAYS[name].probabilities(index, contexts[:, :3])[:, 2].sum() == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("at_once", [1, 50, 1 << 22])
@@ -77,7 +81,8 @@ def test_many_matches_are_looked_at_in_parts(
 def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates(
     tmp_path: Path, rows: NDArray[np.int64]
 ) -> None:
-    """The product telescopes to the empirical distribution: what is there m times comes out m times as often."""
+    """The product telescopes to the empirical distribution: what is there m times comes out m times
+    as often."""
     index = index_of(tmp_path, rows)
     distinct, times = np.unique(rows, axis=0, return_counts=True)
     p = Ntd(context=99).probabilities(index, distinct.astype(np.uint16)).prod(1)
@@ -98,14 +103,23 @@ LEFT_OUT = {
 @pytest.mark.parametrize("at_once", [1, 1 << 22])
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_left_out_images_are_predicted_as_from_an_index_without_them(
-    tmp_path: Path, rows: NDArray[np.int64], name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    rows: NDArray[np.int64],
+    name: str,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where others share its context; where nobody does, a sampler of the smaller index would shorten it."""
-    monkeypatch.setattr("imagegram.samplers.smoothed.discounts", lambda levels: [0.5] * len(levels.low))
+    """Where others share its context; where nobody does, a sampler of the smaller index would
+    shorten it."""
+    monkeypatch.setattr(
+        "imagegram.samplers.smoothed.discounts", lambda levels: [0.5] * len(levels.low)
+    )
     monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
     index = index_of(tmp_path, rows)
     asked = np.array([30, 0, 17])
     left_out = LEFT_OUT[name].probabilities(index, rows[asked].astype(np.uint16), leave_out=asked)
     for row, p in zip(asked, left_out, strict=True):
         smaller = index_of(tmp_path / f"without-{row}", np.delete(rows, row, axis=0))
-        assert np.allclose(p, LEFT_OUT[name].probabilities(smaller, rows[row : row + 1].astype(np.uint16)))
+        assert np.allclose(
+            p, LEFT_OUT[name].probabilities(smaller, rows[row : row + 1].astype(np.uint16))
+        )

@@ -21,9 +21,17 @@ def test_longest_runs_agree_with_brute_force(name: str, shard_images: int) -> No
     if length > 2:
         sequences[4:8, :2] = training[rng.integers(0, len(training), 4), -2:]
     index = shared_index_of(training, 65_279, shard_images)
-    known = {tuple(row[i:j]) for row in training.tolist() for i in range(length) for j in range(i + 1, length + 1)}
+    known = {
+        tuple(row[i:j])
+        for row in training.tolist()
+        for i in range(length)
+        for j in range(i + 1, length + 1)
+    }
     expected = [
-        [max((j - i for j in range(i + 1, length + 1) if tuple(row[i:j]) in known), default=0) for i in range(length)]
+        [
+            max((j - i for j in range(i + 1, length + 1) if tuple(row[i:j]) in known), default=0)
+            for i in range(length)
+        ]
         for row in sequences.tolist()
     ]
     assert longest_runs(index, sequences).tolist() == expected
@@ -40,14 +48,18 @@ def test_unique_contexts_agree_with_brute_force(
     corpus = shared_index_of(corpora()[name], 65_279).corpus
     line = corpus.tolist()
     all_of = Counter(tuple(line[i : i + context]) for i in range(len(line) - context + 1))
-    expected = [i >= context and all_of[tuple(line[i - context : i])] == 1 for i in range(len(line) + 1)]
+    expected = [
+        i >= context and all_of[tuple(line[i - context : i])] == 1 for i in range(len(line) + 1)
+    ]
     unique = unique_contexts(corpus, context).tolist()
     # Contexts that reach the end of the corpus may be called shared: no token follows them.
     assert unique[: len(line) - 3] == expected[: len(line) - 3]
     assert not any(found and not right for found, right in zip(unique, expected, strict=True))
 
 
-def test_unique_contexts_are_worked_out_once_for_an_index_and_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unique_contexts_are_worked_out_once_for_an_index_and_a_context(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     index = shared_index_of(next(iter(corpora().values())), 65_279)
     index.kept.clear()
     monkeypatch.setattr("imagegram.samplers.ntd.PAYS", 10**9)
@@ -65,7 +77,8 @@ def test_unique_contexts_are_worked_out_once_for_an_index_and_a_context(monkeypa
 
 
 def shared_middles() -> NDArray[np.int64]:
-    """Images that start and end each in its own way, and have one of two runs of 12 tokens between."""
+    """Images that start and end each in its own way, and have one of two runs of 12 tokens
+    between."""
     rng = np.random.default_rng(4)
     rows = rng.integers(0, 30_000, (20, 36))
     rows[:, 12:24] = rng.integers(0, 30_000, (2, 12))[rng.integers(0, 2, 20)]
@@ -85,7 +98,8 @@ def test_copying_without_a_search_draws_the_same_matches(
     rng = np.random.default_rng(2)
     index = shared_index_of(training, 65_279, shard_images)
     length = training.shape[1]
-    given = training[rng.integers(0, len(training), 300)].astype(np.uint16)[:, : length // 2]  # and half of it shuffled
+    # and half of it shuffled
+    given = training[rng.integers(0, len(training), 300)].astype(np.uint16)[:, : length // 2]
     given[::2] = rng.permuted(given[::2], axis=1)
     for prefix in (None, given):
         answers = []
@@ -93,10 +107,14 @@ def test_copying_without_a_search_draws_the_same_matches(
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
             monkeypatch.setattr("imagegram.samplers.ntd.PAYS_MORE", 0)
             index.kept.clear()
-            answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
+            answers.append(
+                Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix)
+            )
         # The third way searches for every token: no sequence is ever known to copy.
         monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)
-        answers.append(Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix))
+        answers.append(
+            Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix)
+        )
         monkeypatch.undo()
         for answer in answers[1:]:
             assert np.array_equal(answers[0].tokens, answer.tokens)

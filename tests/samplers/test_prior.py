@@ -1,4 +1,5 @@
-"""A sampler behind the interface of search-over-tokens: a stub of its base class, and the one property that counts."""
+"""A sampler behind the interface of search-over-tokens: a stub of its base class, and the one
+property that counts."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -27,7 +28,12 @@ class BaseARPrior(ABC):
 
     @abstractmethod
     def generate_next_tokens(
-        self, prompt: Any, current_tokens: torch.Tensor, num_new_tokens: int = 1, num_samples: int = 1, **kwargs: Any
+        self,
+        prompt: Any,
+        current_tokens: torch.Tensor,
+        num_new_tokens: int = 1,
+        num_samples: int = 1,
+        **kwargs: Any,
     ) -> Any: ...
 
     @abstractmethod
@@ -51,7 +57,10 @@ class Prior(NgramPrior, BaseARPrior):
 def prior(tmp_path: Path) -> Prior:
     tokens = np.random.default_rng(0).integers(0, 6, (200, 8))
     index = index_of(tmp_path, tokens)
-    return Prior({"index": index.path, "sampler": "aligned", "options": {"context": 1, "min_images": 1}}, "cpu")
+    return Prior(
+        {"index": index.path, "sampler": "aligned", "options": {"context": 1, "min_images": 1}},
+        "cpu",
+    )
 
 
 def test_it_proposes_as_its_sampler_draws(prior: Prior) -> None:
@@ -61,13 +70,17 @@ def test_it_proposes_as_its_sampler_draws(prior: Prior) -> None:
     first, chances = prior.generate_next_tokens("a cat", nothing, num_new_tokens=2, num_samples=3)
     assert first.shape == (3, 2)
     assert chances.shape == (3,)
-    many, chances = prior.generate_next_tokens("a cat", first[:2], num_new_tokens=1, num_samples=4000)
+    many, chances = prior.generate_next_tokens(
+        "a cat", first[:2], num_new_tokens=1, num_samples=4000
+    )
     assert many.shape == (8000, 3)
     assert (many[:4000, :2] == first[0]).all()
     assert (many[4000:, :2] == first[1]).all()
 
     # The chances are those of the sampler, and those of what was drawn.
-    wanted = Aligned(context=1, min_images=1).probabilities(prior.index, many.numpy().astype(np.uint16))[:, 2]
+    wanted = Aligned(context=1, min_images=1).probabilities(
+        prior.index, many.numpy().astype(np.uint16)
+    )[:, 2]
     assert chances.numpy() == pytest.approx(np.log(wanted), rel=1e-5)
     for token in range(6):
         here = (many[:4000, 2] == token).numpy()

@@ -1,4 +1,5 @@
-"""Samplers draw from exactly the distributions that brute force gives, and name where each token came from."""
+"""Samplers draw from exactly the distributions that brute force gives, and name where each token
+came from."""
 
 import zlib
 from collections import Counter
@@ -28,7 +29,8 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
-    """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a token after it."""
+    """Next tokens after the longest suffix of the last `context` tokens that occurs anywhere with a
+    token after it."""
     text = [SEPARATOR, *prefix]
     for length in range(min(context, len(text)), -1, -1):
         suffix = text[len(text) - length :]
@@ -44,8 +46,11 @@ def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Dist
     raise AssertionError
 
 
-def aligned(training: list[list[int]], prefix: list[int], context: int, images: int, anchor: int) -> Distribution:
-    """Next tokens of images with the same tokens at the same places, the context shortened until enough share it."""
+def aligned(
+    training: list[list[int]], prefix: list[int], context: int, images: int, anchor: int
+) -> Distribution:
+    """Next tokens of images with the same tokens at the same places, the context shortened until
+    enough share it."""
     i = len(prefix)
     pool = [row for row in training if row[: min(anchor, i)] == prefix[: min(anchor, i)]]
     best = pool
@@ -58,8 +63,11 @@ def aligned(training: list[list[int]], prefix: list[int], context: int, images: 
     return {t: c / follows.total() for t, c in follows.items()}
 
 
-def check(samples: NDArray[np.uint16], expected: "dict[tuple[int, ...], Distribution]", position: int) -> None:
-    """Chi-square test of the tokens drawn at `position` after every prefix seen often; nothing impossible occurs."""
+def check(
+    samples: NDArray[np.uint16], expected: "dict[tuple[int, ...], Distribution]", position: int
+) -> None:
+    """Chi-square test of the tokens drawn at `position` after every prefix seen often; nothing
+    impossible occurs."""
     groups: dict[tuple[int, ...], Counter[int]] = {}
     for row in samples.tolist():
         groups.setdefault(tuple(row[:position]), Counter())[row[position]] += 1
@@ -71,9 +79,12 @@ def check(samples: NDArray[np.uint16], expected: "dict[tuple[int, ...], Distribu
         if n >= 200:
             statistic += sum((counts[t] - n * p) ** 2 / (n * p) for t, p in wanted.items())
             freedom += len(wanted) - 1
-    # Wilson & Hilferty's cube-root normal approximation, at five sigma: the seed is fixed, a wrong sampler is far off
+    # Wilson & Hilferty's cube-root normal approximation, at five sigma: the seed is fixed, a wrong
+    # sampler is far off
     if freedom:
-        assert ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom)) < 5
+        assert ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(
+            2 / (9 * freedom)
+        ) < 5
 
 
 SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
@@ -104,7 +115,8 @@ def test_ntd_draws_from_what_fastgram_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "images", "anchor"), [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)]
+    ("context", "images", "anchor"),
+    [(1, 1, 0), (2, 1, 0), (3, 4, 0), (2, 2, 1), (1, 2, 2), (9, 1, 0)],
 )
 def test_aligned_samples_the_exact_distribution(context: int, images: int, anchor: int) -> None:
     index = shared_index_of(SMALL)
@@ -113,12 +125,17 @@ def test_aligned_samples_the_exact_distribution(context: int, images: int, ancho
     rows = SMALL.tolist()
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position)
+        check(
+            drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position
+        )
 
 
-def discounted(rows: list[list[int]], prefix: list[int], context: int, floor: Distribution) -> Distribution:
-    """p = (c - D + D * t * p_shorter) / n from the shortest context up to the longest that occurs, where D is
-    n1 / (n1 + 2 n2) of all contexts of that length at that position; without a floor, counts at the bottom."""
+def discounted(
+    rows: list[list[int]], prefix: list[int], context: int, floor: Distribution
+) -> Distribution:
+    """p = (c - D + D * t * p_shorter) / n from the shortest context up to the longest that occurs,
+    where D is n1 / (n1 + 2 n2) of all contexts of that length at that position; without a floor,
+    counts at the bottom."""
     i, p = len(prefix), floor
     for length in range(min(context, i) + 1):
         follows = Counter(row[i] for row in rows if row[i - length : i] == prefix[i - length :])
@@ -129,11 +146,15 @@ def discounted(rows: list[list[int]], prefix: list[int], context: int, floor: Di
         d = max(0.1, times[1] / max(1, times[1] + 2 * times[2]))
         n, t = follows.total(), len(follows)
         if n:
-            p = {token: (max(0, follows[token] - d) + d * t * p.get(token, 0)) / n for token in {*p, *follows}}
+            p = {
+                token: (max(0, follows[token] - d) + d * t * p.get(token, 0)) / n
+                for token in {*p, *follows}
+            }
     return p
 
 
-RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)  # discounts of all sizes
+# discounts of all sizes
+RARE = np.minimum(np.random.default_rng(15).geometric(0.4, (30, 5)) - 1, 6)
 
 
 @pytest.mark.parametrize("context", [1, 2, 9])
@@ -210,13 +231,17 @@ def test_codes_are_those_of_the_quantizer() -> None:
     import torch
 
     ids = np.arange(8 * 5 * 3)
-    assert np.allclose(fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy())
+    assert np.allclose(
+        fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy()
+    )
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
 def test_fewer_tokens_are_the_first_of_the_whole(method: str) -> None:
     index = shared_index_of(SMALL)
-    whole, part = (SAMPLERS[method]().sample(index, 50, np.random.default_rng(1), length=k) for k in (0, 3))
+    whole, part = (
+        SAMPLERS[method]().sample(index, 50, np.random.default_rng(1), length=k) for k in (0, 3)
+    )
     assert np.array_equal(part.tokens, whole.tokens[:, :3])
     assert np.array_equal(part.sources, whole.sources[:, :3])
     with pytest.raises(UserError, match="has 5"):
@@ -252,7 +277,8 @@ def test_truncation_by_hand() -> None:
     assert np.allclose(truncated(counts, top_p=0.4), [0, 1, 0])
     assert np.allclose(truncated(counts, top_p=0.6), [0, 4 / 7, 3 / 7])
     assert np.allclose(truncated(np.array([0, 2, 2, 0])), [0, 0.5, 0.5, 0])
-    assert np.allclose(truncated(np.array([2, 2]), top_p=0.5), [1, 0])  # the fewest that reach it, ties by order
+    # the fewest that reach it, ties by order
+    assert np.allclose(truncated(np.array([2, 2]), top_p=0.5), [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -267,4 +293,7 @@ def test_truncation_by_hand() -> None:
 def test_a_seed_draws_what_it_always_drew(sampler: Sampler, tokens: int, sources: int) -> None:
     """Checksums of what samplers drew before they were classes: finished nights stay comparable."""
     drawn = sampler.sample(shared_index_of(RARE * 73), 200, np.random.default_rng(1))
-    assert (zlib.crc32(drawn.tokens.tobytes()), zlib.crc32(drawn.sources.tobytes())) == (tokens, sources)
+    assert (zlib.crc32(drawn.tokens.tobytes()), zlib.crc32(drawn.sources.tobytes())) == (
+        tokens,
+        sources,
+    )

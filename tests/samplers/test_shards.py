@@ -1,4 +1,5 @@
-"""A corpus in twelve shards gives every sampler the tokens that one shard gives it, and stays on disk."""
+"""A corpus in twelve shards gives every sampler the tokens that one shard gives it, and stays on
+disk."""
 
 import tracemalloc
 from pathlib import Path
@@ -26,13 +27,20 @@ SAMPLERS = {
 
 @pytest.fixture(scope="module")
 def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
-    """The same 90 images, rich in shared runs, in one shard and in twelve, whose names do not sort as their numbers."""
+    """The same 90 images, rich in shared runs, in one shard and in twelve, whose names do not sort
+    as their numbers."""
     folder = tmp_path_factory.mktemp("shards")
     rng = np.random.default_rng(0)
     tokens = rng.choice([3, 130, 256, 257, 511], (90, 10), p=[0.4, 0.3, 0.1, 0.1, 0.1])
     tokens[::4, 3:8] = rng.integers(0, 512, 5)
     one = index_of(folder, tokens)
-    twelve = build_index([folder / "tokens"], folder / "input", folder / "twelve", builder="divsufsort", shard_images=8)
+    twelve = build_index(
+        [folder / "tokens"],
+        folder / "input",
+        folder / "twelve",
+        builder="divsufsort",
+        shard_images=8,
+    )
     assert len(twelve.shards) == 12
     return one, twelve
 
@@ -45,7 +53,8 @@ def test_the_same_seed_draws_the_same_tokens(
     one, twelve = (SAMPLERS[name].sample(index, 300, np.random.default_rng(1)) for index in indexes)
     assert np.array_equal(one.tokens, twelve.tokens)
     if name.startswith("ntd"):
-        # Where several images go on alike, another of them may be named; it holds the token all the same.
+        # Where several images go on alike, another of them may be named; it holds the token all the
+        # same.
         rows, positions = np.moveaxis(twelve.sources, -1, 0)
         assert np.array_equal(indexes[1].tokens[rows, positions], twelve.tokens)
     else:
@@ -66,16 +75,23 @@ def test_matches_are_the_same_listed_and_bisected(
 
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "kernel"])
-def test_the_same_probabilities(indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_same_probabilities(
+    indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-    one, twelve = (SAMPLERS[name].probabilities(index, np.array(indexes[0].tokens[:9])) for index in indexes)
+    one, twelve = (
+        SAMPLERS[name].probabilities(index, np.array(indexes[0].tokens[:9])) for index in indexes
+    )
     assert np.allclose(one, twelve)
 
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed"])
 def test_the_corpus_is_not_copied_into_memory(tmp_path: Path, name: str) -> None:
-    index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (700, 1500)), shard_images=100)
-    SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=1)  # imports and tables of the codes
+    index = index_of(
+        tmp_path, np.random.default_rng(0).integers(0, 512, (700, 1500)), shard_images=100
+    )
+    # imports and tables of the codes
+    SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=1)
     index = Index.open(index.path)
     tracemalloc.start()
     SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=200)

@@ -19,12 +19,25 @@ from imagegram.tokens import TERMINATOR, TokenFolder
 
 def manifest_of(**values: Any) -> Manifest:
     """A manifest in which these values matter."""
-    usual: dict[str, Any] = {"dataset": DatasetSpec("fake"), "split": "train", "image_size": 32, "shard_size": 1000}
-    usual |= {"codec": "tiny", "revision": "r", "precision": "float32", "preprocessing": "none", "held_out_share": 0.0}
+    usual: dict[str, Any] = {
+        "dataset": DatasetSpec("fake"),
+        "split": "train",
+        "image_size": 32,
+        "shard_size": 1000,
+    }
+    usual |= {
+        "codec": "tiny",
+        "revision": "r",
+        "precision": "float32",
+        "preprocessing": "none",
+        "held_out_share": 0.0,
+    }
     return Manifest(**usual | values)
 
 
-def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0) -> Path:
+def token_folder(
+    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, held_out_share: float = 0.0
+) -> Path:
     """A finished token folder with the rows of `tokens` [n, L] and labels 0, 1, 2, 0, ..."""
     n, length = tokens.shape
     manifest = manifest_of(
@@ -44,16 +57,22 @@ def token_folder(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512,
     return path
 
 
-def index_of(path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0) -> Index:
+def index_of(
+    path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0
+) -> Index:
     """An index of all rows of `tokens` [n, L], below `path`."""
     folder = token_folder(path / "tokens", tokens, vocab_size)
-    return build_index([folder], path / "input", path / "index", builder="divsufsort", shard_images=shard_images)
+    return build_index(
+        [folder], path / "input", path / "index", builder="divsufsort", shard_images=shard_images
+    )
 
 
 PLACE = tempfile.TemporaryDirectory(prefix="indexes-")  # gone when the tests end
 
 
-def shared_index_of(tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0) -> Index:
+def shared_index_of(
+    tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0
+) -> Index:
     """The same, built once for all tests that only read it."""
     return _built(tokens.astype(np.int64).tobytes(), tokens.shape, vocab_size, shard_images)
 
@@ -65,7 +84,8 @@ def _built(data: bytes, shape: tuple[int, int], vocab_size: int, shard_images: i
 
 
 def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
-    """Images [n, length], of levels (8, 8, 8), whose digits lie near one of their own: a context tells a lot."""
+    """Images [n, length], of levels (8, 8, 8), whose digits lie near one of their own: a context
+    tells a lot."""
     rng = np.random.default_rng(seed)
     digits = (rng.integers(1, 7, (n, 1, 1)) + rng.integers(-1, 2, (n, length, 3))).clip(0, 7)
     return (digits @ np.array([1, 8, 64])).astype(np.uint16)
@@ -73,8 +93,12 @@ def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
 
 @st.composite
 def token_arrays(draw: st.DrawFn, max_images: int = 12, max_length: int = 300) -> NDArray[np.int64]:
-    """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and runs."""
-    n, length = draw(st.integers(1, max_images)), draw(st.one_of(st.integers(1, 8), st.integers(1, max_length)))
+    """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and
+    runs."""
+    n, length = (
+        draw(st.integers(1, max_images)),
+        draw(st.one_of(st.integers(1, 8), st.integers(1, max_length))),
+    )
     alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     letters = rng.choice(TERMINATOR, alphabet, replace=False)

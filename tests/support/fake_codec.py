@@ -8,11 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SMALL_JOB: dict[str, Any] = {"dataset": "shapes", "images": 200, "shard_size": 10, "batch_size": 5, "workers": 0}
+SMALL_JOB: dict[str, Any] = {
+    "dataset": "shapes",
+    "images": 200,
+    "shard_size": 10,
+    "batch_size": 5,
+    "workers": 0,
+}
 
 
 class FakeCodec:
-    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. Counts the calls of `encode`.
+    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. Counts the
+    calls of `encode`.
 
     changes: attributes that are others.
     """
@@ -29,10 +36,18 @@ class FakeCodec:
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         self.calls += 1
-        return (images.long().flatten(1).unflatten(1, (4, -1)).sum(2) % self.vocab_size).numpy().astype(np.uint16)
+        return (
+            (images.long().flatten(1).unflatten(1, (4, -1)).sum(2) % self.vocab_size)
+            .numpy()
+            .astype(np.uint16)
+        )
 
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
         assert len(tokens) == len(seeds)
         return torch.tensor(list(seeds)).reshape(-1, 1, 1, 1).expand(-1, 3, 32, 32).to(torch.uint8)

@@ -43,28 +43,52 @@ class ColourCodec(FakeCodec):
         return (sums // 3000 % self.vocab_size).numpy().astype(np.uint16)
 
     def decode(
-        self, tokens: Sequence[NDArray[np.uint16]], seeds: Sequence[int], timesteps: int, guidance_scale: float
+        self,
+        tokens: Sequence[NDArray[np.uint16]],
+        seeds: Sequence[int],
+        timesteps: int,
+        guidance_scale: float,
     ) -> Tensor:
         sums = torch.tensor([[int(row.sum()), int(row[0]) * 9, len(row) * 20] for row in tokens])
         return (sums % 256).to(torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
 
 
-def small_night(out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500),), failed: str = "") -> Sources:
-    """A night over (data set, images) with a page in `out`; `failed`: a sampler that is said to have failed."""
+def small_night(
+    out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500),), failed: str = ""
+) -> Sources:
+    """A night over (data set, images) with a page in `out`; `failed`: a sampler that is said to
+    have failed."""
     codec = ColourCodec()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizing, "load_codec", lambda name: codec)
         patch.setattr(coherence, "STEPS", 2)
-        folders = [tokenize(name, out / f"tokens-{name}", images=images, workers=0) for name, images in datasets]
+        folders = [
+            tokenize(name, out / f"tokens-{name}", images=images, workers=0)
+            for name, images in datasets
+        ]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
         held_out = read_held_out(index)
-        night = Night("overnight_run.py --test '<b>'", 40, 20, 3, {n: draw.to_json() for n, draw in DRAWS.items()})
+        night = Night(
+            "overnight_run.py --test '<b>'",
+            40,
+            20,
+            3,
+            {n: draw.to_json() for n, draw in DRAWS.items()},
+        )
         for name, draw in DRAWS.items():
             if name != failed:
-                generate(index, codec, held_out, Request(draw, 40, 20, 3, prefixes=2), night.folder(out, name))
+                generate(
+                    index,
+                    codec,
+                    held_out,
+                    Request(draw, 40, 20, 3, prefixes=2),
+                    night.folder(out, name),
+                )
         if failed:
             night.failed[failed] = "a reason with <angles>"
-        reconstruct_held_out(index, codec, held_out, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT))
+        reconstruct_held_out(
+            index, codec, held_out, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT)
+        )
         night.write(out)
         sources = Sources(out, night, index, held_out, Originals(folders))
         write_page(sources)

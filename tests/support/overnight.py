@@ -20,12 +20,16 @@ BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30",
 def run(out: Path, *arguments: str) -> int:
     """The exit code of `overnight_run.py` into a folder."""
     return run_script(
-        overnight_run.main, overnight_run.Config, overnight_run.__doc__, [*BOTH, "--out", str(out), *arguments]
+        overnight_run.main,
+        overnight_run.Config,
+        overnight_run.__doc__,
+        [*BOTH, "--out", str(out), *arguments],
     )
 
 
 def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that costs nothing, three samplers, a sweep of four, and classifiers hardly trained."""
+    """A codec that costs nothing, three samplers, a sweep of four, and classifiers hardly
+    trained."""
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)

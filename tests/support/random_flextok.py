@@ -1,4 +1,5 @@
-"""FlexToks of any size with random weights, also saved as the hub would hold them: where the package is installed."""
+"""FlexToks of any size with random weights, also saved as the hub would hold them: where the
+package is installed."""
 
 import json
 import re
@@ -24,13 +25,14 @@ class Shape:
     checkpoint: bool = False  # blocks wrapped for training
 
 
-D18_D28 = Shape((18 * 64, 18), (28 * 64, 28))  # the largest of the zoo, used by the first experiments
+# the largest of the zoo, used by the first experiments
+D18_D28 = Shape((18 * 64, 18), (28 * 64, 28))
 CONFIG = Path(__file__).with_name("flextok.yaml")  # as the hub has them, in short
 
 
 def config(shape: Shape, vae: Path | None) -> dict[str, Any]:
-    """The configuration of a FlexTok for 256 x 256 images and tokens of 64,000; the VAE is a saved one, or of real
-    size where `vae` is None."""
+    """The configuration of a FlexTok for 256 x 256 images and tokens of 64,000; the VAE is a saved
+    one, or of real size where `vae` is None."""
     values = {
         f"{side}_{name}": value
         for side, size in (("enc", shape.encoder), ("dec", shape.decoder))
@@ -38,24 +40,36 @@ def config(shape: Shape, vae: Path | None) -> dict[str, Any]:
     }
     values |= {"tokens": shape.tokens, "expansion": shape.expansion}
     flags = {"checkpoint": shape.checkpoint, "apart": shape.expansion == 2, "vae": vae and str(vae)}
-    text = Template(CONFIG.read_text()).substitute(values, **{name: json.dumps(value) for name, value in flags.items()})
-    text = re.sub(r"_target_: (?!hydra)(\.?)", lambda at: "_target_: flextok." + "model." * len(at[1]), text)
+    text = Template(CONFIG.read_text()).substitute(
+        values, **{name: json.dumps(value) for name, value in flags.items()}
+    )
+    text = re.sub(
+        r"_target_: (?!hydra)(\.?)", lambda at: "_target_: flextok." + "model." * len(at[1]), text
+    )
     return yaml.safe_load(text)
 
 
 def randomize(model: Any) -> Any:
-    """Heads and adaptive norms start at zero, which would make every token the same: random weights everywhere."""
+    """Heads and adaptive norms start at zero, which would make every token the same: random weights
+    everywhere."""
     rng = torch.Generator(model.device).manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("vae.") and parameter.requires_grad:
-                scale = 0.1 if parameter.ndim < 2 else 0.5 if "register" in name else parameter.shape[-1] ** -0.5
+                scale = (
+                    0.1
+                    if parameter.ndim < 2
+                    else 0.5
+                    if "register" in name
+                    else parameter.shape[-1] ** -0.5
+                )
                 parameter.normal_(0, scale, generator=rng)
     return model.eval()
 
 
 def save_random_flextok(folder: Path, shape: Shape = Shape()) -> Path:
-    """Write a random FlexTok with a tiny VAE to `folder`, loadable with FlexTokFromHub.from_pretrained."""
+    """Write a random FlexTok with a tiny VAE to `folder`, loadable with
+    FlexTokFromHub.from_pretrained."""
     from diffusers.models import AutoencoderKL
     from flextok.flextok_wrapper import FlexTokFromHub
 

@@ -1,4 +1,5 @@
-"""Two processes that tokenize one data set together, as torchrun starts them: copies of the tests' own process."""
+"""Two processes that tokenize one data set together, as torchrun starts them: copies of the tests'
+own process."""
 
 import ctypes
 import os
@@ -48,7 +49,8 @@ class Process:
         raise AssertionError("the job ended well")
 
     def finish(self, **changes: Any) -> None:
-        """Run the job to its end: the tokens are what one process that nothing happens to leaves."""
+        """Run the job to its end: the tokens are what one process that nothing happens to
+        leaves."""
         self.run(**changes)
         self.barrier("finished")
         if self.rank == 0:
@@ -57,18 +59,28 @@ class Process:
             assert contents(self.out) == contents(self.folder / "clean")
 
 
-def in_two_processes(scenario: Callable[[Process], None], folder: Path, own_mounts: bool = False) -> None:
+def in_two_processes(
+    scenario: Callable[[Process], None], folder: Path, own_mounts: bool = False
+) -> None:
     """Run `scenario` in both; what fails in one fails here. Mounts of their own end with them."""
     reports = [folder / "failed", folder / "failed-0", folder / "failed-1"]
 
     def both() -> None:
         if own_mounts:
-            maps = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
+            maps = {
+                "setgroups": "deny",
+                "uid_map": f"0 {os.getuid()} 1",
+                "gid_map": f"0 {os.getgid()} 1",
+            }
             assert ctypes.CDLL(None).unshare(NEW_NAMESPACES) == 0
             for name, text in maps.items():
                 Path(f"/proc/self/{name}").write_text(text)
-        processes = [fork(partial(scenario, Process(folder, rank)), reports[1 + rank]) for rank in (0, 1)]
+        processes = [
+            fork(partial(scenario, Process(folder, rank)), reports[1 + rank]) for rank in (0, 1)
+        ]
         assert [os.waitpid(process, 0)[1] for process in processes] == [0, 0]
 
     ended = os.waitpid(fork(both, reports[0]), 0)[1]
-    assert ended == 0, "\n".join(report.read_text() for report in reversed(reports) if report.exists())
+    assert ended == 0, "\n".join(
+        report.read_text() for report in reversed(reports) if report.exists()
+    )

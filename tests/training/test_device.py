@@ -1,4 +1,5 @@
-"""A training as it would run on a GPU, where none is: on tensors without values, and compiled in half precision."""
+"""A training as it would run on a GPU, where none is: on tensors without values, and compiled in
+half precision."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,10 +33,11 @@ def move(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.filterwarnings("ignore")  # of tensors without values, and that autocast has no GPU here
+# of tensors without values, and that autocast has no GPU here
+@pytest.mark.filterwarnings("ignore")
 def test_a_step_keeps_to_the_gpu_and_never_waits_for_it() -> None:
-    """On these tensors an operation whose inputs lie on two devices fails, and so does one that needs a value. (The way
-    back through the network and the optimizers need a real GPU.)"""
+    """On these tensors an operation whose inputs lie on two devices fails, and so does one that
+    needs a value. (The way back through the network and the optimizers need a real GPU.)"""
     with FakeTensorMode():
         model = TinyFlexTok()
         regression = t.Regression(48, 32)
@@ -53,13 +55,16 @@ def test_a_step_keeps_to_the_gpu_and_never_waits_for_it() -> None:
                 t.decoder_losses(model, alignment, teacher, images, rng),
             ]
         for values in found:
-            assert {(loss.device.type, loss.dtype) for loss in values.values()} == {("cuda", torch.float32)}
+            assert {(loss.device.type, loss.dtype) for loss in values.values()} == {
+                ("cuda", torch.float32)
+            }
 
 
 def test_compiled_blocks_in_half_precision_learn_the_same_and_go_on_from_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU adds, on the CPU: compiling (the tracing, not the code that comes of it) and bfloat16."""
+    """What a GPU adds, on the CPU: compiling (the tracing, not the code that comes of it) and
+    bfloat16."""
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
     monkeypatch.setattr(loop, "SHOW_EVERY", 1)
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -75,7 +80,12 @@ def test_compiled_blocks_in_half_precision_learn_the_same_and_go_on_from_a_check
             compile_blocks(model, "eager")
         part = nn.ModuleList([model.decoder, alignment])
         stage = Stage("decoder", steps, 6, 1, t.DECODER_WEIGHTS)
-        fit(stage, part, lambda rng: t.decoder_losses(model, alignment, teacher, images, rng), tmp_path / name)
+        fit(
+            stage,
+            part,
+            lambda rng: t.decoder_losses(model, alignment, teacher, images, rng),
+            tmp_path / name,
+        )
         model.save(tmp_path / name / "weights")
         return model.state_dict(), (tmp_path / name / "decoder.jsonl").read_text().splitlines()
 
@@ -85,6 +95,8 @@ def test_compiled_blocks_in_half_precision_learn_the_same_and_go_on_from_a_check
     for name, weights in plain.items():
         assert torch.allclose(weights, compiled[name], atol=0.01), name
     assert slow != quick  # half precision was in use
-    assert (tmp_path / "compiled" / "weights").stat().st_size == (tmp_path / "plain" / "weights").stat().st_size
+    assert (tmp_path / "compiled" / "weights").stat().st_size == (
+        tmp_path / "plain" / "weights"
+    ).stat().st_size
     run("compiled", 6, True)  # goes on from step 4
     assert len((tmp_path / "compiled" / "decoder.jsonl").read_text().splitlines()) == 6

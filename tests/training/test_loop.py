@@ -1,4 +1,5 @@
-"""The training script: a run that was cut off anywhere ends the same, and what it writes is a codec."""
+"""The training script: a run that was cut off anywhere ends the same, and what it writes is a
+codec."""
 
 import json
 from dataclasses import replace
@@ -73,7 +74,9 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(
     whole, saved = run("whole"), torch.save
     for stage, step in (("encoder", 4), ("decoder", 2)):
 
-        def save(state: dict[str, object], path: Path, stage: str = stage, step: int = step) -> None:
+        def save(
+            state: dict[str, object], path: Path, stage: str = stage, step: int = step
+        ) -> None:
             saved(state, path)
             if path.name.endswith(f"-{stage}.pt") and state["step"] == step:
                 path.replace(path.with_name(f"{stage}.pt"))
@@ -84,7 +87,9 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(
             with pytest.raises(Interrupted):
                 run("cut")
     cut = run("cut")
-    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert (cut / "weights.safetensors").read_bytes() == (
+        whole / "weights.safetensors"
+    ).read_bytes()
     assert load_codec(str(cut)).revision == load_codec(str(whole)).revision
     for stage in ("encoder", "decoder"):
         logs = [(folder / "training" / f"{stage}.jsonl").read_text() for folder in (whole, cut)]
@@ -116,7 +121,10 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(
 
 @pytest.mark.usefixtures("hasty")
 def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
-    tmp_path: Path, folders: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    folders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "mine"
     monkeypatch.setattr(loop, "ADAM_RATE", 1e-9)
@@ -128,7 +136,8 @@ def test_a_training_begins_with_given_weights_and_ends_as_a_codec(
     assert mine.revision != tiny.revision
     assert mine.own_error is not None
     images = torch.stack([torch.from_numpy(scene(3, i)[0]).permute(2, 0, 1) for i in range(8)])
-    assert (mine.encode(images) == tiny.encode(images)).mean() > 0.8  # hardly trained: but for BatchNorm's averages
+    # hardly trained: but for BatchNorm's averages
+    assert (mine.encode(images) == tiny.encode(images)).mean() > 0.8
     assert not np.array_equal(mine.encode(images)[0], mine.encode(images)[1])
 
     # The same folder is not continued with other data.
@@ -178,7 +187,9 @@ def test_a_miniature_of_64_pixels_is_a_codec_too(
     tokens = codec.encode(images)
     assert tokens.shape == (3, 24)
     assert codec.decode(list(tokens), range(3), 1, 1.0).shape == (3, 3, 64, 64)
-    assert json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
+    assert (
+        json.loads((tmp_path / "large" / "card.json").read_text())["training"]["image_size"] == 64
+    )
 
 
 @pytest.mark.parametrize("held_out", [39, 40])
@@ -193,7 +204,8 @@ def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
     pixels = (labels * 255).byte().reshape(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     images = Images("x", "", pixels, labels, torch.arange(60) < held_out)
     monkeypatch.setattr(figures, "prefix_lengths", lambda tokens: (1,))
-    # The pictures of seeds 400 to 439 have the levels 144 to 183: all are bright, as half of the labels say.
+    # The pictures of seeds 400 to 439 have the levels 144 to 183: all are bright, as half of the
+    # labels say.
     found = figures.evaluate(FakeCodec(), images, Bright(2))
     if held_out == 39:
         assert "real" not in found
@@ -205,17 +217,28 @@ def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
     assert found["relative_1"].low == pytest.approx(0.5 - 0.5 * np.sqrt(z2 / (40 + z2)))
     recipe = {"encoder_steps": 1, "decoder_steps": 1, "start": ""}
     tiny = TinyCodec(miniatures.SHIPPED / "tiny", "tiny")
-    assert "| 1.00 (0.91 to 1.00) | 0.50 (0.35 to 0.65) |" in card.card_text(tiny, {"x": found}, recipe)
+    assert "| 1.00 (0.91 to 1.00) | 0.50 (0.35 to 0.65) |" in card.card_text(
+        tiny, {"x": found}, recipe
+    )
 
 
 def test_a_training_says_whether_to_train_longer() -> None:
     recipe = {"encoder_steps": 10, "decoder_steps": 30}
-    good = {"error": 20.0, "flat": 80.0, "codes_median": 500.0, "tokenized": 5000.0}  # nearly all of the 512
+    # nearly all of the 512
+    good = {"error": 20.0, "flat": 80.0, "codes_median": 500.0, "tokenized": 5000.0}
     said = card.advice({"a": good, "b": good | {"error": 40.0}}, recipe)
-    assert said == "trained long enough to be used: of b it is off by 40 levels of 255, flat pictures by 80"
-    for worse, fault in (({"error": 70.0}, "hardly below the 80"), ({"codes_median": 9.0}, "9 different codes")):
+    assert (
+        said
+        == "trained long enough to be used: of b it is off by 40 levels of 255, flat pictures by 80"
+    )
+    for worse, fault in (
+        ({"error": 70.0}, "hardly below the 80"),
+        ({"codes_median": 9.0}, "9 different codes"),
+    ):
         said = card.advice({"a": good, "b": good | worse}, recipe)
-        assert said.startswith("warning: train it longer, --encoder-steps 40 --decoder-steps 120 for example: of b")
+        assert said.startswith(
+            "warning: train it longer, --encoder-steps 40 --decoder-steps 120 for example: of b"
+        )
         assert fault in said
 
 
@@ -223,7 +246,9 @@ def test_the_classifier_of_a_training_is_trained_anew_where_its_images_or_settin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
-    images = Images("cats", "a fingerprint", pixels, torch.arange(12) % 3, torch.arange(12) % 4 == 0)
+    images = Images(
+        "cats", "a fingerprint", pixels, torch.arange(12) % 3, torch.arange(12) % 4 == 0
+    )
 
     monkeypatch.setattr(figures, "train_classifier", lambda images, labels, steps: Classifier(3))
 
@@ -240,6 +265,10 @@ def test_the_classifier_of_a_training_is_trained_anew_where_its_images_or_settin
         assert is_trained(changed)
         assert not is_trained(changed)
     assert is_trained(images)
-    for constant, value in (("CLASSIFIER_STEPS", (3, 3)), ("TRAINED_ON", 7), ("FIGURES_VERSION", 99)):
+    for constant, value in (
+        ("CLASSIFIER_STEPS", (3, 3)),
+        ("TRAINED_ON", 7),
+        ("FIGURES_VERSION", 99),
+    ):
         monkeypatch.setattr(figures, constant, value)
         assert is_trained(images), constant

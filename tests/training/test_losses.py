@@ -18,7 +18,9 @@ def test_crowding_is_the_log_of_the_mean_potential_of_pairs() -> None:
     z = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1))
     for token in range(2):
         points = z[:, token].tanh()
-        pairs = [(points[i] - points[j]).square().sum() for i in range(5) for j in range(5) if i != j]
+        pairs = [
+            (points[i] - points[j]).square().sum() for i in range(5) for j in range(5) if i != j
+        ]
         expected = torch.stack([(-4 * d).exp() for d in pairs]).mean().log()
         assert torch.allclose(t.crowding(z)[token], expected)
 
@@ -30,7 +32,9 @@ def test_the_regression_sees_the_kept_codes_alone() -> None:
     other = codes.clone()
     other[:, 4:] += 0.5
     for same, keep in ((True, 4), (False, 5)):
-        both = zip(*(regression(x, torch.tensor([keep, keep])) for x in (codes, other)), strict=True)
+        both = zip(
+            *(regression(x, torch.tensor([keep, keep])) for x in (codes, other)), strict=True
+        )
         assert all(torch.equal(a, b) is same for a, b in both)
 
 
@@ -55,13 +59,17 @@ def test_the_encoder_learns_in_its_stage_and_only_there(images: Tensor) -> None:
     for value in losses.values():
         model.zero_grad()
         value.backward(retain_graph=True)
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+        assert all(
+            p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters()
+        )
     assert all(p.grad is None for p in (*model.decoder.parameters(), *teacher.parameters()))
     model.zero_grad()
     alignment = t.Alignment(128)
     values = t.decoder_losses(model, alignment, teacher, images, rng)
     values["alignment"].backward(retain_graph=True)
-    assert all(p.grad is not None for p in (*alignment.parameters(), *model.decoder.blocks[1].parameters()))
+    assert all(
+        p.grad is not None for p in (*alignment.parameters(), *model.decoder.blocks[1].parameters())
+    )
     assert all(p.grad is None for p in model.decoder.blocks[2].parameters())
     values["flow"].backward()
     assert all(p.grad is None for p in (*model.encoder.parameters(), *teacher.parameters()))
@@ -74,7 +82,12 @@ def test_flow_matching_is_exact_for_a_decoder_that_knows(images: Tensor) -> None
 
     class Oracle(Decoder):
         def forward(
-            self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor, seen: list[Tensor] | None = None
+            self,
+            noised: Tensor,
+            time: Tensor,
+            codes: Tensor,
+            keep: Tensor,
+            seen: list[Tensor] | None = None,
         ) -> Tensor:
             super().forward(noised, time, codes, keep, seen)
             assert codes.shape == (6, 16, 3)

@@ -1,1 +1,2 @@
-VERSION = 11  # of the sampler and of its fits: one more with every change of the code that changes them
+# of the sampler and of its fits: one more with every change of the code that changes them
+VERSION = 11

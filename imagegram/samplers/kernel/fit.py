@@ -35,13 +35,17 @@ from imagegram.samplers.kernel.regression import principal_axes
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-IMAGES_OF_ALL_ROWS = 1 << 20  # training images that the regressions are fitted to, of all rows together: minutes
+# training images that the regressions are fitted to, of all rows together: minutes
+IMAGES_OF_ALL_ROWS = 1 << 20
 STEPS = 200  # of the optimizer, at most
-PASSES = 2.5  # times that a training image is predicted, at most: fewer images are learned by heart if seen more often
+# times that a training image is predicted, at most: fewer images are learned by heart if seen more
+# often
+PASSES = 2.5
 BATCH = 64  # training images predicted in a step
 LIBRARY = 4096  # training images that vote in a step, at most
 LATER_TOKENS = 4  # of those that share numbers, the ones of a step
-NEAREST = 512  # images whose offers count in a step, where a context of some tokens makes the others' votes small
+# images whose offers count in a step, where a context of some tokens makes the others' votes small
+NEAREST = 512
 WIDE_TOKENS = 4  # the first ones, where they do not
 RATES = {"projections": 0.03, "codes": 0.02, "edges": 0.01}  # of the optimizer
 RATE = 0.07  # for everything else
@@ -64,15 +68,16 @@ def fit(
     """Fit to training images [N, L] by their leave-one-out likelihood, with a progress line.
 
     The regression is solved; everything else follows gradients. A step predicts BATCH images from a
-    random LIBRARY of the others, so that its cost does not grow with N. Where N is larger, nearer images
-    are to be found, and the votes are narrowed to them in the end. `steps`: at most; 0: STEPS.
+    random LIBRARY of the others, so that its cost does not grow with N. Where N is larger, nearer
+    images are to be found, and the votes are narrowed to them in the end. `steps`: at most; 0:
+    STEPS.
     `rank`: of the metrics; 0: that of `rank_of`.
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
         raise UserError(
-            f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are {n}: tokenize more, or "
-            "take another sampler, aligned or ntd for example"
+            f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are "
+            f"{n}: tokenize more, or take another sampler, aligned or ntd for example"
         )
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(n)[: IMAGES_OF_ALL_ROWS // min(tokens.shape[1], OWN_TOKENS + 1)])
@@ -97,14 +102,22 @@ def rank_of(images: int) -> int:
 
 @contextlib.contextmanager
 def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each do operations of their own: most are too short to be shared between two cores."""
-    with single_threads() as threads, ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
+    """Threads that each do operations of their own: most are too short to be shared between two
+    cores."""
+    with (
+        single_threads() as threads,
+        ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool,
+    ):
         yield pool
 
 
 @torch.no_grad()
 def _regress(
-    model: MovedVotes, digits: Tensor, rows: NDArray[np.int64], rng: np.random.Generator, pool: ThreadPoolExecutor
+    model: MovedVotes,
+    digits: Tensor,
+    rows: NDArray[np.int64],
+    rng: np.random.Generator,
+    pool: ThreadPoolExecutor,
 ) -> None:
     """Solve the regressions, and start the metrics at the principal components of the contexts."""
     model.images.copy_(torch.from_numpy(rows))
@@ -129,16 +142,29 @@ def _regress(
     list(tqdm(rows_left, total=model.rows, desc="regression of the kernel", unit="token"))
 
 
-def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor, steps: int) -> None:
+def _descend(
+    model: MovedVotes,
+    digits: Tensor,
+    rng: np.random.Generator,
+    pool: ThreadPoolExecutor,
+    steps: int,
+) -> None:
     """Follow the gradient of the leave-one-out bits of batches of `digits` uint8 [M, F]."""
     size = min(len(digits), LIBRARY)
     batch = min(BATCH, size)
-    named = {name: each for name, each in model.named_parameters() if each.numel() and each.requires_grad}
+    named = {
+        name: each for name, each in model.named_parameters() if each.numel() and each.requires_grad
+    }
     trained = list(named.values())
-    groups = [{"params": [each], "rate": RATES.get(name.split(".")[0], RATE)} for name, each in named.items()]
+    groups = [
+        {"params": [each], "rate": RATES.get(name.split(".")[0], RATE)}
+        for name, each in named.items()
+    ]
     optimizer = torch.optim.Adam(groups, RATE)
     steps = min(steps, math.ceil(PASSES * len(digits) / batch))
-    residuals = [model.residuals(digits, row, model.images) for row in range(min(model.rows, OWN_TOKENS))]
+    residuals = [
+        model.residuals(digits, row, model.images) for row in range(min(model.rows, OWN_TOKENS))
+    ]
 
     bar = trange(steps, desc="fitting the kernel", unit="step")
     for number in bar:
@@ -148,7 +174,9 @@ def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: 
         chosen = torch.from_numpy(rng.choice(len(digits), size, replace=False)).to(digits.device)
         few = digits[chosen]
 
-        def one(task: tuple[int, float], few: Tensor = few, chosen: Tensor = chosen) -> tuple[float, list[Tensor]]:
+        def one(
+            task: tuple[int, float], few: Tensor = few, chosen: Tensor = chosen
+        ) -> tuple[float, list[Tensor]]:
             position, times = task
             known = (
                 residuals[position][chosen]
@@ -162,25 +190,39 @@ def _descend(model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: 
 
         results = list(pool.map(one, _tasks(model, rng)))
         # The same sum, however many threads there are.
-        for parameter, *gradients in zip(trained, *(gradients for _, gradients in results), strict=True):
+        for parameter, *gradients in zip(
+            trained, *(gradients for _, gradients in results), strict=True
+        ):
             parameter.grad = torch.zeros_like(parameter) + sum(gradients)
         optimizer.step()
-        bar.set_postfix_str(f"{sum(bits for bits, _ in results) / model.tokens:.2f} bits a token, left out")
+        bar.set_postfix_str(
+            f"{sum(bits for bits, _ in results) / model.tokens:.2f} bits a token, left out"
+        )
 
 
 def _tasks(model: MovedVotes, rng: np.random.Generator) -> list[tuple[int, float]]:
-    """The positions predicted in a step, and how often they count: of those that share their numbers a few."""
+    """The positions predicted in a step, and how often they count: of those that share their
+    numbers a few."""
     own = min(model.tokens, OWN_TOKENS)
     later = model.tokens - own
     few = min(LATER_TOKENS, later)
     drawn = np.sort(rng.choice(later, few, replace=False)) if few else np.zeros(0, np.int64)
-    return [(position, 1.0) for position in range(own)] + [(own + int(number), later / few) for number in drawn]
+    return [(position, 1.0) for position in range(own)] + [
+        (own + int(number), later / few) for number in drawn
+    ]
 
 
 def left_out_bits(
-    model: MovedVotes, digits: Tensor, residuals: Tensor, position: int, batch: int, *, sharper: float = 1.0
+    model: MovedVotes,
+    digits: Tensor,
+    residuals: Tensor,
+    position: int,
+    batch: int,
+    *,
+    sharper: float = 1.0,
 ) -> Tensor:
-    """-log2 of the mean probability of a token of the first `batch` images, each predicted from all other `digits`.
+    """-log2 of the mean probability of a token of the first `batch` images, each predicted from all
+    other `digits`.
 
     digits: uint8 [N, F]; residuals [N, D], of `model.residuals`.
     """
@@ -193,7 +235,9 @@ def left_out_bits(
         x = y[:batch]
         distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
         distances = distances.scatter(1, own, FAR) * sharper
-        heard = distances.topk(min(neighbours_of(len(digits)), len(digits) - 1), 1, largest=False)[0][:, -1:]
+        heard = distances.topk(min(neighbours_of(len(digits)), len(digits) - 1), 1, largest=False)[
+            0
+        ][:, -1:]
         distances = distances.maximum(heard)
     else:
         distances = torch.zeros((batch, len(digits)), device=digits.device).scatter(1, own, FAR)
@@ -216,12 +260,14 @@ def left_out_bits(
 
 
 @torch.no_grad()
-def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator) -> None:
+def _narrow(
+    model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator
+) -> None:
     """Narrow votes that were fitted to a library to the denser index [N, L] that it was drawn from.
 
-    The squared distances of all tokens are multiplied by one number, the one of some powers of NARROWER
-    with the fewest leave-one-out bits of a batch of training images, predicted from all others.
-    """
+    The squared distances of all tokens are multiplied by one number, the one of some powers of
+    NARROWER with the fewest leave-one-out bits of a batch of training images, predicted from all
+    others."""
     rows = rng.permutation(len(tokens))[:NARROWED]
     digits = digits_of(tokens[rows], model.levels, device)
     images = torch.from_numpy(rows).to(device)
@@ -232,7 +278,9 @@ def _narrow(model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device,
     ):
         residuals = model.residuals(digits, position, images)
         for power in range(POWERS):
-            found = left_out_bits(model, digits, residuals, position, BATCH, sharper=NARROWER**power)
+            found = left_out_bits(
+                model, digits, residuals, position, BATCH, sharper=NARROWER**power
+            )
             bits[power] += times * found.item()
     model.sharpness.add_(int(bits.argmin()) * math.log(NARROWER))
 
@@ -243,12 +291,15 @@ def fit_file(index: Index) -> Path:
 
 
 def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedVotes:
-    """The model fitted to `index`: read from beside it, or fitted now, in `steps` (0: STEPS), and written there.
+    """The model fitted to `index`: read from beside it, or fitted now, in `steps` (0: STEPS), and
+    written there.
 
     UserError where the codec has no FSQ levels, or the images are too few.
     """
     if not index.levels:
-        raise UserError(f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits")
+        raise UserError(
+            f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits"
+        )
     file = fit_file(index)
     made_from = _made_from(index, steps)
     if file.exists():
@@ -256,7 +307,9 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
             if f.metadata() == made_from:
                 stored = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
                 rank = int(made_from["rank"])
-                model = MovedVotes(index.levels, index.tokens_per_image, rank, len(stored["images"]))
+                model = MovedVotes(
+                    index.levels, index.tokens_per_image, rank, len(stored["images"])
+                )
                 model.load_state_dict(stored)
                 return model.to(device).requires_grad_(False).eval()
     model = fit(index.tokens, index.levels, device, steps=steps)
@@ -266,9 +319,14 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
 
 
 def _made_from(index: Index, steps: int) -> dict[str, str]:
-    """All that a fit depends on, as text: every constant of this file, of the model and of its regression."""
+    """All that a fit depends on, as text: every constant of this file, of the model and of its
+    regression."""
     constants = vars(model_file) | vars(regression_file) | globals() | {"STEPS": steps or STEPS}
-    settings = {name: value for name, value in sorted(constants.items()) if name.isupper() and name != "VERSION"}
+    settings = {
+        name: value
+        for name, value in sorted(constants.items())
+        if name.isupper() and name != "VERSION"
+    }
     rank = rank_of(index.num_images)
     return {
         "index": str(index.identity),

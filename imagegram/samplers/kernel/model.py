@@ -13,13 +13,14 @@ from imagegram.samplers.kernel.regression import Regression, landmarks_of
 
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
-OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS  # have numbers of their own; all later tokens share one set of them
+# have numbers of their own; all later tokens share one set of them
+OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS
 MOST_RANK = 32
 LEAST_RANK = 4
 IMAGES_A_RANK = 128  # fewer images cannot tell more numbers of the context apart
-# No image is heard louder than the so many nearest, so that none is the only one heard: at least LEAST_NEIGHBOURS,
-# and more where images stand closer. With them fewer than one drawn image in a million is a copy, of digits, 4,000 and
-# 18,000 scenes, and 54,000 clothes.
+# No image is heard louder than the so many nearest, so that none is the only one heard: at least
+# LEAST_NEIGHBOURS, and more where images stand closer. With them fewer than one drawn image in a
+# million is a copy, of digits, 4,000 and 18,000 scenes, and 54,000 clothes.
 LEAST_NEIGHBOURS = 4
 NEIGHBOURS = 0.7  # times the fifth root of the number of images
 FAR = 1e9  # a distance whose vote is 0, with gradients that are numbers
@@ -28,7 +29,8 @@ NARROWEST = 1e-6  # a width, as a share of the fitted one: step 0
 
 
 class MovedVotes(nn.Module):
-    """The fitted numbers: of each of R rows, the token positions up to OWN_TOKENS, and one row for all after them.
+    """The fitted numbers: of each of R rows, the token positions up to OWN_TOKENS, and one row for
+    all after them.
 
     A place f = token position * digits + digit. A row listens to at most OWN_TOKENS earlier tokens,
     whose C digits are its context.
@@ -37,10 +39,13 @@ class MovedVotes(nn.Module):
     regression: type[Regression] = Regression
     edges_of_codes: Tensor  # [D, values - 1], half way between two codes of a digit
     images: Tensor  # int64 [M], rows of the index that the regression was fitted to, ascending
-    positions: Tensor  # int64 [M], the position at which the last row saw each of them, where it stands for many
+    # int64 [M], the position at which the last row saw each of them, where it stands for many
+    positions: Tensor
     leverage: Tensor  # [R, M, D], how much each of those images weighed in its own prediction
 
-    def __init__(self, levels: tuple[int, ...], tokens_per_image: int, rank: int = MOST_RANK, images: int = 0):
+    def __init__(
+        self, levels: tuple[int, ...], tokens_per_image: int, rank: int = MOST_RANK, images: int = 0
+    ):
         """rank: projected numbers of a context, at most; images: M."""
         super().__init__()
         self.levels = levels
@@ -55,17 +60,22 @@ class MovedVotes(nn.Module):
         self.projections = nn.ParameterList(
             nn.Parameter(_first_projection(r, self.digits, rank)) for r in range(self.rows)
         )
-        self.sharpness = nn.Parameter(torch.zeros(self.rows))  # log of what squared distances are multiplied with
+        # log of what squared distances are multiplied with
+        self.sharpness = nn.Parameter(torch.zeros(self.rows))
 
         codes = fsq_places(levels)
         self.register_buffer("edges_of_codes", (codes[:, 1:] + codes[:, :-1]) / 2, persistent=False)
         self.edges = nn.Parameter(self.edges_of_codes.repeat(self.rows, 1, 1))  # [R, D, values - 1]
-        self.log_width = nn.Parameter(torch.full((self.rows, self.digits), -2.7))  # of a step, in codes
-        # The shares of the moved votes, of votes as they stand (the first token's alone) and of uniform tokens.
+        # of a step, in codes
+        self.log_width = nn.Parameter(torch.full((self.rows, self.digits), -2.7))
+        # The shares of the moved votes, of votes as they stand (the first token's alone) and of
+        # uniform tokens.
         self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
         landmarks = landmarks_of(images, self.rows)
-        self.regressions = nn.ModuleList(self.regression(r, levels, landmarks) for r in range(self.rows))
+        self.regressions = nn.ModuleList(
+            self.regression(r, levels, landmarks) for r in range(self.rows)
+        )
         self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))
@@ -86,9 +96,15 @@ class MovedVotes(nn.Module):
         return self.codes[first : first + self.digits]
 
     def embed(self, digits: Tensor, position: int) -> Tensor:
-        """The context of `position` for the distance: digits uint8 [n, >= position * D] -> [n, C]."""
+        """The context of `position` for the distance: digits uint8 [n, >= position * D] -> [n,
+        C]."""
         context = context_places(position, self.digits)
-        rows = torch.tensor([self.row(place // self.digits) * self.digits + place % self.digits for place in context])
+        rows = torch.tensor(
+            [
+                self.row(place // self.digits) * self.digits + place % self.digits
+                for place in context
+            ]
+        )
         codes = self.codes[rows.to(digits.device)]  # [C, values]
         return codes.gather(1, digits[:, context].T.long()).T
 
@@ -102,7 +118,8 @@ class MovedVotes(nn.Module):
         return self.projections[row] * (self.sharpness[row] / 2).exp()
 
     def shares(self, position: int, step: float = 1.0) -> Tensor:
-        """The shares of moved votes, votes as they stand, and uniform tokens: [3]; `step` scales the last one."""
+        """The shares of moved votes, votes as they stand, and uniform tokens: [3]; `step` scales
+        the last one."""
         logits = self.share_logits[self.row(position)]
         if position:
             logits = torch.stack([logits[0], logits.new_tensor(-math.inf), logits[2]])
@@ -111,9 +128,17 @@ class MovedVotes(nn.Module):
         return torch.cat([shares[:2] * ((1 - uniform) / (1 - shares[2:])), uniform])
 
     def chances(
-        self, position: int, digit: int, wanted: Tensor, offers: Tensor, *, step: float = 1.0, temperature: float = 1.0
+        self,
+        position: int,
+        digit: int,
+        wanted: Tensor,
+        offers: Tensor,
+        *,
+        step: float = 1.0,
+        temperature: float = 1.0,
     ) -> Tensor:
-        """The chance that an offer becomes a wanted digit: the logistic's mass between its edges, [n, N].
+        """The chance that an offer becomes a wanted digit: the logistic's mass between its edges,
+        [n, N].
 
         wanted: int64 [n, 1], or anything that broadcasts; offers [n, N], in codes.
         """
@@ -126,7 +151,8 @@ class MovedVotes(nn.Module):
         edges = torch.cat([-end, edges, end])
         low, high = edges[wanted], edges[wanted + 1]
         narrow = (-self.log_width[row, digit]).exp() / max(step * temperature, NARROWEST)
-        # Both sigmoids on the side where they are small: the difference of two numbers near 1 has no digits left.
+        # Both sigmoids on the side where they are small: the difference of two numbers near 1 has
+        # no digits left.
         side = torch.where(low + high > 2 * offers, -narrow, narrow)
         return (torch.sigmoid(side * (high - offers)) - torch.sigmoid(side * (low - offers))).abs()
 
@@ -136,9 +162,11 @@ class MovedVotes(nn.Module):
         return _given_codes(digits, own, self.levels)
 
     def means(self, digits: Tensor, position: int, expected: Tensor | None = None) -> Tensor:
-        """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the token's digits, [n, D].
+        """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the
+        token's digits, [n, D].
 
-        Of the token itself, a digit is predicted from those before it; the last one is not looked at.
+        Of the token itself, a digit is predicted from those before it; the last one is not looked
+        at.
         expected: what `expect` made of the context, where its digits are the same.
         """
         return self.regression_at(position).predict(self._codes_of(digits, position), expected)
@@ -153,8 +181,9 @@ class MovedVotes(nn.Module):
         return _given_codes(digits, context_places(position, self.digits) + own, self.levels)
 
     def training_codes(self, digits: Tensor, row: int) -> Tensor:
-        """What the regression of a row is fitted to: of digits uint8 [M, F] of the training images, the codes of
-        context and token, [M, C + D]. Where a row stands for many positions, each image is seen at its own."""
+        """What the regression of a row is fitted to: of digits uint8 [M, F] of the training images,
+        the codes of context and token, [M, C + D]. Where a row stands for many positions, each
+        image is seen at its own."""
         if row < OWN_TOKENS:
             own = list(range((row + 1) * self.digits))
             return _given_codes(digits, own, self.levels)
@@ -165,11 +194,11 @@ class MovedVotes(nn.Module):
         return codes
 
     def residuals(self, digits: Tensor, position: int, images: Tensor) -> Tensor:
-        """How far the digits of training images lie from what the others let expect, in codes: [n, D].
+        """How far the digits of training images lie from what the others let expect, in codes: [n,
+        D].
 
-        digits: uint8 [n, F] of the rows `images` [n] of the index. Those that the regression was fitted
-        to are left out of it: r / (1 - h).
-        """
+        digits: uint8 [n, F] of the rows `images` [n] of the index. Those that the regression was
+        fitted to are left out of it: r / (1 - h)."""
         error = self.own_codes(digits, position) - self.means(digits, position)
         if not len(self.images):
             return error
@@ -182,27 +211,32 @@ class MovedVotes(nn.Module):
 
     @torch.no_grad()
     def listening(self) -> Tensor:
-        """Which position listens to which: [L, L], rows sum to 1. Row i: the share that each earlier
-        token has in the squared distance that decides the votes at i, were all digits uniform."""
+        """Which position listens to which: [L, L], rows sum to 1. Row i: the share that each
+        earlier token has in the squared distance that decides the votes at i, were all digits
+        uniform."""
         shares = torch.zeros(self.tokens, self.tokens)
         spread = (self.codes.var(1, correction=0)).cpu()
         for position in range(1, self.tokens):
             context = torch.tensor(context_places(position, self.digits))
             weights = self.projections[self.row(position)].square().sum(0).cpu()
-            rows = (context // self.digits).clamp(max=self.rows - 1) * self.digits + context % self.digits
+            rows = (context // self.digits).clamp(
+                max=self.rows - 1
+            ) * self.digits + context % self.digits
             shares[position].index_add_(0, context // self.digits, weights * spread[rows])
         shares[0, 0] = 1
         return shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
 
 
 def _first_projection(row: int, digits: int, rank: int) -> Tensor:
-    """Where the metric starts: the digits themselves [C, C], or the last `rank` of them until there is data."""
+    """Where the metric starts: the digits themselves [C, C], or the last `rank` of them until there
+    is data."""
     size = len(context_places(row, digits))
     return torch.eye(size)[-min(size, rank) :]
 
 
 def context_places(position: int, digits: int) -> list[int]:
-    """The digits that a token listens to: those of the first FIRST_TOKENS and the last LAST_TOKENS before it.
+    """The digits that a token listens to: those of the first FIRST_TOKENS and the last LAST_TOKENS
+    before it.
 
     >>> context_places(2, 3)
     [0, 1, 2, 3, 4, 5]
@@ -214,7 +248,8 @@ def context_places(position: int, digits: int) -> list[int]:
 
 
 def neighbours_of(images: int) -> int:
-    """How many images are heard as loud as the nearest, of so many: where they stand closer, copies are likelier.
+    """How many images are heard as loud as the nearest, of so many: where they stand closer, copies
+    are likelier.
 
     >>> neighbours_of(1_608), neighbours_of(17_979), neighbours_of(53_929)
     (4, 5, 6)
@@ -231,17 +266,23 @@ def fsq_places(levels: tuple[int, ...]) -> Tensor:
 
 
 def _given_codes(digits: Tensor, places: list[int], levels: tuple[int, ...]) -> Tensor:
-    """The codes of digits uint8 [n, F] at some places, as the quantizer has them: float32 [n, places]."""
-    half = torch.tensor([levels[place % len(levels)] // 2 for place in places], device=digits.device)
+    """The codes of digits uint8 [n, F] at some places, as the quantizer has them: float32 [n,
+    places]."""
+    half = torch.tensor(
+        [levels[place % len(levels)] // 2 for place in places], device=digits.device
+    )
     return digits[:, places].float() / half - 1
 
 
 def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
     """Tokens [n, k] -> their digits, uint8 [n, k * len(levels)]."""
-    return torch.from_numpy(_digit_table(levels)[tokens].reshape(len(tokens), tokens.shape[1] * len(levels))).to(device)
+    return torch.from_numpy(
+        _digit_table(levels)[tokens].reshape(len(tokens), tokens.shape[1] * len(levels))
+    ).to(device)
 
 
 @functools.cache
 def _digit_table(levels: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The digits of all ids: [vocab_size, len(levels)]. To look them up takes an eighth of the memory."""
+    """The digits of all ids: [vocab_size, len(levels)]. To look them up takes an eighth of the
+    memory."""
     return fsq_digits(np.arange(math.prod(levels)), levels).astype(np.uint8)

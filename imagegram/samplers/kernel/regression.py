@@ -1,8 +1,8 @@
 """What a context lets expect: a token's codes, by kernel ridge regression on the digits before it.
 
-The kernel is Gaussian, and its features are the nearness to some training images, the landmarks (the
-Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up kernel machines").
-"""
+The kernel is Gaussian, and its features are the nearness to some training images, the landmarks
+(the Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up kernel
+machines")."""
 
 import contextlib
 
@@ -15,7 +15,8 @@ LANDMARKS_OF_ALL_ROWS = 48_000  # but not more than this: they are solved for in
 RIDGE_OF_NEARNESS = 0.1
 LEAST_SPREAD = 0.01  # of contexts, where digits hardly change
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
-PRINCIPAL = 48  # numbers of a context that digits are multiplied with: above it the leading principal components
+# numbers of a context that digits are multiplied with: above it the leading principal components
+PRINCIPAL = 48
 RIDGE = 20.0  # on a digit, and on a product of two
 RIDGE_OF_CONSTANT = 1e-3
 IMAGES_AT_ONCE = 4096  # bounds the memory
@@ -38,7 +39,8 @@ def landmarks_of(images: int, rows: int) -> int:
 def principal_axes(numbers: Tensor, count: int) -> Tensor:
     """The `count` directions [C, count] in which centred `numbers` [M, C] vary most."""
     spread = numbers.T @ numbers
-    # Where images are few, or digits are always the same, most of the spectrum is rounding: the solver may fail.
+    # Where images are few, or digits are always the same, most of the spectrum is rounding: the
+    # solver may fail.
     with contextlib.suppress(torch.linalg.LinAlgError):
         axes = torch.linalg.eigh(spread)[1][:, -count:]
         if axes.isfinite().all():
@@ -57,19 +59,22 @@ def _inverse_root(matrix: Tensor) -> Tensor:
 
 
 def _times_upper(rows: Tensor, upper: Tensor) -> Tensor:
-    """`rows` [n, P] times an upper triangular matrix [P, P], but for its zeros: in little more than half the time."""
+    """`rows` [n, P] times an upper triangular matrix [P, P], but for its zeros: in little more than
+    half the time."""
     firsts = range(0, len(upper), BLOCK) or [0]
     return torch.cat([rows[:, : i + BLOCK] @ upper[: i + BLOCK, i : i + BLOCK] for i in firsts], 1)
 
 
 def _add_square(gram: Tensor, rows: Tensor) -> None:
-    """Add `rows`^T `rows` to the lower triangle of `gram` [P, P], float64; what is above it may be wrong."""
+    """Add `rows`^T `rows` to the lower triangle of `gram` [P, P], float64; what is above it may be
+    wrong."""
     for i in range(0, len(gram), BLOCK):
         gram[i : i + BLOCK, : i + BLOCK] += rows[:, i : i + BLOCK].T @ rows[:, : i + BLOCK]
 
 
 class Regression(nn.Module):
-    """The regression of one row: for each digit, on the context and the digits of the token before it.
+    """The regression of one row: for each digit, on the context and the digits of the token before
+    it.
 
     Features are in such an order that those of a digit begin with those of the one before: a single
     Cholesky factor of all features has those of every digit as its leading blocks.
@@ -128,7 +133,8 @@ class Regression(nn.Module):
         return torch.cat(parts, 1)
 
     def predict(self, codes: Tensor, expected: Tensor | None = None) -> Tensor:
-        """Codes [n, C + D] -> the mean codes of the token's digits [n, D]; the last digit is not looked at.
+        """Codes [n, C + D] -> the mean codes of the token's digits [n, D]; the last digit is not
+        looked at.
 
         expected: what `expect` makes of the context, where that is known already.
         """
@@ -143,10 +149,11 @@ class Regression(nn.Module):
 
     @torch.no_grad()
     def fit(self, codes: Tensor, landmarks: Tensor) -> Tensor:
-        """Fit to training images [M, C + D]: their leverage [M, D], the diagonal h of the hat matrix.
+        """Fit to training images [M, C + D]: their leverage [M, D], the diagonal h of the hat
+        matrix.
 
-        Left out of the regression, an image's error r would be r / (1 - h). landmarks: int64 [K], of the images.
-        """
+        Left out of the regression, an image's error r would be r / (1 - h). landmarks: int64 [K],
+        of the images."""
         self.center.copy_(codes.mean(0))
         context = (codes - self.center)[:, : self.context]
         if self.axes.shape[1]:
@@ -154,7 +161,8 @@ class Regression(nn.Module):
         self.landmarks.copy_(context[landmarks[: len(self.landmarks)]])
         self.spread.copy_(context.square().mean(0).sum().clamp(min=LEAST_SPREAD))
 
-        # Nearness in an orthogonal basis of the landmarks' own, so that its ridge is that of the kernel.
+        # Nearness in an orthogonal basis of the landmarks' own, so that its ridge is that of the
+        # kernel.
         one = torch.eye(len(self.landmarks), dtype=torch.float64, device=codes.device)
         white = _inverse_root(self.nearness(self.landmarks).double() + JITTER * one).float()
         parts = [self.features(part) for part in codes.split(IMAGES_AT_ONCE)]
@@ -163,7 +171,8 @@ class Regression(nn.Module):
             features[:, self.near] = _times_upper(features[:, self.near], white)
             _add_square(gram, features)
 
-        # In an orthogonal basis of all features the prediction of a digit is a sum over its first ones.
+        # In an orthogonal basis of all features the prediction of a digit is a sum over its first
+        # ones.
         root = _inverse_root(gram)
         root32 = root.float()
         targets = (codes - self.center)[:, self.context :].split(IMAGES_AT_ONCE)

@@ -1,4 +1,5 @@
-"""The sampler `kernel`: its fields, and where the work is done. PyTorch is imported when it is first asked to draw."""
+"""The sampler `kernel`: its fields, and where the work is done. PyTorch is imported when it is
+first asked to draw."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,35 +18,44 @@ if TYPE_CHECKING:
     from imagegram.samplers.kernel.drawing import Drawing
 
 MOST_STEP = 10
-PAIRS = 1 << 30  # of a sequence asked and a digit of a training image, that are compared in a few minutes
+# of a sequence asked and a digit of a training image, that are compared in a few minutes
+PAIRS = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel(Sampler):
-    """Moved votes: one image gives each token, moved by what the difference of their contexts makes.
+    """Moved votes: one image gives each token, moved by what the difference of their contexts
+    makes.
 
-    Temperature acts on the votes and on the widths of the steps, top-k and top-p on each digit. Drawn
-    as fitted, at temperature 1, images are less coherent than real ones.
-    """
+    Temperature acts on the votes and on the widths of the steps, top-k and top-p on each digit.
+    Drawn as fitted, at temperature 1, images are less coherent than real ones."""
 
     name = "kernel"
     version = VERSION
-    how = "One training image gives the next token, the likelier the nearer it is so far, moved by the difference"
+    how = (
+        "One training image gives the next token, the likelier the nearer it is so far, moved by "
+        "the difference"
+    )
 
-    step: float = 1.0  # how far tokens are moved from their sources; 1: as fitted, 0: tokens as they stand
+    step: float = 1.0
+    """how far tokens are moved from their sources; 1: as fitted, 0: tokens as they stand"""
     temperature: float = 0.1  # below 1 sharpens votes and steps; 1: as fitted
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.step <= MOST_STEP:
-            raise UserError(f"step lies between 0 (tokens as they stand) and {MOST_STEP}; 1 is what was fitted")
+            raise UserError(
+                f"step lies between 0 (tokens as they stand) and {MOST_STEP}; 1 is what was fitted"
+            )
 
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         from imagegram.samplers.kernel.drawing import kernel_matches
 
         return kernel_matches(index, drawn, rng, self._drawing())
 
-    def probabilities(self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None) -> NDArray[np.float64]:
+    def probabilities(
+        self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None
+    ) -> NDArray[np.float64]:
         from imagegram.samplers.kernel.drawing import kernel_probabilities
 
         return kernel_probabilities(index, tokens, self._drawing(), leave_out=leave_out)
@@ -58,7 +68,8 @@ class Kernel(Sampler):
         return Drawing(self.step, self.temperature, reweigh)
 
     def prepare(self, index: Index) -> None:
-        """Fit the model to the images of `index`, unless that is done; the fit is kept beside it."""
+        """Fit the model to the images of `index`, unless that is done; the fit is kept beside
+        it."""
         from imagegram.samplers.kernel.drawing import kernel_of
 
         kernel_of(index)

@@ -1,15 +1,16 @@
-"""The votes of all indexed images (drawing.py has the formula), without ever storing one for each image and sequence.
+"""The votes of all indexed images (drawing.py has the formula), without ever storing one for each
+image and sequence.
 
-Distances are counted in whole numbers: the projected numbers of all contexts are rounded to 127 steps of the
-largest one. So their products are exact, as bytes where a processor multiplies these (in less than half the
-time of floats), and whatever is computed together gives the same.
+Distances are counted in whole numbers: the projected numbers of all contexts are rounded to 127
+steps of the largest one. So their products are exact, as bytes where a processor multiplies these
+(in less than half the time of floats), and whatever is computed together gives the same.
 
-To draw an image by its vote, the votes of all others are not made: images stand in groups of GROUP, and a
-pass over all of them finds the nearest of each group. The votes of the NEAREST groups are made; those of any
-other are at most as many as that one has, times GROUP. So an image of the nearest groups is drawn, or
-another group proposed by this bound, and accepted with the share of it that its votes reach: rejection keeps
-the distribution exact. Where all of ATTEMPTS proposals are rejected, the votes of all images are made after all.
-"""
+To draw an image by its vote, the votes of all others are not made: images stand in groups of GROUP,
+and a pass over all of them finds the nearest of each group. The votes of the NEAREST groups are
+made; those of any other are at most as many as that one has, times GROUP. So an image of the
+nearest groups is drawn, or another group proposed by this bound, and accepted with the share of it
+that its votes reach: rejection keeps the distribution exact. Where all of ATTEMPTS proposals are
+rejected, the votes of all images are made after all."""
 
 import itertools
 from collections.abc import Callable
@@ -32,17 +33,20 @@ from imagegram.samplers.kernel.model import (
 )
 
 STEPS = 127  # to which the projected numbers are rounded, on either side of 0: a byte
-NOBODY = 1 << 23  # the squared distance of what is no image; any other is smaller, and a float knows it exactly
+# the squared distance of what is no image; any other is smaller, and a float knows it exactly
+NOBODY = 1 << 23
 GROUP = 32  # images that are proposed together
 NEAREST = 16  # groups whose votes are made
 ATTEMPTS = 64  # to draw an image, before the votes of all are made
-ROUNDS = [slice(0, 1), slice(1, 8), slice(8, ATTEMPTS)]  # of them, each for the sequences that the last one left
+# of them, each for the sequences that the last one left
+ROUNDS = [slice(0, 1), slice(1, 8), slice(8, ATTEMPTS)]
 ROWS = 512  # sequences whose votes a core counts at a time, at most
 TILE = 256  # images, or groups, that it counts at a time: half a MB of votes
 PROJECTED_AT_ONCE = 2048  # images
 ROWS_AT_ONCE = 64  # sequences whose proposals are looked at together
 GPU_TILE = 1 << 18
-LEAST_LOG = -80.0  # of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
+# of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
+LEAST_LOG = -80.0
 Result = TypeVar("Result")
 
 
@@ -65,11 +69,14 @@ class Library:
         self.tile = GPU_TILE if self.gpu else TILE
         self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
 
-        # Where the digits of earlier tokens lie: those of the first tokens stay, later ones take turns.
+        # Where the digits of earlier tokens lie: those of the first tokens stay, later ones take
+        # turns.
         first = FIRST_TOKENS * model.digits
         turns = (LAST_TOKENS + 1) * model.digits
         places = model.tokens * model.digits
-        self.rows = [place if place < first else first + (place - first) % turns for place in range(places)]
+        self.rows = [
+            place if place < first else first + (place - first) % turns for place in range(places)
+        ]
         self.held = [-1] * min(places, first + turns)  # the place that is in a row
         self.context = torch.zeros((len(self.held), self.size), device=self.device)
 
@@ -77,9 +84,15 @@ class Library:
         # The projected numbers of the position that is prepared, and the same in whole numbers.
         self.step = 1.0
         self.projected = torch.zeros((model.rank, self.size), device=self.device)
-        self.numbers = torch.zeros((model.rank, self.groups * GROUP), dtype=torch.int8, device=self.device)
-        self.by_group = torch.zeros((self.groups, GROUP, model.rank), dtype=torch.int8, device=self.device)
-        self.squares = torch.full((self.groups * GROUP,), NOBODY, dtype=torch.int32, device=self.device)
+        self.numbers = torch.zeros(
+            (model.rank, self.groups * GROUP), dtype=torch.int8, device=self.device
+        )
+        self.by_group = torch.zeros(
+            (self.groups, GROUP, model.rank), dtype=torch.int8, device=self.device
+        )
+        self.squares = torch.full(
+            (self.groups * GROUP,), NOBODY, dtype=torch.int32, device=self.device
+        )
 
     def prepare(self, position: int) -> None:
         """Project the contexts of all images, for the distances at a position."""
@@ -102,7 +115,12 @@ class Library:
 
         @torch.inference_mode()
         def project(tile: slice) -> float:
-            return torch.mm(matrix, self.context[:held, tile], out=self.projected[:rank, tile]).abs().max().item()
+            return (
+                torch.mm(matrix, self.context[:held, tile], out=self.projected[:rank, tile])
+                .abs()
+                .max()
+                .item()
+            )
 
         self.step = max(max(self.pool.map(project, tiles)) / STEPS if rank else 0.0, 1e-30)
 
@@ -123,8 +141,8 @@ class Library:
     def against(self, position: int, queries: Tensor) -> Tensor:
         """The projected numbers of sequences, in whole numbers: int8 [n, r].
 
-        queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where others are with it.
-        """
+        queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where
+        others are with it."""
         if not position:
             return torch.zeros_like(queries[:, :0], dtype=torch.int8)
         context = self.model.embed(queries, position).double()
@@ -132,10 +150,13 @@ class Library:
         return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
 
     def distances(self, own: Tensor, part: slice, out: Tensor | None = None) -> Tensor:
-        """The squared distances of some images, less what all have in common, in squares of a step: [n, part]."""
+        """The squared distances of some images, less what all have in common, in squares of a step:
+        [n, part]."""
         numbers = self.numbers[: own.shape[1], part]
         fast = not self.gpu and torch.cpu._is_vnni_supported()
-        products = torch._int_mm(own, numbers, out=out) if fast else (own.float() @ numbers.float()).int()
+        products = (
+            torch._int_mm(own, numbers, out=out) if fast else (own.float() @ numbers.float()).int()
+        )
         return torch.sub(self.squares[part], products, alpha=2, out=products)
 
     def distances_in(self, own: Tensor, groups: Tensor) -> Tensor:
@@ -151,15 +172,22 @@ class Library:
 
     def digits_of(self, images: Tensor, position: int) -> Tensor:
         """The digits of some images [n] up to a position: uint8 [n, (position + 1) * D]."""
-        return digits_of(self.tokens[images.cpu().numpy(), : position + 1], self.model.levels, self.device)
+        return digits_of(
+            self.tokens[images.cpu().numpy(), : position + 1], self.model.levels, self.device
+        )
 
     def share(self, n: int, rows: int, run: Callable[[slice], Result]) -> list[Result]:
         """What `run` makes of each `rows` of n sequences, on all cores."""
-        return list(self.pool.map(torch.inference_mode()(run), slices(n, self.tile if self.gpu else rows)))
+        return list(
+            self.pool.map(torch.inference_mode()(run), slices(n, self.tile if self.gpu else rows))
+        )
 
     def blocks(self, n: int, size: int, run: Callable[[slice, slice], None]) -> None:
-        """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs, on all cores."""
-        pairs = itertools.product(slices(size, self.tile), slices(n, self.tile if self.gpu else ROWS))
+        """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs,
+        on all cores."""
+        pairs = itertools.product(
+            slices(size, self.tile), slices(n, self.tile if self.gpu else ROWS)
+        )
 
         @torch.inference_mode()
         def one(pair: tuple[slice, slice]) -> None:
@@ -170,7 +198,9 @@ class Library:
     def best(self, own: Tensor) -> Tensor:
         """The distance of the nearest image of each group: int32 [n, groups]."""
         if len(self.of_groups) != len(own):  # else that of the last token: its pages are there
-            self.of_groups = torch.empty((len(own), self.groups), dtype=torch.int32, device=self.device)
+            self.of_groups = torch.empty(
+                (len(own), self.groups), dtype=torch.int32, device=self.device
+            )
         best = self.of_groups
 
         def look(rows: slice, tile: slice) -> None:
@@ -186,13 +216,17 @@ class Library:
         return best
 
     def nearest(self, own: Tensor, best: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The groups of the `count` nearest images or more [n, m], and the distances of all in them [n, m, GROUP]."""
+        """The groups of the `count` nearest images or more [n, m], and the distances of all in them
+        [n, m, GROUP]."""
         groups = best.topk(min(max(NEAREST, count), self.groups), 1, largest=False).indices
         return groups, self.distances_in(own, groups)
 
     def heard(self, distances: Tensor) -> Tensor:
-        """How far the last image is that is heard as loud as the nearest, of `distances` [n, m, GROUP]: [n, 1]."""
-        return distances.flatten(1).topk(min(self.neighbours, self.size), 1, largest=False)[0][:, -1:]
+        """How far the last image is that is heard as loud as the nearest, of `distances` [n, m,
+        GROUP]: [n, 1]."""
+        return distances.flatten(1).topk(min(self.neighbours, self.size), 1, largest=False)[0][
+            :, -1:
+        ]
 
     def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """One image for each of n sequences, by its vote: int64 [n].
@@ -202,7 +236,9 @@ class Library:
         if not position:
             return (uniform[:, 0, 0] * self.size).long().clamp(max=self.size - 1)
         self.prepare(position)
-        own = torch.cat(self.share(len(queries), ROWS, lambda rows: self.against(position, queries[rows])))
+        own = torch.cat(
+            self.share(len(queries), ROWS, lambda rows: self.against(position, queries[rows]))
+        )
         best = self.best(own)
 
         def pick(rows: slice) -> Tensor:
@@ -220,7 +256,9 @@ class Library:
         images = self._image_at(wanted, nearest, near)
         left = torch.nonzero(wanted >= near[:, -1:])[:, 0]
         if len(left):
-            own, uniform, nearest, near, far, heard = (each[left] for each in (own, uniform, nearest, near, far, heard))
+            own, uniform, nearest, near, far, heard = (
+                each[left] for each in (own, uniform, nearest, near, far, heard)
+            )
             images[left] = self._propose(own, uniform, nearest, near, far, heard, temperature)
         return images[:, 0].clamp(max=self.size - 1)
 
@@ -234,10 +272,11 @@ class Library:
         heard: Tensor,
         temperature: float,
     ) -> Tensor:
-        """The images [n, 1] of sequences that are first proposed another group than the `nearest` [n, m].
+        """The images [n, 1] of sequences that are first proposed another group than the `nearest`
+        [n, m].
 
-        near [n, m * GROUP]: the sums of the votes in these; far [n, groups]: the most that those of any other can be.
-        """
+        near [n, m * GROUP]: the sums of the votes in these; far [n, groups]: the most that those of
+        any other can be."""
         sums = far.double().cumsum(1)
         images = torch.full((len(own), 1), -1, device=self.device)
         left = torch.arange(len(own), device=self.device)  # the sequences that have no image yet
@@ -246,7 +285,9 @@ class Library:
             wanted = some[..., 0] * (near[left, -1:] + sums[left, -1:])
             beyond = wanted - near[left, -1:]
             groups = torch.searchsorted(sums[left], beyond, right=True).clamp(max=self.groups - 1)
-            within = self.votes(self.distances_in(own[left], groups), heard[left, None], temperature)
+            within = self.votes(
+                self.distances_in(own[left], groups), heard[left, None], temperature
+            )
             within = within.double().cumsum(2)
             accepted = (beyond < 0) | (some[..., 1] * far[left].gather(1, groups) < within[..., -1])
 
@@ -266,11 +307,14 @@ class Library:
         for row in left.tolist():
             distances = self.distances(own[row : row + 1], slice(0, self.size))
             votes = self.votes(distances, heard[row], temperature).double().cumsum(1)
-            images[row] = torch.searchsorted(votes, uniform[row, -1:, 2:] * votes[:, -1:], right=True)[0]
+            images[row] = torch.searchsorted(
+                votes, uniform[row, -1:, 2:] * votes[:, -1:], right=True
+            )[0]
         return images
 
     def _image_at(self, place: Tensor, groups: Tensor, sums: Tensor) -> Tensor:
-        """The image of some groups [n, m] where the sums of their votes [n, m * GROUP] reach a place [n, 1]."""
+        """The image of some groups [n, m] where the sums of their votes [n, m * GROUP] reach a
+        place [n, 1]."""
         member = torch.searchsorted(sums, place, right=True).clamp(max=sums.shape[1] - 1)
         return groups.gather(1, member // GROUP) + self.groups * (member % GROUP)
 
@@ -285,9 +329,8 @@ class Library:
     ) -> Tensor:
         """The mean, weighed by the votes, of what all images offer to n sequences: float64 [n].
 
-        offered: of a block of sequences and a tile of images, [rows, images]. leave_out [n]: an image
-        that must say nothing.
-        """
+        offered: of a block of sequences and a tile of images, [rows, images]. leave_out [n]: an
+        image that must say nothing."""
         n = len(queries)
         self.prepare(position)
         own = self.against(position, queries)
@@ -303,7 +346,9 @@ class Library:
         def add(rows: slice, tile: slice) -> None:
             weights = self.votes(self.distances(own[rows], tile), heard[rows], temperature)
             if leave_out is not None:
-                mine = torch.nonzero((leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop))[:, 0]
+                mine = torch.nonzero(
+                    (leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop)
+                )[:, 0]
                 weights[mine, leave_out[rows][mine] - tile.start] = 0
             number = tile.start // self.tile
             kept[0, rows, number] = weights.sum(1).double()
