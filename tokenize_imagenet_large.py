@@ -6,7 +6,8 @@
     .venv/bin/torchrun --nnodes=4 --nproc-per-node=gpu --rdzv-backend=c10d \\
         --rdzv-endpoint=FIRST:29500 tokenize_imagenet_large.py
 
-The large sibling of tokenize_fast.py: the same work and the same files, other defaults. Needs
+The large sibling of tokenize_fast.py: the same work and the same files, other defaults.
+--dataset takes a local copy of ImageNet as well, in any form that tokenize_fast.py takes. Needs
 requirements-flextok.txt. Process `r` of `n` takes the shards s with s % n == r. The processes
 exchange nothing but files, which several nodes write to one shared folder, and a shard's bytes do
 not depend on n: a run can be stopped, or crash, and the same command, or one with another number of
@@ -36,7 +37,6 @@ from imagegram.options import Options
 
 @dataclass
 class Config:
-    # Or a local copy in any form that tokenize_fast.py takes.
     dataset: OmitArgPrefixes[DatasetSpec] = DatasetSpec("benjamin-paine/imagenet-1k-256x256")
     tokenizing: OmitArgPrefixes[Options] = Options(
         codec="EPFL-VILAB/flextok_d18_d28_dfn", batch_size=64
