@@ -20,7 +20,8 @@ end; and says in a line whether to train longer. The images that are held out ar
 tokenize_fast.py holds out.
 
 The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from
-scratch."""
+scratch.
+"""
 
 import math
 import sys

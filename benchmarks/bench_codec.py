@@ -9,7 +9,8 @@
    medians of `rounds`, and their ratio; once with nothing beside them that this program knows of,
    once with two processes that count for ever.
 2. The linear codec, 64 tokens of emoji at 64 and 128 pixels: images a core-second, medians of
-   `rounds`, and how much of that is the one matrix product that each direction needs."""
+   `rounds`, and how much of that is the one matrix product that each direction needs.
+"""
 
 import json
 import os

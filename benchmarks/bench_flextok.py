@@ -8,7 +8,8 @@ the package's call of the same batch, and the share of the device's peak: matrix
 dense path times images a second, over what one large product reaches in the same precision. The
 package's decoding takes so long that it is timed once, on a GPU for the smallest batch alone. Then
 the share of tokens that come out otherwise than in float32 with TF32 off, for every precision.
-Prints one Markdown table and a `---` block. Needs requirements-flextok.txt."""
+Prints one Markdown table and a `---` block. Needs requirements-flextok.txt.
+"""
 
 import functools
 import math

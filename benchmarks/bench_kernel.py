@@ -8,7 +8,8 @@
 After the first tokens of some training images an image is drawn for the next one. Printed is the
 time that each operation of it takes for a sequence, and so the sequences a second; with --drawn N
 also how many sequences a second the sampler makes, of N, the median of three times. On a GPU where
-there is one."""
+there is one.
+"""
 
 import statistics
 import sys

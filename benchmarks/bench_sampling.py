@@ -19,7 +19,8 @@ The three ways draw what the sampler `ntd` draws:
 Prints a line for each: sequences a second, sequences a core-second (medians of `repeats`), and the
 ratios of `ntd`'s sequences a core-second to theirs; then a `---` block. With --shards: sequences a
 core-second of one shard and of so many, their ratio, and the peak of NumPy's arrays for eight
-sequences."""
+sequences.
+"""
 
 import functools
 import random

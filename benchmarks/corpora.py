@@ -44,7 +44,8 @@ def frequencies(folder: Path, images: int) -> Index:
 
     A token holds two frequencies of the cosine transform, of three channels each, low frequencies
     first. Each of these numbers becomes a digit: its rank among the first images', in as many steps
-    as the digit has levels."""
+    as the digit has levels.
+    """
     edges: list[NDArray[np.float32]] = []
     parts = []
     for first in range(0, images, AT_ONCE):

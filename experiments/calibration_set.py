@@ -12,7 +12,8 @@ from one noise, so that a copy is one in pixels too.
 OUT/NAME.npz: names [18]; truth [18], the chance of a copy; pictures uint8 [18, n, S, S] in grey;
 training and held_out [N, S, S] and [M, S, S]; tokens uint16 [13, n, L] of the sets that samplers
 drew. docs/calibration.csv: what every measure of `python -m imagegram.metrics pictures` says of
-each set, in pixels. docs/calibration.md has a measure in ten lines."""
+each set, in pixels. docs/calibration.md has a measure in ten lines.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def measure(arrays: dict[str, Any], row: int, seed: int) -> dict[str, dict[str, 
     """The figures of one set and of held-out images in pixels.
 
     Half of the held-out images are the reference; the others are the control, and what the mixed
-    sets are made from."""
+    sets are made from.
+    """
     n = arrays["pictures"].shape[1]
     pixels = {
         "generated": arrays["pictures"][row],

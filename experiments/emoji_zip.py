@@ -7,7 +7,8 @@ licences beside it.
 
 The zip holds CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels on white, in the order of Unicode.
 Without skin tones: they are nearly the same picture. The same packages and the same Pillow make the
-same bytes. Takes three minutes."""
+same bytes. Takes three minutes.
+"""
 
 import io
 import json

@@ -5,7 +5,8 @@
 Every variant is fitted to the training images by their leave-one-out likelihood, as the default is,
 and predicts the held-out images, which nothing was fitted to. Prints a table in Markdown: held-out
 bits, and how many more than the default's, a paired difference over the same images with its 95 %
-interval by the bootstrap."""
+interval by the bootstrap.
+"""
 
 import sys
 from collections.abc import Callable

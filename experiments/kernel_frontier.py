@@ -11,7 +11,8 @@ like real images). The step and the temperature that were fitted are 1 and 1; th
 and a choice among them by these figures would be one on held-out images. So --inner looks at the
 training images alone: nine tenths of them are indexed and fitted anew in that folder, and the
 others are what is held out. The defaults for drawing were chosen by these. Writes a CSV file, to
-which the same command adds what is missing, and plots it beside it."""
+which the same command adds what is missing, and plots it beside it.
+"""
 
 import sys
 from dataclasses import dataclass

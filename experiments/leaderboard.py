@@ -8,7 +8,8 @@ it draws by default: the same, P(closer) in tokens and in codes of 1,000 sequenc
 images), and the coherence of some of them decoded (1 is like real images). The core-seconds of its
 fit, where there is none yet, and of the 1,000 sequences. Adds the row to a CSV file, in place of an
 older one, and prints the table in Markdown. A new sampler is a file in imagegram/samplers and a
-line in its `__init__.py`; its row is the command above."""
+line in its `__init__.py`; its row is the command above.
+"""
 
 import subprocess
 import sys

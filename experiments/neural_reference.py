@@ -18,7 +18,8 @@ of which nothing has been used. `kernel` is the kernel n-gram as fitted, on the 
 Writes a JSON file entry by entry, and checkpoints meanwhile, so that the same command goes on after
 a stop: held_out_bits and training_bits a token, and exact_copy_probability, the chance that a drawn
 sequence equals a training image, summed over all of them. An hour or two on two cores for 18,000
-images."""
+images.
+"""
 
 import copy
 import sys
@@ -123,7 +124,8 @@ class Transformer(nn.Module):
 
     The blocks see a token as the sum of its symbols' embeddings. A symbol is predicted from what
     they make of the tokens before and from the earlier symbols of its own token (in the manner of
-    Lee et al., 2022, arXiv:2203.01941)."""
+    Lee et al., 2022, arXiv:2203.01941).
+    """
 
     allowed: Tensor  # bool [kinds, most values]
     first: Tensor  # int64 [kinds]: of each kind's symbols among all of them

@@ -3,7 +3,8 @@ is finished.
 
 Every folder that this project writes holds a marker, `.imagegram`: JSON with the kind of the folder
 and the number of its format. It is written first. What has none is somebody else's, and is not
-touched."""
+touched.
+"""
 
 import re
 import time

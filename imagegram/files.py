@@ -30,7 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The file has the permissions that the umask gives, whatever wrote it (safetensors makes files of
     mode 0600). UserError where it cannot be written, as on a full disk (NumPy's error for that has
-    no number)."""
+    no number).
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         temporary.touch()
@@ -108,7 +109,8 @@ def run_lock(folder: Path, file: Path) -> Iterator[None]:
     The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A
     record lock, not
     flock: the loader's processes would inherit that and hold it for seconds after their parent was
-    killed.)"""
+    killed.)
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(file.parent, os.W_OK):  # who cannot write there needs no lock to read
         yield

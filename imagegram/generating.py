@@ -17,7 +17,8 @@ images.
 
 Nothing in the folder but its marker is touched before all of it is made. Where several seeds are
 asked for, each leaves a part, seed-SEED.npz, which any process may have drawn; they are put
-together, the decoded sequences first."""
+together, the decoded sequences first.
+"""
 
 import contextlib
 import time
@@ -119,7 +120,8 @@ def open_codec(index: Index, name: str = "") -> Codec:
     another.
 
     Tokens that other code made (`tokens_from`) have none. `name` may be the folder where the codec
-    lies now: its weights say what it is."""
+    lies now: its weights say what it is.
+    """
     local = Path(name).expanduser().is_dir() if name else False
     if name and not local and name.partition("@")[0] != index.codec:
         raise UserError(
@@ -180,7 +182,8 @@ def generating(
     Of several `processes` each draws some of the seeds; measured and saved is what is complete. A
     finished `out` of the same request is left alone; one of another request is replaced, and a line
     says what differs. UserError on bad input, or where `out` holds somebody else's files; then
-    nothing was touched."""
+    nothing was touched.
+    """
     request = request.completed(codec)
     request.check(index)
     if request.draw.prompt and not len(held_out.tokens):
@@ -304,7 +307,8 @@ class Run:
         """The figures of tokens and of decoded images, of the samples and of held-out images.
 
         Exact ones where whole sequences are drawn, those of images where enough of them are held
-        out."""
+        out.
+        """
         print(f"measuring {len(samples.tokens):,} sequences and {len(images):,} images", flush=True)
         rng = np.random.default_rng(self.request.seed)
         figures = copying.measure(samples.tokens, self.index, self.held_out.tokens, rng)

@@ -36,7 +36,8 @@ def single_threads() -> Iterator[int]:
     """Run every operation of torch on one thread; yields how many threads it had before.
 
     Threads that share every small operation wait for each other between any two; where other
-    processes want the same cores, they hardly ever run together."""
+    processes want the same cores, they hardly ever run together.
+    """
     import torch  # takes seconds, which most of what imports this file need not wait for
 
     threads = torch.get_num_threads()

@@ -38,7 +38,8 @@ def tokenize_dataset(
     one's share.
 
     Finished shards are kept whatever happens later, and the same call goes on from them. UserError
-    on bad input."""
+    on bad input.
+    """
     check(out, options)
     codec, dataset = open_both(spec, out, options)
     with tokenizing(spec, dataset, codec, out, options, processes) as run:
@@ -355,7 +356,8 @@ def _check_unchanged(
     unavailable (e.g. unmounted).
 
     Such a shard is not finished: the images may come back. A few that are gone while others are
-    there are bad images."""
+    there are bad images.
+    """
     changed = [
         ordinal for ordinal, reason in bad.items() if reason.startswith(ChangedError.__name__)
     ]

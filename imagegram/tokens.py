@@ -13,7 +13,8 @@
 Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for,
 whoever tokenizes it. An image is known by its ordinal, its row in the whole data set. A bad image
 has no row of tokens, and the images after it keep their ordinals. Every file is written beside and
-renamed."""
+renamed.
+"""
 
 import functools
 import hashlib
@@ -225,7 +226,8 @@ class TokenFolder:
         -> reason.
 
         `names` has the file, member or row of every bad image; `others` groups [n] and hashes [n]
-        of the readable ones."""
+        of the readable ones.
+        """
         named = names or {}
         marker = self._file("shard", shard, "json")
         marker.unlink(missing_ok=True)
@@ -275,7 +277,8 @@ class TokenFolder:
         was made.
 
         It covers the tokens and labels of the finished shards, the unreadable images and the
-        manifest, of which only the path of the data set is left out (its fingerprint stays)."""
+        manifest, of which only the path of the data set is left out (its fingerprint stays).
+        """
         manifest = self.manifest.to_json()
         del manifest["dataset"]
         shards = [
@@ -303,7 +306,8 @@ class TokenFolder:
         has.
 
         Every run asks this before and after its work, and so does the building of an index: a
-        refusal is not forgotten with the process that spoke it."""
+        refusal is not forgotten with the process that spoke it.
+        """
         bad = len(self.bad())
         total = bad + self.images()
         remedy = (

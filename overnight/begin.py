@@ -26,7 +26,8 @@ def begin(plan: Plan) -> Iterator[Night]:
     """The night of a plan; where it is `complete`, nothing is left to do.
 
     UserError where the machine is too small or the folder is another's, before anything is made;
-    and in the end where something failed."""
+    and in the end where something failed.
+    """
     started = time.monotonic()
     night = finished_before(plan)
     if night:
@@ -90,7 +91,8 @@ def finished_before(plan: Plan) -> Night | None:
     files are gone.
 
     Reads no picture of the data sets, and of the codec no more than the hash of its weights. A
-    folder of images is looked at again: it may have grown."""
+    folder of images is looked at again: it may have grown.
+    """
     if not (plan.out / FILE).exists() or not (plan.out / "report.html").exists():
         return None
     try:

@@ -173,7 +173,8 @@ def reconstruct_held_out(
     with.
 
     Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of
-    all tokens are the held-out image itself. The sampler of `request` does not matter."""
+    all tokens are the held-out image itself. The sampler of `request` does not matter.
+    """
     request = request.completed(codec)
     asked = request.to_json(index, codec, held_out)
     asked = {"sampler": "held-out"} | {

@@ -66,7 +66,8 @@ def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dic
     tokens, relative to it: Figures with Wilson's intervals, none of fewer than FEWEST_JUDGED
     images;
     codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and
-    median."""
+    median.
+    """
     shown, labels = images.some_unseen(MEASURED)
     tokens = encode(codec, shown)
     errors = reconstruction_errors(codec, shown, tokens)

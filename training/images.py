@@ -70,7 +70,8 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
     tokenizing takes.
 
     Images that cannot be read are left out, and their number is printed. UserError where too few
-    are left."""
+    are left.
+    """
     source = replace(spec, images=spec.images if spec.name == "shapes" else 0).open(size)
     source = replace(source, images=min(spec.images, source.size))
     print("\n".join(source.describe()))

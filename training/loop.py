@@ -3,7 +3,8 @@ weights.
 
 Muon trains the matrices of the blocks, AdamW the rest. The learning rates rise over the first
 steps, stay, and fall to zero over the last share of the steps (a trapezoid; Hägele et al., 2024,
-arXiv:2405.18392)."""
+arXiv:2405.18392).
+"""
 
 import copy
 import json

@@ -35,7 +35,8 @@ class Regression(nn.Module):
     Codes [B, tokens, D], of which the first `keep` [B] are seen -> pixels [B, 3, S, S] and the
     teacher's features. A flow decoder does not listen to the codes at first, and they collapse. The
     features are what FlexTok takes from DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940): what an
-    image shows, beside where its edges are."""
+    image shows, beside where its edges are.
+    """
 
     def __init__(self, codes: int, image_size: int):
         super().__init__()
@@ -61,7 +62,8 @@ class Alignment(nn.Module):
     second block.
 
     Thrown away afterwards. With it the decoder heeds early what the tokens say is where: REPA, as
-    in FlexTok's decoder."""
+    in FlexTok's decoder.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -98,7 +100,8 @@ def encoder_losses(
     The latents of each data set (`counts` images of each, one after another) are spread, so that
     each uses most of the code book and not a corner of it. The first token is spread over all
     together, else it cannot tell a digit from a scene. Of digits, which are alike, this alone would
-    leave too few codes: the first data set counts twice."""
+    leave too few codes: the first data set counts twice.
+    """
     n, tokens = len(images), model.config.tokens
     z = model.encoder(images)
     codes = model.fsq(z)

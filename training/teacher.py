@@ -2,7 +2,8 @@
 
 It stands where FlexTok has DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940). Images without labels
 are turned by 0, 90, 180 or 270 degrees, and the turn is what it learns to tell (Gidaris et al.,
-2018, arXiv:1803.07728)."""
+2018, arXiv:1803.07728).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ class Teacher(nn.Module):
     """Standardised features of a classifier of the training images; another one than measures it.
 
     Images [B, 3, S, S] in [-1, 1] -> what is where [B, 128, 8, 8], and what the image shows [B,
-    256]. It sees them at 32 x 32 pixels."""
+    256]. It sees them at 32 x 32 pixels.
+    """
 
     mean: Tensor
     deviation: Tensor

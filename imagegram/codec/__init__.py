@@ -51,7 +51,8 @@ def load_codec(name: str = "tiny", revision: str = "") -> Codec:
     (NAME or NAME@REVISION), or a local folder of one.
 
     `revision` is that of a hub's model whose name has none. UserError where a package, a file or a
-    connection is missing, with what to install or change."""
+    connection is missing, with what to install or change.
+    """
     from imagegram.codec import miniatures
     from imagegram.codec.sizes import LINEAR, is_linear, linear_folder
 

@@ -10,7 +10,8 @@ size, since every size is compiled anew.
 On a CUDA GPU tokens are computed in float16 and images in bfloat16; an image that overflows float16
 is tokenized again in TF32. On a CPU everything is float32. In half precision a token near the
 border of two levels can come out as its neighbour, and where the borders fall also depends on the
-GPU and the batch size: benchmarks/bench_flextok.py measures how often."""
+GPU and the batch size: benchmarks/bench_flextok.py measures how often.
+"""
 
 import contextlib
 import functools
@@ -48,7 +49,8 @@ def load(name: str, revision: str = "") -> "FlexTokCodec":
     `revision` is used where the name has none. UserError says what to install or change.
 
     The package builds a model from the classes that its configuration names, whichever they are:
-    load repositories that you trust, at a revision that you have seen."""
+    load repositories that you trust, at a revision that you have seen.
+    """
     local = Path(name).exists()
     if not local:
         name, _, given = name.partition("@")

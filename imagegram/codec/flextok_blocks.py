@@ -96,7 +96,8 @@ def prefix_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: int, la
 
     Seen from a later token that is causal attention over everything; seen from the prefix it is
     full attention over the prefix. Two calls without a mask therefore, both on the fastest kernels;
-    the prefix rows of the causal one are thrown away. `last`: the later rows only."""
+    the prefix rows of the causal one are thrown away. `last`: the later rows only.
+    """
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[:, :, prefix:]
     if last:
         return causal
@@ -119,7 +120,8 @@ def log_weights(length: int, rows: int, kept: Tensor) -> Tensor:
 
     An image that keeps k registers has length - k equal dropped ones, of which rows - k are
     computed: each of these stands for (length - k) / (rows - k) tokens. A softmax over n equal
-    logits x gives them n exp(x) = exp(x + log n)."""
+    logits x gives them n exp(x) = exp(x + log n).
+    """
     share = (length - kept).double().log() - (rows - kept).double().log()
     return torch.where(
         torch.arange(rows, device=kept.device) < kept[:, None], 0.0, share[:, None]

@@ -24,7 +24,8 @@ image has the same size, and then:
 All of it is exact: in float32 the tokens are identical and images differ by rounding
 (tests/codec/test_flextok_dense.py compares, and breaks each part to see the comparison fail).
 Modules and weights are those of the package, found by type; a model that is laid out in another way
-is refused with `Unsupported`."""
+is refused with `Unsupported`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -125,7 +126,8 @@ class FastEncoder(nn.Module):
         Pixels travel as bytes and become [-1, 1] here. For every byte x / 127.5 - 1 is what
         torchvision's ToTensor and Normalize give, (x / 255 - 0.5) / 0.5; a GPU that multiplies by
         the reciprocal is 1.2e-7 off at most. Resizing stays on the host: on a GPU it would
-        interpolate otherwise than Pillow does."""
+        interpolate otherwise than Pillow does.
+        """
         mean, _ = self.vae(to_signed(images)).chunk(2, 1)
         return mean.float() * self.vae_scale
 
@@ -293,7 +295,8 @@ class FastDecoder(nn.Module):
         float32 [B, C, h, w].
 
         weights: log weights [B, rows] of the registers; blocks [depth, expansion, 6, D] and head
-        [2, D]: one step of the schedule."""
+        [2, D]: one step of the schedule.
+        """
         x = self.embed(to_patches(z, self.patch)) + self.positions
         n = x.shape[1]
         rows = registers.shape[1]

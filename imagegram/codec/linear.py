@@ -8,7 +8,8 @@ the first tokens tell what changes the image most, every prefix decodes, and wha
 the tokens that it was decoded from (where no pixel was cut to 0 or 255).
 
 All sums are of whole numbers that float64 holds exactly: an image has the same tokens, to the bit,
-whatever its batch and the threads. linear_fit.py fits it."""
+whatever its batch and the threads. linear_fit.py fits it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -183,7 +183,8 @@ def main_axes(
 
     Few images tell little of others: their covariance is mixed with that of any picture of their
     mean frequencies (its diagonal here, Ledoit and Wolf, 2004), to the part FEW / (FEW + n). By the
-    block power method, from fixed numbers."""
+    block power method, from fixed numbers.
+    """
     n = len(waves)
     own = n / (FEW + n)
     power = (1 - own) * np.square(waves).mean(0)[:, None]

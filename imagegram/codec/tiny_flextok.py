@@ -149,7 +149,8 @@ class Encoder(nn.Module):
 
     Convolutions make the patches, where FlexTok takes those of the latents of a VAE: with linear
     patches a transformer of this size sees corners only after a training many times as long (Xiao
-    et al., 2021, arXiv:2106.14881)."""
+    et al., 2021, arXiv:2106.14881).
+    """
 
     mask: Tensor
 
@@ -192,7 +193,8 @@ class Decoder(nn.Module):
     [B] codes.
 
     `keep` = 0 drops every token: the unconditional branch of the guidance. `seen` gets the patches
-    [B, n, width] after every block."""
+    [B, n, width] after every block.
+    """
 
     def __init__(self, c: TinyConfig):
         super().__init__()
@@ -285,7 +287,8 @@ class TinyFlexTok(nn.Module):
         `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per
         image, which makes an image independent of its batch. `guidance_scale` is that of
         classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598); 1 is none, and half the
-        work."""
+        work.
+        """
         c = self.config
         device = self.device
         keep = torch.tensor([t.shape[1] for t in token_ids_list], device=device)

@@ -3,7 +3,8 @@ archives.
 
 IDX (http://yann.lecun.com/exdb/mnist): two zero bytes, the type (8: unsigned byte), the number of
 dimensions, each dimension as a big-endian uint32, then the values. Pictures [n, h, w] stand in
-`...images-idx3-ubyte[.gz]`, labels [n] in `...labels-idx1-ubyte[.gz]`."""
+`...images-idx3-ubyte[.gz]`, labels [n] in `...labels-idx1-ubyte[.gz]`.
+"""
 
 import contextlib
 import gzip
@@ -113,7 +114,8 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """Pictures and labels of a NumPy archive, by the names of its arrays.
 
     Pictures are [n, h, w], [n, h, w, 1, 3 or 4] or torch's [n, 1, 3 or 4, h, w], of the scale of
-    `_to_bytes`. Arrays of Python objects are pickles, which may run code: they are not read."""
+    `_to_bytes`. Arrays of Python objects are pickles, which may run code: they are not read.
+    """
     path, inside, split, note = _archive(name, tree, wanted)
     keys = array_names(path)
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
@@ -293,7 +295,8 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
 
     Up to 1: 0 to 1, be they floats, truth values or bytes. Up to 255: 0 to 255. Beyond that whole
     numbers of 16 bits. What lies slightly above is clipped. UserError for others. What is no number
-    (NaN) is 0."""
+    (NaN) is 0.
+    """
     if values.dtype == np.uint8 and values.max() != 1:
         return values.astype(np.uint8, copy=False), ""
     numbers = values.astype(np.float64)

@@ -54,7 +54,8 @@ def permutation(n: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
     """The numbers below `n` in a random order, the same one on every machine.
 
     Many data sets are sorted by class: wherever a part stands for the whole, it is the front of
-    this."""
+    this.
+    """
     return np.argsort(mixed(np.arange(n), seed + 1), kind="stable")
 
 
@@ -75,7 +76,8 @@ def held_out(
     group, falls below `share`.
 
     The hash makes the split independent of the size of the data set, of shards and of the order of
-    work."""
+    work.
+    """
     return np.asarray((mixed(ordinals) if groups is None else groups) / 2.0**64 < share)
 
 
@@ -275,7 +277,8 @@ class Contents:
     """Hashes of files or of parts of files: of all bytes, or of three pieces and the length.
 
     UNREADABLE stands for one that cannot be read, so that a file which is mended later counts as
-    changed."""
+    changed.
+    """
 
     hashes: tuple[bytes, ...]
     whole: bool
@@ -342,7 +345,8 @@ def contents_of(files: list[tuple[Path, int, int | None]]) -> Contents:
     threads.
 
     All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the
-    same data set."""
+    same data set.
+    """
     total = 0
     for path, _, size in files:
         try:

@@ -2,7 +2,8 @@
 has nearly the same.
 
 The 64 bits are those of pHash (Zauner, 2010; the library `imagehash`): whether each of the 8 x 8
-lowest frequencies of the grey picture lies above their median."""
+lowest frequencies of the grey picture lies above their median.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

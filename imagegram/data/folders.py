@@ -5,7 +5,8 @@ Beyond those rules: folders at the top that are named like splits (train/, test/
 folder that only holds folders is a wrapping around the classes, pictures beside the class folders
 have no class, a folder without a picture is no class, and the endings are all that Pillow knows.
 Where there is a metadata.csv, .jsonl or .parquet, the labels come from it: the rule of `datasets`'
-imagefolder (metadata.py)."""
+imagefolder (metadata.py).
+"""
 
 import os
 import posixpath

@@ -146,7 +146,8 @@ def parts_of_names(
     not match.
 
     UserError where `wanted`, which is none of `columns`, is no such expression, or no name has that
-    part."""
+    part.
+    """
     try:
         expression = re.compile(wanted)
     except re.error as error:

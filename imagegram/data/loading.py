@@ -58,7 +58,8 @@ def load_batches(
     asked for.
 
     `size` and `margin` are those of `preprocess`. `workers` processes read ahead (-1: one for each
-    core, shared with the other processes of torchrun; 0: none)."""
+    core, shared with the other processes of torchrun; 0: none).
+    """
     if workers < 0:
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     return _Loader(

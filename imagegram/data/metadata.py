@@ -4,7 +4,8 @@ metadata.parquet.
 The rule is that of `datasets.load_dataset("imagefolder")` (its folder_based_builder.py): a column
 `file_name` holds paths from the table's own folder, and the folders are no labels. Two things
 differ, so that nothing is lost: pictures that no row names are kept, without a label, and a table
-without a label column leaves the classes to the folders."""
+without a label column leaves the classes to the folders.
+"""
 
 import csv
 import io
@@ -30,7 +31,8 @@ def read_labels(
 
     None where they give none. `everything` are the pictures of all splits: rows that name one of
     those are no mistakes. `wanted` is the column, "" for one with a usual name. UserError where a
-    table is damaged, has no such column, or gives a picture two labels."""
+    table is damaged, has no such column, or gives a picture two labels.
+    """
     if not tables:
         return None, "", []
     found, columns = _rows_of(root, tables)

@@ -1,7 +1,8 @@
 """Data sets: whatever `--dataset` names, found, and given to the reader of its kind.
 
 A data set is map-style: `dataset.read(i)` gives the picture and the label of ordinal `i`, or
-raises."""
+raises.
+"""
 
 import contextlib
 import dataclasses
@@ -41,7 +42,8 @@ def open_dataset(name: str, wanted: DatasetOptions, image_size: int) -> ImageDat
     """Open what `--dataset` names; UserError with the remedy where that fails.
 
     `image_size` in pixels is the resolution that procedural shapes are drawn at. Split and columns
-    are found by their names and types unless they are named; what does not apply is refused."""
+    are found by their names and types unless they are named; what does not apply is refused.
+    """
     if not name.strip():
         raise UserError(
             "--dataset is empty: name a data set, or . for the folder that you stand in"

@@ -52,7 +52,8 @@ def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; a broken EXIF turns nothing.
 
     Unlike ImageOps.exif_transpose it does not write the other tags anew, which fails where one of
-    them is damaged."""
+    them is damaged.
+    """
     image.load()  # a TIFF is turned by that, and forgets its orientation
     orientation = None
     with contextlib.suppress(Exception):  # whatever is wrong beside the pixels
@@ -67,7 +68,8 @@ def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
     16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond
     that 0 to 2^31 - 1. Floats (F), whose format says nothing: 0 to `top`, that of their data set,
     or that of their own `top_of`; what is no number (NaN) is 0. ValueError where they are negative,
-    beyond their scale, or all no numbers."""
+    beyond their scale, or all no numbers.
+    """
     values = np.asarray(image, dtype=np.float32)
     most = float(np.nan_to_num(values, nan=0, posinf=np.inf).max())
     if image.mode == "F":
@@ -101,7 +103,8 @@ def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
 
     Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory
     than itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: see
-    `_quick`."""
+    `_quick`.
+    """
     if margin and image.format == "JPEG" and max(image.size) <= MOST_ASPECT * min(image.size):
         return _quick(image, size, margin)
     import torch  # takes seconds, which a look at a data set need not wait for

@@ -3,7 +3,8 @@
 A scene has a background (plain, or a linear or radial blend of two muted colours) and one to three
 shapes that do not overlap. Its label is the kind of the largest shape. Scene `i` depends on the
 seed and `i` alone, and is defined in continuous coordinates, so that any resolution shows the same
-scene."""
+scene.
+"""
 
 import colorsys
 

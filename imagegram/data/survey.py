@@ -131,7 +131,8 @@ def survey(root: Path) -> Tree:
 
     Follows links as torchvision's ImageFolder does, but not in circles. A link whose target is gone
     is a picture that cannot be read if it has a picture's ending. UserError where a folder cannot
-    be read."""
+    be read.
+    """
     tree = Tree(root)
     top = root.stat()
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]

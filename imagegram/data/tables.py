@@ -137,7 +137,8 @@ def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) ->
 
     The library's own fingerprint knows the files by path and date, and so does its cache: under
     another name it does not give the former content of a file that was rewritten with its date
-    kept."""
+    kept.
+    """
     import datasets
 
     return datasets.load_dataset(

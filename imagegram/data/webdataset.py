@@ -4,7 +4,8 @@ the same name.
 The files of a sample share a key: the path up to the first dot of the base name. What follows the
 dot is the column: `cats/007.jpg`, `cats/007.cls` and `cats/007.json` are the columns jpg, cls and
 json of the sample `cats/007`. One column is the picture; its label is in cls or in a field of json.
-Of members with the same name the last one counts, as for tar itself."""
+Of members with the same name the last one counts, as for tar itself.
+"""
 
 import json
 import posixpath

@@ -8,7 +8,8 @@
 Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) builds the shards s with s % n == r.
 The processes share nothing but files, on one machine or on many with a shared folder, and a shard's
 bytes do not depend on n: the same command, with any number of processes, goes on from the finished
-shards. """
+shards.
+"""
 
 import math
 import sys

@@ -4,7 +4,8 @@ finished folder.
 Shards are independent of each other (shards.py): several processes build them, of one machine or of
 many that share a folder, each shard leaves a marker, and an interrupted build goes on from the
 finished ones. The index grows in a folder beside and is renamed when all of it is there. Files: top
-of folder.py."""
+of folder.py.
+"""
 
 import hashlib
 import json
@@ -262,7 +263,8 @@ def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
     """The folder in which the index of a request grows, until it is put in the place of `out`.
 
     Every request has its own, so that no process has to wait until another has cleared it.
-    `clear_others` removes those of other requests, and what a run killed at its very end left."""
+    `clear_others` removes those of other requests, and what a run killed at its very end left.
+    """
     building = out.parent / f".building-{out.name}-{digest}"
     if clear_others:
         for left in (
@@ -301,7 +303,8 @@ def build_index(
     `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort;
     `shard_images` of a
     shard, 0: all. Finished shards of an interrupted run are kept. UserError on bad input or a wrong
-    table; `out` then is what it was. Of a link the target is replaced."""
+    table; `out` then is what it was. Of a link the target is replaced.
+    """
     index = build_share(token_folders, index_input, out, builder=builder, shard_images=shard_images)
     assert index is not None  # one process builds all of it
     return index
@@ -321,7 +324,8 @@ def build_share(
 
     The first process waits for the others, completes the index and returns it. None: shards are
     missing, or it was not for this process to wait. A shard's bytes depend on its images alone:
-    another number of processes may go on."""
+    another number of processes may go on.
+    """
     _check_places(token_folders, index_input, out)
     shown = out
     out = out.resolve() if out.is_symlink() else out

@@ -1,7 +1,8 @@
 """The builders of a suffix table: Fastgram's tg_build_index, and libdivsufsort.
 
 Both write the same bytes (table.py says which), and every table is proved right afterwards, whoever
-wrote it."""
+wrote it.
+"""
 
 import os
 import shutil
@@ -95,7 +96,8 @@ def build_with_divsufsort(
     write the table.
 
     It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a
-    token, 18 where the shard has more than 2^30 tokens. Linear in practice, whatever repeats."""
+    token, 18 where the shard has more than 2^30 tokens. Linear in practice, whatever repeats.
+    """
     from pydivsufsort import divsufsort
 
     # One thread: a process that was forked after OpenMP made threads would wait for them for ever.

@@ -4,7 +4,8 @@ The first experiments asked its `ntd()` for the tokens that follow one context. 
 sequences needs two calls beneath it. `find` gives the same matches as ranges of the suffix tables:
 a uniform draw from the ranges is a draw from `ntd`'s distribution, however many matches there are,
 and the drawn rank names the image and the position. `creativity` gives the longest match that
-starts at each position. (tests/support/reference.py has the loop over `ntd`.)"""
+starts at each position. (tests/support/reference.py has the loop over `ntd`.)
+"""
 
 import os
 from pathlib import Path
@@ -50,7 +51,8 @@ class Engine:
         """Where each of `contexts` [n, c] stands with a token of the image after it.
 
         As ranges of ranks in every shard's suffix table: the first and the one past the last, int64
-        [shards, n] each, equal where there is none."""
+        [shards, n] each, equal where there is none.
+        """
         distinct, which = np.unique(contexts, axis=0, return_inverse=True)
         queries = distinct.tolist()
         segments = [self.core.find(query).segment_by_shard for query in queries]

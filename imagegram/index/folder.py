@@ -252,7 +252,8 @@ def verify_index(path: Path) -> None:
     """Read everything: hashes, the contents of every shard, the proof of every table.
 
     UserError says what is wrong; the index does not open any more then, whatever the times of its
-    files say."""
+    files say.
+    """
     index = Index.open(path)
     started = time.monotonic()
     try:

@@ -14,7 +14,8 @@ class IndexedImages:
     passes.
 
     UserError where the folders hold different codecs' tokens, or a shard is missing or cut short.
-    `check` reads them."""
+    `check` reads them.
+    """
 
     def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders

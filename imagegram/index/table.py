@@ -61,7 +61,8 @@ class Proof:
 
     Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes,
     sorted by their first tokens, and of two neighbours with the same first token the first has the
-    smaller rank of what follows it."""
+    smaller rank of what follows it.
+    """
 
     def __init__(self, tokens: NDArray[np.uint16], path: Path):
         self.tokens = tokens

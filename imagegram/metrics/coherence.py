@@ -12,7 +12,8 @@ repairs much.
 There are two classifiers, each trained on one half of the held-out images and of the baseline, and
 asked about the other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a
 classifier's feature space compare with a quarter of the held-out images, as another quarter of them
-is compared with that one."""
+is compared with that one.
+"""
 
 import functools
 import json
@@ -281,7 +282,8 @@ def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -
     """Everything that the classifiers for images of `length` tokens depend on, as JSON.
 
     Not the versions of torch and of the processor's arithmetic, which change the last digits of any
-    figure."""
+    figure.
+    """
     settings = [FIGURES_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
     decoded = [codec.name, codec.revision, codec.precision, codec.timesteps, codec.guidance_scale]
     inputs = {"index": index.identity, "held_out": held_out.content, "length": length}
@@ -307,7 +309,8 @@ def open_classifiers(
 
     They are trained on held-out images as the codec decodes them by default, whatever the steps and
     the guidance of the images that they are asked about: so all figures of an index are on one
-    scale, and none depends on what ran first."""
+    scale, and none depends on what ran first.
+    """
     if len(held_out.tokens) < LEAST:
         return None
     path = index.path.parent / f"{index.path.name}-classifiers-{length}.pt"

@@ -12,7 +12,8 @@ class Predict:
     with more images.
 
     Any codec's tokens; shards that are still missing are left out. Writes TOKENS/prediction.json
-    and .png."""
+    and .png.
+    """
 
     tokens: Positional[Path] = Path("data/tokens")
     contexts: int = 10  # tokens of context, at most
@@ -25,7 +26,8 @@ class Pictures:
     ones they are.
 
     Every set is whatever `--dataset` of the other scripts reads: a folder, .npz, parquet, tars.
-    Writes OUT/report.html, figures.json and images.csv."""
+    Writes OUT/report.html, figures.json and images.csv.
+    """
 
     samples: Positional[str]  # the generated pictures
     training: str = ""  # what the generator was trained on

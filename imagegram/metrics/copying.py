@@ -27,7 +27,8 @@ KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each of `sequences` [n, k] the row of `training` [N, L >= k] that differs in the fewest
     of the first k tokens, and that number (Hamming distance): int64 [n] each. The first such row
-    where several are as near."""
+    where several are as near.
+    """
     n, k = sequences.shape
     columns = np.ascontiguousarray(training[:, :k].T)
     step = max(1, PAIRS // len(training))
@@ -110,7 +111,8 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     half of them or more come in one run that stands nowhere at its own place; else a mosaic where
     half of them or more lie in runs of at least RUN tokens; else novel. Short runs are shared by
     chance: compare with held-out images. Mosaics of training patches are how convolutional
-    diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292)."""
+    diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
+    """
     k = lengths.shape[1]
     run = lengths.max(1)
     aligned = in_place.max(1)
@@ -125,7 +127,8 @@ def describe(
     images.
 
     The figures are those of registry.py; nearest_in_codes and f_mem need codes. The distances,
-    float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES."""
+    float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES.
+    """
     n, k = sequences.shape
     lengths = longest_runs(index, sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))

@@ -4,7 +4,8 @@ of n-grams.
 `ntd` and `aligned` are Markov chains made of counts, so that the chance that a training image comes
 out is a product of ratios of counts. Every context of every training image is counted at once, by
 sorting, which is hundreds of times as fast as asking an index for the images one by one (samplers,
-which answer for any sequence)."""
+which answer for any sequence).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -
 
     aligned: at the same position only. Else anywhere, and the separator before an image counts as a
     token of context. A context that stands once is not looked at again: longer ones stand once as
-    well."""
+    well.
+    """
     n, length = tokens.shape
     # the number of each context; -1 where it stands once
     contexts = np.zeros((n, length), np.int32)
@@ -90,7 +92,8 @@ class CopyFigures:
     extraction: the mean chance that the rest of one follows after its first 1, 2, 4, ... tokens;
     competitors: the mean number of other places, over all positions of an image, that share the
     context but not the token before it. There the copy of an image can become that of another. It
-    grows in proportion to the corpus."""
+    grows in proportion to the corpus.
+    """
 
     context: int
     log_copy: float

@@ -10,7 +10,8 @@ known. Hence
   gives some tokens no chance has infinite bits; here a p + (1 - a) / V is taken for it, with a
   fitted to the training images, each left out;
 - extraction: the chance that the rest of a training image follows after its first 1, 2, 4, ...
-  tokens (Carlini et al., 2021, arXiv:2012.07805), and of held-out images for comparison."""
+  tokens (Carlini et al., 2021, arXiv:2012.07805), and of held-out images for comparison.
+"""
 
 from typing import Any
 
@@ -34,7 +35,8 @@ def exact_figures(
     """The figures above, of whole sequences; `held_out` [M, L] may be empty.
 
     At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at
-    random; the interval of what they say about all of them is then the bootstrap's."""
+    random; the interval of what they say about all of them is then the bootstrap's.
+    """
     share_asked = sampler.affordable_share(index, MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT)
     distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
     chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)

@@ -3,7 +3,8 @@ their extrapolation.
 
 Nothing is sampled and no index is needed: the contexts of all images are counted (counting.py), and
 of subsets of them, from which the law of law.py says what P(exact copy) will be with ten and a
-hundred times the images."""
+hundred times the images.
+"""
 
 import math
 import time
@@ -73,7 +74,8 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
 
     longest: tokens of context at most; images: a random sample of them (0: all). Writes
     PATH/prediction.json and .png, beside the folder. UserError where there are too few images or
-    too little memory."""
+    too little memory.
+    """
     started = time.monotonic()
     tokens, folder = indexed_tokens(path, images, np.random.default_rng(0))
     if longest < 1:
@@ -154,7 +156,8 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
     settled_from: the first position whose token is known from those before it (None: none is); law:
     t* = ceil(log2 n / log2 vocab_size). critical_context: the tokens whose n-grams have as many
     bits of collision entropy as the corpus has places (None: more than GRAMS); context_bits:
-    theirs; place_bits: of the places."""
+    theirs; place_bits: of the places.
+    """
     n, length = tokens.shape
     by_position = prefix_entropies(tokens)
     settled = np.flatnonzero(by_position < SETTLED)

@@ -2,7 +2,8 @@
 
 Pixels: at most SIDE on a side, means over areas, values of 0 to 1. EfficientNet-Lite0 (Tan & Le,
 2019, arXiv:1905.11946): the 1,280 means of its last layer, of pictures of NETWORK_SIDE pixels; its
-weights come in a package (requirements-features.txt)."""
+weights come in a package (requirements-features.txt).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def read_pictures(
 
     side: of the square that all are cut and resized to; 0: all pictures have the size of those
     before, which `sizes` holds, and the first where there is none. UserError where one differs, or
-    too many cannot be read."""
+    too many cannot be read.
+    """
     kept: list[tuple[NDArray[Any], ...]] = []
     bad: dict[int, str] = {}
     done: list[int] = []

@@ -4,7 +4,8 @@ classes are still told.
 "Real" means "as the tokenizer rebuilds them" in all other figures: no sampler can be better than
 its tokenizer, and a tokenizer that keeps little makes that a low bar. The classifier is a linear
 discriminant on edges and colours, trained on originals of the index in a second; it is there to
-compare two kinds of images and not to be good at either."""
+compare two kinds of images and not to be good at either.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +41,8 @@ Pixels = NDArray[np.float64]
 class Fidelity:
     """Figures of rebuilt held-out images. error: root mean square, in grey levels of 255;
     flat_error: that of pictures of one colour; told, told_of_originals: the share whose class a
-    classifier tells, None where there are no classes."""
+    classifier tells, None where there are no classes.
+    """
 
     error: Figure
     flat_error: Figure

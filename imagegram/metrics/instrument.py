@@ -2,7 +2,8 @@
 like they are.
 
 n generated pictures stand beside n held-out real ones, and both are compared with the same n others
-of these and with all training images. Nothing of the generator is needed but its pictures."""
+of these and with all training images. Nothing of the generator is needed but its pictures.
+"""
 
 from dataclasses import dataclass
 from typing import Any

@@ -44,7 +44,8 @@ class Figure:
     """A value with its 95 % interval.
 
     exact: computed and not estimated, so that the interval is the value itself. p_value: of a test,
-    where there is one."""
+    where there is one.
+    """
 
     value: float
     low: float
@@ -177,7 +178,8 @@ def probability_closer(generated: Numbers, held_out: Numbers, rng: np.random.Gen
     0.5 where generated images are as far from the training set as real ones that the index never
     saw, 1 for a copier. It is the statistic of Mann & Whitney divided by n m, and that of the
     three-sample test of Meehan et al. (2020, arXiv:2004.05675). Bootstrap over both; `p_value` is
-    Mann & Whitney's, two-sided, that both are as far."""
+    Mann & Whitney's, two-sided, that both are as far.
+    """
 
     def estimate(a: Numbers, b: Numbers) -> float:
         ordered = np.sort(b)

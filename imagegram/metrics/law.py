@@ -12,7 +12,8 @@ already, and P(copy) lives on in the isolated ones. So
 
 b and g are fitted to f of nested subsets, which is known exactly for each of them, with weak
 priors: b near 0.3, to a factor of 50, and g = 0.4 to +-0.4. They were chosen on 82,000 procedural
-scenes and 54,000 images of Fashion-MNIST, for predictions of eight to sixteen times the images."""
+scenes and 54,000 images of Fashion-MNIST, for predictions of eight to sixteen times the images.
+"""
 
 from dataclasses import dataclass
 
@@ -91,7 +92,8 @@ def fit_law(
     corpus.
 
     competitors: of an image of the whole corpus, `CopyFigures.competitors`. None where there are
-    none: nothing can be said then but that P(copy) is 1."""
+    none: nothing can be said then but that P(copy) is 1.
+    """
     seen = [i for i, f in enumerate(log_copy) if f > NOTHING]
     if competitors == 0 or log_copy[-1] <= NOTHING:
         return None

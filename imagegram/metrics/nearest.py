@@ -7,7 +7,8 @@ generator that does not copy has their figures. What each measure is stands in r
 Yoon et al. (2023, "Diffusion probabilistic models generalize when they fail to memorize"), Gu et
 al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022, arXiv:2102.08921). C_T: Meehan et al.
 (2020, arXiv:2004.05675), in cells that are classes here: a sampler may copy in one and underfit in
-another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546)."""
+another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546).
+"""
 
 from dataclasses import dataclass
 
@@ -172,7 +173,8 @@ def memorization_figures(
 
     C_T is in cells of the classes of the nearest training images; that of the held-out images
     compares one half of them with the other. Left out where no cell has enough of both. For codecs
-    with codes."""
+    with codes.
+    """
     k = generated.shape[1]
     training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
     known = code_vectors(training, index.levels)

@@ -98,7 +98,8 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
 
     The longest run that stands in a training image is taken first, then the longest that goes on
     from its end, so that the pieces are as few as can be. Of several places the first one where the
-    run stood counts, else the first of all."""
+    run stood counts, else the first of all.
+    """
     engine = Engine(index)
     lengths = engine.longest_matches(tokens)
     sources = np.full((*tokens.shape, 2), -1, np.int64)

@@ -3,7 +3,8 @@ what is better.
 
 The columns of the page, the lines of the terminal and the words of the README come from here. A
 metric is computed for generated and for held-out real images alike; the latter have what a perfect
-sampler would."""
+sampler would.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -45,7 +45,8 @@ def best_of(samplers: Mapping[str, Figures]) -> str | None:
 
     Where none is, the one that copies least of those that are coherent; where none is coherent, the
     most coherent. None where the coherence of none is known: without it nothing can be called the
-    best."""
+    best.
+    """
     coherence = {
         name: figure for name, figures in samplers.items() if (figure := COHERENCE.of(figures))
     }

@@ -8,7 +8,8 @@ in registry.py (SETS).
 
 Intervals: Wilson's for rates, the bootstrap for what belongs to single images, the delete-a-group
 jackknife for what belongs to whole sets (Efron & Stein, 1981: conservative), since a resampled set
-holds copies of its own."""
+holds copies of its own.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def within(between: Floats, real: Floats) -> NDArray[np.bool_]:
     bool [n, m].
 
     Distances, or their squares: of candidates and reference points [n, m], and of these from each
-    other [m, m]."""
+    other [m, m].
+    """
     return between <= np.partition(real, K, axis=1)[:, K]  # itself is the nearest
 
 

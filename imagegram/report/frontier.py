@@ -30,7 +30,8 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
     none has.
 
     An SVG has the colour of the text around it, so that it can be read in light and in dark.
-    Hollow: may copy more than real images do."""
+    Hollow: may copy more than real images do.
+    """
     known = [run for run in runs if COHERENCE.of(run.figures) and CLOSER.of(run.figures)]
     if not known:
         return b""

@@ -240,7 +240,8 @@ def bars(colours: NDArray[np.int64], copied: NDArray[np.bool_], palette: Sequenc
     """Colours [n, k] as a picture of k columns, one pixel a token, as a data: URL.
 
     Two rows of pixels each: the lower one is transparent where the token is not `copied` [n, k] as
-    it stands."""
+    it stands.
+    """
     n, k = colours.shape
     rows = np.stack([colours, np.where(copied, colours, len(palette))], 1).reshape(2 * n, k)
     canvas = Image.fromarray(rows.astype(np.uint8), "P")

@@ -112,7 +112,8 @@ def provenance(
     ordinal of each.
 
     generated: uint8 [n, 3, S, S]; parts: for each the (ordinal, share) of its training images;
-    originals: uint8, one for each of these."""
+    originals: uint8, one for each of these.
+    """
     font, left, right = ImageFont.load_default(13), _enlarged(generated), iter(_enlarged(originals))
     side, columns = left[0].width, max(map(len, parts))
     row, x0 = side + 40, side + 30
@@ -156,7 +157,8 @@ def prefixes(
 
     Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S,
     S]; and besides each at its own size, as prefix_IMAGE_TOKENS. none: what the decoder makes of no
-    token as well."""
+    token as well.
+    """
     steps = [0] * none + prefix_lengths(tokens.shape[1])
     parts = [row[:k] for row in tokens for k in steps[:-1]]
     rows = [image[None] for image in images]
@@ -178,7 +180,8 @@ def noises(
     tokens leave open.
 
     The first column is the image itself, of `images` uint8 [n, 3, S, S], from its own noise `seeds`
-    [n]."""
+    [n].
+    """
     again = [seed + APART * i for seed in seeds for i in range(1, SEEDS)]
     decoded = decode(list(np.repeat(tokens, SEEDS - 1, 0)), np.array(again)).split(SEEDS - 1)
     rows = [(f"{i}", torch.cat([images[i : i + 1], line])) for i, line in enumerate(decoded)]
@@ -243,7 +246,8 @@ def draw_all(
     """All pictures of a run, by name; none where no image is decoded.
 
     images: uint8 [m, 3, S, S] of the first samples, from the noise of `seeds` [m]. prefixed,
-    noised: how many sequences `prefixes` and `noises` show."""
+    noised: how many sequences `prefixes` and `noises` show.
+    """
     if not len(images):
         return {}
     shown = samples.tokens[: min(len(images), GRID)]

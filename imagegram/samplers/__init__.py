@@ -4,7 +4,8 @@ Every sampler turns the tokens so far into matches, positions in the corpus wher
 stands, and draws
 one: its next token is emitted, and its image and position are the token's source. A match drawn
 uniformly draws the token from the exact next-token distribution of the context. A new sampler is a
-file here and a line in SAMPLERS."""
+file here and a line in SAMPLERS.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields

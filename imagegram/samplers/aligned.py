@@ -117,7 +117,8 @@ def backoff(
     The images are kept sorted by their reversed prefix, the last token first: one stable pass over
     the newest column a position (the positional Burrows-Wheeler transform, Durbin, 2014,
     doi:10.1093/bioinformatics/btu014). Images that share a context are then neighbours, and a
-    longer context is a range inside that of a shorter one."""
+    longer context is a range inside that of a shorter one.
+    """
     n, length = drawn.shape
     order = np.arange(len(trained))
     columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
@@ -170,7 +171,8 @@ def _add_longer(
 
     keys [N], wanted [n]: the shortest contexts of the images and of the sequences, as numbers.
     columns [N]: the images' tokens before, the latest first; text [n, p]: all tokens of the
-    sequences so far."""
+    sequences so far.
+    """
     n, length = text.shape
     shared = np.arange(n)  # sequences whose context enough images share so far
     for back, column in enumerate(columns, 1):

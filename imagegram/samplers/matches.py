@@ -2,7 +2,8 @@
 sequence.
 
 A sampler is a generator of matches, one `Matches` a position. Asking for a probability counts those
-that go on with the token asked for."""
+that go on with the token asked for.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ class Matches(Protocol):
     """The matches of n sequences at one position, numbered from 0 for each of them.
 
     Before asking the generator for the next ones, the caller must have written `drawn[:,
-    position]`, the tokens [n] of the position that was yielded."""
+    position]`, the tokens [n] of the position that was yielded.
+    """
 
     @property
     def counts(self) -> Ints:

@@ -4,7 +4,8 @@ The offsets of a context in the corpus come from Fastgram (index/engine.py). A s
 context stands at one offset copies what follows there, until a context of it stands elsewhere as
 well, and most of these tokens cost no
 search: a context that contains a run of tokens which stands once stands there only. For many
-sequences, where contexts stand once is worked out for the whole corpus."""
+sequences, where contexts stand once is worked out for the whole corpus.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,7 +58,8 @@ def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool
     bool [T + 1].
 
     They do where their hash does. Two that share a hash by chance count as shared, which only costs
-    a search."""
+    a search.
+    """
     unique = np.zeros(len(corpus) + 1, bool)
     unique[context:] = True
     parts = PARTS if len(corpus) > WHOLE else 1
@@ -122,7 +124,8 @@ class MatchesAnywhere:
     """Matches of n sequences at any position of any image; the protocol of matches.py.
 
     The matches of all shards are numbered in the order of the token that follows (of its bytes, as
-    suffixes are sorted): the same number gives the same token, whatever the shards are."""
+    suffixes are sorted): the same number gives the same token, whatever the shards are.
+    """
 
     index: Index
     corpus: NDArray[np.uint16]  # of all shards, one after another
@@ -218,7 +221,8 @@ class MatchesAnywhere:
         number in these.
 
         The bits of the token are found one by one: the matches below the next higher token are
-        counted."""
+        counted.
+        """
         token = np.zeros(len(picks), np.int64)
         for bit in reversed(range(16)):
             middle = self._first_from(low, high, token + (1 << bit), depth)
@@ -275,7 +279,8 @@ def matches_anywhere(
 
     A suffix of the next position's text is at most one token longer than what matched now, and a
     token that was drawn from the matches makes it so unless an image ends there: one search a
-    token, not one for every length."""
+    token, not one for every length.
+    """
     n, length = drawn.shape
     engine = Engine(index)
     corpus = index.corpus

@@ -2,7 +2,8 @@
 search has begun.
 
 The four methods are those of `BaseARPrior` of search-over-tokens (EPFL-VILAB), which this file does
-not import."""
+not import.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ class NgramPrior:
     """To be mixed in before a prior that decodes: docs/your_own.md shows how.
 
     config: "index", the folder; "sampler" and "options", its name and fields (kernel and its
-    defaults)."""
+    defaults).
+    """
 
     rng: torch.Generator  # of the search, which seeds it
 
@@ -41,7 +43,8 @@ class NgramPrior:
 
         Returns the whole sequences, int64 [batch * num_samples, k + num_new_tokens], those of one
         beginning side by side, and the natural logarithm of the chance of their new tokens, float32
-        [batch * num_samples]."""
+        [batch * num_samples].
+        """
         begun = current_tokens.cpu().numpy().astype(np.uint16).repeat(num_samples, axis=0)
         seed = int(torch.randint(2**62, (1,), generator=self.rng, device=self.rng.device))
         known = begun.shape[1]

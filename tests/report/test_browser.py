@@ -2,7 +2,8 @@
 files say.
 
 Runs where Chromium is installed, with playwright and axe-core from requirements-page.txt: `make
-test-page`."""
+test-page`.
+"""
 
 import re
 import shutil

@@ -11,7 +11,8 @@ def ntd(engine: Engine, context: Sequence[int], max_support: int = 1 << 16) -> d
     counts.
 
     A suffix after which only images end is passed over for the next shorter one. Of more than
-    `max_support` matches Fastgram looks at a part."""
+    `max_support` matches Fastgram looks at a part.
+    """
     suffix = list(context)
     while True:
         answer = engine.gram.ntd(suffix, max_support)

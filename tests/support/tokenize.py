@@ -28,6 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """The arrays and the bad images of a token folder, byte for byte.
 
     A process killed while it wrote bad.jsonl leaves its unfinished copy, which may as well be that
-    of a live one."""
+    of a live one.
+    """
     files = (f for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl"))
     return {f.name: f.read_bytes() for f in files if not f.name.endswith("-bad.jsonl")}

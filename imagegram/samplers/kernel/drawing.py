@@ -22,7 +22,8 @@ Sources. Weinberger & Tesauro (2007, "Metric learning for kernel regression") fi
 of its error; TabR (Gorishniy et al., 2023, arXiv:2307.14338) corrects a neighbour's label by the
 difference of the keys; Local Linear Attention (2025, arXiv:2510.01450) is the local regression as
 attention. Mussmann et al. (2017, arXiv:1707.03372) draw from such sums without making them, as
-votes.py does by proposals."""
+votes.py does by proposals.
+"""
 
 import math
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ def kernel_probabilities(
     [n, k].
 
     leave_out: int64 [n], the rows of the index that the sequences are, where each is to be
-    predicted from all others."""
+    predicted from all others.
+    """
     return model_probabilities(kernel_of(index), index.tokens, tokens, drawing, leave_out=leave_out)
 
 
@@ -272,7 +274,8 @@ def kernel_reasons(index: Index, tokens: NDArray[np.uint16], sources: Ints) -> I
     shapes).
 
     What an earlier token did: how far the mean of the regression goes, in codes, when that token
-    alone is put back to what the source has there."""
+    alone is put back to what the source has there.
+    """
     return _reasons(kernel_of(index), index.tokens, tokens, sources)
 
 

@@ -267,7 +267,8 @@ def _narrow(
 
     The squared distances of all tokens are multiplied by one number, the one of some powers of
     NARROWER with the fewest leave-one-out bits of a batch of training images, predicted from all
-    others."""
+    others.
+    """
     rows = rng.permutation(len(tokens))[:NARROWED]
     digits = digits_of(tokens[rows], model.levels, device)
     images = torch.from_numpy(rows).to(device)

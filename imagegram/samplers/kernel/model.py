@@ -198,7 +198,8 @@ class MovedVotes(nn.Module):
         D].
 
         digits: uint8 [n, F] of the rows `images` [n] of the index. Those that the regression was
-        fitted to are left out of it: r / (1 - h)."""
+        fitted to are left out of it: r / (1 - h).
+        """
         error = self.own_codes(digits, position) - self.means(digits, position)
         if not len(self.images):
             return error

@@ -2,7 +2,8 @@
 
 The kernel is Gaussian, and its features are the nearness to some training images, the landmarks
 (the Nystrom method: Williams & Seeger 2001, "Using the Nystrom method to speed up kernel
-machines")."""
+machines").
+"""
 
 import contextlib
 
@@ -153,7 +154,8 @@ class Regression(nn.Module):
         matrix.
 
         Left out of the regression, an image's error r would be r / (1 - h). landmarks: int64 [K],
-        of the images."""
+        of the images.
+        """
         self.center.copy_(codes.mean(0))
         context = (codes - self.center)[:, : self.context]
         if self.axes.shape[1]:

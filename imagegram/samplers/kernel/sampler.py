@@ -28,7 +28,8 @@ class Kernel(Sampler):
     makes.
 
     Temperature acts on the votes and on the widths of the steps, top-k and top-p on each digit.
-    Drawn as fitted, at temperature 1, images are less coherent than real ones."""
+    Drawn as fitted, at temperature 1, images are less coherent than real ones.
+    """
 
     name = "kernel"
     version = VERSION

@@ -10,7 +10,8 @@ and a pass over all of them finds the nearest of each group. The votes of the NE
 made; those of any other are at most as many as that one has, times GROUP. So an image of the
 nearest groups is drawn, or another group proposed by this bound, and accepted with the share of it
 that its votes reach: rejection keeps the distribution exact. Where all of ATTEMPTS proposals are
-rejected, the votes of all images are made after all."""
+rejected, the votes of all images are made after all.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -142,7 +143,8 @@ class Library:
         """The projected numbers of sequences, in whole numbers: int8 [n, r].
 
         queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where
-        others are with it."""
+        others are with it.
+        """
         if not position:
             return torch.zeros_like(queries[:, :0], dtype=torch.int8)
         context = self.model.embed(queries, position).double()
@@ -276,7 +278,8 @@ class Library:
         [n, m].
 
         near [n, m * GROUP]: the sums of the votes in these; far [n, groups]: the most that those of
-        any other can be."""
+        any other can be.
+        """
         sums = far.double().cumsum(1)
         images = torch.full((len(own), 1), -1, device=self.device)
         left = torch.arange(len(own), device=self.device)  # the sequences that have no image yet
@@ -330,7 +333,8 @@ class Library:
         """The mean, weighed by the votes, of what all images offer to n sequences: float64 [n].
 
         offered: of a block of sequences and a tile of images, [rows, images]. leave_out [n]: an
-        image that must say nothing."""
+        image that must say nothing.
+        """
         n = len(queries)
         self.prepare(position)
         own = self.against(position, queries)
