@@ -12,6 +12,7 @@ shards.
 """
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -78,6 +79,9 @@ def main(command: Build | Verify) -> None:
             raise UserError("no token folders: name at least one with --tokens")
         if c.shard_images < 0:
             raise UserError("--shard-images must be at least 0 (all images in one shard)")
+        for name in ("TOKENS", "INDEX", "INDEX_INPUT", "BUILDER", "SHARD_IMAGES"):
+            if name in os.environ:
+                print(f"{name} of the environment is not read: --{name.lower().replace('_', '-')}")
         share = Processes.from_environment()
         c.tokens = tuple(map(partial(folder_of, command=c), c.tokens))
         build_share(

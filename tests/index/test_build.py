@@ -257,6 +257,15 @@ def test_the_command_takes_options_and_arrays(
     assert "--shard-images must be at least 0" in run("build", "--shard-images", "-1", fails=True)
 
 
+def test_a_variable_that_was_an_option_once_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHARD_IMAGES", "10")
+    with pytest.raises(UserError, match="no tokens in"):
+        main(Build(tokens=(tmp_path,)))
+    assert "SHARD_IMAGES of the environment is not read: --shard-images" in capsys.readouterr().out
+
+
 def test_a_missing_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", np.zeros((3, 4), int))
     with pytest.raises(
