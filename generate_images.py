@@ -68,23 +68,18 @@ def default_out(config: Config) -> Path:
     """A folder whose name carries what differs from the default, so that no run replaces
     another."""
     changed = config.sampler.changes()
-    for name in ("length", "prompt", "timesteps", "guidance_scale"):
-        if getattr(config, name):
+    for name in ("length", "prompt", "timesteps", "guidance_scale", "seeds"):
+        if getattr(config, name) != getattr(Config, name):
             changed[name] = getattr(config, name)
-    if config.seeds > 1:
-        changed["seeds"] = config.seeds
-    words = [
-        config.sampler.name,
-        *(f"{name}{value}" for name, value in changed.items()),
-        f"seed{config.seed}",
-    ]
+    changed["seed"] = config.seed
+    words = [config.sampler.name, *(f"{name}{value}" for name, value in changed.items())]
     return Path("data/generated") / "-".join(words)
 
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
     from imagegram.codec import familiarity
-    from imagegram.generating import Request, generating, open_codec
+    from imagegram.generating import Request, Run, open_codec
     from imagegram.index.folder import Index
     from imagegram.machine import Processes
     from imagegram.metrics.held_out import read_held_out
@@ -102,29 +97,19 @@ def main(config: Config) -> None:
             print(line)
     request = Request(
         Draw(config.sampler, config.length, config.prompt),
-        **{
-            name: getattr(config, name)
-            for name in ("sequences", "decoded", "seed", "seeds", "timesteps", "guidance_scale")
-        },
+        config.sequences,
+        config.decoded,
+        config.seed,
         prefixes=config.prefixes,
         noises=config.prefixes,
+        timesteps=config.timesteps,
+        guidance_scale=config.guidance_scale,
+        seeds=config.seeds,
     )
     out = config.out or default_out(config)
-    with generating(index, codec, held_out, request, out, Processes.from_environment()) as run:
-        for rng in run.random_generators():
-            samples = config.sampler.sample(
-                index,
-                config.sequences,
-                rng,
-                length=config.length,
-                prefix=run.prompts(config.prompt),
-            )
-            images = run.decode(samples)
-            run.add(samples, images)
-        if not run.new:
-            print(f"{out} is finished with these settings, nothing to do")
-        elif drawn := run.all_seeds():
-            run.save(*drawn, run.measure(*drawn))
+    run = Run(index, codec, held_out, request, out, Processes.from_environment()).generate()
+    if not run.new:
+        print(f"{out} is finished with these settings, nothing to do")
     shown = from_json(run.report.get("generated", {}))
     summary(out=out, **{metric.key: metric.text(shown) for metric in COLUMNS})
 

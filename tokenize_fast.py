@@ -8,8 +8,8 @@
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and
 several GPUs. Reads nothing but the data set; writes data/tokens/ (the files are described in
-imagegram/tokens.py), one shard at a
-time: the same command goes on where it was stopped. Shows a progress bar with img/s, then prints
+imagegram/tokens.py), one shard at a time: the same command goes on where it was stopped. Shows a
+progress bar with img/s, then prints
 
     ---
     tokens: data/tokens
@@ -37,14 +37,9 @@ class Config:
 
 def main(config: Config) -> None:
     # Imported here, so that --help need not wait for torch.
-    from imagegram.tokenizing import check, open_both, tokenizing
+    from imagegram.tokenizing import tokenize_dataset
 
-    check(config.out, config.tokenizing)
-    codec, dataset = open_both(config.dataset, config.out, config.tokenizing)
-    with tokenizing(config.dataset, dataset, codec, config.out, config.tokenizing) as run:
-        for shard, batches in run.pending():
-            tokens = [codec.encode(images) for images in batches]
-            run.write(shard, tokens)
+    tokenize_dataset(config.dataset, config.out, config.tokenizing)
 
 
 if __name__ == "__main__":

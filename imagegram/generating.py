@@ -1,10 +1,8 @@
-"""Sample token sequences from an index, decode them, measure what came out: one finished folder of
-images.
+"""Sample token sequences, decode them, measure what came out: one finished folder of images.
 
     tokens.npy      uint16 [n, k]
-    sources.npy     int64 [n, k, 3]: for every token the data set (its number in report.json's
-                    "sources"), the ordinal of the image and the position it was drawn from; -1 for
-                    those of a prompt
+    sources.npy     int64 [n, k, 3]: the data set of every token (its number in report.json's
+                    "sources"), the image's ordinal, the position in it; -1 for those of a prompt
     image_0000.png  ... the decoded images
     pictures.json   what is known of each of them (metrics/provenance.py)
     grid.png        the first 64 images, each above its nearest training image
@@ -15,9 +13,9 @@ images.
     listening.png   which position looks at which in a sampler that was fitted
     report.json     what was asked for, and the figures; written last
 
-Nothing in the folder but its marker is touched before all of it is made. Where several seeds are
-asked for, each leaves a part, seed-SEED.npz, which any process may have drawn; they are put
-together, the decoded sequences first.
+Nothing in the folder but its marker is touched before all of it is made. Each of several seeds
+leaves a part, seed-SEED.npz, which any process may have drawn; they are put together, the decoded
+sequences first.
 """
 
 import contextlib
@@ -98,22 +96,6 @@ class Request:
             raise UserError("timesteps must be positive, and the guidance scale not negative")
         self.draw.check(index)
 
-    def to_json(self, index: Index, codec: Codec, held_out: HeldOut) -> dict[str, Any]:
-        """What report.json records, and compares when the same command is run again: all that its
-        figures depend on."""
-        made_with = {
-            "codec": codec.name,
-            "revision": codec.revision,
-            "index": index.identity,
-            "held_out": held_out.content,
-            "figures": FIGURES_VERSION,
-        }
-        settings = {
-            name: value for name, value in vars(self).items() if name not in ("draw", "seeds")
-        }
-        settings |= {"seeds": self.seeds} if self.seeds > 1 else {}
-        return self.draw.to_json() | settings | made_with
-
 
 def open_codec(index: Index, name: str = "") -> Codec:
     """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are
@@ -122,86 +104,38 @@ def open_codec(index: Index, name: str = "") -> Codec:
     Tokens that other code made (`tokens_from`) have none. `name` may be the folder where the codec
     lies now: its weights say what it is.
     """
-    local = Path(name).expanduser().is_dir() if name else False
-    if name and not local and name.partition("@")[0] != index.codec:
+    made_with = index.codec
+    local = bool(name) and Path(name).expanduser().is_dir()
+    if name and not local and name.partition("@")[0] != made_with:
         raise UserError(
-            f"{index.path} holds tokens of codec {index.codec!r}, not {name!r}: leave --codec out"
+            f"{index.path} holds tokens of codec {made_with!r}, not {name!r}: leave --codec out"
         )
-    if not local and Path(index.codec).is_absolute() and not Path(index.codec).exists():
+    if not local and Path(made_with).is_absolute() and not Path(made_with).exists():
         raise UserError(
-            f"the codec {index.codec} of {index.path} is gone: say where it is with --codec FOLDER"
+            f"the codec {made_with} of {index.path} is gone: say where it is with --codec FOLDER"
         )
-    if not index.codec:
+    if not made_with:
         print(f"{index.path} holds tokens of no codec: figures alone, no pictures")
         nothing: Any = SimpleNamespace(name="", revision="", timesteps=1, guidance_scale=1.0)
         return nothing
-    if is_linear(index.codec) and not local:  # it lies with the tokens
-        codec: Codec = LinearCodec(index.token_folders()[0].path / FOLDER, index.codec)
+    if is_linear(made_with) and not local:  # it lies with the tokens
+        codec: Codec = LinearCodec(index.token_folders()[0].path / FOLDER, made_with)
     else:
-        codec = load_codec(name if local else index.codec, index.revision)
+        codec = load_codec(name if local else made_with, index.revision)
     if codec.revision != index.revision:
         raise UserError(
-            f"{index.path} holds tokens of {index.codec!r} revision {index.revision}, here is "
+            f"{index.path} holds tokens of {made_with!r} revision {index.revision}, here is "
             f"{codec.revision}: tokenize and index again"
         )
     return codec
 
 
-def generate(
-    index: Index,
-    codec: Codec,
-    held_out: HeldOut,
-    request: Request,
-    out: Path,
-    processes: Processes = ONE,
-) -> "Run":
-    """Make the images of `request`, into `out`; see `generating`."""
-    with generating(index, codec, held_out, request, out, processes) as run:
-        draw = request.draw
-        for rng in run.random_generators():
-            samples = draw.sampler.sample(
-                index, request.sequences, rng, length=draw.length, prefix=run.prompts(draw.prompt)
-            )
-            run.add(samples, run.decode(samples))
-        if run.new and (drawn := run.all_seeds()):
-            run.save(*drawn, run.measure(*drawn))
-    return run
-
-
-@contextlib.contextmanager
-def generating(
-    index: Index,
-    codec: Codec,
-    held_out: HeldOut,
-    request: Request,
-    out: Path,
-    processes: Processes = ONE,
-) -> Iterator["Run"]:
-    """Claim and lock `out` for the images of `request`, which the body makes where they are `new`.
-
-    Of several `processes` each draws some of the seeds; measured and saved is what is complete. A
-    finished `out` of the same request is left alone; one of another request is replaced, and a line
-    says what differs. UserError on bad input, or where `out` holds somebody else's files; then
-    nothing was touched.
-    """
-    request = request.completed(codec)
-    request.check(index)
-    if request.draw.prompt and not len(held_out.tokens):
-        raise UserError(f"{index.path} holds out no images whose first tokens could be a prompt")
-    with Run(index, codec, held_out, request, out, processes).locked(
-        request.to_json(index, codec, held_out)
-    ) as run:
-        if run.new and not len(held_out.tokens):
-            print(
-                f"no held-out images: {index.path} holds out none, so that there are no real ones "
-                "to compare with"
-            )
-        yield run
-
-
 @dataclass
 class Run:
-    """One folder of generated images: what it is made from, and what was made."""
+    """One folder of generated images: what it is made from, and what was made.
+
+    Of several `processes` each draws some of the seeds.
+    """
 
     index: Index
     codec: Codec
@@ -213,17 +147,53 @@ class Run:
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.request = self.request.completed(self.codec)
         self.decoder = Decoder(self.codec, self.request.timesteps, self.request.guidance_scale)
-        self.seed = self.request.seed  # that is drawn now
-        self.rng = np.random.default_rng(self.seed)  # of its prompts and samples
-        # the held-out image that gave its prompt to each sequence
-        self.given = np.zeros(0, np.int64)
-        self.seeds = np.zeros(0, np.int64)  # of the noise of each image
-        self.began = time.monotonic()
         self.speeds: dict[str, float] = {}
 
+    def generate(self) -> "Run":
+        """Make the images that were asked for; measured and saved is what all seeds are drawn of.
+
+        A finished folder of the same request is left alone; one of another request is replaced, and
+        a line says what differs. UserError on bad input, or where the folder holds somebody else's
+        files; then nothing was touched.
+        """
+        self.request.check(self.index)
+        path = self.index.path
+        none_held_out = not len(self.held_out.tokens)
+        if self.request.draw.prompt and none_held_out:
+            raise UserError(f"{path} holds out no images whose first tokens could be a prompt")
+        with self.locked(self.asked()):
+            if not self.new:
+                return self
+            if none_held_out:
+                print(
+                    f"no held-out images: {path} holds out none, so that there are no real ones to "
+                    "compare with"
+                )
+            for seed in self.parts.missing():
+                self.parts.add(seed, self.draw(seed))
+            if drawn := self.parts.joined():
+                self.save(drawn, self.measure(drawn))
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What report.json records, and compares when the same command is run again: all that its
+        figures depend on."""
+        request = self.request
+        left_out = ("draw", "seeds") if request.seeds == 1 else ("draw",)
+        settings = {name: value for name, value in vars(request).items() if name not in left_out}
+        made_with = {
+            "codec": self.codec.name,
+            "revision": self.codec.revision,
+            "index": self.index.identity,
+            "held_out": self.held_out.content,
+            "figures": FIGURES_VERSION,
+        }
+        return request.draw.to_json() | settings | made_with
+
     @contextlib.contextmanager
-    def locked(self, asked: dict[str, Any]) -> Iterator["Run"]:
+    def locked(self, asked: dict[str, Any]) -> Iterator[None]:
         """Hold the folder, and look whether it is finished as `asked`; a line says what differs
         where it is not."""
         artifact = Artifact(self.path, "images")
@@ -231,112 +201,79 @@ class Run:
         with artifact.lock(self.processes.rank):
             before = artifact.record()
             changed = changes(before["request"], asked) if before else {}
-            self.report = {
-                "request": asked,
-                "index": str(self.index.path),
-                "sources": self.index.sources,
-            }
-            if (
-                before
-                and not changed
-                and (self.path / "pictures.json").exists() == (self.request.decoded > 0)
-            ):
-                self.new = False
-                self.report = before
             if changed:
-                print(
-                    f"{self.path}: replaces a finished run of other settings "
-                    f"({', '.join(changed.values())})"
-                )
+                what = ", ".join(changed.values())
+                print(f"{self.path}: replaces a finished run of other settings ({what})")
+            has_pictures = (self.path / "pictures.json").exists()
+            self.new = not before or bool(changed) or has_pictures != (self.request.decoded > 0)
+            sources = {"index": str(self.index.path), "sources": self.index.sources}
+            self.report = before if before and not self.new else {"request": asked, **sources}
             first = self.request.seed
-            self.parts = Parts(
-                artifact, range(first, first + self.request.seeds), self.processes, asked
-            )
-            yield self
+            seeds = range(first, first + self.request.seeds)
+            self.parts = Parts(artifact, seeds, self.processes, asked)
+            yield
 
-    def random_generators(self) -> Iterator[np.random.Generator]:
-        """One for each seed of this process that nothing is drawn from yet; what is drawn is to be
-        `add`ed."""
-        for seed in self.parts.missing() if self.new else ():
-            self.seed = seed
-            self.rng = np.random.default_rng(seed)
-            self.began = time.monotonic()
-            yield self.rng
-
-    def add(self, samples: Samples, images: Tensor) -> None:
-        """Keep what was drawn and decoded of a seed."""
-        self.parts.add(
-            self.seed, Part(samples.tokens, samples.sources, self.given, self.seeds, images.numpy())
+    def draw(self, seed: int) -> Part:
+        """The sequences of a seed, of which the first `decoded` are decoded."""
+        began = time.monotonic()
+        request, draw = self.request, self.request.draw
+        rng = np.random.default_rng(seed)
+        given, prompts = np.zeros(0, np.int64), None
+        if draw.prompt:
+            given = rng.integers(0, len(self.held_out.tokens), request.sequences)
+            prompts = self.held_out.tokens[given, : draw.prompt]
+        samples = draw.sampler.sample(
+            self.index, request.sequences, rng, length=draw.length, prefix=prompts
         )
-
-    def all_seeds(self) -> tuple[Samples, Tensor] | None:
-        """What was drawn and decoded of every seed, for the first process, which waits for the
-        others; None for these, and where a seed is missing."""
-        part = self.parts.joined()
-        if part is None:
-            return None
-        self.given = part.given
-        self.seeds = part.noises
-        return Samples(part.tokens, part.sources), torch.from_numpy(part.images)
-
-    def prompts(self, tokens: int) -> NDArray[np.uint16] | None:
-        """The first `tokens` of a held-out image for each sequence, [sequences, tokens]; None for
-        0."""
-        if not tokens:
-            return None
-        self.given = self.rng.integers(0, len(self.held_out.tokens), self.request.sequences)
-        return self.held_out.tokens[self.given, :tokens]
-
-    def decode(self, samples: Samples) -> Tensor:
-        """The first `decoded` images of the samples, uint8 [n, 3, S, S]."""
-        shown = samples.tokens[: self.request.decoded]
-        self.seeds = self.seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
-        started = time.monotonic()
-        images = (
-            self.decoder(shown, self.seeds)
-            if len(shown)
-            else torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
-        )
+        drawn = time.monotonic()
+        images, noises = self.decode(samples.tokens, seed)
         self.speeds = {
-            "sequences_per_second": round(len(samples.tokens) / (started - self.began), 1),
-            "decoded_images_per_second": round(len(images) / (time.monotonic() - started), 1),
+            "sequences_per_second": round(len(samples.tokens) / (drawn - began), 1),
+            "decoded_images_per_second": round(len(images) / (time.monotonic() - drawn), 1),
         }
-        return images
+        return Part(samples.tokens, samples.sources, given, noises, images.numpy())
 
-    def measure(self, samples: Samples, images: Tensor) -> Figures:
-        """The figures of tokens and of decoded images, of the samples and of held-out images.
+    def decode(self, tokens: NDArray[np.uint16], seed: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """The first `decoded` images of the sequences, uint8 [n, 3, S, S], and the seeds of their
+        noise, [n]."""
+        shown = tokens[: self.request.decoded]
+        noises = seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
+        nothing = torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
+        return self.decoder(shown, noises) if len(shown) else nothing, noises
+
+    def measure(self, drawn: Part) -> Figures:
+        """The figures of tokens and of decoded images, of those drawn and of held-out images.
 
         Exact ones where whole sequences are drawn, those of images where enough of them are held
         out.
         """
-        print(f"measuring {len(samples.tokens):,} sequences and {len(images):,} images", flush=True)
+        tokens, images = drawn.tokens, torch.from_numpy(drawn.images)
+        real = self.held_out.tokens
+        print(f"measuring {len(tokens):,} sequences and {len(images):,} images", flush=True)
         rng = np.random.default_rng(self.request.seed)
-        figures = copying.measure(samples.tokens, self.index, self.held_out.tokens, rng)
+        figures = copying.measure(tokens, self.index, real, rng)
         if self.request.draw.is_whole(self.index):
             sampler = self.request.draw.sampler
-            exact = exact_figures(
-                self.index, sampler, self.held_out.tokens, np.random.default_rng(0)
-            )
-            figures["generated"] |= exact
-        length = samples.tokens.shape[1]
+            bootstrap = np.random.default_rng(0)
+            figures["generated"] |= exact_figures(self.index, sampler, real, bootstrap)
         if len(images) and (
-            classifiers := open_classifiers(self.index, self.held_out, self.codec, length)
+            classifiers := open_classifiers(self.index, self.held_out, self.codec, tokens.shape[1])
         ):
             for who, found in classifiers.measure(images, rng).items():
                 figures[who] |= found
         return figures
 
-    def save(self, samples: Samples, images: Tensor, figures: Figures) -> None:
+    def save(self, drawn: Part, figures: Figures) -> None:
         """Draw the sheets, and write everything."""
         print(f"drawing and writing {self.path}", flush=True)
-        index = self.index
-        request = self.request
+        index, request = self.index, self.request
         sampler = request.draw.sampler
+        samples, images = Samples(drawn.tokens, drawn.sources), torch.from_numpy(drawn.images)
         whole = request.draw.is_whole(index)
         facts = describe_pictures(
-            index, samples.tokens[: len(images)], samples, sampler if whole else None
+            index, drawn.tokens[: len(images)], samples, sampler if whole else None
         )
-        for fact, row in zip(facts, self.given, strict=False):
+        for fact, row in zip(facts, drawn.given, strict=False):
             fact["given"] = self.held_out.origins[row].tolist()
         self.report |= {
             "training_images": index.num_images,
@@ -344,20 +281,14 @@ class Run:
             **self.speeds,
             **to_json(figures),
         }
-        rows = samples.sources[..., 0]
+        rows = drawn.sources[..., 0]
         origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])  # data set and ordinal
-        sources = np.concatenate([origins, samples.sources[..., 1:]], 2)
+        sources = np.concatenate([origins, drawn.sources[..., 1:]], 2)
+        strips = request.prefixes, request.noises
         drawings = sheets.draw_all(
-            self.decoder,
-            index,
-            samples,
-            images,
-            self.seeds,
-            sampler,
-            request.prefixes,
-            request.noises,
+            self.decoder, index, samples, images, drawn.noises, sampler, *strips
         )
-        self.write(samples.tokens, sources, facts, drawings)
+        self.write(drawn.tokens, sources, facts, drawings)
 
     def write(
         self,

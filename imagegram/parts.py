@@ -1,5 +1,4 @@
-"""What was drawn and decoded from each seed, kept for the process that puts several seeds
-together."""
+"""What was drawn of each seed, kept for the process that puts several seeds together."""
 
 import json
 import time
@@ -54,7 +53,7 @@ class Part:
 
 class Parts:
     """Those of `seeds`, of a run in the folder of `artifact`: a file each, which any process may
-    have written. That of a single seed stays in memory."""
+    have written; that of a single seed stays in memory."""
 
     def __init__(
         self, artifact: Artifact, seeds: range, processes: Processes, asked: dict[str, Any]
@@ -86,31 +85,28 @@ class Parts:
     def joined(self) -> Part | None:
         """All of them, for the first process, which waits for the others; None for these, and where
         one is missing."""
-        first = self.processes.rank == 0
-        while None in (parts := [self._part(seed) for seed in self.seeds]) or not first:
-            if not first or not self.artifact.others_at_work(
-                self.processes.world_size, self.started
+        path, processes = self.artifact.path, self.processes
+        while True:
+            parts = [part for seed in self.seeds if (part := self._part(seed))]
+            if processes.rank == 0 and len(parts) == len(self.seeds):
+                return joined(parts)
+            if processes.rank or not self.artifact.others_at_work(
+                processes.world_size, self.started
             ):
-                there = sum(part is not None for part in parts)
-                path = self.artifact.path
                 print(
-                    f"{path}: {there} of {len(parts)} seeds are drawn; the same command goes on "
-                    "from them"
+                    f"{path}: {len(parts)} of {len(self.seeds)} seeds are drawn; the same command "
+                    "goes on from them"
                 )
                 return None
             time.sleep(0.5)
-        return joined([part for part in parts if part])
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """Several parts as one, in their order: first the decoded sequences of each, then the
-    others."""
+    """Several parts as one: the decoded sequences of each, then the others of each."""
     decoded = np.concatenate([np.arange(len(part.tokens)) < len(part.noises) for part in parts])
     order = np.argsort(~decoded, kind="stable")
-    every = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(Part)
-    }
+    names = [field.name for field in fields(Part)]
+    every = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     for name in ("tokens", "sources", "given"):
         if len(every[name]):
             every[name] = every[name][order]

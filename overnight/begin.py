@@ -1,5 +1,4 @@
-"""The frame of a night: whether it is finished already, its folder with lock and log, and what came
-of it."""
+"""The frame of a night: whether it is finished, its folder with lock and log, what came of it."""
 
 import contextlib
 import shlex
@@ -26,7 +25,7 @@ def begin(plan: Plan) -> Iterator[Night]:
     """The night of a plan; where it is `complete`, nothing is left to do.
 
     UserError where the machine is too small or the folder is another's, before anything is made;
-    and in the end where something failed.
+    in the end, where something failed.
     """
     started = time.monotonic()
     night = finished_before(plan)
@@ -66,8 +65,11 @@ def remove_leftovers(folder: Path) -> None:
 
 def say_end(plan: Plan, night: Night, started: float) -> None:
     """Print the figures of every sampler, and where everything is."""
-    for line in figure_lines(plan.out, night):
-        print(line)
+    print(f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT))
+    for name in night.finished(plan.out):
+        report = read_json(night.folder(plan.out, name) / "report.json")
+        figures = from_json(report["generated"])
+        print(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
     summary(
         page=plan.out / "report.html",
         log=plan.out / "night.log",
@@ -75,20 +77,8 @@ def say_end(plan: Plan, night: Night, started: float) -> None:
     )
 
 
-def figure_lines(out: Path, night: Night) -> list[str]:
-    """The figures of every finished sampler, a line each."""
-    lines = [f"{'':<24}" + "".join(f"  {metric.title:>24}" for metric in IN_SHORT)]
-    for name in night.finished(out):
-        figures = from_json(read_json(night.folder(out, name) / "report.json")["generated"])
-        lines.append(
-            f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT)
-        )
-    return lines
-
-
 def finished_before(plan: Plan) -> Night | None:
-    """The finished night of the same plan in its folder; None where there is none, or some of its
-    files are gone.
+    """The finished night of the same plan; None where there is none, or some of its files are gone.
 
     Reads no picture of the data sets, and of the codec no more than the hash of its weights. A
     folder of images is looked at again: it may have grown.
@@ -121,19 +111,20 @@ def finished_before(plan: Plan) -> Night | None:
 
 def refuse_replacing(plan: Plan, night: Night) -> None:
     """UserError where a finished run of other settings has the folder of a sampler."""
+    # Codec, index and held-out images are not known yet. Where these or the version of the code
+    # differ, the images are made anew.
+    numbers = {
+        "sequences": plan.sequences,
+        "decoded": min(plan.decoded, plan.sequences),
+        "prefixes": plan.prefixes,
+    }
     for name, draw in plan.draws().items():
         folder = night.folder(plan.out, name)
         before = Artifact(folder, "images").record()
         if before is None:
             continue
-        # Codec, index and held-out images are not known yet: where these differ, the images are
-        # made anew.
-        asked = draw.to_json() | {
-            "sequences": plan.sequences,
-            "decoded": min(plan.decoded, plan.sequences),
-            "prefixes": plan.prefixes,
-        }
-        asked.pop("version", None)  # nor where the code is another
+        asked = draw.to_json() | numbers
+        asked.pop("version", None)
         if changed := changes({key: before["request"].get(key) for key in asked}, asked):
             raise UserError(
                 f"{folder} holds a finished run of other settings ({', '.join(changed.values())}): "
@@ -143,16 +134,18 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
 
 def new_night(plan: Plan, command: str) -> Night:
     """A night that begins, with the durations that an earlier one in the same folder measured."""
-    samplers = {name: draw.to_json() for name, draw in plan.draws().items()}
-    night = Night(command, plan.sequences, plan.decoded, plan.seed, samplers, plan.to_json())
+    decides = plan.to_json()
+    night = Night(
+        command, plan.sequences, plan.decoded, plan.seed, decides["samplers"], plan=decides
+    )
     if (plan.out / FILE).exists():
         try:
             before = Night.read(plan.out)
             night.seconds = before.seconds
-            same = before.machine.partition("; before that ")[0] == night.machine
-            night.machine = (
-                before.machine if same else f"{night.machine}; before that {before.machine}"
-            )
+            if before.machine.partition("; before that ")[0] == night.machine:
+                night.machine = before.machine
+            else:
+                night.machine += f"; before that {before.machine}"
         except (UserError, TypeError):  # of another version
             print(f"{plan.out / FILE} is of another version: its durations are not known")
     return night

@@ -43,8 +43,7 @@ class Tee:
 
 @contextlib.contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Inside the block everything that is printed, and the exception that ends it, is added to
-    `file` as well."""
+    """In the block, what is printed, and the exception that ends it, is added to `file` as well."""
     with file.open("a", errors="backslashreplace") as log:
         out, errors = Tee(sys.stdout, log), Tee(sys.stderr, log)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):

@@ -1,5 +1,4 @@
-"""A night: tokenize, index, generate with every sampler; the page is written anew once in a
-while."""
+"""A night: tokenize, index, generate with every sampler; a page that grows meanwhile."""
 
 import contextlib
 import shutil
@@ -8,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,19 +17,19 @@ from imagegram.cli import UserError
 from imagegram.codec import Codec
 from imagegram.codec.linear_fit import FOLDER, open_linear
 from imagegram.codec.sizes import is_linear, linear_folder, sizes_of
-from imagegram.generating import Request, Run, generate, open_codec
+from imagegram.generating import Request, Run, open_codec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
-from imagegram.metrics.coherence import open_classifiers
+from imagegram.metrics.coherence import Classifiers, open_classifiers
 from imagegram.metrics.fidelity import open_fidelity
-from imagegram.metrics.held_out import HeldOut, read_held_out
+from imagegram.metrics.held_out import read_held_out
 from imagegram.metrics.provenance import describe_pictures
 from imagegram.options import Options
 from imagegram.report import sheets
 from imagegram.report.page import Sources, write_page, write_stopped_page
 from imagegram.report.pictures import Originals
 from imagegram.report.record import CLASSIFIERS, FIDELITY, FITS, HELD_OUT, Night
-from imagegram.samplers import Kernel, Samples
+from imagegram.samplers import Kernel
 from imagegram.samplers.draw import Draw
 from imagegram.tokenizing import tokenize_dataset
 from imagegram.tokens import TokenFolder
@@ -43,15 +41,14 @@ WORKERS = -1  # loader processes; -1: one for each core
 
 
 def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
-    """The tokens of every data set; UserError names those that failed when the others are
-    tokenized."""
+    """The tokens of every data set; UserError, when all are tried, names those that failed."""
     folders = []
     for data in plan.data:
         try:
             options = Options(codec=plan.codec, workers=WORKERS)
             if is_linear(plan.codec) and len(plan.data) > 1 and not linear_folder(plan.codec):
+                # one codec for all of them
                 datasets = [one.open(sizes_of(plan.codec).image_size) for one in plan.data]
-                # one for all of them
                 open_linear(plan.codec, datasets, options.held_out_share, plan.out / FOLDER)
                 options = replace(options, codec=str(plan.out / FOLDER))
             folders.append(tokenize_dataset(data, plan.token_folder(data), options))
@@ -64,26 +61,21 @@ def tokenize_all(plan: Plan, night: Night) -> list[TokenFolder]:
 
 def index_all(plan: Plan, night: Night, folders: list[TokenFolder]) -> Index:
     """The index over all of them; UserError where it cannot be built."""
+    tokens = [folder.path for folder in folders]
     try:
-        return build_index(
-            [folder.path for folder in folders], plan.out / "index_input", plan.out / "index"
-        )
+        return build_index(tokens, plan.out / "index_input", plan.out / "index")
     except (UserError, OSError) as error:
         fail(night, "building the index", error)
         stop(plan, night)
 
 
 def fail(night: Night, step: str, error: Exception) -> None:
-    """Record why a step failed, and say so."""
-    night.failed[step] = str(error) or type(error).__name__
-    print(f"error: {step}: {night.failed[step]}", file=sys.stderr)
-
-
-def say_where(error: Exception) -> None:
-    """The traceback of a fault of the program, in the midst of handling it; nothing of what users
-    can put right."""
+    """Record the `error` that is being handled, and say so; of a fault of the program, which no
+    user can put right, also where it happened."""
     if not isinstance(error, UserError | OSError):
         traceback.print_exc()
+    night.failed[step] = str(error) or type(error).__name__
+    print(f"error: {step}: {night.failed[step]}", file=sys.stderr)
 
 
 def stop(plan: Plan, night: Night) -> NoReturn:
@@ -100,8 +92,7 @@ def stop(plan: Plan, night: Night) -> NoReturn:
 def generate_all(
     plan: Plan, night: Night, folders: list[TokenFolder], index: Index, deadline: float
 ) -> None:
-    """Every sampler's images, and the page; what fails is named, the others are finished all the
-    same.
+    """Every sampler's images, and the page; what fails is named, the others are finished.
 
     No sampler begins after the `deadline`, of the monotonic clock.
     """
@@ -112,14 +103,19 @@ def generate_all(
         fail(night, "opening the index", error)
         stop(plan, night)
 
-    # 1) What all of them are compared with, and what several of them need.
-    requests = checked_requests(plan, night, index, codec)
+    def run_of(name: str, draw: Draw, prefixes: int = 0) -> Run:
+        request = Request(draw, plan.sequences, plan.decoded, plan.seed, prefixes)
+        return Run(index, codec, held_out, request, night.folder(plan.out, name))
+
+    # 1) What all samplers are compared with, and what several of them need.
+    runs = {name: run_of(name, draw, plan.prefixes) for name, draw in plan.draws().items()}
+    for name, run in runs.items():
+        try:
+            run.request.check(index)
+        except UserError as error:
+            fail(night, name, error)
     sources = Sources(plan.out, night, index, held_out, Originals(folders))
-    real = Request(Draw(Kernel()), plan.sequences, plan.decoded, plan.seed)
-    folder = night.folder(plan.out, HELD_OUT)
-    attempt(
-        night, HELD_OUT, folder, partial(reconstruct_held_out, index, codec, held_out, real, folder)
-    )
+    attempt(night, HELD_OUT, run_of(HELD_OUT, Draw(Kernel())), reconstruct_held_out)
     publish(sources, page=False)
     shown = time.monotonic()
     if shown < deadline:
@@ -127,73 +123,47 @@ def generate_all(
 
     # 2) The samplers. The page is written anew once in a while, and in the end, however that comes.
     try:
-        for number, (name, request) in enumerate(requests.items(), 1):
+        for number, (name, run) in enumerate(runs.items(), 1):
             if name in night.failed:
                 continue
             if time.monotonic() > deadline and not night.is_finished(plan.out, name):
                 night.skipped.append(name)
                 continue
-            print(f"sampler {number} of {len(requests)}, {name}: {request.draw.describe()}")
-            folder = night.folder(plan.out, name)
-            attempt(night, name, folder, partial(generate, index, codec, held_out, request, folder))
+            print(f"sampler {number} of {len(runs)}, {name}: {run.request.draw.describe()}")
+            attempt(night, name, run, Run.generate)
             due = time.monotonic() - shown > PAGE_EVERY
             publish(sources, page=due)
             shown = time.monotonic() if due else shown
         if night.skipped:
-            left_out = ", ".join(night.skipped)
-            print(
-                f"left out after {plan.hours:g} hours: {left_out}; the same command goes on from "
-                "there"
-            )
+            what = f"left out after {plan.hours:g} hours: {', '.join(night.skipped)}"
+            print(f"{what}; the same command goes on from there")
         night.failed.pop(PAGE, None)  # tried again
         night.complete = not night.failed
     finally:
         publish(sources)
 
 
-def checked_requests(plan: Plan, night: Night, index: Index, codec: Codec) -> dict[str, Request]:
-    """What every sampler is to make, checked before the first one is run; one that cannot be made
-    has failed."""
-    requests = {}
-    for name, draw in plan.draws().items():
-        requests[name] = Request(
-            draw, plan.sequences, plan.decoded, plan.seed, prefixes=plan.prefixes
-        )
-        try:
-            requests[name].completed(codec).check(index)
-        except UserError as error:
-            fail(night, name, error)
-    return requests
-
-
-def reconstruct_held_out(
-    index: Index, codec: Codec, held_out: HeldOut, request: Request, out: Path
-) -> Run:
+def reconstruct_held_out(run: Run) -> None:
     """Decode held-out images from their own tokens, in random order: what every gallery is compared
     with.
 
-    Into `out` what `generate` writes for as many `request.decoded` as are held out; the sources of
-    all tokens are the held-out image itself. The sampler of `request` does not matter.
+    Writes what `Run.generate` writes, for as many `decoded` as are held out; the source of a token
+    is the held-out image itself. The sampler of the request does not matter.
     """
-    request = request.completed(codec)
-    asked = request.to_json(index, codec, held_out)
-    asked = {"sampler": "held-out"} | {
-        name: asked[name] for name in asked if name not in request.draw.to_json()
-    }
-    with Run(index, codec, held_out, request, out).locked(asked) as run:
-        if run.new:
-            chosen = run.rng.permutation(len(held_out.tokens))[: request.decoded]
-            tokens = held_out.tokens[chosen]
-            images = run.decode(Samples(tokens, np.full((*tokens.shape, 2), -1)))
-            positions = np.broadcast_to(
-                np.arange(tokens.shape[1])[None, :, None], (*tokens.shape, 1)
-            )
-            origins = np.broadcast_to(held_out.origins[chosen][:, None], (*tokens.shape, 2))
-            facts = describe_pictures(index, tokens) if len(tokens) else []
-            run.write(
-                tokens, np.concatenate([origins, positions], 2), facts, sheets.as_pictures(images)
-            )
-    return run
+    of_the_draw = run.request.draw.to_json()
+    asked = {name: value for name, value in run.asked().items() if name not in of_the_draw}
+    with run.locked({"sampler": "held-out"} | asked):
+        if not run.new:
+            return
+        rng = np.random.default_rng(run.request.seed)
+        chosen = rng.permutation(len(run.held_out.tokens))[: run.request.decoded]
+        tokens = run.held_out.tokens[chosen]
+        images, _ = run.decode(tokens, run.request.seed)
+        sources = np.empty((*tokens.shape, 3), np.int64)
+        sources[..., :2] = run.held_out.origins[chosen][:, None]
+        sources[..., 2] = np.arange(tokens.shape[1])
+        facts = describe_pictures(run.index, tokens) if len(tokens) else []
+        run.write(tokens, sources, facts, sheets.as_pictures(images))
 
 
 def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
@@ -202,31 +172,31 @@ def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
 
     What fails here fails in the samplers that need it, and is named there.
     """
-    index = sources.index
+    index, held_out = sources.index, sources.held_out
     todo = [
         name
         for name in night.samplers
         if name not in night.failed and not night.is_finished(plan.out, name)
     ]
+    if not todo:
+        return
 
     def fit() -> None:
         for name in todo:
             with contextlib.suppress(UserError):
                 night.draw(name).sampler.prepare(index)
 
-    def measure_tokenizer() -> None:
-        if classifiers := open_classifiers(index, sources.held_out, codec, index.tokens_per_image):
-            open_fidelity(index, sources.held_out, classifiers, sources.originals.picture)
+    def train() -> Classifiers | None:
+        return open_classifiers(index, held_out, codec, index.tokens_per_image)
 
-    train = partial(open_classifiers, index, sources.held_out, codec, index.tokens_per_image)
-    steps: dict[str, Callable[[], object]] = {
-        FITS: fit,
-        CLASSIFIERS: train,
-        FIDELITY: measure_tokenizer,
-    }
+    def measure_tokenizer() -> None:
+        if classifiers := train():
+            open_fidelity(index, held_out, classifiers, sources.originals.picture)
+
+    steps: dict[str, Callable[[], object]] = {FITS: fit}
+    if plan.decoded:
+        steps |= {CLASSIFIERS: train, FIDELITY: measure_tokenizer}
     for step, make in steps.items():
-        if not todo or (step != FITS and not plan.decoded):
-            continue
         before = kept(plan.out)
         started = time.monotonic()
         with contextlib.suppress(UserError, OSError):
@@ -242,32 +212,29 @@ def kept(out: Path) -> dict[Path, int]:
 
 
 def publish(sources: Sources, *, page: bool = True) -> None:
-    """Write night.json and the page of what is finished; where that fails, say so, and the night
-    goes on."""
+    """Write night.json and the page of what is finished; where that fails, say so, and go on."""
     try:
         sources.night.write(sources.out)
         if page:
             write_page(sources)
     except Exception as error:
-        say_where(error)
         fail(sources.night, PAGE, error)
 
 
-def attempt(night: Night, name: str, folder: Path, make: Callable[[], Run]) -> None:
+def attempt(night: Night, name: str, run: Run, make: Callable[[Run], object]) -> None:
     """Make one folder of images; where that fails, name it and say why, and free the space that its
     half took."""
     started = time.monotonic()
     try:
-        result = make()
+        make(run)
     except Exception as error:
-        say_where(error)
         fail(night, name, error)
-        artifact = Artifact(folder, "images")
+        artifact = Artifact(run.path, "images")
         if artifact.is_ours() and not artifact.record():
             # of no use: on a full disk the page needs the room
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(run.path, ignore_errors=True)
         return
     seconds = time.monotonic() - started
-    if result.new:
+    if run.new:
         night.seconds[name] = round(seconds, 1)
-    print(f"{result.path}: {f'generated in {seconds:.0f} s' if result.new else 'finished before'}")
+    print(f"{run.path}: {f'generated in {seconds:.0f} s' if run.new else 'finished before'}")

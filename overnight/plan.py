@@ -1,5 +1,4 @@
-"""What a night does and needs of the machine: data sets, samplers, sizes; checked before anything
-is touched."""
+"""What a night does and needs of the machine; checked before anything is touched."""
 
 import contextlib
 import itertools
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 PICTURE_BYTES = 1.2  # of a PNG, for a pixel of a photograph
 SOURCE_BYTES = 24  # of sources.npy, for a token
 KEPT_BYTES = 2e7  # the page, the log, the kernel's fit, the classifiers
-# of memory: the program, and the batches that are decoded, compared and weighed at a time
-WORKING_BYTES = 1.5e9
+WORKING_BYTES = 1.5e9  # of memory: the program, and its batches
 SOURCES_SHOWN = 36  # pictures of sources.png
 
 
@@ -50,21 +48,17 @@ class Plan:
     hours: float = 0.0  # from the start; 0: no sweep
 
     def draws(self) -> dict[str, Draw]:
-        """The samplers, then the sweep in random order, so that any part of it covers all of it
-        evenly.
-
-        What the sweep has in common with the samplers is left out of it.
-        """
+        """The samplers, then what else is in the sweep, in random order, so that any part of it
+        covers all of it evenly."""
         draws = {
             name: one if isinstance(one, Draw) else Draw(one) for name, one in self.samplers.items()
         }
-        others = [
-            name
-            for name, draw in self.sweep.items()
-            if name not in draws and draw not in draws.values()
-        ]
-        random.Random(self.seed).shuffle(others)
-        return draws | {name: self.sweep[name] for name in others if self.hours}
+        if not self.hours:
+            return draws
+        known = draws.values()
+        new = [n for n, draw in self.sweep.items() if n not in draws and draw not in known]
+        random.Random(self.seed).shuffle(new)
+        return draws | {name: self.sweep[name] for name in new}
 
     def token_folder(self, data: DatasetSpec) -> Path:
         """Where the tokens of a data set are."""
@@ -77,21 +71,17 @@ class Plan:
         # with SciPy, for which --help need not wait
         from imagegram.metrics.registry import FIGURES_VERSION
 
+        numbers = ("sequences", "decoded", "prefixes", "seed", "hours")
         return {
             "data": [data.to_json() for data in self.data],
             "codec": self.codec,
             "samplers": {name: draw.to_json() for name, draw in self.draws().items()},
-            "sequences": self.sequences,
-            "decoded": self.decoded,
-            "prefixes": self.prefixes,
-            "seed": self.seed,
-            "hours": self.hours,
+            **{name: getattr(self, name) for name in numbers},
             "figures": FIGURES_VERSION,
         }
 
     def check(self) -> None:
-        """UserError where something cannot be right; of what needs neither the data nor the
-        codec."""
+        """UserError where something cannot be right that needs neither the data nor the codec."""
         if not self.data:
             raise UserError("no data set: name one in DATASETS or with --dataset")
         if len(set(self.data)) < len(self.data):
@@ -110,38 +100,33 @@ class Plan:
                 f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else"
             )
         for name in self.draws():
-            if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
+            if not name.translate(str.maketrans("", "", "-._")).isalnum():
                 raise UserError(
                     f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'"
                 )
 
     def _check_places(self) -> None:
-        """UserError where the night would write over files that are not of a night. Tokens may lie
-        there already."""
+        """UserError where the night would write over files that are not of a night."""
         for data in self.data:
             if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
                 raise UserError(
                     f"--out {self.out} is the folder of the data set, and results would lie among "
                     f"its images: choose another one, {self.out / 'results'} for example"
                 )
-        places = [Artifact(self.out, "run"), Artifact(self.out / "index", "index")]
-        places += [Artifact(self.token_folder(data), "tokens") for data in self.data]
-        for place in places:
-            place.check()
+        Artifact(self.out, "run").check()
+        Artifact(self.out / "index", "index").check()
+        for data in self.data:
+            Artifact(self.token_folder(data), "tokens").check()
 
 
 @contextlib.contextmanager
 def constants(file: str) -> Iterator[None]:
-    """Constants of the script `file` that people edit: a misspelt name there ends the program with
-    one line."""
+    """Constants of the script `file`, which people edit: what is misspelt there is one line."""
     try:
         yield
     except (UserError, TypeError, NameError) as error:
-        lines = [
-            entry.lineno
-            for entry in traceback.extract_tb(error.__traceback__)
-            if entry.filename == file
-        ]
+        calls = traceback.extract_tb(error.__traceback__)
+        lines = [call.lineno for call in calls if call.filename == file]
         sys.exit(f"error: {Path(file).name}, line {lines[-1]}: {error}")
 
 
@@ -151,11 +136,10 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
     >>> folder_names(["digits", "cats/train", "dogs/train"])
     ['digits', '1-train', '2-train']
     """
-    last = [Path(name).name for name in datasets]
-    # "." and ".." have no name of their own.
     last = [
-        name if name.strip(".") else Path(full).resolve().name
-        for name, full in zip(last, datasets, strict=True)
+        # "." and ".." have no name of their own
+        path.name if path.name.strip(".") else path.resolve().name
+        for path in map(Path, datasets)
     ]
     return [
         name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)
@@ -180,8 +164,7 @@ def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
 
 
 def require_writable(folder: Path) -> None:
-    """UserError where no file can be made in `folder`, or where it would be created. Nothing is
-    left behind."""
+    """UserError where no file can be made in `folder`, or where it would be created."""
     existing = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -212,18 +195,13 @@ class Needs:
         """Bytes that are still to be written, about."""
         from imagegram.index.build import disk_to_build
 
-        length = self.codec.tokens_per_image
-        pictures = (
-            2 * self.plan.decoded + SOURCES_SHOWN + self.plan.prefixes * (length - 1).bit_length()
-        )
-        each = (
-            pictures * self.codec.image_size** 2 * PICTURE_BYTES
-            + self.plan.sequences * length * (2 + SOURCE_BYTES)
-        )
+        plan, length = self.plan, self.codec.tokens_per_image
+        pictures = 2 * plan.decoded + SOURCES_SHOWN + plan.prefixes * (length - 1).bit_length()
+        each = pictures * self.codec.image_size**2 * PICTURE_BYTES
+        each += plan.sequences * length * (2 + SOURCE_BYTES)
         tokens = sum(self.to_tokenize) * (2 * length + 4)
-        index = (
-            0 if (self.plan.out / "index" / "index.json").exists() else disk_to_build(self.corpus)
-        )
+        has_index = (plan.out / "index" / "index.json").exists()
+        index = 0 if has_index else disk_to_build(self.corpus)
         return tokens + index + len(self.to_generate) * each + KEPT_BYTES
 
     def memory(self) -> float:
@@ -240,23 +218,19 @@ class Needs:
         tokens = [self.plan.token_folder(data) for data in self.plan.data]
         for folder in (out, out / "generated", out / "index", out / "index_input", *tokens):
             require_writable(folder)
-        require_space(
-            out,
-            self.disk(),
-            "free some space, choose another --out, or lower --images or --decoded",
-        )
-        available = memory_available()
-        if self.memory() > available:
+        remedy = "free some space, choose another --out, or lower --images or --decoded"
+        require_space(out, self.disk(), remedy)
+        needed, available = self.memory() / 2**30, memory_available() / 2**30
+        if needed > available:
             raise UserError(
-                f"{sum(map(len, self.datasets)):,} images need about {self.memory() / 2**30:.1f} "
-                f"GiB of memory, {available / 2**30:.1f} GiB are available: end other programs, or "
-                "take fewer with --images"
+                f"{sum(map(len, self.datasets)):,} images need about {needed:.1f} GiB of memory, "
+                f"{available:.1f} GiB are available: end other programs, or take fewer with "
+                "--images"
             )
 
 
 def needs_of(plan: Plan) -> Needs:
-    """Look at the data sets, and at what is finished; UserError where a data set or the codec
-    cannot be opened."""
+    """Look at the data sets, and at what is finished; UserError where one cannot be opened."""
     from imagegram.data.dataset import check_different
     from imagegram.report.record import FILE, Night
     from imagegram.tokens import TokenFolder
@@ -270,9 +244,7 @@ def needs_of(plan: Plan) -> Needs:
             tokens = TokenFolder.open(plan.token_folder(data))
             to_tokenize[i] = sum(len(tokens.range(shard)) for shard in tokens.pending())
     night = Night.read(plan.out) if (plan.out / FILE).exists() else None
-    to_generate = [
-        name for name in plan.draws() if not night or not night.is_finished(plan.out, name)
-    ]
+    to_generate = [n for n in plan.draws() if not night or not night.is_finished(plan.out, n)]
     return Needs(plan, codec, tuple(datasets), tuple(to_tokenize), tuple(to_generate))
 
 
@@ -282,27 +254,19 @@ def say_plan(plan: Plan) -> None:
     from imagegram.data.dataset import NO_SPLITS
 
     needs = needs_of(plan)
-    print(
-        f"{plan.out}: one index of {len(plan.data)} data set{'s' * (len(plan.data) > 1)}, codec "
-        f"{plan.codec}"
-    )
+    several = "s" * (len(plan.data) > 1)
+    print(f"{plan.out}: one index of {len(plan.data)} data set{several}, codec {plan.codec}")
     for dataset, missing in zip(needs.datasets, needs.to_tokenize, strict=True):
-        done = (
-            "to tokenize"
-            if missing == len(dataset)
-            else f"of which {missing:,} are still to be tokenized"
-        )
+        todo = "to tokenize"
+        if missing < len(dataset):
+            todo = f"of which {missing:,} are still to be tokenized" if missing else "tokenized"
         split = "" if dataset.split == NO_SPLITS else f", split {dataset.split}"
-        print(
-            f"  {dataset.name}{split}: {len(dataset):,} images, {done if missing else 'tokenized'}"
-        )
+        print(f"  {dataset.name}{split}: {len(dataset):,} images, {todo}")
     for name, draw in plan.draws().items():
         todo = f"{plan.sequences:,} sequences, {min(plan.decoded, plan.sequences):,} decoded"
         print(f"  {name}: {draw.describe()}; {todo if name in needs.to_generate else 'finished'}")
     free = shutil.disk_usage(nearest_existing(plan.out)).free
     print(f"  disk: about {needs.disk() / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
-    print(
-        f"  memory: about {needs.memory() / 2**30:.1f} GiB, {memory_available() / 2**30:.1f} GiB "
-        "are available"
-    )
+    memory, available = needs.memory() / 2**30, memory_available() / 2**30
+    print(f"  memory: about {memory:.1f} GiB, {available:.1f} GiB are available")
     needs.check()

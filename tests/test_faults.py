@@ -166,7 +166,7 @@ def test_progress_counts_the_finished_shards_of_the_others(
 ) -> None:
     folder = tokenize(out=tmp_path, **SMALL_JOB)
     (tmp_path / "shard-00003.json").unlink()
-    progress = tokenizing._Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
+    progress = tokenizing.Progress(folder, list(range(20)), list(range(0, 20, 2)), shown=True)
     with progress.bar as bar:
         progress.add(10)
         progress.look()

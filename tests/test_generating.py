@@ -9,13 +9,13 @@ import pytest
 
 from imagegram.cli import UserError
 from imagegram.codec import Codec
-from imagegram.generating import Request, Run, generate
+from imagegram.generating import Request, Run
 from imagegram.index.folder import Index
 from imagegram.machine import Processes
 from imagegram.metrics.held_out import HeldOut
 from imagegram.parts import Part, joined, part_file
 from imagegram.report import __main__ as report
-from imagegram.samplers import Aligned, Samples
+from imagegram.samplers import Aligned
 from imagegram.samplers.draw import Draw
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
@@ -60,9 +60,9 @@ def test_fewer_sequences_than_pictures_asked_for_are_all_shown(tmp_path: Path) -
         Request(Draw(Aligned()), sequences=9, decoded=9, seed=2),
         tmp_path,
     )
-    images = run.decode(Samples(index.tokens, np.zeros((5, 4, 2), np.int64)))
+    images, noises = run.decode(index.tokens, 2)
     assert len(images) == 5
-    assert run.seeds.tolist() == [2_000_000 + i for i in range(5)]
+    assert noises.tolist() == [2_000_000 + i for i in range(5)]
 
 
 def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
@@ -106,9 +106,8 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         asked = replace(
             request, **{name: value for name, value in changes.items() if name != "held_out"}
         )
-        return generate(
-            index, codec or FakeCodec(), changes.get("held_out", held_out), asked, tmp_path / "out"
-        ).new
+        real = changes.get("held_out", held_out)
+        return Run(index, codec or FakeCodec(), real, asked, tmp_path / "out").generate().new
 
     assert is_made()
     assert not is_made()
@@ -154,7 +153,7 @@ def test_seeds_of_several_processes_make_the_report_of_one(
 
     def made(name: str, rank: int = 0, world_size: int = 1, request: Request = request) -> Run:
         processes = Processes(rank, world_size)
-        return generate(index, FakeCodec(), held_out, request, tmp_path / name, processes)
+        return Run(index, FakeCodec(), held_out, request, tmp_path / name, processes).generate()
 
     one = made("one")
     assert not made("one").new

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import overnight_run
-from imagegram import generating, tokenizing
+from imagegram import tokenizing
 from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError
 from imagegram.data.spec import DatasetSpec
-from imagegram.generating import Request
+from imagegram.generating import Run
 from imagegram.samplers import Aligned, Kernel, Ntd
 from overnight import night
 from tests.support.kills import killed
@@ -192,15 +192,17 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     capsys: pytest.CaptureFixture[str],
     fault: Exception,
 ) -> None:
-    def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
-        if request.draw.sampler == Ntd(context=9):
-            Artifact(out, "images").claim()
-            (out / "image_0000.png").touch()
+    whole = Run.generate
+
+    def make(run: Run) -> Run:
+        if run.request.draw.sampler == Ntd(context=9):
+            Artifact(run.path, "images").claim()
+            (run.path / "image_0000.png").touch()
             raise fault
-        return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
+        return whole(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(night, "generate", make)
+        patch.setattr(Run, "generate", make)
         assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert f"error: copies: {fault}" in said.err
@@ -326,12 +328,14 @@ def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
     capsys: pytest.CaptureFixture[str],
     stop: signal.Signals,
 ) -> None:
-    def make(index: object, codec: object, held_out: object, request: Request, out: Path) -> object:
-        if request.draw.sampler == Ntd(context=9):
-            os.kill(os.getpid(), stop)
-        return generating.generate(index, codec, held_out, request, out)  # type: ignore[arg-type]
+    whole = Run.generate
 
-    monkeypatch.setattr(night, "generate", make)
+    def make(run: Run) -> Run:
+        if run.request.draw.sampler == Ntd(context=9):
+            os.kill(os.getpid(), stop)
+        return whole(run)
+
+    monkeypatch.setattr(Run, "generate", make)
     # SIGHUP is ignored under nohup, by the night as well
     before = signal.signal(stop, signal.SIG_DFL)
     try:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import overnight_run
+from imagegram.generating import Run
 from imagegram.samplers import Aligned, Ntd
-from overnight import night, plan
+from overnight import plan
 from tests.support.overnight import make_nights_quick, run
 
 ROOT = Path(__file__).parent.parent
@@ -26,17 +27,17 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = night.generate
+    whole = Run.generate
     begun = []
 
-    def slow(*arguments: object) -> object:
-        begun.append(arguments)
+    def slow(run: Run) -> Run:
+        begun.append(run)
         if len(begun) == 4:
             monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 3600)
-        return whole(*arguments)  # type: ignore[arg-type]
+        return whole(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(night, "generate", slow)
+        patch.setattr(Run, "generate", slow)
         assert run(tmp_path, "--hours", "0.5") == 0
     said = capsys.readouterr().out
     assert len(begun) == 4

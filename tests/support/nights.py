@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram import tokenizing
-from imagegram.generating import Request, generate
+from imagegram.generating import Request, Run
 from imagegram.index.build import build_index
 from imagegram.metrics import coherence
 from imagegram.metrics.held_out import read_held_out
@@ -68,27 +68,16 @@ def small_night(
         ]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
         held_out = read_held_out(index)
-        night = Night(
-            "overnight_run.py --test '<b>'",
-            40,
-            20,
-            3,
-            {n: draw.to_json() for n, draw in DRAWS.items()},
-        )
+        draws = {name: draw.to_json() for name, draw in DRAWS.items()}
+        night = Night("overnight_run.py --test '<b>'", 40, 20, 3, draws)
         for name, draw in DRAWS.items():
             if name != failed:
-                generate(
-                    index,
-                    codec,
-                    held_out,
-                    Request(draw, 40, 20, 3, prefixes=2),
-                    night.folder(out, name),
-                )
+                request = Request(draw, 40, 20, 3, prefixes=2)
+                Run(index, codec, held_out, request, night.folder(out, name)).generate()
         if failed:
             night.failed[failed] = "a reason with <angles>"
-        reconstruct_held_out(
-            index, codec, held_out, Request(Draw(Aligned()), 20, 20, 3), night.folder(out, HELD_OUT)
-        )
+        request = Request(Draw(Aligned()), 20, 20, 3)
+        reconstruct_held_out(Run(index, codec, held_out, request, night.folder(out, HELD_OUT)))
         night.write(out)
         sources = Sources(out, night, index, held_out, Originals(folders))
         write_page(sources)
