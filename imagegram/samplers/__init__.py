@@ -1,10 +1,9 @@
 """Samplers: the next token of an image from what followed its tokens so far in the index.
 
 Every sampler turns the tokens so far into matches, positions in the corpus where the same context
-stands, and draws
-one: its next token is emitted, and its image and position are the token's source. A match drawn
-uniformly draws the token from the exact next-token distribution of the context. A new sampler is a
-file here and a line in SAMPLERS.
+stands, and draws one: its next token is emitted, and its image and position are the token's source.
+A match drawn uniformly draws the token from the exact next-token distribution of the context. A new
+sampler is a file here and its class in SAMPLERS.
 """
 
 from collections.abc import Mapping
@@ -13,34 +12,17 @@ from typing import Any
 
 from imagegram.cli import UserError
 from imagegram.samplers.aligned import Aligned
-from imagegram.samplers.base import Sampler, Samples
+from imagegram.samplers.base import Sampler
+from imagegram.samplers.base import Samples as Samples
 from imagegram.samplers.kernel.sampler import Kernel
 from imagegram.samplers.ntd import Ntd
 from imagegram.samplers.smoothed import Smoothed
 
-__all__ = [
-    "SAMPLERS",
-    "Aligned",
-    "Kernel",
-    "Ntd",
-    "Sampler",
-    "Samples",
-    "Smoothed",
-    "sampler_from",
-    "sampler_named",
-]
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "kernel": Kernel,
-    "aligned": Aligned,
-    "smoothed": Smoothed,
-    "ntd": Ntd,
-}
+SAMPLERS: dict[str, type[Sampler]] = {kind.name: kind for kind in (Kernel, Aligned, Smoothed, Ntd)}
 
 
 def sampler_named(name: str | Sampler, **values: Any) -> Sampler:
-    """The sampler of a name and values of its fields, or one with other values; UserError says
-    which there are.
+    """The sampler of a name and values of its fields, or one with other values; else UserError.
 
     >>> sampler_named("aligned", context=3).describe()
     'aligned: context 3, min_images 2, anchor 0'
@@ -66,7 +48,6 @@ def sampler_from(stored: Mapping[str, Any]) -> Sampler:
             "it was made by an earlier version of Imagegram: delete it, then run the same command "
             "again"
         )
-    known = {field.name for field in fields(SAMPLERS.get(stored["sampler"], Sampler))}
-    return sampler_named(
-        stored["sampler"], **{name: value for name, value in stored.items() if name in known}
-    )
+    name = stored["sampler"]
+    known = [field.name for field in fields(SAMPLERS.get(name, Sampler))]
+    return sampler_named(name, **{field: stored[field] for field in known if field in stored})

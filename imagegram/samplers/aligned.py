@@ -7,25 +7,40 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.samplers.base import Sampler, Tokens
-from imagegram.samplers.matches import Ints, RangeMatches
-
-ALONE = "Every token is drawn by itself, from those at its position"  # without context
+from imagegram.samplers.base import Sampler
+from imagegram.samplers.matches import Ints, RangeMatches, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned(Sampler):
+class InPlace(Sampler):
+    """A sampler of contexts at the same position."""
+
+    with_context: ClassVar[str]  # what it does where there is one
+
+    context: int = 2  # tokens at most; 0: each position on its own
+
+    @property
+    def how(self) -> str:
+        alone = "Every token is drawn by itself, from those at its position"
+        return self.with_context if self.context else alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned(InPlace):
     """The longest context of the same tokens at the same positions that enough images share."""
 
     name = "aligned"
+    with_context = (
+        "The next token is that of a training image which has the same tokens before it, at the "
+        "same position"
+    )
 
-    context: int = 2  # tokens at most; 0: each position on its own
     min_images: int = 2  # images that must share a context, else it is shortened; 1 copies
     anchor: int = 0  # first tokens that must match as well, however short the context
 
@@ -34,79 +49,61 @@ class Aligned(Sampler):
         if self.min_images == 0:
             raise UserError("min_images 0: it must be positive; 1 copies")
 
-    @property
-    def how(self) -> str:
-        if self.context == 0:
-            return ALONE
-        return (
-            "The next token is that of a training image which has the same tokens before it, at "
-            "the same position"
-        )
-
     def matches(
         self, index: Index, drawn: Tokens, rng: np.random.Generator
     ) -> Iterator[RangeMatches]:
-        """Matches at the same position, of the longest context that enough images share."""
-        rows = np.arange(len(drawn))
         for contexts in backoff(
             index.tokens, drawn, self.context, anchor=self.anchor, least=self.min_images
         ):
             counts = contexts.high - contexts.low
-            depth = (counts[1:] > 0).sum(0)
-            low = contexts.low[depth, rows]
+            longest = (counts[1:] > 0).sum(0), np.arange(len(drawn))
+            low = contexts.low[longest]
             yield RangeMatches(
-                index.tokens, contexts.order, contexts.position, low, counts[depth, rows]
+                index.tokens, contexts.order, contexts.position, low, counts[longest]
             )
 
 
 def search(keys: Ints, wanted: Ints) -> tuple[Ints, Ints]:
-    """Where sorted `keys` [N] hold each of `wanted` [n], as ranges. Asked in order, which spares
-    most cache misses.
+    """Where sorted `keys` [N] hold each of `wanted` [n], as ranges.
 
     >>> low, high = search(np.array([1, 1, 4]), np.array([4, 1, 2]))
     >>> low.tolist(), high.tolist()
     ([2, 0, 2], [3, 2, 2])
     """
-    order = np.argsort(wanted)
+    order = np.argsort(wanted)  # asked in order, which spares most cache misses
     low, high = np.empty((2, len(wanted)), np.int64)
-    low[order], high[order] = (
-        np.searchsorted(keys, wanted[order], side) for side in ("left", "right")
-    )
+    low[order] = np.searchsorted(keys, wanted[order], "left")
+    high[order] = np.searchsorted(keys, wanted[order], "right")
     return low, high
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """The images that share contexts of 0, 1, 2 ... tokens before `position` with n sequences, each
-    in the last."""
+    """The images that share contexts of 0, 1, 2 ... tokens before `position` with n sequences.
+
+    Each range [low, high) of `order` lies in that of the context before; it is empty where fewer
+    images share the context than asked for.
+    """
 
     order: Ints  # images, so sorted that those which share a context are neighbours
     position: int
-    low: Ints
-    """[depths, n]: ranges of `order`, empty where fewer images share the context than asked for"""
+    low: Ints  # [depths, n]
     high: Ints
-    columns: tuple[NDArray[np.uint16], ...]
-    """the images' tokens at `position` and at those of the context before it"""
+    columns: tuple[Tokens, ...]  # the images' tokens at `position`, and before it as far as needed
 
     @cached_property
-    def following(self) -> NDArray[np.uint16]:
+    def following(self) -> Tokens:
         """The images' tokens at `position`, in `order`."""
         return self.columns[0][self.order]
 
     @cached_property
     def by_token(self) -> Ints:
-        """The ranks in `order`, sorted by the token at `position` and, where that is equal, as they
-        were."""
+        """The ranks in `order`, stably sorted by the token at `position`."""
         return np.argsort(self.following, kind="stable")
 
 
 def backoff(
-    trained: NDArray[np.uint16],
-    drawn: NDArray[np.uint16],
-    context: int,
-    *,
-    anchor: int = 0,
-    least: int = 1,
+    trained: Tokens, drawn: Tokens, context: int, *, anchor: int = 0, least: int = 1
 ) -> Iterator[Backoff]:
     """The contexts at the same position, for every position of `drawn` [n, L].
 
@@ -121,7 +118,7 @@ def backoff(
     """
     n, length = drawn.shape
     order = np.arange(len(trained))
-    columns = deque[NDArray[np.uint16]](maxlen=1 + max(1, min(context, length)))  # the latest first
+    columns = deque[Tokens](maxlen=1 + max(1, min(context, length)))  # the latest first
     image_anchors = np.zeros(len(trained), np.int64)  # equal where the first `anchor` tokens are
     anchors = np.zeros(n, np.int64)  # the same of the sequences
     before = None  # the contexts of the last position
@@ -134,65 +131,53 @@ def backoff(
         if before is not None:
             order = order[before.by_token]
             if position <= anchor:
-                both = np.concatenate(
-                    [image_anchors * 65536 + columns[1], anchors * 65536 + drawn[:, position - 1]]
-                )
-                numbers = np.unique(both, return_inverse=True)[1]
-                image_anchors = numbers[: len(trained)]
-                anchors = numbers[len(trained) :]
+                image_anchors = image_anchors * 65536 + columns[1]
+                anchors = anchors * 65536 + drawn[:, position - 1]
+                _, both = np.unique(np.append(image_anchors, anchors), return_inverse=True)
+                image_anchors, anchors = np.split(both, [len(trained)])
             if anchor:
                 order = order[np.argsort(image_anchors[order], kind="stable")]
 
         # 2) Contexts as numbers, which are sorted in the order of the images; and the same of the
         #    sequences.
-        keys = image_anchors[order]
-        wanted = anchors
-        everywhere = (np.zeros(n, np.int64), np.full(n, len(trained)))
-        ranges = [search(keys, wanted) if anchor else everywhere]
-        sorted_columns = (
-            columns[back][order] for back in range(1, min(context, position - anchor) + 1)
-        )
-        _add_longer(ranges, keys, wanted, sorted_columns, drawn[:, :position], least)
-        low, high = (np.stack(ends) for ends in zip(*ranges, strict=True))
+        backs = range(1, min(context, position - anchor) + 1)
+        longer = ((columns[back][order], drawn[:, position - back]) for back in backs)
+        ranges = list(_ranges(image_anchors[order], anchors, longer, least))
+        low, high = np.stack(ranges, 1)
         before = Backoff(order, position, low, high, tuple(columns))
         yield before
 
 
-def _add_longer(
-    ranges: list[tuple[Ints, Ints]],
-    keys: Ints,
-    wanted: Ints,
-    columns: Iterable[Tokens],
-    text: Tokens,
-    least: int,
-) -> None:
-    """Add to the `ranges` of n sequences in the order of the images those of contexts that are
-    longer by a token each.
+def _ranges(
+    keys: Ints, wanted: Ints, longer: Iterable[tuple[Tokens, Tokens]], least: int
+) -> Iterator[tuple[Ints, Ints]]:
+    """Where the contexts of n sequences stand among the sorted ones of N images, as ranges [n]: the
+    shortest, then those that are longer by a token each, while `least` images share them.
 
     keys [N], wanted [n]: the shortest contexts of the images and of the sequences, as numbers.
-    columns [N]: the images' tokens before, the latest first; text [n, p]: all tokens of the
-    sequences so far.
+    longer: the tokens of the images [N] and of the sequences [n] before, the latest first.
     """
-    n, length = text.shape
+    n = len(wanted)
+    low, high = search(keys, wanted)
+    yield low, high
     shared = np.arange(n)  # sequences whose context enough images share so far
-    for back, column in enumerate(columns, 1):
+    for back, (column, text) in enumerate(longer, 1):
         if back % 2 and back > 1:  # after two tokens of 16 bits: a third might not fit
             keys = np.cumsum(np.append(0, keys[1:] != keys[:-1]))
-            wanted = keys[ranges[-1][0][shared]]
+            wanted = keys[low]
         keys = keys * 65536 + column
-        wanted = wanted * 65536 + text[shared, length - back]
+        wanted = wanted * 65536 + text[shared]
         low, high = search(keys, wanted)
         enough = high - low >= least
-        shared = shared[enough]
-        wanted = wanted[enough]
-        if not shared.size:
+        if not enough.any():
             break
-        ranges.append((np.zeros(n, np.int64), np.zeros(n, np.int64)))
-        ranges[-1][0][shared] = low[enough]
-        ranges[-1][1][shared] = high[enough]
+        shared, wanted, low, high = (each[enough] for each in (shared, wanted, low, high))
+        found = np.zeros((2, n), np.int64)
+        found[:, shared] = low, high
+        yield found[0], found[1]
 
 
-def read_columns(tokens: NDArray[np.uint16], length: int) -> Iterator[NDArray[np.uint16]]:
+def read_columns(tokens: Tokens, length: int) -> Iterator[Tokens]:
     """The first `length` columns of tokens [N, L], each contiguous. The rows of a memory-mapped
     corpus are far apart: what lies side by side in one is read once."""
     together = 32  # tokens of a cache line

@@ -1,5 +1,4 @@
-"""What a sampler is: fields of its own, the matches of every position, the probability of a
-sequence."""
+"""What a sampler is: its fields, the matches of every position, the chance of a sequence."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,22 +14,21 @@ from imagegram.index.folder import Index
 from imagegram.samplers.matches import (
     Ints,
     Matches,
+    Reweigh,
+    Tokens,
     draw_match,
     matches_of_class,
     share_of,
     truncated,
 )
 
-Tokens = NDArray[np.uint16]
-
 
 @dataclass(frozen=True)
 class Samples:
-    """tokens: uint16 [n, k]; sources: int64 [n, k, 2], the row of `Index.tokens` and the position
-    copied from."""
+    """Drawn sequences, and where their tokens come from."""
 
-    tokens: Tokens
-    sources: Ints
+    tokens: Tokens  # uint16 [n, k]
+    sources: Ints  # int64 [n, k, 2]: row of `Index.tokens` and position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,7 @@ class Sampler(ABC):
         """The matches of every position of `drawn` [n, L], by the protocol of matches.py."""
 
     def prepare(self, index: Index) -> None:  # noqa: B027
-        """Make what is made once for an index and kept beside it, such as a fit; most samplers need
-        nothing."""
+        """Make what is made once for an index and kept beside it, such as a fit."""
 
     def probabilities(
         self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None
@@ -83,11 +80,8 @@ class Sampler(ABC):
         result = np.empty(tokens.shape)
         every = self.matches(index, tokens, np.random.default_rng(0))
         bar = tqdm(every, total=tokens.shape[1], desc="likelihood", unit="position", delay=3)
-        reweigh = self.reweigh if self.reweighted else None
         for position, matches in enumerate(bar):
-            result[:, position] = share_of(
-                matches, tokens[:, position], reweigh=reweigh, leave_out=leave_out
-            )
+            result[:, position] = share_of(matches, tokens[:, position], self.reweigh, leave_out)
         return result
 
     def sample(
@@ -116,12 +110,9 @@ class Sampler(ABC):
             tokens[:, :prompt] = prefix
 
         rows = np.arange(n)
-        reweigh = self.reweigh if self.reweighted else None
         for position, matches in enumerate(self.matches(index, tokens, rng)):
             if position == 0:  # what is fitted before has bars of its own
-                bar = tqdm(
-                    total=n * length, unit="token", unit_scale=True, desc="sampling", delay=3
-                )
+                bar = tqdm(None, "sampling", n * length, unit="token", unit_scale=True, delay=3)
             bar.update(n)
             if position < prompt:
                 continue
@@ -132,20 +123,17 @@ class Sampler(ABC):
                     f"{self.describe()}: no training image has the anchor of some prompts: set it "
                     "to 0"
                 )
-            picks = draw_match(matches, rng, reweigh=reweigh)
-            sources[:, position] = matches.sources(rows, picks)
-            tokens[:, position] = matches.next_tokens(rows, picks)
+            picks = draw_match(matches, rng, self.reweigh)
+            tokens[:, position], sources[:, position] = matches.next_tokens(rows, picks)
         bar.close()
         return Samples(tokens, sources)
 
     @property
-    def reweighted(self) -> bool:
-        """Whether the distribution is not to be drawn from as it is."""
-        return self.temperature != 1 or self.top_k > 0 or self.top_p < 1
-
-    def reweigh(self, weights: NDArray[np.number]) -> NDArray[np.float64]:
-        """Weights of tokens [..., V] -> the probabilities that they are drawn with."""
-        return truncated(weights, self.temperature, self.top_k, self.top_p)
+    def reweigh(self) -> Reweigh | None:
+        """What makes of weights the probabilities drawn with; None where these are as they are."""
+        if (self.temperature, self.top_k, self.top_p) == (1, 0, 1):
+            return None
+        return lambda weights: truncated(weights, self.temperature, self.top_k, self.top_p)
 
     # What a sampler may cost or show beyond its tokens. Most cost little and show nothing.
 
@@ -154,13 +142,11 @@ class Sampler(ABC):
         return 1.0
 
     def memory(self, corpus: int, digits: int) -> int:
-        """Bytes that drawing takes beside an index of `corpus` tokens, whose codes have `digits`
-        each."""
+        """Bytes that drawing takes beside an index of `corpus` tokens of `digits` each."""
         return 0
 
     def relevance(self, index: Index) -> NDArray[np.float32] | None:
-        """How much each position looks at each earlier one, [L, L] with rows that sum to 1; None
-        where not fitted."""
+        """How much each position looks at each earlier one, [L, L]; None where not fitted."""
         return None
 
     def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints | None:
@@ -182,16 +168,13 @@ class Sampler(ABC):
         return {name: value for name, value in self._values().items() if value != defaults[name]}
 
     def describe(self) -> str:
-        """The values that matter, as text: its own, and the shared ones that differ from their
-        defaults."""
-        changed = self.changes()
-        shared = [field.name for field in fields(Sampler)]
-        shown = {
-            name: value
+        """Its own values as text, and the shared ones that differ from their defaults."""
+        shown = [
+            f"{name} {value}"
             for name, value in self._values().items()
-            if name in changed or name not in shared
-        }
-        return f"{self.name}: {', '.join(f'{name} {value}' for name, value in shown.items())}"
+            if name in self.changes() or not hasattr(Sampler, name)
+        ]
+        return f"{self.name}: {', '.join(shown)}"
 
     def to_json(self) -> dict[str, Any]:
         """What `sampler_from` reads."""
@@ -200,6 +183,6 @@ class Sampler(ABC):
 
     def _values(self) -> dict[str, Any]:
         """All fields, its own first."""
-        shared = [field.name for field in fields(Sampler)]
-        own = [field.name for field in fields(self) if field.name not in shared]
-        return {name: getattr(self, name) for name in [*own, *shared]}
+        names = [field.name for field in fields(self)]
+        names.sort(key=lambda name: hasattr(Sampler, name))
+        return {name: getattr(self, name) for name in names}

@@ -20,30 +20,23 @@ class Draw:
     def __post_init__(self) -> None:
         """UserError where a number makes no sense."""
         if min(self.length, self.prompt) < 0 or 0 < self.length <= self.prompt:
-            raise UserError(
-                f"a prompt of {self.prompt} tokens and a length of {self.length}: one must be left "
-                "to draw"
-            )
+            raise UserError(f"{self._numbers()}: one must be left to draw")
 
     def check(self, index: Index) -> None:
         """UserError where it cannot be drawn from `index`."""
         whole = index.tokens_per_image
         if self.length > whole or self.prompt >= whole:
-            raise UserError(
-                f"a prompt of {self.prompt} tokens and a length of {self.length}: an image of "
-                f"{index.path} has {whole}"
-            )
+            raise UserError(f"{self._numbers()}: an image of {index.path} has {whole}")
         if self.sampler.label:
             index.class_of(self.sampler.label)
 
+    def _numbers(self) -> str:
+        return f"a prompt of {self.prompt} tokens and a length of {self.length}"
+
     def is_whole(self, index: Index) -> bool:
-        """Whether whole sequences are drawn by the sampler alone, so that their probabilities are
-        known."""
-        return (
-            self.length in (0, index.tokens_per_image)
-            and not self.prompt
-            and not self.sampler.label
-        )
+        """Whether the sampler alone draws whole sequences, so that their chances are known."""
+        whole = self.length in (0, index.tokens_per_image)
+        return whole and not self.prompt and not self.sampler.label
 
     def describe(self) -> str:
         """The values that matter, as text.
@@ -52,13 +45,9 @@ class Draw:
         >>> Draw(Kernel(), prompt=4).describe()
         'kernel: step 1.0, prompt 4'
         """
-        parts = {"length": self.length, "prompt": self.prompt}
-        return ", ".join(
-            [
-                self.sampler.describe(),
-                *(f"{name} {value}" for name, value in parts.items() if value),
-            ]
-        )
+        length = f", length {self.length}" if self.length else ""
+        prompt = f", prompt {self.prompt}" if self.prompt else ""
+        return self.sampler.describe() + length + prompt
 
     def to_json(self) -> dict[str, Any]:
         return self.sampler.to_json() | {"length": self.length, "prompt": self.prompt}

@@ -1,8 +1,7 @@
-"""What a sampler hands to the loop over positions: its matches, of which one is drawn for every
-sequence.
+"""What a sampler yields for every position: its matches.
 
-A sampler is a generator of matches, one `Matches` a position. Asking for a probability counts those
-that go on with the token asked for.
+Of these one is drawn for every sequence. Asking for a probability counts those that go on with the
+token asked for.
 """
 
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from imagegram.index.folder import Index
 
+Tokens = NDArray[np.uint16]
 Ints = NDArray[np.int64]
-# weights of tokens [V] -> their probabilities
-Reweigh = Callable[[NDArray[np.number]], NDArray[np.float64]]
+Floats = NDArray[np.float64]
+Reweigh = Callable[[NDArray[np.number]], Floats]  # weights of tokens [..., V] -> probabilities
 
 MATCHES_AT_ONCE = 1 << 22  # looked at together: bounds the memory
 
@@ -38,12 +38,9 @@ class Matches(Protocol):
         """[n, *]: sequences with equal rows have equal matches."""
         ...
 
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        """The token that follows match `picks` [m] of sequence `rows` [m]."""
-        ...
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        """Row of the index and position [m, 2] of that token."""
+    def next_tokens(self, rows: Ints, picks: Ints) -> tuple[Tokens, Ints]:
+        """The token that follows match `picks` [m] of sequence `rows` [m], and its source [m, 2]:
+        row of the index and position."""
         ...
 
 
@@ -51,7 +48,7 @@ class Matches(Protocol):
 class RangeMatches:
     """Ranges of `order`, images so sorted that those which share a context are neighbours."""
 
-    tokens: NDArray[np.uint16]  # of the index
+    tokens: Tokens  # of the index
     order: Ints  # images
     position: int
     low: Ints  # [n], where each range starts
@@ -61,21 +58,18 @@ class RangeMatches:
     def identity(self) -> Ints:
         return np.stack([self.low, self.counts], 1)
 
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[self.order[self.low[rows] + picks], self.position]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
+    def next_tokens(self, rows: Ints, picks: Ints) -> tuple[Tokens, Ints]:
         images = self.order[self.low[rows] + picks]
-        return np.stack([images, np.full(len(images), self.position)], 1)
+        sources = np.stack([images, np.full(len(images), self.position)], 1)
+        return self.tokens[images, self.position], sources
 
 
 @dataclass(frozen=True)
 class DrawnTokens:
-    """One match a sequence, which the sampler has drawn already: a token, and the image that it
-    came from."""
+    """One match a sequence, which the sampler has drawn already."""
 
-    tokens: NDArray[np.uint16]  # [n]
-    images: Ints  # [n]
+    tokens: Tokens  # [n]
+    images: Ints  # [n], where they come from
     position: int
 
     @property
@@ -86,11 +80,9 @@ class DrawnTokens:
     def identity(self) -> Ints:
         return np.arange(len(self.tokens))[:, None]
 
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.tokens[rows]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        return np.stack([self.images[rows], np.full(len(rows), self.position)], 1)
+    def next_tokens(self, rows: Ints, picks: Ints) -> tuple[Tokens, Ints]:
+        sources = np.stack([self.images[rows], np.full(len(rows), self.position)], 1)
+        return self.tokens[rows], sources
 
 
 def matches_of_class(index: Index, label: str, n: int) -> Matches:
@@ -99,11 +91,8 @@ def matches_of_class(index: Index, label: str, n: int) -> Matches:
     return RangeMatches(index.tokens, images, 0, np.zeros(n, np.int64), np.full(n, len(images)))
 
 
-def draw_match(
-    matches: Matches, rng: np.random.Generator, *, reweigh: Reweigh | None = None
-) -> Ints:
-    """One match for each sequence [n]: uniform, or by the reweighed distribution of the tokens that
-    follow."""
+def draw_match(matches: Matches, rng: np.random.Generator, reweigh: Reweigh | None) -> Ints:
+    """One match for each sequence [n]: uniform, or by the reweighed chances of the next tokens."""
     if reweigh is None or (matches.counts == 1).all():
         return rng.integers(0, matches.counts)
     # One number for each sequence, however the sequences are grouped.
@@ -113,7 +102,7 @@ def draw_match(
     for r, row in enumerate(first):
         members = np.flatnonzero(which.ravel() == r)
         every = np.arange(matches.counts[row])
-        tokens = matches.next_tokens(np.full(len(every), row), every)
+        tokens, _ = matches.next_tokens(np.full(len(every), row), every)
         _, token, counts = np.unique(tokens, return_inverse=True, return_counts=True)
         cumulative = np.cumsum((reweigh(counts) / counts)[token])
         picks[members] = np.searchsorted(cumulative, wanted[members] * cumulative[-1], "right")
@@ -121,12 +110,8 @@ def draw_match(
 
 
 def share_of(
-    matches: Matches,
-    wanted: NDArray[np.uint16],
-    *,
-    reweigh: Reweigh | None = None,
-    leave_out: Ints | None = None,
-) -> NDArray[np.float64]:
+    matches: Matches, wanted: Tokens, reweigh: Reweigh | None, leave_out: Ints | None
+) -> Floats:
     """The probability that a draw from `matches` of n sequences gives the token `wanted` [n]:
     float64 [n].
 
@@ -134,30 +119,25 @@ def share_of(
     sequence do not count for it.
     """
     _, first, groups = np.unique(matches.identity, axis=0, return_index=True, return_inverse=True)
-    groups = groups.ravel()
     counts = matches.counts[first]
-    ends = np.cumsum(counts)
     result = np.zeros(len(wanted))
-    start = 0
-    while start < len(first):
-        # As many groups as fit, at least one.
-        before = ends[start] - counts[start]
-        stop = max(start + 1, int(np.searchsorted(ends, before + MATCHES_AT_ONCE, "right")))
-        part = np.arange(start, stop)
-        rows = np.repeat(part, counts[part])  # the group of every match
-        picks = np.arange(ends[stop - 1] - before) - (ends[rows] - counts[rows] - before)
-        tokens = matches.next_tokens(first[rows], picks).astype(np.int64)
-        members = np.flatnonzero((groups >= start) & (groups < stop))
+    # As many groups as fit, at least one.
+    seams = np.flatnonzero(np.diff(np.cumsum(counts) // MATCHES_AT_ONCE)) + 1
+    for part in np.split(np.arange(len(first)), seams):
+        members = np.flatnonzero(np.isin(groups.ravel(), part))
+        mine = np.searchsorted(part, groups.ravel()[members])
+        rows, picks = numbered(counts[part])
+        tokens, sources = matches.next_tokens(first[part][rows], picks)
         left_out = np.zeros((0, 2), np.int64)
         if leave_out is not None:
-            images = matches.sources(first[rows], picks)[:, 0]
-            left_out = _left_out_tokens(rows, images, tokens, groups[members], leave_out[members])
-        result[members] = _shares(rows, tokens, groups[members], wanted[members], left_out, reweigh)
-        start = stop
+            left_out = _left_out_tokens(rows, sources[:, 0], tokens, mine, leave_out[members])
+        result[members] = _shares(rows, tokens, mine, wanted[members], left_out, reweigh)
     return result
 
 
-def _left_out_tokens(rows: Ints, images: Ints, tokens: Ints, groups: Ints, leave_out: Ints) -> Ints:
+def _left_out_tokens(
+    rows: Ints, images: Ints, tokens: Tokens, groups: Ints, leave_out: Ints
+) -> Ints:
     """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those that are in the
     group of a sequence of n and in the image that it leaves out: the number of the sequence and the
     token, int64 [*, 2]."""
@@ -171,12 +151,12 @@ def _left_out_tokens(rows: Ints, images: Ints, tokens: Ints, groups: Ints, leave
 
 def _shares(
     rows: Ints,
-    tokens: Ints,
+    tokens: Tokens,
     groups: Ints,
-    wanted: NDArray[np.uint16],
+    wanted: Tokens,
     left_out: Ints,
     reweigh: Reweigh | None,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Of matches in groups `rows` [m] with next `tokens` [m], the share of each `wanted` [n] in its
     group [n].
 
@@ -186,10 +166,9 @@ def _shares(
     known, counts = np.unique(rows << 16 | tokens, return_counts=True)
     if reweigh is None:
         without, fewer = np.unique(left_out[:, 0] << 16 | left_out[:, 1], return_counts=True)
-        hits = look_up(known, counts, groups << 16 | wanted) - look_up(
-            without, fewer, np.arange(n) << 16 | wanted
-        )
-        total = np.bincount(rows)[groups] - np.bincount(left_out[:, 0], minlength=n)
+        hits = look_up(known, counts, groups << 16 | wanted)
+        hits = hits - look_up(without, fewer, np.arange(n) << 16 | wanted)
+        total = np.bincount(rows, minlength=n)[groups] - np.bincount(left_out[:, 0], minlength=n)
         return hits / np.maximum(1, total)
 
     result = np.zeros(n)
@@ -200,15 +179,14 @@ def _shares(
         weights = counts[low:high].copy()
         np.subtract.at(weights, np.searchsorted(kinds, left_out[left_out[:, 0] == one, 1]), 1)
         if weights.any():
-            p = reweigh(weights)
             members = np.flatnonzero(cases == case)
-            result[members] = look_up(kinds, p, wanted[members])
+            result[members] = look_up(kinds, reweigh(weights), wanted[members])
     return result
 
 
 def truncated(
     weights: NDArray[np.number], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> NDArray[np.float64]:
+) -> Floats:
     """Weights of tokens [..., V] -> probabilities: weight ** (1 / temperature), of which the
     `top_k` largest are kept, and of these the fewest that reach `top_p` together (Holtzman et al.,
     2020, arXiv:1904.09751). Ties by order."""
@@ -225,6 +203,17 @@ def truncated(
         np.put_along_axis(p, order, np.where(before < top_p, ranked, 0), -1)
         p /= p.sum(-1, keepdims=True)
     return p
+
+
+def numbered(counts: Ints) -> tuple[Ints, Ints]:
+    """Of each row the numbers from 0 on, `counts` [n] of them: row and number, [counts.sum()] each.
+
+    >>> rows, numbers = numbered(np.array([2, 0, 3]))
+    >>> rows.tolist(), numbers.tolist()
+    ([0, 0, 2, 2, 2], [0, 1, 0, 1, 2])
+    """
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
 
 
 def look_up(known: Ints, values: NDArray[Any], wanted: NDArray[np.integer]) -> NDArray[Any]:

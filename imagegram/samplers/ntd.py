@@ -2,13 +2,13 @@
 
 The offsets of a context in the corpus come from Fastgram (index/engine.py). A sequence whose
 context stands at one offset copies what follows there, until a context of it stands elsewhere as
-well, and most of these tokens cost no
-search: a context that contains a run of tokens which stands once stands there only. For many
-sequences, where contexts stand once is worked out for the whole corpus.
+well. Most of these tokens cost no search: a context that contains a run of tokens which stands once
+stands there only. For many sequences, where contexts stand once is worked out for the whole corpus.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index
 from imagegram.index.table import pointers_at
-from imagegram.samplers.base import Sampler, Tokens
-from imagegram.samplers.matches import Ints
+from imagegram.samplers.base import Sampler
+from imagegram.samplers.matches import Ints, Tokens, numbered
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 FOLLOW_COPIES = True  # False, of tests: every token is searched for
@@ -53,7 +53,7 @@ class Ntd(Sampler):
         return matches_anywhere(index, drawn, self.context)
 
 
-def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool_]:
+def unique_contexts(corpus: Tokens, context: int) -> NDArray[np.bool_]:
     """Whether the `context` tokens before each offset of the corpus [T] stand nowhere else in it:
     bool [T + 1].
 
@@ -62,15 +62,29 @@ def unique_contexts(corpus: NDArray[np.uint16], context: int) -> NDArray[np.bool
     """
     unique = np.zeros(len(corpus) + 1, bool)
     unique[context:] = True
+    size = len(corpus) + 1 - context
+    # the bits that hold the offset, behind those of the hash
+    offset = np.uint64((1 << max(size, 0).bit_length()) - 1)
     parts = PARTS if len(corpus) > WHOLE else 1
     for part in range(parts):  # of the hashes, which bounds the memory
-        _mark_shared(unique, corpus, context, part if parts > 1 else None)
+        found = bytearray()  # it grows without being copied
+        for first in range(0, size, STEP):
+            hashes = _hashes(corpus[first : first + STEP + context - 1], context)
+            keys = hashes & ~offset | np.arange(first, first + len(hashes), dtype=np.uint64)
+            found += keys[(hashes >> np.uint64(62)) % np.uint64(parts) == part].tobytes()
+        every = np.frombuffer(found, np.uint64)
+        every.sort()
+        for first in range(0, len(every), STEP):
+            keys = every[first : first + STEP + 1]  # with the pair across the end
+            same = np.flatnonzero(keys[1:] ^ keys[:-1] <= offset)
+            for pair in (same, same + 1):
+                unique[(keys[pair] & offset).astype(np.int64) + context] = False
     return unique
 
 
 def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | None:
-    """The same of an index, kept for its next draws; None where it does not pay for so many drawn
-    tokens."""
+    """The same of an index, kept for its next draws; None where it does not pay for so few
+    `tokens`."""
     name = f"unique contexts of {context}"
     if name not in index.kept:
         if (PAYS + PAYS_MORE * (len(index.shards) - 1)) * tokens <= len(index.corpus):
@@ -79,43 +93,21 @@ def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | N
     return index.kept[name]
 
 
-def _mark_shared(
-    unique: NDArray[np.bool_], corpus: NDArray[np.uint16], context: int, part: int | None = None
-) -> None:
-    """Unmark the contexts whose hash others have too, of all hashes or of a quarter of them."""
-    size = len(corpus) + 1 - context
-    # the bits that hold the offset, behind those of the hash
-    offset = np.uint64((1 << max(size, 0).bit_length()) - 1)
-    found = bytearray()  # it grows without being copied
-    for first in range(0, size, STEP):
-        hashes = _hashes(corpus[first : first + STEP + context - 1], context)
-        keys = hashes & ~offset | np.arange(first, first + len(hashes), dtype=np.uint64)
-        found += (keys if part is None else keys[hashes >> np.uint64(62) == part]).tobytes()
-    every = np.frombuffer(found, np.uint64)
-    every.sort()
-    for first in range(0, len(every), STEP):
-        keys = every[first : first + STEP + 1]  # with the pair across the end
-        same = np.flatnonzero(keys[1:] ^ keys[:-1] <= offset)
-        for pair in (same, same + 1):
-            unique[(keys[pair] & offset).astype(np.int64) + context] = False
-
-
-def _hashes(tokens: NDArray[np.uint16], context: int) -> NDArray[np.uint64]:
+def _hashes(tokens: Tokens, context: int) -> NDArray[np.uint64]:
     """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], a polynomial modulo
     2^64."""
+    power = partial(pow, MULTIPLIER, mod=1 << 64)
     run = tokens.astype(np.uint64) + np.uint64(1)  # of `width` tokens from each on, by doubling
     width = 1
     hashes = np.zeros(len(tokens) + 1, np.uint64)  # of `done` tokens
     done = 0
     while True:
         if context & width:
-            hashes = hashes[: len(run) - done] + run[done:] * np.uint64(
-                pow(MULTIPLIER, done, 1 << 64)
-            )
+            hashes = hashes[: len(run) - done] + run[done:] * power(done)
             done += width
         if done == context:
-            return hashes * np.uint64(MULTIPLIER)
-        run = run[:-width] + run[width:] * np.uint64(pow(MULTIPLIER, width, 1 << 64))
+            return hashes * power(1)
+        run = run[:-width] + run[width:] * power(width)
         width *= 2
 
 
@@ -128,14 +120,10 @@ class MatchesAnywhere:
     """
 
     index: Index
-    corpus: NDArray[np.uint16]  # of all shards, one after another
     low: Ints  # [shards, n]: ranks in each shard's suffix table
     high: Ints  # [shards, n]
     depth: Ints  # [n]: tokens of context that matched
-    copy_from: Ints
-    """[n]: the offset in `corpus` of the one token that follows, where it was known; else 0"""
-    last: list[Ints] = field(default_factory=list)
-    """asked for and answered: a token and its source are asked in turn"""
+    copy_from: Ints  # [n]: the offset of the one token that follows, where it was known; else 0
 
     @property
     def counts(self) -> Ints:
@@ -146,15 +134,12 @@ class MatchesAnywhere:
         return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
     def offsets(self, rows: Ints, picks: Ints) -> Ints:
-        """The offsets in `corpus` of the tokens that follow match `picks` [m] of sequence `rows`
+        """Where in the corpus the tokens stand that follow match `picks` [m] of sequence `rows`
         [m]."""
-        if self.last and self.last[0] is rows and self.last[1] is picks:
-            return self.last[2]
         offsets = self.copy_from[rows]
         searched = np.flatnonzero(offsets == 0)
         if searched.size:
             offsets[searched] = self._searched(rows[searched], picks[searched])
-        self.last[:] = rows, picks, offsets
         return offsets
 
     def _searched(self, rows: Ints, picks: Ints) -> Ints:
@@ -167,12 +152,11 @@ class MatchesAnywhere:
         # 1) Where several shards have matches: those of the token that the pick falls on, and its
         #    number among them.
         several = np.flatnonzero((high > low).sum(0) > 1)
-        known = np.full(len(several), -1)
+        known = np.full(len(rows), -1)
         for first in range(0, len(several), AT_ONCE):
-            part = slice(first, first + AT_ONCE)
-            some = several[part]
-            known[part] = self._listed(low[:, some], high[:, some], picks[some], depth[some])
-        rest = several[known < 0]
+            some = several[first : first + AT_ONCE]
+            known[some] = self._listed(low[:, some], high[:, some], picks[some], depth[some])
+        rest = several[known[several] < 0]
         if rest.size:
             low[:, rest], high[:, rest], picks[rest] = self._of_one_token(
                 low[:, rest], high[:, rest], picks[rest], depth[rest]
@@ -184,9 +168,7 @@ class MatchesAnywhere:
         shard = (picks >= ends).sum(0)
         each = np.arange(len(rows))
         rank = high[shard, each] - (ends[shard, each] - picks)
-        found = self._next_offsets(shard, rank, depth)
-        found[several[known >= 0]] = known[known >= 0]
-        return found
+        return np.where(known < 0, self._next_offsets(shard, rank, depth), known)
 
     def _listed(self, low: Ints, high: Ints, picks: Ints, depth: Ints) -> Ints:
         """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches
@@ -205,10 +187,10 @@ class MatchesAnywhere:
         first = np.cumsum(each.sum(1)) - each.sum(1)
 
         # In the order of shards and ranks, then of the tokens that follow: a stable sort.
-        context, shard = np.divmod(np.repeat(np.arange(each.size), each.ravel()), shards)
-        number = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each.ravel(), each.ravel())
+        cell, number = numbered(each.ravel())
+        context, shard = np.divmod(cell, shards)
         offsets = self._next_offsets(shard, low[context, shard] + number, depth[context])
-        order = np.argsort(context << 16 | self.corpus[offsets].byteswap(), kind="stable")
+        order = np.argsort(context << 16 | self.index.corpus[offsets].byteswap(), kind="stable")
         listed = (each.sum(1) > 0)[which]
         result = np.full(len(picks), -1)
         result[listed] = offsets[order[first[which[listed]] + picks[listed]]]
@@ -218,11 +200,7 @@ class MatchesAnywhere:
         self, low: Ints, high: Ints, picks: Ints, depth: Ints
     ) -> tuple[Ints, Ints, Ints]:
         """The matches that go on as match `picks` [m] does, as ranges of ranks [shards, m], and its
-        number in these.
-
-        The bits of the token are found one by one: the matches below the next higher token are
-        counted.
-        """
+        number in these. The bits of the token are found one by one, by the matches below it."""
         token = np.zeros(len(picks), np.int64)
         for bit in reversed(range(16)):
             middle = self._first_from(low, high, token + (1 << bit), depth)
@@ -243,35 +221,31 @@ class MatchesAnywhere:
             shard, column = np.nonzero(unknown)
             middle = (low[unknown] + high[unknown]) // 2
             # Suffixes are sorted by the bytes of their tokens: the low byte decides first.
-            following = self.corpus[self._next_offsets(shard, middle, depth[column])].byteswap()
-            reached = following >= token[column]
+            offsets = self._next_offsets(shard, middle, depth[column])
+            reached = self.index.corpus[offsets].byteswap() >= token[column]
             high[unknown] = np.where(reached, middle, high[unknown])
             low[unknown] = np.where(reached, low[unknown], middle + 1)
         return low
 
     def _next_offsets(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
-        """The offsets in `corpus`, `depth` tokens behind those that the tables of `shards` have at
-        `ranks`: [m]."""
-        offsets = np.empty(len(ranks), np.int64)
-        starts = np.cumsum([0, *(len(shard.tokens) - len(ENDING) for shard in self.index.shards)])
-        for number in np.flatnonzero(np.bincount(shards)):
-            here = shards == number
-            offsets[here] = starts[number] + pointers_at(
-                self.index.shards[number].table, ranks[here]
-            )
-        return offsets + depth
+        """The offsets in the corpus, `depth` tokens behind those that the tables of `shards` have
+        at `ranks`: [m]."""
+        offsets = depth.copy()
+        start = 0
+        for number, shard in enumerate(self.index.shards):
+            here = np.flatnonzero(shards == number)
+            if here.size:
+                offsets[here] += start + pointers_at(shard.table, ranks[here])
+            start += len(shard.tokens) - len(ENDING)
+        return offsets
 
-    def next_tokens(self, rows: Ints, picks: Ints) -> NDArray[np.uint16]:
-        return self.corpus[self.offsets(rows, picks)]
-
-    def sources(self, rows: Ints, picks: Ints) -> Ints:
-        images, within = np.divmod(self.offsets(rows, picks), self.index.tokens_per_image + 1)
-        return np.stack([images, within - 1], 1)
+    def next_tokens(self, rows: Ints, picks: Ints) -> tuple[Tokens, Ints]:
+        offsets = self.offsets(rows, picks)
+        images, within = np.divmod(offsets, self.index.tokens_per_image + 1)
+        return self.index.corpus[offsets], np.stack([images, within - 1], 1)
 
 
-def matches_anywhere(
-    index: Index, drawn: NDArray[np.uint16], context: int
-) -> Iterator[MatchesAnywhere]:
+def matches_anywhere(index: Index, drawn: Tokens, context: int) -> Iterator[MatchesAnywhere]:
     """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token
     after it.
 
@@ -292,36 +266,32 @@ def matches_anywhere(
     copy_from = np.zeros(n, np.int64)
     # contexts that end at or before this offset of the corpus have one match
     single_until = np.zeros(n, np.int64)
-    nothing = np.zeros((len(index.shards), n), np.int64)
-    matches = MatchesAnywhere(index, corpus, nothing, nothing, depth, copy_from)
     for position in range(length):
-        if position:
-            text[:, position] = drawn[:, position - 1]
-
-        # 1) Sequences that go on copying from where their one match stood.
-        if position and copying:
-            found = np.flatnonzero((copy_from == 0) & (matches.counts == 1))
-            copy_from[found] = matches.offsets(found, np.zeros(len(found), np.int64))
-            single_until[found] = copy_from[found] - depth[found] + context
-            copied = (copy_from > 0) & (corpus[copy_from] == drawn[:, position - 1])
-            copy_from += 1
-            copied &= corpus[copy_from] < TERMINATOR
-            unsure = np.flatnonzero(copied & (copy_from > single_until))
-            if unique is not None:
-                copied[unsure] = unique[copy_from[unsure]]
-            else:
-                # Half of the context stands once as a rule, and vouches for as many tokens to come.
-                half = context // 2
-                low, high = engine.find(text[unsure, position + 1 - half : position + 1])
-                copied[unsure] = (high - low).sum(0) == 1
-                single_until[unsure] = copy_from[unsure] - half + context
-            copy_from[~copied] = 0
-
-        # 2) The others are searched for.
         depth = np.minimum(depth + 1, context)
         low, high = _search(engine, text[:, : position + 1], depth, np.flatnonzero(copy_from == 0))
-        matches = MatchesAnywhere(index, corpus, low, high, depth.copy(), copy_from.copy())
+        matches = MatchesAnywhere(index, low, high, depth, copy_from.copy())
         yield matches
+        text[:, position + 1] = drawn[:, position]
+        if not copying:
+            continue
+
+        # Sequences that go on copying from where their one match stood.
+        found = np.flatnonzero((copy_from == 0) & (matches.counts == 1))
+        copy_from[found] = matches.offsets(found, np.zeros(len(found), np.int64))
+        single_until[found] = copy_from[found] - depth[found] + context
+        copied = (copy_from > 0) & (corpus[copy_from] == drawn[:, position])
+        copy_from += 1
+        copied &= corpus[copy_from] < TERMINATOR
+        unsure = np.flatnonzero(copied & (copy_from > single_until))
+        if unique is not None:
+            copied[unsure] = unique[copy_from[unsure]]
+        else:
+            # Half of the context stands once as a rule, and vouches for as many tokens to come.
+            half = context // 2
+            low, high = engine.find(text[unsure, position + 2 - half : position + 2])
+            copied[unsure] = (high - low).sum(0) == 1
+            single_until[unsure] = copy_from[unsure] - half + context
+        copy_from[~copied] = 0
 
 
 def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints, Ints]:
@@ -337,7 +307,7 @@ def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints
     return low, high
 
 
-def longest_runs(index: Index, sequences: NDArray[np.uint16]) -> Ints:
+def longest_runs(index: Index, sequences: Tokens) -> Ints:
     """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed
     image: int64 [n, k]."""
     return Engine(index).longest_matches(sequences)

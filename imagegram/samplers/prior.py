@@ -1,5 +1,4 @@
-"""A sampler as the prior of a search over tokens: it proposes next tokens for sequences that the
-search has begun.
+"""A sampler as the prior of a search over tokens, which proposes the next tokens of sequences.
 
 The four methods are those of `BaseARPrior` of search-over-tokens (EPFL-VILAB), which this file does
 not import.
@@ -48,19 +47,14 @@ class NgramPrior:
         begun = current_tokens.cpu().numpy().astype(np.uint16).repeat(num_samples, axis=0)
         seed = int(torch.randint(2**62, (1,), generator=self.rng, device=self.rng.device))
         known = begun.shape[1]
-        drawn = self.sampler.sample(
-            self.index,
-            len(begun),
-            np.random.default_rng(seed),
-            length=known + num_new_tokens,
-            prefix=begun,
-        ).tokens
+        length = known + num_new_tokens
+        rng = np.random.default_rng(seed)
+        drawn = self.sampler.sample(self.index, len(begun), rng, length=length, prefix=begun).tokens
         with np.errstate(divide="ignore"):
             chances = np.log(self.sampler.probabilities(self.index, drawn)[:, known:]).sum(1)
+        sequences = torch.from_numpy(drawn.astype(np.int64))
         device = current_tokens.device
-        return torch.from_numpy(drawn.astype(np.int64)).to(device), torch.from_numpy(
-            chances
-        ).float().to(device)
+        return sequences.to(device), torch.from_numpy(chances).float().to(device)
 
     def get_vocab_size(self) -> int:
         """How many tokens there are."""

@@ -55,6 +55,7 @@ def test_an_anchor_that_no_image_shares_with_a_prompt_is_refused(tmp_path: Path)
     unknown = np.full((3, 2), 400, np.uint16)
     with pytest.raises(UserError, match="no training image has the anchor"):
         Aligned(anchor=1).sample(index, 3, np.random.default_rng(0), prefix=unknown)
+    assert not Aligned(anchor=1).probabilities(index, unknown).any()
     known = Aligned(anchor=1).sample(
         index, 30, np.random.default_rng(0), prefix=index.tokens[:, :1]
     )

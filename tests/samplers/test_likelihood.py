@@ -112,7 +112,7 @@ def test_left_out_images_are_predicted_as_from_an_index_without_them(
     """Where others share its context; where nobody does, a sampler of the smaller index would
     shorten it."""
     monkeypatch.setattr(
-        "imagegram.samplers.smoothed.discounts", lambda levels: [0.5] * len(levels.low)
+        "imagegram.samplers.smoothed.discounts", lambda levels: [0.0, 0.5][: len(levels.low)]
     )
     monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
     index = index_of(tmp_path, rows)

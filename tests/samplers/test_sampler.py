@@ -109,7 +109,8 @@ def test_ntd_draws_from_what_fastgram_answers() -> None:
     for position, matches in enumerate(matches_anywhere(index, drawn, 3)):
         for row in range(len(drawn)):
             every = np.arange(matches.counts[row])
-            counts = Counter(matches.next_tokens(np.full(len(every), row), every).tolist())
+            tokens, _ = matches.next_tokens(np.full(len(every), row), every)
+            counts = Counter(tokens.tolist())
             context = [SEPARATOR, *drawn[row, :position].tolist()][-3:]
             assert counts == ntd(engine, context)
 
