@@ -6,8 +6,7 @@
     .venv/bin/python generate_images.py aligned --help   # its options
     .venv/bin/python generate_images.py --seeds 8        # eight times as many, in one report
 
-Process `r` of `n` (RANK and WORLD_SIZE, which torchrun sets) draws every n-th of the seeds
-(docs/cluster.md).
+Of several processes each draws some of the seeds (RANK and WORLD_SIZE, see docs/cluster.md).
 
 Reads data/index (from build_index.sh) and the token folders it was built from, for the held-out
 images. Writes data/generated/kernel-seed0/: tokens, the image and position that each was drawn
@@ -28,8 +27,7 @@ from typing import TYPE_CHECKING
 from imagegram.cli import one_of, run_script, summary
 from imagegram.samplers import SAMPLERS, Kernel, Sampler
 
-# The most coherent sampler whose images lie as far from the training images as held-out ones:
-# docs/findings.md.
+# The most coherent of the samplers that are as far from training images as real ones are.
 SAMPLER = Kernel()
 
 RENAMED = {
@@ -65,8 +63,7 @@ class Config:
 
 
 def default_out(config: Config) -> Path:
-    """A folder whose name carries what differs from the default, so that no run replaces
-    another."""
+    """A folder whose name carries what differs from the default: no run replaces another."""
     changed = config.sampler.changes()
     for name in ("length", "prompt", "timesteps", "guidance_scale", "seeds"):
         if getattr(config, name) != getattr(Config, name):

@@ -1,5 +1,4 @@
-"""The whole experiment: tokenize -> index -> generate with several samplers -> one page with
-pictures and numbers.
+"""The whole experiment: tokenize -> index -> generate with several samplers -> one page.
 
     .venv/bin/python overnight_run.py                  # the digits (`make demo`): 1 to 4 min
     .venv/bin/python overnight_run.py --dataset shapes --images 20000 --out data/shapes
@@ -49,8 +48,7 @@ with constants(__file__):
         "unigram": Aligned(context=0),  # every position on its own
     }
 
-    # What --hours adds, in random order until the hours are over; what equals one of SAMPLERS is
-    # left out.
+    # What --hours adds, in random order until they are over, without what SAMPLERS has.
     SWEEP = {
         **sweep(Kernel, step=(0.5, 0.85, 1.2), temperature=(0.8, 0.9, 1.0)),
         **sweep(Aligned, context=(1, 2, 3, 4), min_images=(1, 2, 5)),

@@ -19,8 +19,7 @@ reconstructions.png, training.png, and training/ with the checkpoints, which may
 end; and says in a line whether to train longer. The images that are held out are those that
 tokenize_fast.py holds out.
 
-The weights that are shipped as --codec tiny were made by the defaults: digits and scenes, from
-scratch.
+The defaults, digits and scenes from scratch, made the weights that are shipped as --codec tiny.
 """
 
 import math
@@ -70,16 +69,15 @@ def main(config: Config) -> None:
     from training.images import read_images
     from training.tokenizer import train
 
-    # 1) Check everything before anything is touched.
-    # what GELU leaves of large negative numbers slows products down many times
+    # What GELU leaves of large negative numbers slows products down many times.
     torch.set_flush_denormal(True)
+
+    # 1) Check everything before anything is touched.
     steps = steps_of(config)
     check(config)
     model = start_model(config)
-    data = [
-        read_images(spec, config.image_size)
-        for spec in DatasetSpec.of_each(config.dataset, config.each)
-    ]
+    specs = DatasetSpec.of_each(config.dataset, config.each)
+    data = [read_images(spec, config.image_size) for spec in specs]
     check_different(data)
 
     # 2) Train, or go on.
@@ -109,10 +107,8 @@ def steps_of(config: Config) -> tuple[int, int]:
     encoder, decoder = FROM_WEIGHTS if config.start else FROM_SCRATCH
     steps = (config.encoder_steps or encoder, config.decoder_steps or decoder)
     if min(steps) < 1:
-        raise UserError(
-            "--encoder-steps and --decoder-steps are positive, or 0 for the default, not "
-            f"{min(steps)}"
-        )
+        what = "--encoder-steps and --decoder-steps are positive, or 0 for the default"
+        raise UserError(f"{what}, not {min(steps)}")
     return steps
 
 
@@ -120,18 +116,14 @@ def check(config: Config) -> None:
     """UserError where the data sets or the folder cannot be meant."""
     names = config.dataset
     if not names or len(set(names)) < len(names) or len(names) > MOST_DATA_SETS:
-        raise UserError(
-            f"--dataset takes 1 to {MOST_DATA_SETS} different data sets, not "
-            f"{' '.join(names) or 'none'}"
-        )
+        what = f"--dataset takes 1 to {MOST_DATA_SETS} different data sets"
+        raise UserError(f"{what}, not {' '.join(names) or 'none'}")
     if config.each.images < 1:
-        raise UserError(
-            f"--images {config.each.images}: it is the most images of a data set, 60000 by default"
-        )
+        what = "it is the most images of a data set, 60000 by default"
+        raise UserError(f"--images {config.each.images}: {what}")
     if config.image_size not in IMAGE_SIZES:
-        raise UserError(
-            f"--image-size is {' or '.join(map(str, IMAGE_SIZES))}, not {config.image_size}"
-        )
+        sizes = " or ".join(map(str, IMAGE_SIZES))
+        raise UserError(f"--image-size is {sizes}, not {config.image_size}")
     if not 1 <= config.tokens <= MOST_TOKENS:
         raise UserError(f"--tokens {config.tokens}: a miniature has 1 to {MOST_TOKENS}")
     if min(config.levels, default=0) < 2 or math.prod(config.levels) > MOST_IDS:
@@ -162,13 +154,10 @@ def start_model(config: Config) -> "TinyFlexTok":
         has, asked = getattr(model.config, option), getattr(config, option)
         if has != asked:
             given = f"--{option.replace('_', '-')}"
-            has, asked = (
-                " ".join(map(str, value)) if option == "levels" else value for value in (has, asked)
-            )
-            raise UserError(
-                f"{given} {asked}: {config.start} has {has}: give {given} {has}, or leave --start "
-                "out"
-            )
+            if option == "levels":
+                has, asked = " ".join(map(str, has)), " ".join(map(str, asked))
+            remedy = f"give {given} {has}, or leave --start out"
+            raise UserError(f"{given} {asked}: {config.start} has {has}: {remedy}")
     return model
 
 
@@ -202,12 +191,9 @@ def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     )
     changed = changes(before, recipe)
     if set(changed) == {"decoder_steps"}:
-        # The encoder knows nothing of the decoder, whose schedule depends on its steps: that one
-        # begins anew.
-        print(
-            f"{changed['decoder_steps']}: the encoder stays, the decoder is trained from its first "
-            "step"
-        )
+        # The encoder knows nothing of the decoder, whose schedule depends on its steps.
+        what = "the encoder stays, the decoder is trained from its first step"
+        print(f"{changed['decoder_steps']}: {what}")
         for name in ("decoder.pt", "decoder.jsonl"):
             (place.path / "training" / name).unlink(missing_ok=True)
     elif changed:

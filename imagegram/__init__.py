@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # OpenMP reads this once, when torch is imported. By default its threads spin while they wait for
-# each other; where other processes want the same cores, most of the time is lost to that.
+# each other; where other processes want the same cores, that takes most of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -41,10 +41,10 @@ def _check_packages() -> None:
     if not missing:
         return
     here = Path(__file__).parents[1]
-    remedy = (
-        f"run `make setup` in {here}, then use .venv/bin/python instead, or `pip install {here}`"
+    message = (
+        f"{sys.executable} lacks {', '.join(missing)}, which Imagegram needs: run `make setup` in "
+        f"{here}, then use .venv/bin/python instead, or `pip install {here}`"
     )
-    message = f"{sys.executable} lacks {', '.join(missing)}, which Imagegram needs: {remedy}"
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script and Path(script).resolve().parent == here:
         sys.exit(f"error: {message}")

@@ -43,15 +43,11 @@ def tokenize(
     """
     of_the_data = {field.name for field in fields(DatasetOptions)}
     known = of_the_data | {field.name for field in fields(Options)}
-    if unknown := options.keys() - known:
-        raise UserError(
-            f"there is no option {', '.join(unknown)}: it is one of {', '.join(sorted(known))}"
-        )
-    spec = DatasetSpec(
-        str(dataset), **{name: options[name] for name in options.keys() & of_the_data}
-    )
-    rest = {name: options[name] for name in options.keys() - of_the_data}
-    return tokenize_dataset(spec, Path(out), Options(codec=codec, **rest))
+    if unknown := ", ".join(options.keys() - known):
+        raise UserError(f"there is no option {unknown}: it is one of {', '.join(sorted(known))}")
+    given = {name: options.pop(name) for name in of_the_data & options.keys()}
+    spec = DatasetSpec(str(dataset), **given)
+    return tokenize_dataset(spec, Path(out), Options(codec=codec, **options))
 
 
 def build_index(tokens: TokenFolder | Sequence[TokenFolder], out: str | Path) -> Index:
@@ -111,8 +107,7 @@ def log2_probability(
 ) -> NDArray[np.float64]:
     """log2 of the probability with which the sampler draws each sequence: float64 [n].
 
-    tokens: samples, or uint16 [n, L]. -inf for a sequence that cannot be drawn. `sampler` and its
-    fields as in `sample`.
+    tokens: samples, or uint16 [n, L]. -inf where one cannot be drawn. sampler, fields: of `sample`.
 
     >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
     >>> samples = sample(index, "aligned", 5, context=1)
@@ -144,9 +139,8 @@ def decode(
     if decoder is not None:
         return decoder(rows)
     if not index.codec:
-        raise UserError(
-            f"{index.path} holds tokens of no codec: give a function of your own, decoder="
-        )
+        no_codec = f"{index.path} holds tokens of no codec"
+        raise UserError(f"{no_codec}: give a function of your own, decoder=")
     return Decoder(open_codec(index))(rows, seed * 1_000_000 + np.arange(len(rows)))
 
 
@@ -156,8 +150,8 @@ def evaluate(
     """What was copied: figures with 95 % intervals, of the samples and of held-out real images.
 
     samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, each by the
-    name of its metric (metrics/registry.py says what each of them means); without held-out images
-    the first alone. seed: of the bootstrap.
+    name of its metric (metrics/registry.py says what it means); without held-out images the first
+    alone. seed: of the bootstrap.
 
     >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
     >>> figures = evaluate(index, sample(index, "ntd", 20, context=10))

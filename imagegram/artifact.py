@@ -1,9 +1,7 @@
-"""Folders of results: which are ours, who writes there, what differs from what is asked, and what
-is finished.
+"""Folders of results: which are ours, who writes there, what they were made from.
 
-Every folder that this project writes holds a marker, `.imagegram`: JSON with the kind of the folder
-and the number of its format. It is written first. What has none is somebody else's, and is not
-touched.
+Every folder that this project writes holds a marker, `.imagegram`, written first: JSON with the
+kind of the folder and the number of its format. What has none is somebody else's, and not touched.
 """
 
 import re
@@ -19,9 +17,13 @@ from imagegram.files import is_held, read_json, run_lock, write_json
 
 MARKER = ".imagegram"
 FORMAT = 1  # of all folders; one of a higher number was written by a newer version
+REMEDY = "choose another folder"
 GRACE = 60  # seconds in which others may start; one that does not hold its lock then is gone
 # the marker, locks, what is left of `atomic`, what NFS leaves
 ALWAYS = r"\.imagegram|\.lock.*|\.tmp-.*|\.nfs.*"
+INDEX_FILES = (
+    r"(tokenized|offset|table)\.\d+|corpus|images\.npy|index\.json(\.wrong)?|shard-\d+\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,12 @@ class Kind:
     what: str  # in messages: "holds files that are not WHAT"
     record: str = ""  # the file that says what the folder was made from
     guests: str = ""  # names that may lie in a folder that has no marker yet
-    files: str = ""
-    """all names that it may hold, where it is replaced as a whole; its lock then lies beside it"""
+    files: str = ""  # all names of one that is replaced as a whole; its lock then lies beside it
 
 
 KINDS = {
     "tokens": Kind("tokens", "manifest.json"),
-    "index": Kind(
-        "an index",
-        "index.json",
-        files=r"(tokenized|offset|table)\.\d+|corpus|images\.npy|index\.json(\.wrong)?"
-        r"|shard-\d+\.json",
-    ),
+    "index": Kind("an index", "index.json", files=INDEX_FILES),
     "index_input": Kind("the input of an index", guests=r"(tokenized|offset)\.\d+|shard-\d+"),
     "images": Kind("generated images", "report.json"),
     "run": Kind("results of a night", "night.json", guests=r"(tokens|index|codec).*"),
@@ -54,8 +50,7 @@ KINDS = {
 
 
 class Artifact:
-    """A folder of results of one kind: `check` and `claim` it, `lock` it, compare its record,
-    `finish` it."""
+    """A folder of results of one kind: `claim` it, `lock` it, compare its record, `finish` it."""
 
     def __init__(self, path: Path, kind: str):
         self.path = path
@@ -63,47 +58,35 @@ class Artifact:
         self.kind = KINDS[kind]
 
     def check(self) -> None:
-        """UserError where results would be mixed with, or written over, what is not of this kind.
-        Touches nothing."""
-        remedy = "choose another folder"
-        if self.path.is_symlink() and not self.path.exists():
-            raise UserError(
-                f"{self.path} is a link whose target is gone: mend the link, or {remedy}"
-            )
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: {remedy}")
-        # Listed before the marker is looked for: another process that claims it meanwhile writes
-        # the marker first.
-        found = others(self.path, self.kind.guests)
+        """UserError where results would be mixed with what is not of this kind. Touches nothing."""
+        path = self.path
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link whose target is gone: mend the link, or {REMEDY}")
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: {REMEDY}")
+        # Listed first: another process that claims the folder meanwhile begins with the marker.
+        found = others(path, self.kind.guests)
         if self.is_ours():
-            found = others(self.path, self.kind.files) if self.kind.files else []
+            found = others(path, self.kind.files) if self.kind.files else []
         if found:
-            raise UserError(
-                f"{self.path} holds files that are not {self.kind.what}, e.g. {found[0]!r}: "
-                f"{remedy}"
-            )
+            what = f"files that are not {self.kind.what}, e.g. {found[0]!r}"
+            raise UserError(f"{path} holds {what}: {REMEDY}")
 
     def is_ours(self) -> bool:
-        """Whether the folder has the marker of this kind; UserError where it is of another, or of a
-        newer version."""
+        """Whether the folder has the marker of this kind; UserError where it has another one."""
         marker = self.path / MARKER
         if not marker.exists():
             return False
         found = read_json(marker)
         if not isinstance(found, dict) or not {"kind", "format"} <= set(found):
-            raise UserError(
-                f"{marker} is damaged: it should hold a kind and a format. Choose another folder"
-            )
+            what = "it should hold a kind and a format. Choose another folder"
+            raise UserError(f"{marker} is damaged: {what}")
         if found["kind"] != self.name:
             what = KINDS[found["kind"]].what if found["kind"] in KINDS else found["kind"]
-            raise UserError(
-                f"{self.path} holds {what}, not {self.kind.what}: choose another folder"
-            )
+            raise UserError(f"{self.path} holds {what}, not {self.kind.what}: {REMEDY}")
         if found["format"] > FORMAT:
-            raise UserError(
-                f"{self.path} was written by a newer version (format {found['format']}, this one "
-                f"knows {FORMAT}): update Imagegram"
-            )
+            what = f"a newer version (format {found['format']}, this one knows {FORMAT})"
+            raise UserError(f"{self.path} was written by {what}: update Imagegram")
         return True
 
     def claim(self) -> None:
@@ -118,8 +101,7 @@ class Artifact:
             write_json(self.path / MARKER, {"kind": self.name, "format": FORMAT})
 
     def lock_file(self, rank: int = 0) -> Path:
-        """The lock of a process; `rank` tells those apart that share the work. The only place that
-        names locks."""
+        """The lock of a process; `rank` tells those apart that share the work."""
         number = f"-{rank}" if rank else ""
         if self.kind.files:
             return self.path.parent / f".lock-{self.path.name}{number}"
@@ -130,31 +112,28 @@ class Artifact:
         return run_lock(self.path, self.lock_file(rank))
 
     def others_at_work(self, processes: int, started: float) -> bool:
-        """True while another than the first of `processes` holds its lock, or may still be
-        starting.
-
-        started: when the caller began, by the monotonic clock.
-        """
+        """Whether another than the first of `processes` holds its lock, or may still be starting:
+        `started` is when the caller began, by the monotonic clock."""
         locks = [self.lock_file(rank) for rank in range(1, processes)]
         return any(map(is_held, locks)) or (bool(locks) and time.monotonic() - started <= GRACE)
 
     def record(self) -> dict[str, Any] | None:
         """What the folder was made from; None where it is not ours, or not finished."""
         file = self.path / self.kind.record
-        found: dict[str, Any] | None = (
-            read_json(file) if self.is_ours() and file.is_file() else None
-        )
+        found: dict[str, Any] | None = None
+        if self.is_ours() and file.is_file():
+            found = read_json(file)
         return found
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record: of index and images the done-marker, the last of all files."""
-        (self.path / self.kind.record).parent.mkdir(exist_ok=True)
-        write_json(self.path / self.kind.record, record)
+        file = self.path / self.kind.record
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, record)
 
 
 def others(folder: Path, ours: str = "") -> list[str]:
-    """Names in a folder that are neither `ours` (a regular expression) nor marker, locks or
-    leftovers; sorted."""
+    """Names in a folder, sorted, that are neither `ours` (a regular expression) nor ALWAYS."""
     if not folder.is_dir():
         return []
     known = re.compile(f"{ALWAYS}|{ours}" if ours else ALWAYS)
@@ -162,8 +141,7 @@ def others(folder: Path, ours: str = "") -> list[str]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs from one record to the next, also in the dictionaries within: key -> "seed: 0 ->
-    1".
+    """What differs from one record to the next, also within: key -> "seed: 0 -> 1".
 
     >>> before = {"seed": 0, "sampler": {"context": 2}, "gone": 1}
     >>> changes(before, {"seed": 0, "sampler": {"context": 3}, "new": "x"})
@@ -171,8 +149,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for key in before | now:
-        old = before.get(key)
-        value = now.get(key)
+        old, value = before.get(key), now.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             found |= changes(old, value)
         elif old != value:

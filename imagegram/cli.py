@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-
-# options of the whole may stand behind the word that chooses a part
 from tyro.conf import CascadeSubcommandArgs
 
 # the fields of a field become options of their own
@@ -21,8 +19,7 @@ from tyro.conf import OmitArgPrefixes as OmitArgPrefixes
 
 
 class UserError(Exception):
-    """Something the user can put right: printed as one line with its remedy, without a
-    traceback."""
+    """Something the user can put right: printed as one line with its remedy."""
 
 
 # What people can put right about a file or a folder.
@@ -40,15 +37,13 @@ REMEDIES = {
 
 
 def expand_home(value: Any) -> Any:
-    """Options with ~ as the home folder, which no shell expands after a "="; paths, names, and
-    fields of fields."""
+    """Options, at any depth, with ~ as the home folder, which no shell expands after a "="."""
     if isinstance(value, tuple):
         return tuple(map(expand_home, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(
-            value, **{name: expand_home(getattr(value, name)) for name in fields}
-        )
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        expanded = {name: expand_home(getattr(value, name)) for name in names}
+        return dataclasses.replace(value, **expanded)
     if isinstance(value, str | Path) and str(value).startswith("~"):
         with contextlib.suppress(RuntimeError):  # the home of somebody who is not known
             return type(value)(Path(value).expanduser())
@@ -56,15 +51,15 @@ def expand_home(value: Any) -> Any:
 
 
 def one_of(defaults: dict[str, Any]) -> Any:
-    """The type of a field that a word on the command line chooses, with options of its own: by
-    name, the defaults."""
+    """The type of a field that a word on the command line chooses, with options of its own.
+
+    defaults: the word -> its default, whose first paragraph of documentation explains it.
+    """
     without_prefixes: Any = OmitArgPrefixes
-    # paragraphs
     first = {name: str(default.__doc__).partition("\n\n")[0] for name, default in defaults.items()}
     said = {name: " ".join(words.split()) for name, words in first.items()}
-    return without_prefixes[
-        tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)
-    ]
+    chosen = tyro.extras.subcommand_type_from_defaults(defaults, said, prefix_names=False)
+    return without_prefixes[chosen]
 
 
 def _in_one_line(error: Exception) -> str | None:
@@ -78,13 +73,10 @@ def _in_one_line(error: Exception) -> str | None:
     remedy = REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None
-    place = f"{str(error.filename)[:200]}: " if error.filename else ""
-    gone = (
-        error.errno == errno.EEXIST
-        and isinstance(error.filename, str)
-        and Path(error.filename).is_symlink()
-    )
-    what = "a link whose target is gone" if gone else error.strerror
+    file, what = error.filename, error.strerror
+    if error.errno == errno.EEXIST and isinstance(file, str) and Path(file).is_symlink():
+        what = "a link whose target is gone"
+    place = f"{str(file)[:200]}: " if file else ""
     return f"{place}{what}: {remedy}, then run the same command again"
 
 
@@ -97,10 +89,7 @@ def run_script(
     renamed: Mapping[str, str] | None = None,
 ) -> int:
     """Parse the command line into `config` (a dataclass or a union of them), call `main`, return
-    the exit code.
-
-    renamed: options that had another name, with what to write instead.
-    """
+    the exit code. renamed: options that had another name, with what to write instead."""
     # A scheduler's stop and a closed terminal are as clean as Ctrl-C.
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup
@@ -110,15 +99,15 @@ def run_script(
     options = None
     try:
         for word in sys.argv[1:] if args is None else args:
-            if instead := (renamed or {}).get(word.partition("=")[0]):
-                raise UserError(f"{word.partition('=')[0]} has another name now: {instead}")
+            option = word.partition("=")[0]
+            if instead := (renamed or {}).get(option):
+                raise UserError(f"{option} has another name now: {instead}")
         module = sys.modules["__main__"].__spec__  # None: a script
         prog = f"python -m {module.name.removesuffix('.__main__')}" if module else None
-        parsed = tyro.cli(
-            config, prog=prog, description=doc, args=args, config=[CascadeSubcommandArgs]
-        )
-        options = expand_home(parsed)
-        main(options)
+        # options of the whole may stand behind the word that chooses a part
+        how = [CascadeSubcommandArgs]
+        options = tyro.cli(config, prog=prog, description=doc, args=args, config=how)
+        main(expand_home(options))
     except (UserError, ImportError, OSError) as error:
         line = _in_one_line(error)
         if line is None:
@@ -126,12 +115,9 @@ def run_script(
         print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = (
-            ""
-            if getattr(options, "dry_run", False)
-            else ": finished work is kept, the same command goes on from it"
-        )
-        print(f"interrupted{kept}", file=sys.stderr)
+        kept = ": finished work is kept, the same command goes on from it"
+        is_dry = getattr(options, "dry_run", False)
+        print(f"interrupted{'' if is_dry else kept}", file=sys.stderr)
         # a program: to take it down with all its threads in order may take longer than its stop
         if args is None:
             sys.stdout.flush()

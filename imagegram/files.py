@@ -1,5 +1,4 @@
-"""Files that are never half written: atomic writes, JSON, hashes, and the lock of a run on its
-folder."""
+"""Files that are never half written; JSON, hashes, and the lock of a run on its folder."""
 
 import contextlib
 import errno
@@ -25,12 +24,10 @@ HELD = (errno.EACCES, errno.EAGAIN)
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling; on success it is flushed to disk and renamed to `path`, else
-    removed.
+    """Yield a temporary sibling, which is flushed to disk and renamed to `path`, on errors removed.
 
     The file has the permissions that the umask gives, whatever wrote it (safetensors makes files of
-    mode 0600). UserError where it cannot be written, as on a full disk (NumPy's error for that has
-    no number).
+    mode 0600). UserError where it cannot be written.
     """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
@@ -42,14 +39,14 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
-            what = f"put {path.parent} back" if error.errno == errno.ENOENT else "fix that"
-            raise UserError(
-                f"cannot write {path} ({error}): {what}, then run the same command again"
-            ) from None
+        why, remedy = str(error), "fix that"
+        if error.errno == errno.ENOENT:
+            remedy = f"put {path.parent} back"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # None: NumPy's of a full disk
+            why += f"; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
+            remedy = "free some space"
         raise UserError(
-            f"cannot write {path} ({error}; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
-            "free): free some space, then run the same command again"
+            f"cannot write {path} ({why}): {remedy}, then run the same command again"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -101,15 +98,11 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def run_lock(folder: Path, file: Path) -> Iterator[None]:
-    """Hold `folder` for this process by a lock on `file`; a second run fails at once and names the
-    holder.
+    """Hold `folder` for this process by a lock on `file`; UserError names who holds it already.
 
-    A file system without locks (some network mounts) is used without one, and a line says so.
-
-    The kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A
-    record lock, not
-    flock: the loader's processes would inherit that and hold it for seconds after their parent was
-    killed.)
+    A file system without locks (some network mounts) is used without one, and a line says so. The
+    kernel drops the lock with its holder, so that a killed run leaves nothing to clean up. (A
+    record lock, not flock: loader processes would inherit that, and outlive their parent a while.)
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(file.parent, os.W_OK):  # who cannot write there needs no lock to read
@@ -138,8 +131,7 @@ def run_lock(folder: Path, file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process, after whichever has it; on a file system without locks at
-    once."""
+    """Hold `folder` for this process, after whichever has it; without locks at once."""
     with (folder / ".lock").open("a") as f:
         with contextlib.suppress(OSError):
             fcntl.lockf(f, fcntl.LOCK_EX)

@@ -14,8 +14,7 @@
     report.json     what was asked for, and the figures; written last
 
 Nothing in the folder but its marker is touched before all of it is made. Each of several seeds
-leaves a part, seed-SEED.npz, which any process may have drawn; they are put together, the decoded
-sequences first.
+leaves a part, seed-SEED.npz, made by any process; put together, the decoded ones come first.
 """
 
 import contextlib
@@ -98,11 +97,9 @@ class Request:
 
 
 def open_codec(index: Index, name: str = "") -> Codec:
-    """The codec that made the tokens of `index`; UserError where `name` or the weights at hand are
-    another.
+    """The codec that made the tokens of `index`; UserError where `name` or the weights differ.
 
-    Tokens that other code made (`tokens_from`) have none. `name` may be the folder where the codec
-    lies now: its weights say what it is.
+    Tokens of `tokens_from` have none. `name` may be the folder where the codec lies now.
     """
     made_with = index.codec
     local = bool(name) and Path(name).expanduser().is_dir()
@@ -132,10 +129,7 @@ def open_codec(index: Index, name: str = "") -> Codec:
 
 @dataclass
 class Run:
-    """One folder of generated images: what it is made from, and what was made.
-
-    Of several `processes` each draws some of the seeds.
-    """
+    """One folder of generated images: what it is made from, and what was made."""
 
     index: Index
     codec: Codec
@@ -155,8 +149,7 @@ class Run:
         """Make the images that were asked for; measured and saved is what all seeds are drawn of.
 
         A finished folder of the same request is left alone; one of another request is replaced, and
-        a line says what differs. UserError on bad input, or where the folder holds somebody else's
-        files; then nothing was touched.
+        a line says what differs. UserError, with nothing touched, on bad input or others' files.
         """
         self.request.check(self.index)
         path = self.index.path
@@ -167,10 +160,8 @@ class Run:
             if not self.new:
                 return self
             if none_held_out:
-                print(
-                    f"no held-out images: {path} holds out none, so that there are no real ones to "
-                    "compare with"
-                )
+                what = f"{path} holds out none, so that there are no real ones to compare with"
+                print(f"no held-out images: {what}")
             for seed in self.parts.missing():
                 self.parts.add(seed, self.draw(seed))
             if drawn := self.parts.joined():
@@ -178,8 +169,7 @@ class Run:
         return self
 
     def asked(self) -> dict[str, Any]:
-        """What report.json records, and compares when the same command is run again: all that its
-        figures depend on."""
+        """All that the figures depend on: what report.json records, and a later run compares."""
         request = self.request
         left_out = ("draw", "seeds") if request.seeds == 1 else ("draw",)
         settings = {name: value for name, value in vars(request).items() if name not in left_out}
@@ -194,8 +184,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, asked: dict[str, Any]) -> Iterator[None]:
-        """Hold the folder, and look whether it is finished as `asked`; a line says what differs
-        where it is not."""
+        """Hold the folder, and look whether it is finished as `asked`; a line says what differs."""
         artifact = Artifact(self.path, "images")
         artifact.claim()
         with artifact.lock(self.processes.rank):
@@ -234,21 +223,17 @@ class Run:
         return Part(samples.tokens, samples.sources, given, noises, images.numpy())
 
     def decode(self, tokens: NDArray[np.uint16], seed: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """The first `decoded` images of the sequences, uint8 [n, 3, S, S], and the seeds of their
-        noise, [n]."""
+        """The first `decoded` images, uint8 [n, 3, S, S], and the seeds of their noise, [n]."""
         shown = tokens[: self.request.decoded]
         noises = seed * 1_000_000 + np.arange(len(shown), dtype=np.int64)
         nothing = torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
         return self.decoder(shown, noises) if len(shown) else nothing, noises
 
     def measure(self, drawn: Part) -> Figures:
-        """The figures of tokens and of decoded images, of those drawn and of held-out images.
-
-        Exact ones where whole sequences are drawn, those of images where enough of them are held
-        out.
-        """
-        tokens, images = drawn.tokens, torch.from_numpy(drawn.images)
-        real = self.held_out.tokens
+        """The figures of tokens and images, of drawn and of held-out ones: exact ones where whole
+        sequences are drawn, those of images where enough of them are held out."""
+        tokens, real = drawn.tokens, self.held_out.tokens
+        images = torch.from_numpy(drawn.images)
         print(f"measuring {len(tokens):,} sequences and {len(images):,} images", flush=True)
         rng = np.random.default_rng(self.request.seed)
         figures = copying.measure(tokens, self.index, real, rng)
@@ -256,9 +241,10 @@ class Run:
             sampler = self.request.draw.sampler
             bootstrap = np.random.default_rng(0)
             figures["generated"] |= exact_figures(self.index, sampler, real, bootstrap)
-        if len(images) and (
-            classifiers := open_classifiers(self.index, self.held_out, self.codec, tokens.shape[1])
-        ):
+        if not len(images):
+            return figures
+        length = tokens.shape[1]
+        if classifiers := open_classifiers(self.index, self.held_out, self.codec, length):
             for who, found in classifiers.measure(images, rng).items():
                 figures[who] |= found
         return figures
@@ -269,10 +255,8 @@ class Run:
         index, request = self.index, self.request
         sampler = request.draw.sampler
         samples, images = Samples(drawn.tokens, drawn.sources), torch.from_numpy(drawn.images)
-        whole = request.draw.is_whole(index)
-        facts = describe_pictures(
-            index, drawn.tokens[: len(images)], samples, sampler if whole else None
-        )
+        known = sampler if request.draw.is_whole(index) else None
+        facts = describe_pictures(index, drawn.tokens[: len(images)], samples, known)
         for fact, row in zip(facts, drawn.given, strict=False):
             fact["given"] = self.held_out.origins[row].tolist()
         self.report |= {
@@ -285,9 +269,8 @@ class Run:
         origins = np.where(rows[..., None] < 0, -1, index.images[rows, :2])  # data set and ordinal
         sources = np.concatenate([origins, drawn.sources[..., 1:]], 2)
         strips = request.prefixes, request.noises
-        drawings = sheets.draw_all(
-            self.decoder, index, samples, images, drawn.noises, sampler, *strips
-        )
+        shown = samples, images, drawn.noises
+        drawings = sheets.draw_all(self.decoder, index, *shown, sampler, *strips)
         self.write(drawn.tokens, sources, facts, drawings)
 
     def write(

@@ -1,5 +1,4 @@
-"""The machine: cores and memory that this process may use, and children that die with their
-parent."""
+"""The machine: cores and memory that this process may use, children that die with it."""
 
 import contextlib
 import ctypes
@@ -26,7 +25,7 @@ def cores() -> int:
     """CPU cores that this process may really use: the affinity mask, cut by a container's quota."""
     count = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # no cgroup v2 or no quota ("max")
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (CGROUPS / "cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
     return count
 
@@ -49,8 +48,7 @@ def single_threads() -> Iterator[int]:
 
 
 def choose_device() -> "torch.device":
-    """The GPU where there is one, else the CPU. Under torchrun each process has a GPU of its
-    own."""
+    """The GPU where there is one, of each process of torchrun its own; else the CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -62,8 +60,7 @@ def choose_device() -> "torch.device":
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; without it, bfloat16 is slower than
-    float32."""
+    """Whether this processor multiplies in bfloat16, which else is slower than float32."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -71,8 +68,7 @@ def has_bfloat16() -> bool:
 
 
 def die_with_parent(parent: int) -> None:
-    """Call first in a child of process `parent`: the kernel kills it when the parent dies
-    (Linux)."""
+    """Call first in a child of process `parent`: Linux kills it when the parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # dead already
         os._exit(1)
@@ -89,11 +85,8 @@ def stops_wait() -> Iterator[None]:
         yield
         return
     asked: list[int] = []
-    handlers = {stop: signal.getsignal(stop) for stop in STOPS}
-    # nohup
-    handlers = {
-        stop: handler for stop, handler in handlers.items() if handler is not signal.SIG_IGN
-    }
+    found = {stop: signal.getsignal(stop) for stop in STOPS}
+    handlers = {stop: of for stop, of in found.items() if of is not signal.SIG_IGN}  # nohup
     for stop in handlers:
         signal.signal(stop, lambda number, frame: asked.append(number))
     try:
@@ -121,30 +114,24 @@ def memory_available() -> int:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one job: the rank of this one, how many there are, how many on this
-    machine."""
+    """The processes of one job."""
 
-    rank: int = 0
+    rank: int = 0  # of this one
     world_size: int = 1
     on_this_machine: int = 1
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As torchrun says it: RANK, WORLD_SIZE and LOCAL_WORLD_SIZE. UserError where they are no
-        such numbers."""
-        given = [
-            os.environ.get(name) or usual
-            for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
-        ]
+        """As torchrun says it; UserError where these are no such numbers."""
+        usual = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        given = [os.environ.get(name) or value for name, value in usual.items()]
         try:
             processes = cls(*map(int, given))
         except ValueError:
             processes = cls(-1)
         if not 0 <= processes.rank < processes.world_size:
-            raise UserError(
-                f"RANK={given[0]} of WORLD_SIZE={given[1]}: the rank counts from 0 and is below "
-                "the size"
-            )
+            what = f"RANK={given[0]} of WORLD_SIZE={given[1]}"
+            raise UserError(f"{what}: the rank counts from 0 and is below the size")
         return processes
 
 

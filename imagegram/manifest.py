@@ -1,8 +1,7 @@
-"""What the tokens of a folder are: the record that is written first, and compared where a run goes
-on."""
+"""What the tokens of a folder are: written first, and compared where a run goes on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from imagegram.data.spec import DatasetSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a token folder was made from. Two runs may share a folder only if all of it but
-    `dataset` is equal."""
+    """What a token folder was made from. Runs share one only where `changes` finds nothing."""
 
     dataset: DatasetSpec  # as it was asked for; the same data may lie elsewhere tomorrow
     split: str  # this and the columns: what its reader took
@@ -23,8 +21,7 @@ class Manifest:
     images: int
     """images planned, readable or not: a random sample of those available, or all of them"""
     codec: str = ""
-    """"": tokens of elsewhere, of which revision, precision, size and preprocessing are not
-    known"""
+    """"": tokens of elsewhere; revision, precision, size and preprocessing are not known"""
     revision: str = ""  # of the codec's weights
     precision: str = ""  # of tokenizing
     tokens_per_image: int
@@ -44,31 +41,25 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self) | {"dataset": self.dataset.to_json()}
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
-        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], file: Path) -> "Manifest":
-        """What `to_json` wrote; UserError naming `file` where another version of Imagegram wrote
-        it."""
+        """What `to_json` wrote; UserError naming `file` where another version of Imagegram did."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in found.items()
         }
         try:
             return cls(**values | {"dataset": DatasetSpec.from_json(found["dataset"])})
         except (TypeError, KeyError) as error:
-            what = f"was written by another version of Imagegram ({error})"
             raise UserError(
-                f"{file} {what}: use that one, or tokenize again into another folder"
+                f"{file} was written by another version of Imagegram ({error}): use that one, or "
+                "tokenize again into another folder"
             ) from None
 
-
-def manifest_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs between two manifests, see `changes`; nothing where only the path of the data
-    set or of the codec
-    does: fingerprint and revision say what they are."""
-    changed = changes(before, now)
-    if all(before.get(key) == now[key] for key in now.keys() - {"dataset", "codec"}):
-        return {}
-    return changed
+    def changes(self, now: "Manifest") -> dict[str, str]:
+        """What differs, as artifact.py's `changes` says it; nothing where only the paths of the
+        data set and the codec do: fingerprint and revision say what they are."""
+        if replace(self, dataset=now.dataset, codec=now.codec) == now:
+            return {}
+        return changes(self.to_json(), now.to_json())

@@ -1,5 +1,4 @@
-"""How a data set is tokenized: the options that both tokenizing scripts share, with their only
-defaults."""
+"""How a data set is tokenized: options of both tokenizing scripts, with their only defaults."""
 
 from dataclasses import dataclass
 
@@ -32,10 +31,8 @@ class Options:
             if value < 1:
                 raise UserError(f"--{option} must be at least 1, not {value}")
         if self.jpeg_margin < 0:
-            raise UserError(
-                f"--jpeg-margin must not be negative, is {self.jpeg_margin}; 0 decodes every JPEG "
-                "whole"
-            )
+            what = f"must not be negative, is {self.jpeg_margin}"
+            raise UserError(f"--jpeg-margin {what}; 0 decodes every JPEG whole")
         if self.workers < -1:
             raise UserError(
                 "--workers must be -1 (one for each core), 0 (none) or a number of processes, not "

@@ -83,8 +83,7 @@ class Parts:
             part.save(part_file(self.artifact.path, seed), self.asked)
 
     def joined(self) -> Part | None:
-        """All of them, for the first process, which waits for the others; None for these, and where
-        one is missing."""
+        """All of them, for the first process, which waits for the others; else None."""
         path, processes = self.artifact.path, self.processes
         while True:
             parts = [part for seed in self.seeds if (part := self._part(seed))]

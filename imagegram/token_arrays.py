@@ -20,15 +20,12 @@ SHARD_SIZE = 100_000  # images of an array in a file
 
 def _check_shape(tokens: NDArray[np.generic], where: str = "") -> None:
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-        raise UserError(
-            f"{where}tokens are integers [images, tokens of each], not {tokens.dtype} "
-            f"{list(tokens.shape)}"
-        )
+        found = f"{tokens.dtype} {list(tokens.shape)}"
+        raise UserError(f"{where}tokens are integers [images, tokens of each], not {found}")
 
 
 def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint16]:
-    """Tokens of an .npy file of integers [N, L], below `vocab_size`; UserError where it is none, or
-    L not `length`."""
+    """Tokens of an .npy file: integers [N, `length` or any], below `vocab_size`; else UserError."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
@@ -37,9 +34,8 @@ def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint
         ) from None
     _check_shape(found, f"{path}: ")
     if length and found.shape[1] != length:
-        raise UserError(
-            f"{path} has {found.shape[1]} tokens an image, the training images {length}"
-        )
+        has = f"{found.shape[1]} tokens an image"
+        raise UserError(f"{path} has {has}, the training images {length}")
     if found.min() < 0 or found.max() >= vocab_size:
         raise UserError(
             f"{path} holds tokens from {found.min()} to {found.max()}, the vocabulary has "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.artifact import Artifact
@@ -34,14 +35,13 @@ def tokenize_dataset(
     """Tokenize the shards of a data set that `out` does not hold yet, of several `processes` this
     one's share; the first process speaks for all, and waits for the others.
 
-    Finished shards are kept whatever happens later, and the same call goes on from them. UserError
-    on bad input.
+    The same call goes on from the shards that are finished. UserError on bad input.
     """
     options.check()
     artifact = Artifact(out, "tokens")
     artifact.check()  # before anything is loaded
     codec, dataset = open_both(spec, out, options)
-    first = processes.rank == 0
+    first, count = processes.rank == 0, processes.world_size
     if first:
         print("\n".join(dataset.describe()))
     with artifact.lock(processes.rank):
@@ -57,19 +57,17 @@ def tokenize_dataset(
         with run.progress.bar, worker_errors_as_user_errors():
             for shard, batches in run.shards():
                 run.tokenize(shard, batches)
-            while first and artifact.others_at_work(processes.world_size, started):
-                if not folder.pending():
-                    break
-                time.sleep(0.5)
-                run.progress.look()
+            if first:
+                while artifact.others_at_work(count, started) and folder.pending():
+                    time.sleep(0.5)
+                    run.progress.look()
         if first:
             run.finish(time.monotonic() - started)
     return folder
 
 
 def open_both(spec: DatasetSpec, out: Path, options: Options) -> tuple[Codec, ImageDataset]:
-    """Codec and data set. A linear codec is fitted to the training images where it is not in the
-    token folder yet."""
+    """Codec and data set; a linear codec is fitted where the token folder has none yet."""
     name = chosen(options.codec, [spec.name])
     if not is_linear(name):
         codec = load_codec(name)
@@ -103,8 +101,7 @@ def manifest_of(
 
 @dataclass
 class Run:
-    """One process's share of the work: of the shards that were missing when it began, every n-th
-    of n processes."""
+    """One process's share: of n processes every n-th shard that was missing when it began."""
 
     folder: TokenFolder
     dataset: ImageDataset
@@ -119,8 +116,7 @@ class Run:
         self.progress = Progress(self.folder, self.pending, self.mine, shown=rank == 0)
 
     def say_what_is_there(self) -> None:
-        """Print what is finished, damaged and still to do, and whether the codec knows such
-        images."""
+        """Print what is finished, damaged and to do, and whether the codec knows such images."""
         folder = self.folder
         folder.write_bad()  # a run may have been killed before it did
         file = folder.path / familiarity.FILE
@@ -153,15 +149,13 @@ class Run:
         """
         if not self.mine:
             return
-        o = self.options
-        size = o.batch_size
+        size = self.options.batch_size
         covered = {shard: self.folder.covered(shard).tolist() for shard in self.mine}
         batches = [
             rows[i : i + size] for rows in covered.values() for i in range(0, len(rows), size)
         ]
-        loaded = _ahead(
-            load_batches(self.dataset, batches, self.codec.image_size, o.workers, o.jpeg_margin)
-        )
+        how = self.codec.image_size, self.options.workers, self.options.jpeg_margin
+        loaded = _ahead(load_batches(self.dataset, batches, *how))
         for shard, rows in covered.items():
             yield shard, itertools.islice(loaded, -(-len(rows) // size))
 
@@ -193,12 +187,8 @@ class Run:
             self.folder.check_readable()
 
     def _check_unchanged(self, shard: int, good: list[int], bad: dict[int, str]) -> None:
-        """UserError where many images of a shard changed during the run, or the data set was
-        unavailable (e.g. unmounted).
-
-        Such a shard is not finished: the images may come back. A few that are gone while others are
-        there are bad images.
-        """
+        """UserError where many images of a shard changed during the run, or the data set was away
+        (e.g. unmounted) and may come back. A few that are gone while others are there are bad."""
         changed = [i for i, reason in bad.items() if reason.startswith(ChangedError.__name__)]
         if not changed:
             return
@@ -214,8 +204,7 @@ class Run:
             )
 
     def finish(self, seconds: float) -> None:
-        """Collect the bad images, look for near-duplicates across the split, and print the summary;
-        UserError where no image was good."""
+        """Collect bad images and near-duplicates across the split, and print the summary."""
         folder = self.folder
         bad = folder.write_bad()
         missing = folder.pending()
@@ -238,8 +227,7 @@ class Run:
 
 
 def _ahead(batches: Iterable[list[Item]]) -> Iterator[list[Item]]:
-    """Batches, of which the next one is fetched while this one is encoded, so that a GPU has work
-    waiting."""
+    """The same batches; the next one is fetched while this one is encoded."""
     source = iter(batches)
     pool = ThreadPoolExecutor(1)
     try:
@@ -253,8 +241,7 @@ def _ahead(batches: Iterable[list[Item]]) -> Iterator[list[Item]]:
 
 
 def _duplicates(folder: TokenFolder, dataset: ImageDataset) -> str:
-    """Keep which held-out images are nearly a training image, by name; the line that says so, ""
-    where none is held out."""
+    """Keep which held-out images are nearly a training image; the line on it, or ""."""
     shards = range(folder.shards)
     known = [kept for shard in shards if (kept := folder.hashes(shard)) is not None]
     out = np.concatenate([folder.held_out(shard) for shard in shards])
@@ -262,12 +249,12 @@ def _duplicates(folder: TokenFolder, dataset: ImageDataset) -> str:
         return ""
     ordinals = np.concatenate([folder.ordinals(shard) for shard in shards]).tolist()
     size = folder.manifest.image_size
-    found = duplicates.across(
-        np.concatenate(known),
-        out,
-        lambda row: preprocess(dataset.read(ordinals[row])[0], size).numpy(),
-    )
-    rows = [
+
+    def picture(row: int) -> NDArray[np.uint8]:
+        return preprocess(dataset.read(ordinals[row])[0], size).numpy()
+
+    found = duplicates.across(np.concatenate(known), out, picture)
+    pairs = [
         {
             "held_out": dataset.name_of(ordinals[pair.held_out]),
             "training": dataset.name_of(ordinals[pair.training]),
@@ -276,28 +263,24 @@ def _duplicates(folder: TokenFolder, dataset: ImageDataset) -> str:
         for pair in found
     ]
     count, of = len({pair.held_out for pair in found}), int(out.sum())
-    write_json(
-        folder.path / duplicates.FILE,
-        {"held_out_images": of, "near_duplicates": count, "pairs": rows},
-    )
+    record = {"held_out_images": of, "near_duplicates": count, "pairs": pairs}
+    write_json(folder.path / duplicates.FILE, record)
     said = f"near-duplicates: {count} of {of} held-out images are nearly a training image"
-    if rows:
-        pair = f"{rows[0]['held_out']} of {rows[0]['training']}"
-        said += f", e.g. {pair} ({duplicates.FILE} names all)"
+    if pairs:
+        example = f"{pairs[0]['held_out']} of {pairs[0]['training']}"
+        said += f", e.g. {example} ({duplicates.FILE} names all)"
     return said
 
 
 class Progress:
-    """One line with img/s and the time left for all processes: own images, and the others' finished
-    shards."""
+    """One line for all processes: img/s of own images and the others' shards, and the time left."""
 
     def __init__(self, folder: TokenFolder, pending: list[int], mine: list[int], shown: bool):
         self.folder = folder
         self.others = set(pending) - set(mine) if shown else set()
         self.looked = time.monotonic()
         total = sum(len(folder.range(s)) for s in pending)
-        # smoothing=0: the mean since the start; others' shards arrive in leaps that a moving
-        # average would follow.
+        # smoothing=0: the mean since the start; others' shards arrive in leaps.
         self.bar = tqdm(total=total, unit="img", desc="tokenizing", smoothing=0, disable=not shown)
 
     def add(self, images: int) -> None:

@@ -11,9 +11,8 @@
     bad.jsonl           all bad images of the finished shards: row in the data set, name, reason
 
 Shard `s` covers the images [s * shard_size, (s + 1) * shard_size) of those that were asked for,
-whoever tokenizes it. An image is known by its ordinal, its row in the whole data set. A bad image
-has no row of tokens, and the images after it keep their ordinals. Every file is written beside and
-renamed.
+whoever tokenizes it. An image is known by its ordinal, its row in the whole data set, which bad
+images, without a row of tokens, do not shift. Every file is written beside and renamed.
 """
 
 import functools
@@ -32,20 +31,19 @@ from imagegram.artifact import Artifact
 from imagegram.cli import UserError
 from imagegram.data.dataset import held_out, sample
 from imagegram.files import atomic, read_json, save_array, sha256, write_json
-from imagegram.manifest import Manifest, manifest_changes
+from imagegram.manifest import Manifest
 
 # document separator of Fastgram and infini-gram in a uint16 corpus: never a token
 SEPARATOR = 65535
 # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
 TERMINATOR = 65279
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
-# more unreadable images than this share and this number: something is wrong with the data
 MAX_BAD_SHARE = 0.01
 MAX_BAD = 100
 
 
 def too_many_bad(bad: int, images: int) -> bool:
-    """Whether too many of `images` are bad: something is wrong with the data set.
+    """Whether more of `images` are bad than both limits: something is wrong with the data.
 
     >>> too_many_bad(100, 100), too_many_bad(101, 101)
     (False, True)
@@ -57,32 +55,24 @@ def too_many_bad(bad: int, images: int) -> bool:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The rows of a token folder (or of several, one after another).
+    """The n rows of a token folder."""
 
-    tokens: uint16 [n, tokens_per_image]; labels: int32 [n]; ordinals: int64 [n], rows in the data
-    set;
-    held_out: bool [n].
-    """
-
-    tokens: NDArray[np.uint16]
-    labels: NDArray[np.int32]
-    ordinals: NDArray[np.int64]
-    held_out: NDArray[np.bool_]
+    tokens: NDArray[np.uint16]  # [n, tokens_per_image]
+    labels: NDArray[np.int32]  # [n]
+    ordinals: NDArray[np.int64]  # [n], rows in the data set
+    held_out: NDArray[np.bool_]  # [n]
 
 
 def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uint16]:
-    """Refuse ids outside [0, vocab_size), then cast to uint16: a wrapped id would silently be
-    another token."""
+    """Cast to uint16; UserError on ids outside [0, vocab_size), which would wrap to others."""
     if vocab_size > MAX_VOCAB:
         raise UserError(
             f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the "
             "rest mark ends"
         )
-    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
-        raise UserError(
-            f"the codec returned a token outside [0, {vocab_size}): {tokens.min()} to "
-            f"{tokens.max()}"
-        )
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
+        found = f"{tokens.min()} to {tokens.max()}"
+        raise UserError(f"the codec returned a token outside [0, {vocab_size}): {found}")
     return tokens.astype(np.uint16)
 
 
@@ -96,36 +86,35 @@ class TokenFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "TokenFolder":
-        """Start or resume a folder; UserError where it holds tokens of something else (see
-        `manifest_changes`)."""
+        """Start or resume a folder; UserError where it holds tokens of something else."""
         check_tokens(np.zeros(0, np.int64), manifest.vocab_size)
         if manifest.images == 0:
             raise UserError(f"the data set {manifest.dataset.name!r} has no images")
         artifact = Artifact(path, "tokens")
         artifact.claim()
-        file = path / "manifest.json"
-        if file.exists():
-            before = Manifest.from_json(read_json(file), file)
-            if changed := manifest_changes(before.to_json(), manifest.to_json()):
-                raise UserError(
-                    f"{path} holds other tokens ({'; '.join(changed.values())}): what is finished "
-                    "stays and can be indexed; choose another folder with --out for the new ones"
-                )
-            return cls.open(path)
-        artifact.finish(manifest.to_json())
-        return cls(path, manifest)
+        if not (path / "manifest.json").exists():
+            artifact.finish(manifest.to_json())
+        folder = cls.open(path)
+        if changed := folder.manifest.changes(manifest):
+            raise UserError(
+                f"{path} holds other tokens ({'; '.join(changed.values())}): what is finished "
+                "stays and can be indexed; choose another folder with --out for the new ones"
+            )
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> "TokenFolder":
         """Open a folder to read; UserError where there is none."""
-        if not (path / "manifest.json").exists():
+        file = path / "manifest.json"
+        if not file.exists():
             raise UserError(f"no tokens in {path}: run tokenize_fast.py first")
-        return cls(
-            path, Manifest.from_json(read_json(path / "manifest.json"), path / "manifest.json")
-        )
+        return cls(path, Manifest.from_json(read_json(file), file))
 
-    def _file(self, kind: str, shard: int, suffix: str = "npy") -> Path:
-        return self.path / f"{kind}-{shard:05d}.{suffix}"
+    def _file(self, kind: str, shard: int) -> Path:
+        return self.path / f"{kind}-{shard:05d}.npy"
+
+    def _marker(self, shard: int) -> Path:
+        return self.path / f"shard-{shard:05d}.json"
 
     def range(self, shard: int) -> range:
         """The images that a shard covers, counted among those that were asked for."""
@@ -139,40 +128,31 @@ class TokenFolder:
 
     @property
     def pictures(self) -> tuple[str, str]:
-        """Equal where two folders have the pictures of one data set; a table may have several
-        columns of them."""
+        """Equal where two folders have the same pictures: the same column of one data set."""
         return self.manifest.fingerprint, self.manifest.image_column
 
     @functools.cached_property
     def asked(self) -> NDArray[np.int64]:
         """The ordinals of all images that were asked for, ascending, int64 [manifest.images]."""
-        return sample(
-            self.manifest.available or self.manifest.images,
-            self.manifest.images,
-            self.manifest.sample_seed,
-        )
+        m = self.manifest
+        return sample(m.available or m.images, m.images, m.sample_seed)
 
     def problem(self, shard: int, *, hashes: bool = False) -> str | None:
-        """What is wrong with a shard: None when it is finished and whole. `hashes` also reads the
-        data."""
+        """What is wrong with a shard, None where it is whole. `hashes`: reads all data for that."""
         try:
-            marker = json.loads(self._file("shard", shard, "json").read_text())
-            made = Manifest.from_json(marker["manifest"], self._file("shard", shard, "json"))
-            if manifest_changes(made.to_json(), self.manifest.to_json()):
+            marker = json.loads(self._marker(shard).read_text())
+            made = Manifest.from_json(marker["manifest"], self._marker(shard))
+            if made.changes(self.manifest):
                 return "was made under another manifest"
-            rows = marker["ok"]
+            rows, sizes = marker["ok"], marker["bytes"]
             if rows + len(marker["bad"]) != len(self.range(shard)):
                 return "does not account for every image"
-            kinds = dict.fromkeys(
-                ["shard", "labels", *["groups"] * bool(self.manifest.group), *marker["bytes"]]
-            )
-            for kind in kinds:
+            needed = ["shard", "labels", *["groups"] * bool(self.manifest.group)]
+            for kind in dict.fromkeys([*needed, *sizes]):
                 shape = (rows, self.manifest.tokens_per_image) if kind == "shard" else (rows,)
                 file = self._file(kind, shard)
-                if (
-                    file.stat().st_size != marker["bytes"][kind]
-                    or np.load(file, mmap_mode="r").shape != shape
-                ):
+                whole = file.stat().st_size == sizes[kind]
+                if not whole or np.load(file, mmap_mode="r").shape != shape:
                     return f"{file.name} is cut short or too long"
                 if hashes and sha256(file) != marker["sha256"][kind]:
                     return f"{file.name} differs from its hash"
@@ -188,25 +168,18 @@ class TokenFolder:
 
     def damaged(self) -> dict[int, str]:
         """Shards that have a done-marker and are not whole all the same, with what is wrong."""
-        marked = (
-            shard for shard in range(self.shards) if self._file("shard", shard, "json").exists()
-        )
+        marked = (shard for shard in range(self.shards) if self._marker(shard).exists())
         return {shard: problem for shard in marked if (problem := self.problem(shard))}
 
     def check_shard(self, shard: int, *, hashes: bool = False) -> None:
         """UserError where a shard is not finished and whole."""
         if problem := self.problem(shard, hashes=hashes):
-            raise UserError(
-                f"{self.path}: shard {shard} {problem}; run the tokenizing script again"
-            )
+            what = f"shard {shard} {problem}"
+            raise UserError(f"{self.path}: {what}; run the tokenizing script again")
 
     def _markers(self) -> list[dict[str, Any]]:
         """The done-markers of the finished shards."""
-        return [
-            read_json(self._file("shard", s, "json"))
-            for s in range(self.shards)
-            if not self.problem(s)
-        ]
+        return [read_json(self._marker(s)) for s in range(self.shards) if not self.problem(s)]
 
     def images(self) -> int:
         """Images with tokens in the finished shards."""
@@ -223,13 +196,10 @@ class TokenFolder:
         others: Mapping[str, NDArray[np.uint64]] | None = None,
     ) -> None:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal
-        -> reason.
-
-        `names` has the file, member or row of every bad image; `others` groups [n] and hashes [n]
-        of the readable ones.
-        """
+        -> reason. `names`: the file, member or row of every bad image; `others`: groups [n] and
+        hashes [n] of the readable ones."""
         named = names or {}
-        marker = self._file("shard", shard, "json")
+        marker = self._marker(shard)
         marker.unlink(missing_ok=True)
         # by a run that was killed while it wrote this shard
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):
@@ -247,10 +217,7 @@ class TokenFolder:
             {
                 "first": int(self.asked[self.range(shard).start]),
                 "ok": len(tokens),
-                "bad": [
-                    [ordinal, reason, named.get(ordinal, "")]
-                    for ordinal, reason in sorted(bad.items())
-                ],
+                "bad": [[i, reason, named.get(i, "")] for i, reason in sorted(bad.items())],
                 "bytes": {kind: file.stat().st_size for kind, file in files.items()},
                 "sha256": {kind: sha256(file) for kind, file in files.items()},
                 "seconds": round(seconds, 3),
@@ -273,12 +240,9 @@ class TokenFolder:
         }
 
     def contents(self) -> str:
-        """A hash of what the folder holds, whatever it is called, wherever it lies and whenever it
-        was made.
-
-        It covers the tokens and labels of the finished shards, the unreadable images and the
-        manifest, of which only the path of the data set is left out (its fingerprint stays).
-        """
+        """A hash of what the folder holds, wherever it lies and whenever it was made: tokens and
+        labels of the finished shards, the unreadable images, and the manifest without the path of
+        the data set (its fingerprint stays)."""
         manifest = self.manifest.to_json()
         del manifest["dataset"]
         shards = [
@@ -294,26 +258,23 @@ class TokenFolder:
             for marker in self._markers()
             for ordinal, reason, name in marker["bad"]
         ]
-        file = self.path / "bad.jsonl"
+        file, text = self.path / "bad.jsonl", "".join(lines)
         # a finished folder may be read-only
-        if not file.exists() or file.read_text() != "".join(lines):
+        if not file.exists() or file.read_text() != text:
             with atomic(file) as temporary:
-                temporary.write_text("".join(lines))
+                temporary.write_text(text)
         return len(lines)
 
     def check_readable(self) -> None:
-        """UserError where more images of the finished shards are unreadable than a sound data set
-        has.
+        """UserError where more images are unreadable than a sound data set has.
 
-        Every run asks this before and after its work, and so does the building of an index: a
-        refusal is not forgotten with the process that spoke it.
+        Asked before and after every run, and by the building of an index: a refusal is not
+        forgotten with the process that spoke it.
         """
         bad = len(self.bad())
         total = bad + self.images()
-        remedy = (
-            f"{self.path}/bad.jsonl names them. Mend or remove them, then tokenize into another "
-            "folder"
-        )
+        names = f"{self.path}/bad.jsonl names them"
+        remedy = f"{names}. Mend or remove them, then tokenize into another folder"
         if bad == total == self.manifest.images:
             raise UserError(f"none of the {bad} images can be read: {remedy}")
         if too_many_bad(bad, total):
@@ -321,7 +282,7 @@ class TokenFolder:
 
     def ordinals(self, shard: int) -> NDArray[np.int64]:
         """The row in the data set of every image of a finished shard."""
-        bad = [ordinal for ordinal, *_ in read_json(self._file("shard", shard, "json"))["bad"]]
+        bad = [ordinal for ordinal, *_ in read_json(self._marker(shard))["bad"]]
         return np.setdiff1d(self.covered(shard), bad, assume_unique=True)
 
     def held_out(self, shard: int) -> NDArray[np.bool_]:
@@ -330,27 +291,24 @@ class TokenFolder:
         return held_out(self.ordinals(shard), self.manifest.held_out_share, groups)
 
     def hashes(self, shard: int) -> NDArray[np.uint64] | None:
-        """The perceptual hash of every row of a finished shard; None where an older version wrote
-        it."""
+        """The perceptual hash of every row of a finished shard; None in one of older versions."""
         file = self._file("hashes", shard)
         return np.load(file) if file.exists() else None
 
     def read(self, shard: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
         """Tokens [n, L], memory-mapped, and labels [n] of a finished shard."""
-        return np.load(self._file("shard", shard), mmap_mode="r"), np.load(
-            self._file("labels", shard)
-        )
+        tokens = np.load(self._file("shard", shard), mmap_mode="r")
+        return tokens, np.load(self._file("labels", shard))
 
     def load(self) -> Corpus:
-        """All rows; the tokens stay on disk when there is a single shard. UserError where a shard
-        is missing."""
-        for shard in range(self.shards):
+        """All rows; those of a single shard stay on disk. UserError where a shard is missing."""
+        shards = range(self.shards)
+        for shard in shards:
             self.check_shard(shard)
-        ordinals = np.concatenate([self.ordinals(s) for s in range(self.shards)])
-        tokens, labels = zip(*(self.read(s) for s in range(self.shards)), strict=True)
+        tokens, labels = zip(*map(self.read, shards), strict=True)
         return Corpus(
             tokens=tokens[0] if len(tokens) == 1 else np.concatenate(tokens),
             labels=np.concatenate(labels),
-            ordinals=ordinals,
-            held_out=np.concatenate([self.held_out(s) for s in range(self.shards)]),
+            ordinals=np.concatenate([self.ordinals(s) for s in shards]),
+            held_out=np.concatenate([self.held_out(s) for s in shards]),
         )

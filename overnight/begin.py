@@ -24,7 +24,7 @@ from overnight.plan import Plan, needs_of
 def begin(plan: Plan) -> Iterator[Night]:
     """The night of a plan; where it is `complete`, nothing is left to do.
 
-    UserError where the machine is too small or the folder is another's, before anything is made;
+    UserError, before anything is made, where the machine is too small or the folder is another's;
     in the end, where something failed.
     """
     started = time.monotonic()
@@ -111,8 +111,8 @@ def finished_before(plan: Plan) -> Night | None:
 
 def refuse_replacing(plan: Plan, night: Night) -> None:
     """UserError where a finished run of other settings has the folder of a sampler."""
-    # Codec, index and held-out images are not known yet. Where these or the version of the code
-    # differ, the images are made anew.
+    # Codec, index, held-out images and code are not compared: where they differ, the images
+    # are made anew.
     numbers = {
         "sequences": plan.sequences,
         "decoded": min(plan.decoded, plan.sequences),

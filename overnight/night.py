@@ -83,10 +83,8 @@ def stop(plan: Plan, night: Night) -> NoReturn:
     with contextlib.suppress(UserError):  # a full disk: it was said on the terminal and in the log
         night.write(plan.out)
         write_stopped_page(plan.out, night)
-    raise UserError(
-        f"{', '.join(night.failed)} failed, as said above: no sampler was run; the same command "
-        "goes on from there"
-    )
+    what = f"{', '.join(night.failed)} failed, as said above"
+    raise UserError(f"{what}: no sampler was run; the same command goes on from there")
 
 
 def generate_all(
@@ -144,8 +142,7 @@ def generate_all(
 
 
 def reconstruct_held_out(run: Run) -> None:
-    """Decode held-out images from their own tokens, in random order: what every gallery is compared
-    with.
+    """Decode held-out images in random order, which every gallery is compared with.
 
     Writes what `Run.generate` writes, for as many `decoded` as are held out; the source of a token
     is the held-out image itself. The sampler of the request does not matter.
@@ -167,8 +164,7 @@ def reconstruct_held_out(run: Run) -> None:
 
 
 def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
-    """Make what several samplers need and is kept beside the index, so that none of them is longer
-    for it.
+    """Make what several samplers need and is kept beside the index.
 
     What fails here fails in the samplers that need it, and is named there.
     """
@@ -222,8 +218,7 @@ def publish(sources: Sources, *, page: bool = True) -> None:
 
 
 def attempt(night: Night, name: str, run: Run, make: Callable[[Run], object]) -> None:
-    """Make one folder of images; where that fails, name it and say why, and free the space that its
-    half took."""
+    """Make one folder of images; where that fails, say why, and free the space of its half."""
     started = time.monotonic()
     try:
         make(run)

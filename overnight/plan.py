@@ -147,8 +147,7 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
 
 
 def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
-    """Every combination of values of the fields of a sampler and of `Draw`, by a name that says
-    which.
+    """Every combination of values of the fields of a sampler and of `Draw`, by a name.
 
     >>> from imagegram.samplers import Ntd
     >>> list(sweep(Ntd, context=(1, 3), length=(8,)))
@@ -249,8 +248,7 @@ def needs_of(plan: Plan) -> Needs:
 
 
 def say_plan(plan: Plan) -> None:
-    """Print what a night would do: counts, what is finished, disk and memory. Nothing is loaded or
-    written."""
+    """Print what a night would do: counts, what is finished, disk and memory."""
     from imagegram.data.dataset import NO_SPLITS
 
     needs = needs_of(plan)
