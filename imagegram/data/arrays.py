@@ -33,7 +33,6 @@ from imagegram.data.labels import (
     Classes,
     choose,
     files_of_split,
-    fraction_among,
     kind_of,
     labelled,
     split_of,
@@ -51,45 +50,37 @@ CHANNELS = (1, 3, 4)
 
 def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """One split of a folder of IDX files, or one file of pictures with its labels beside it."""
-    wanted.refuse(name, "a set of IDX files", "image_column", "label_column", "group")
-    split, either, note = tree.of_split(name, "idx", wanted.split)
+    wanted.refuse(f"{name} is a set of IDX files", "image_column", "label_column", "group")
+    split, either, note = tree.of_split(name, "idx", wanted)
     # What is unpacked beside its .gz counts once.
-    found = {
-        file.removesuffix(".gz"): file
-        for file in sorted(either, key=lambda file: not file.endswith(".gz"))
-    }
+    packed = {file.removesuffix(".gz"): file for file in either if file.endswith(".gz")}
+    found = packed | {file: file for file in either if not file.endswith(".gz")}
     files = sorted(found)
-    pictures = [file for file in files if "image" in file.rpartition("/")[2]]
+    pictures = [file for file in files if "image" in posixpath.basename(file)]
     if len(pictures) != 1:
-        what = (
-            f"several IDX files of pictures ({first_names(pictures)})"
-            if pictures
-            else "no IDX file of pictures"
-        )
+        several = f"several IDX files of pictures ({first_names(pictures)})"
+        what = several if pictures else "no IDX file of pictures"
         raise UserError(f"{name} holds {what} in split {split}: name one file with --dataset")
-    values = _read_idx_file(tree.root / found[pictures[0]])
+    file = found[pictures[0]]
+    values = _read_idx_file(tree.root / file)
     if values.ndim != 3:
-        raise UserError(
-            f"{name}/{found[pictures[0]]} has {values.ndim} dimensions, pictures have 3"
-        )
+        raise UserError(f"{name}/{file} has {values.ndim} dimensions, pictures have 3")
     # The labels lie beside them, or in a folder of their own.
     mate = labels_of(pictures[0])
     mates = [file for file in files if posixpath.basename(file) == posixpath.basename(mate)]
-    partner = mate if mate in mates else mates[0] if mates else ""
+    partner = mate if mate in mates else "".join(mates[:1])
     labels = _read_idx_file(tree.root / found[partner]) if partner else None
-    for file in {*files} - {pictures[0], partner}:
-        tree.leave_out("other IDX files", found[file])
-    used = (
-        f"images from {found[pictures[0]]}, "
-        f"{f'labels from {found[partner]}' if partner else 'no file of labels'}"
-    )
-    return _arrays(tree, values, labels, [note, used], name=name, split=split, kind="IDX files")
+    for other in sorted({*files} - {pictures[0], partner}):
+        tree.leave_out("other IDX files", found[other])
+    labels_from = f"labels from {found[partner]}" if partner else "no file of labels"
+    notes = [note, f"images from {file}, {labels_from}"]
+    return _arrays(tree, values, labels, notes, name=name, split=split, kind="IDX files")
 
 
 def labels_of(pictures: str) -> str:
     """The file of the labels that belong to a file of pictures."""
     folder, slash, file = pictures.rpartition("/")
-    return folder + slash + re.sub(r"idx3", "idx1", file.replace("images", "labels"))
+    return folder + slash + file.replace("images", "labels").replace("idx3", "idx1")
 
 
 def _read_idx_file(path: Path) -> NDArray[np.uint8]:
@@ -103,10 +94,9 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
     dimensions = data[3]
     header = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist()) if len(data) >= header else ()
-    if len(data) - header != int(np.prod(shape, dtype=np.int64)) or not shape:
-        raise UserError(
-            f"{path} has {len(data) - header} bytes, {shape} were announced: download it again"
-        )
+    found = len(data) - header
+    if found != int(np.prod(shape, dtype=np.int64)) or not shape:
+        raise UserError(f"{path} has {found} bytes, {shape} were announced: download it again")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
@@ -118,65 +108,61 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """
     path, inside, split, note = _archive(name, tree, wanted)
     keys = array_names(path)
-    image_key = wanted.image_column or _named(inside, ARRAY_IMAGES)
+    image_key = wanted.image_column or _named(inside, ARRAY_IMAGES) or "images"
     options = {
         "image-column": image_key,
         "label-column": wanted.label_column,
         "group": wanted.group,
     }
     for option, key in options.items():
-        if key not in keys and (key or option == "image-column"):
-            missing = f"{name} has no array {key or 'images'!r}; it has {first_names(keys)}"
+        if key and key not in keys:
+            missing = f"{name} has no array {key!r}; it has {first_names(keys)}"
             raise UserError(f"{missing}: name one with --{option}")
-    label_key = wanted.label_column or _named(
-        [key for key in inside if key != image_key], ARRAY_LABELS
-    )
+    others = [key for key in inside if key != image_key]
+    label_key = wanted.label_column or _named(others, ARRAY_LABELS)
     labels = _load(path, label_key) if label_key else None
     rest = [key for key in keys if key not in (image_key, label_key)]
-    used = (
-        f"images from array {image_key}, {f'labels from {label_key}' if label_key else 'no labels'}"
-    )
-    used += f"; not used: {first_names(rest)}" * bool(rest)
-    facts: dict[str, Any] = {
-        "name": name,
-        "split": split,
-        "kind": "a NumPy archive",
-        "group": wanted.group,
-    }
+    labels_from = f"labels from {label_key}" if label_key else "no labels"
+    unused = f"; not used: {first_names(rest)}" * bool(rest)
     values = _load(path, image_key)
+    groups = None
     if wanted.group:
-        groups = _load(path, wanted.group)
-        if groups.shape != values.shape[:1]:
-            raise UserError(
-                f"{name}: the array {wanted.group} {list(groups.shape)} is no group for every "
-                "picture"
-            )
-        facts["groups"] = list(map(text_of, groups.tolist()))
+        keys_of = _load(path, wanted.group)
+        if keys_of.shape != values.shape[:1]:
+            array = f"{name}: the array {wanted.group} {list(keys_of.shape)}"
+            raise UserError(f"{array} is no group for every picture")
+        groups = list(map(text_of, keys_of.tolist()))
     return _arrays(
-        tree, values, labels, [note, used], **facts, image_column=image_key, label_column=label_key
+        tree,
+        values,
+        labels,
+        [note, f"images from array {image_key}, {labels_from}{unused}"],
+        name=name,
+        split=split,
+        kind="a NumPy archive",
+        image_column=image_key,
+        label_column=label_key,
+        group=wanted.group,
+        groups=groups,
     )
 
 
 def _archive(name: str, tree: Tree, wanted: DatasetOptions) -> tuple[Path, list[str], str, str]:
-    """The archive, its arrays of the split that is wanted (train_images, x_test, ...), that split,
-    and a note."""
+    """The archive, its arrays of the wanted split (train_images, x_test), the split, and a note."""
     several = len(tree.files["npz"]) > 1
-    split, files, note = files_of_split(name, tree.files["npz"], wanted.split if several else "")
+    asked = wanted if several else DatasetOptions()
+    split, files, note = files_of_split(name, tree.files["npz"], asked)
     if len(files) > 1:
-        raise UserError(
-            f"{name} holds several archives ({first_names(files)}): name one with --dataset"
-        )
+        archives = f"{name} holds several archives ({first_names(files)})"
+        raise UserError(f"{archives}: name one with --dataset")
     path = tree.root / files[0]
     keys = array_names(path)
-    splits = sorted(
-        {kind for key in keys if _is_named(key, ARRAY_IMAGES) and (kind := split_of(key))}
-    )
+    splits = sorted({split_of(key) for key in keys if _is_named(key, ARRAY_IMAGES)} - {""})
     if splits and not wanted.image_column:
-        split = choose(name, splits, wanted.split)
-        note = f"split {split} of {', '.join(splits)} (--split)"
+        split, note = choose(name, splits, wanted.split)
         keys = [key for key in keys if split_of(key) == kind_of(split)]
     elif not several:
-        wanted.refuse(name, "an archive without splits", "split")
+        wanted.refuse(f"{name} is an archive without splits", "split")
     return path, keys, split, note
 
 
@@ -186,9 +172,8 @@ def array_names(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return [key.removesuffix(".npy") for key in archive.namelist()]
     except (OSError, zipfile.BadZipFile):
-        raise UserError(
-            f"{path} is damaged or no NumPy archive: download or write it again"
-        ) from None
+        fault = f"{path} is damaged or no NumPy archive"
+        raise UserError(f"{fault}: download or write it again") from None
 
 
 def holds_pictures(path: Path) -> bool:
@@ -203,20 +188,17 @@ def _is_named(key: str, words: Iterable[str]) -> bool:
 
 
 def _named(keys: list[str], words: tuple[str, ...]) -> str:
-    """The first key that is one of `words`, or has it beside the name of a split; "" where there is
-    none."""
+    """The first key that is one of `words`, or has it beside the name of a split; "" for none."""
     return next((key for word in words for key in keys if _is_named(key, (word,))), "")
 
 
 def _load(path: Path, key: str) -> NDArray[np.generic]:
     try:
         with np.load(path) as archive:
-            values: NDArray[np.generic] = archive[key]
+            return np.asarray(archive[key])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path}: array {key} cannot be read ({error}): download or write the archive again"
-        ) from None
-    return values
+        fault = f"{path}: array {key} cannot be read ({error})"
+        raise UserError(f"{fault}: download or write the archive again") from None
 
 
 def _arrays(
@@ -232,29 +214,21 @@ def _arrays(
     if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         notes.append("the channels come first: taken for the last axis")
         values = np.moveaxis(values, 1, 3)
-    if (
-        not values.size
-        or values.ndim not in (3, 4)
-        or values.shape[3:] not in ((), *((c,) for c in CHANNELS))
-    ):
+    channels = values.shape[3:]
+    if not values.size or values.ndim < 3 or channels not in [(), *((c,) for c in CHANNELS)]:
         array = f"{name}: the array {facts.get('image_column', '')} {list(shape)}"
         raise UserError(f"{array} holds no pictures: they are [n, h, w(, channels)]")
-    if values.shape[3:] == (4,):
+    if channels == (4,):
         notes.append("four channels are taken for red, green, blue and opacity")
     classes = _classes(name, labels, len(values))
     values, assumed = _to_bytes(name, values)
-    pixels = values[..., 0] if values.shape[3:] == (1,) else values
-    parts = [
-        str(values.shape).encode(),
-        values.tobytes(),
-        classes.labels.tobytes(),
-        *classes.identity(),
-    ]
+    pixels = values[..., 0] if channels == (1,) else values
+    parts = [str(values.shape).encode(), values.tobytes(), classes.labels.tobytes()]
     return labelled(
         lambda i: Image.fromarray(np.asarray(pixels[i])),
         classes,
         [*notes, assumed, classes.note],
-        fingerprint=digest(parts),
+        fingerprint=digest([*parts, *classes.identity()]),
         left_out=tree.left_out(),
         name_of=lambda i: f"row {i}",
         **facts,
@@ -266,23 +240,16 @@ def _classes(name: str, labels: NDArray[np.generic] | None, images: int) -> Clas
     if labels is None:
         return Classes.none(images)
     if len(labels) != images:
-        raise UserError(
-            f"{name} has {images} pictures and {len(labels)} labels: they do not belong together"
-        )
+        numbers = f"{name} has {images} pictures and {len(labels)} labels"
+        raise UserError(f"{numbers}: they do not belong together")
     if labels.size != images:
-        return Classes.none(
-            images,
-            f"labels {list(labels.shape)} are not one for each picture: no image has a label",
-        )
-    values = labels.reshape(-1).tolist()
-    if fraction := fraction_among(values):
-        return Classes.none(images, f"the labels hold {fraction}, no classes: no image has a label")
-    return Classes.of(list(map(text_of, values)))
+        fault = f"labels {list(labels.shape)} are not one for each picture"
+        return Classes.none(images, f"{fault}: no image has a label")
+    return Classes.of_cells(labels.reshape(-1).tolist(), "the labels hold")
 
 
 def top_of(most: float, scales: Sequence[int] = (1, 255, 65535), slack: float = CLIPPED) -> int:
-    """The scale, 0 to which numbers up to `most` are; interpolation leaves some slightly above. 0:
-    none of `scales`.
+    """The first of `scales` that numbers up to `most` are of, some slightly above; 0: none.
 
     >>> top_of(1.0001), top_of(1.5), top_of(70_000)
     (1, 255, 0)
@@ -294,8 +261,7 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
     """Pictures of any numbers as uint8, and a line on what was assumed, "" for usual ones.
 
     Up to 1: 0 to 1, be they floats, truth values or bytes. Up to 255: 0 to 255. Beyond that whole
-    numbers of 16 bits. What lies slightly above is clipped. UserError for others. What is no number
-    (NaN) is 0.
+    numbers of 16 bits. Floats slightly above are clipped, NaN is 0. UserError for others.
     """
     if values.dtype == np.uint8 and values.max() != 1:
         return values.astype(np.uint8, copy=False), ""
@@ -303,10 +269,8 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
     known = numbers[~np.isnan(numbers)]
     if not known.size:
         raise UserError(f"{name}: pictures without a number in them (NaN)")
-    least = float(known.min())
-    most = float(known.max())
-    scales = (1, 255) if values.dtype.kind == "f" else (1, 255, 65535)
-    slack = CLIPPED if values.dtype.kind == "f" else 1
+    least, most = float(known.min()), float(known.max())
+    scales, slack = ((1, 255), CLIPPED) if values.dtype.kind == "f" else ((1, 255, 65535), 1)
     top = top_of(most, scales, slack)
     if least < -(slack - 1) * top or not top:
         raise UserError(
@@ -314,11 +278,9 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
             "0 to 255, or be whole numbers up to 65535"
         )
     scaled = (np.nan_to_num(numbers).clip(0, top) * (255 / top)).round().astype(np.uint8)
-    said = [f"values from {least:g} to {most:g}: taken for 0 to {top}"]
-    said += [f"{numbers.size - known.size} NaN for 0"] if numbers.size > known.size else []
-    said += (
-        [f"{int(((known < 0) | (known > top)).sum())} beyond it are clipped"]
-        if least < 0 or most > top
-        else []
-    )
-    return scaled, ", ".join(said)
+    said = f"values from {least:g} to {most:g}: taken for 0 to {top}"
+    if holes := numbers.size - known.size:
+        said += f", {holes} NaN for 0"
+    if beyond := int(((known < 0) | (known > top)).sum()):
+        said += f", {beyond} beyond it are clipped"
+    return scaled, said

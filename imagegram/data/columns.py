@@ -1,5 +1,4 @@
-"""Which columns of a table hold pictures and labels: by their types and usual names, unless they
-are named.
+"""Which columns of a table hold pictures and labels: the named ones, else by type and usual name.
 
 Where more than one could be meant, the choices are named.
 """
@@ -34,21 +33,13 @@ def _holds_image(feature: object) -> bool:
 
 
 def image_candidates(features: Any) -> list[str]:
-    """Columns of pictures: by their type, else structs of bytes and path, else bytes under a usual
-    name."""
+    """Columns of pictures: by type, else structs of bytes and path, else bytes by usual names."""
     import datasets
 
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    structs = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, dict) and _holds_image(feature)
-    ]
-    named = [
-        name
-        for name, feature in features.items()
-        if name in IMAGE_NAMES and _dtype(feature) in BYTES
-    ]
+    possible = [name for name, feature in features.items() if _holds_image(feature)]
+    structs = [name for name in possible if isinstance(features[name], dict)]
+    named = [name for name in possible if name in IMAGE_NAMES and _dtype(features[name]) in BYTES]
     return typed or structs or named
 
 
@@ -79,52 +70,39 @@ def _one_of(name: str, candidates: list[str], usual: Sequence[str], option: str)
         return "".join(candidates)
     if named := [word for word in usual if word in candidates]:
         return named[0]
-    raise UserError(
-        f"{name} has several columns that may be meant, {', '.join(candidates)}: name one with "
-        f"--{option}"
-    )
+    several = f"{name} has several columns that may be meant, {', '.join(candidates)}"
+    raise UserError(f"{several}: name one with --{option}")
 
 
 def _image_column(name: str, features: Any, given: str) -> str:
-    """The column of pictures; UserError where there is none, or another type in the one that was
-    named."""
+    """The column of pictures; UserError where there is none, or the named one holds others."""
     column = given or _one_of(name, image_candidates(features), IMAGE_NAMES, "image-column")
+    columns = f"(columns: {_described(features)})"
     if not column:
         possible = [column for column, feature in features.items() if _holds_image(feature)]
-        remedy = (
-            f"if pictures or the names of their files are in {first_names(possible)}, say so with "
-            "--image-column"
-        )
-        remedy = remedy if possible else "none of them holds one picture a row"
-        raise UserError(f"{name} has no image column (columns: {_described(features)}): {remedy}")
+        remedy = "none of them holds one picture a row"
+        if possible:
+            remedy = f"if pictures or the names of their files are in {first_names(possible)}"
+            remedy += ", say so with --image-column"
+        raise UserError(f"{name} has no image column {columns}: {remedy}")
     if not _holds_image(features[column]):
-        raise UserError(
-            f"column {column!r} of {name} holds {in_words(features[column])}, not one picture a "
-            f"row (columns: {_described(features)})"
-        )
+        kind = f"{in_words(features[column])}, not one picture a row"
+        raise UserError(f"column {column!r} of {name} holds {kind} {columns}")
     return column
 
 
 def _label_column(name: str, features: Any, given: str) -> str:
-    """The column of labels, "" where there is none; UserError where the named one holds no
-    classes."""
+    """The column of labels, "" for none; UserError where the named one holds no classes."""
     import datasets
 
-    def classes(feature: object) -> bool:
-        dtype = _dtype(feature)
-        return (
-            isinstance(feature, datasets.ClassLabel)
-            or dtype in (*TEXT, *FLOATS, "bool")
-            or "int" in dtype
-        )
+    def classes(feature: object) -> bool:  # those of ClassLabel are int64
+        return _dtype(feature) in (*TEXT, *FLOATS, "bool") or "int" in _dtype(feature)
 
     if given and not classes(features[given]):
         kind = in_words(features[given])
         raise UserError(
             f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)"
         )
-    typed = [
-        column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)
-    ]
+    typed = [one for one, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
     return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")

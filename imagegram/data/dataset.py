@@ -1,16 +1,15 @@
-"""What every reader of a data set is asked, and what it gives: an ImageDataset, and what is said
-about it."""
+"""What every reader of a data set is asked, and what it gives, an ImageDataset."""
 
+import contextlib
 import functools
 import hashlib
 import io
-import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +39,8 @@ def mixed(numbers: NDArray[np.integer] | int, stream: int = 0) -> NDArray[np.uin
     [16294208416658607535, 10451216379200822465]
     """
     with np.errstate(over="ignore"):
-        x = (
-            np.asarray(numbers).astype(np.uint64)
-            + np.uint64(0x9E3779B97F4A7C15)
-            + np.uint64(stream << 48)
-        )
+        x = np.asarray(numbers).astype(np.uint64) + np.uint64(stream << 48)
+        x += np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(x ^ (x >> np.uint64(31)))
@@ -53,15 +49,13 @@ def mixed(numbers: NDArray[np.integer] | int, stream: int = 0) -> NDArray[np.uin
 def permutation(n: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
     """The numbers below `n` in a random order, the same one on every machine.
 
-    Many data sets are sorted by class: wherever a part stands for the whole, it is the front of
-    this.
+    Many data sets are sorted by class: the front of this is the part that stands for the whole.
     """
     return np.argsort(mixed(np.arange(n), seed + 1), kind="stable")
 
 
 def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
-    """Which `wanted` of the numbers below `n` a random sample holds, ascending; a larger sample
-    holds a smaller one.
+    """A random sample of `wanted` numbers below `n`, ascending; a larger one holds a smaller one.
 
     >>> sample(10, 3).tolist(), sample(10, 4).tolist()
     ([1, 2, 8], [1, 2, 6, 8])
@@ -72,18 +66,15 @@ def sample(n: int, wanted: int, seed: int = SAMPLE_SEED) -> NDArray[np.int64]:
 def held_out(
     ordinals: NDArray[np.integer] | int, share: float, groups: NDArray[np.uint64] | None = None
 ) -> NDArray[np.bool_]:
-    """Whether the images at these ordinals are held out: a hash of the ordinal, or of the image's
-    group, falls below `share`.
+    """Whether images are held out: a hash of the ordinal, or of its group, is below `share`.
 
-    The hash makes the split independent of the size of the data set, of shards and of the order of
-    work.
+    So the split does not depend on the size of the data set, on shards or on the order of work.
     """
     return np.asarray((mixed(ordinals) if groups is None else groups) / 2.0**64 < share)
 
 
 def group_keys(names: Sequence[str | None]) -> NDArray[np.uint64]:
-    """A hash for every image, the same one for all of a group; where the group has no name, the
-    image is its own.
+    """A hash for every image, the same for all of a group; an image without a group is its own.
 
     >>> keys = group_keys(["a", "b", "a", None])
     >>> bool(keys[0] == keys[2]), len(set(keys.tolist()))
@@ -111,15 +102,13 @@ class DatasetOptions:
     folders and tars a regular expression with (...) around that part of the file name, such as
     '([0-9]+)_view'; emoji: the code point"""
 
-    def refuse(self, name: str, what: str, *options: str) -> None:
-        """UserError where an option was given that this kind of data set does not have."""
+    def refuse(self, why: str, *options: str) -> None:
+        """UserError where one of the options was given, which this kind of data set has not."""
         for option in options:
             given = getattr(self, option)
             if given and not (option == "split" and given == NO_SPLITS):
-                raise UserError(
-                    f"--{option.replace('_', '-')} {given} does not apply: {name} is {what}. Leave "
-                    "the option out"
-                )
+                what = f"--{option.replace('_', '-')} {given} does not apply"
+                raise UserError(f"{what}: {why}. Leave the option out")
 
 
 @dataclass(frozen=True)
@@ -133,8 +122,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set: `read(ordinal)` -> (picture, label or -1); `fingerprint` changes when its content
-    does.
+    """A data set: `read(ordinal)` -> (picture, label or -1); `fingerprint` is of its content.
 
     Of its `size` images a random sample of `images` is meant: those at `ordinals`.
     """
@@ -152,18 +140,15 @@ class ImageDataset:
     left_out: tuple[LeftOut, ...] = ()
     name_of: Callable[[int], str] = str  # where picture `i` came from: a file, tar:member, a row
     images: int = 0  # of the sample; 0: all
-    group: str = ""
-    """what the groups are, in a word: a column, an expression; "": every image is on its own"""
-    groups: NDArray[np.uint64] | None = field(default=None, compare=False)
-    """see `group_keys`, [size]"""
+    group: str = ""  # a column, an expression; "": every image is on its own
+    groups: NDArray[np.uint64] | None = field(default=None, compare=False)  # `group_keys`, [size]
 
     def __len__(self) -> int:
         return self.images or self.size
 
     @functools.cached_property
     def ordinals(self) -> NDArray[np.int64]:
-        """The images that are meant, ascending: their row indices in the data set, int64
-        [len(self)]."""
+        """The row indices of the images that are meant, ascending: int64 [len(self)]."""
         return sample(self.size, len(self))
 
     def held_out(self, ordinals: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
@@ -171,8 +156,7 @@ class ImageDataset:
         return held_out(ordinals, share, None if self.groups is None else self.groups[ordinals])
 
     def has_changed(self, ordinal: int) -> bool:
-        """Whether an image is no longer what it was when the data set was opened, be it whole or
-        broken."""
+        """Whether an image, whole or broken, has changed since the data set was opened."""
         try:
             self.read(ordinal)
         except Exception as error:
@@ -180,11 +164,9 @@ class ImageDataset:
         return False
 
     def describe(self) -> list[str]:
-        """What was found, in lines for people: kind, images, classes, columns, what was left out
-        and why."""
-        lines = [
-            f"{self.name}: {self.kind or 'a data set'}, {self.size} image{'s' * (self.size != 1)}"
-        ]
+        """What was found, in lines for people: kind, images, notes, classes, what was left out."""
+        images = f"{self.size} image{'s' * (self.size != 1)}"
+        lines = [f"{self.name}: {self.kind or 'a data set'}, {images}"]
         if len(self) < self.size:
             lines.append(f"  a random {len(self)} of them, seed {SAMPLE_SEED} (--images)")
         lines += [f"  {note}" for note in self.notes]
@@ -192,10 +174,8 @@ class ImageDataset:
             count = len(self.class_names)
             lines.append(f"  {count} class{'es' * (count != 1)}: {first_names(self.class_names)}")
             if alike := look_alikes(self.class_names):
-                lines.append(
-                    "  classes that differ in capitals, spaces or the form of accents alone: "
-                    f"{alike}"
-                )
+                what = "classes that differ in capitals, spaces or the form of accents alone"
+                lines.append(f"  {what}: {alike}")
         else:
             lines.append("  no classes: every image has label -1, which means none")
         lines += [f"  left out: {line}" for line in counted(self.left_out)]
@@ -203,8 +183,7 @@ class ImageDataset:
 
 
 def check_different(datasets: Iterable[Any]) -> None:
-    """UserError where two of them are one under whatever names: each has a name, a fingerprint and
-    an image_column."""
+    """UserError where two are one; each has a name, a fingerprint and an image_column."""
     first: dict[tuple[str, str], str] = {}
     for dataset in datasets:
         pictures = dataset.fingerprint, dataset.image_column
@@ -217,14 +196,11 @@ def check_different(datasets: Iterable[Any]) -> None:
 
 
 def counted(left_out: Sequence[LeftOut]) -> list[str]:
-    """What was left out, a line for each reason; few, where numbered endings make a reason of every
-    file."""
+    """A line for each reason, of REASONS at most: numbered endings make one of every file."""
     lines = [f"{left.count} {left.reason}, e.g. {left.example}" for left in left_out[:REASONS]]
     if rest := left_out[REASONS:]:
-        lines.append(
-            f"{sum(left.count for left in rest)} more for {len(rest)} other reasons, e.g. "
-            f"{rest[0].example}"
-        )
+        more = f"{sum(left.count for left in rest)} more for {len(rest)} other reasons"
+        lines.append(f"{more}, e.g. {rest[0].example}")
     return lines
 
 
@@ -236,8 +212,7 @@ def first_names(names: Iterable[object]) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> str:
-    """Names that people would take for one, as text with their differences spelled out; "" where
-    there are none."""
+    """Names that people would take for one, their differences spelled out; "" for none."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
@@ -245,8 +220,7 @@ def look_alikes(names: Iterable[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as one line of valid text: bytes of file names that are no UTF-8, and line ends, are
-    spelled out."""
+    """A name as one line of text: bytes that are no UTF-8, and line ends, are spelled out."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -268,23 +242,35 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 class ChangedError(OSError):
-    """A picture is no longer what it was when the data set was opened; its fingerprint speaks of
-    the former."""
+    """A picture is no longer what it was when the data set was opened, and its fingerprint made."""
+
+
+class Part(NamedTuple):
+    """A file, or `size` bytes of one from `start` on."""
+
+    path: Path
+    start: int = 0
+    size: int = -1  # all
+
+    def length(self) -> int:
+        """Its bytes; OSError where there is no such file."""
+        return self.path.stat().st_size if self.size < 0 else self.size
 
 
 @dataclass(frozen=True)
 class Contents:
     """Hashes of files or of parts of files: of all bytes, or of three pieces and the length.
 
-    UNREADABLE stands for one that cannot be read, so that a file which is mended later counts as
-    changed.
+    UNREADABLE is that of one that cannot be read: once it is mended it counts as changed.
     """
 
+    parts: Sequence[Part]
     hashes: tuple[bytes, ...]
     whole: bool
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.hashes)
+    def named(self, names: Iterable[bytes]) -> list[bytes]:
+        """Names and hashes, as parts of a fingerprint."""
+        return [name + b"\0" + one for name, one in zip(names, self.hashes, strict=True)]
 
     @property
     def note(self) -> str:
@@ -296,13 +282,13 @@ class Contents:
             "beginning, in the middle and at the end say whether it has changed"
         )
 
-    def read(self, i: int, path: Path, start: int = 0, size: int = -1) -> bytes:
-        """The bytes of number `i`. ChangedError where they were others before, or could be read and
-        cannot now."""
+    def read(self, i: int) -> bytes:
+        """The bytes of part `i`; ChangedError where they were others or can no longer be read."""
+        part = self.parts[i]
         try:
-            with path.open("rb") as f:
-                f.seek(start)
-                data = f.read(size)
+            with part.path.open("rb") as f:
+                f.seek(part.start)
+                data = f.read(part.size)
         except OSError as error:
             if self.hashes[i] == UNREADABLE:
                 raise
@@ -314,49 +300,37 @@ class Contents:
 
 def _hash_of(file: BinaryIO, start: int, length: int, whole: bool) -> bytes:
     """A hash of `length` bytes of an open file from `start` on."""
-    state = hashlib.sha256()
-    state.update(length.to_bytes(8, "little"))
-    if whole:
-        file.seek(start)
-        left = length
-        while left and (data := file.read(min(left, 2**20))):
-            state.update(data)
-            left -= len(data)
-    else:
-        for place in sorted({0, max(0, length // 2 - PIECE // 2), max(0, length - PIECE)}):
-            file.seek(start + place)
-            state.update(file.read(min(PIECE, length - place)))
+    state = hashlib.sha256(length.to_bytes(8, "little"))
+    middle, end = max(0, length // 2 - PIECE // 2), max(0, length - PIECE)
+    size = 2**20 if whole else PIECE
+    for place in range(0, length, size) if whole else sorted({0, middle, end}):
+        file.seek(start + place)
+        state.update(file.read(min(size, length - place)))
     return state.digest()
 
 
-def _content_of(path: Path, whole: bool, start: int, size: int | None) -> bytes:
-    """The hash of a file, or of `size` bytes of it from `start` on; UNREADABLE where it cannot be
-    read."""
-    try:
-        with path.open("rb") as f:
-            length = os.fstat(f.fileno()).st_size if size is None else size
-            return _hash_of(f, start, length, whole)
-    except OSError:
-        return UNREADABLE
-
-
-def contents_of(files: list[tuple[Path, int, int | None]]) -> Contents:
-    """The contents of many files or parts of files (path, start, size or None), read by several
-    threads.
+def contents_of(parts: Sequence[Part]) -> Contents:
+    """The contents of many files or parts of files, read by several threads.
 
     All bytes count where they are at most WHOLE together. Dates do not: a copy of a data set is the
     same data set.
     """
     total = 0
-    for path, _, size in files:
-        try:
-            total += path.stat().st_size if size is None else size
-        except OSError:
-            continue
+    for part in parts:
+        with contextlib.suppress(OSError):
+            total += part.length()
         if total > WHOLE:
             break
     whole = total <= WHOLE
+
+    def hash_of(part: Part) -> bytes:
+        try:
+            with part.path.open("rb") as file:
+                return _hash_of(file, part.start, part.length(), whole)
+        except OSError:
+            return UNREADABLE
+
     with ThreadPoolExecutor(16) as pool:
-        results = pool.map(lambda file: _content_of(file[0], whole, file[1], file[2]), files)
-        shown = tqdm(results, total=len(files), unit="file", desc="comparing", delay=5, leave=False)
-        return Contents(tuple(shown), whole)
+        results = pool.map(hash_of, parts)
+        shown = tqdm(results, total=len(parts), unit="file", desc="comparing", delay=5, leave=False)
+        return Contents(parts, tuple(shown), whole)

@@ -1,10 +1,10 @@
-"""Near-duplicate pictures, by a perceptual hash: the same picture cropped, scaled or saved again
-has nearly the same.
+"""Near-duplicates, by a perceptual hash: a picture scaled or saved again has nearly the same one.
 
 The 64 bits are those of pHash (Zauner, 2010; the library `imagehash`): whether each of the 8 x 8
 lowest frequencies of the grey picture lies above their median.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ def perceptual_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The hash of every picture: uint8 [n, 3, S, S] -> uint64 [n]."""
     size = images.shape[-1]
     places = (2 * np.arange(size) + 1) * np.pi / (2 * size)
-    # the first rows of the cosine transform
+    # The first rows of the cosine transform.
     waves = np.cos(np.arange(SIDE)[:, None] * places) / size
     grey = np.einsum("ncij,c->nij", images, GREY, optimize=True)
     frequencies = (waves @ grey @ waves.T).reshape(len(images), -1)
@@ -49,17 +49,14 @@ def across(
 
     The hashes find them, and the pixels of `picture(row)`, uint8 [3, S, S], decide.
     """
+    pixels = functools.cache(lambda row: picture(row).astype(np.float32))
     held, training = np.flatnonzero(out), np.flatnonzero(~out)
     pairs = near_pairs(hashes[held], hashes[training])
     left, right = held[pairs[:, 0]], training[pairs[:, 1]]
     order = np.argsort(np.bitwise_count(hashes[left] ^ hashes[right]), kind="stable")[:MOST]
-    seen: dict[int, NDArray[np.float32]] = {}
     found = []
     for a, b in zip(left[order].tolist(), right[order].tolist(), strict=True):
-        for row in (a, b):
-            if row not in seen:
-                seen[row] = picture(row).astype(np.float32)
-        error = float(np.sqrt(np.square(seen[a] - seen[b]).mean()))
+        error = float(np.sqrt(np.square(pixels(a) - pixels(b)).mean()))
         if error <= ALIKE:
             found.append(Pair(a, b, error))
     return sorted(found, key=lambda pair: pair.error)
@@ -68,11 +65,9 @@ def across(
 def near_pairs(
     left: NDArray[np.uint64], right: NDArray[np.uint64], most: int = NEAR
 ) -> NDArray[np.int64]:
-    """Which hashes of `left` and `right` differ in at most `most` bits: their rows, int64 [pairs,
-    2], sorted.
+    """Which hashes differ in at most `most` bits: their rows, int64 [pairs, 2], sorted.
 
-    Of most + 1 parts of the bits such a pair has one that is equal, so that only pairs with an
-    equal part are compared.
+    Of most + 1 parts of the bits such a pair has one that is equal: only such pairs are compared.
 
     >>> near_pairs(np.array([0, 255], np.uint64), np.array([1, 1 << 60], np.uint64)).tolist()
     [[0, 0], [0, 1]]

@@ -2,12 +2,12 @@
 
 import contextlib
 import errno
-import functools
 import os
 import re
 import signal
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ from imagegram.machine import STOPS, cores, die_with_parent, stops_wait
 Item = tuple[int, NDArray[np.uint8] | None, int, str]
 
 
+@dataclass
 class _Preprocessed(Dataset[Item]):
-    def __init__(self, source: ImageDataset, size: int, margin: int):
-        self.source = source
-        self.size = size
-        self.margin = margin
+    source: ImageDataset
+    size: int
+    margin: int
 
     def __getitem__(self, i: int) -> Item:
         try:
@@ -39,8 +39,7 @@ class _Preprocessed(Dataset[Item]):
                 image, label = self.source.read(i)
                 return i, preprocess(image, self.size, self.margin).numpy(), label, ""
         except Exception as error:  # recorded with its reason by whoever reads the batch
-            # Without the address in memory of what held the bytes: it says nothing, and differs
-            # every time.
+            # Without the address in memory of what held the bytes, which differs every time.
             what = re.sub(r" <\S+ object at \w+>", "", str(error))
             return i, None, -1, f"{type(error).__name__}: {what}"
 
@@ -54,21 +53,25 @@ class _Loader(DataLoader[Item]):
 def load_batches(
     source: ImageDataset, batches: list[list[int]], size: int, workers: int = -1, margin: int = 0
 ) -> DataLoader:
-    """Read and preprocess the images of each batch of ordinals; yields lists of Items in the order
-    asked for.
+    """Read and preprocess the images of each batch of ordinals; yields lists of Items in order.
 
     `size` and `margin` are those of `preprocess`. `workers` processes read ahead (-1: one for each
     core, shared with the other processes of torchrun; 0: none).
     """
     if workers < 0:
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    parent, handlers = os.getpid(), {stop: signal.getsignal(stop) for stop in STOPS}
+
+    def begin(worker: int) -> None:
+        """Run first in a worker, which its parent, killed without a word, cannot end: it would hold
+        the terminal's pipe for ever."""
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+        die_with_parent(parent)
+
     return _Loader(
         _Preprocessed(source, size, margin),
-        # Killed without a word, its parent cannot end a worker, which would hold the terminal's
-        # pipe for ever.
-        worker_init_fn=functools.partial(
-            _begin_worker, os.getpid(), {stop: signal.getsignal(stop) for stop in STOPS}
-        ),
+        worker_init_fn=begin,
         batch_sampler=batches,
         collate_fn=list,
         num_workers=workers,
@@ -76,32 +79,22 @@ def load_batches(
     )
 
 
-def _begin_worker(parent: int, handlers: dict[signal.Signals, Any], worker: int) -> None:
-    """Run first in loader process number `worker`."""
-    for stop, handler in handlers.items():
-        signal.signal(stop, handler)
-    die_with_parent(parent)
-
-
 @contextlib.contextmanager
 def worker_errors_as_user_errors() -> Iterator[None]:
-    """Turn the death of a loader's process, which PyTorch raises wherever its parent happens to be,
-    into one line."""
+    """One line for the death of a loader's process, which PyTorch raises wherever its parent is."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        died = f"a process that loads images died ({str(error).splitlines()[0]})"
         raise UserError(
-            f"a process that loads images died ({str(error).splitlines()[0]}), possibly out of "
-            "memory: the same command goes on from the finished shards, with less memory where "
-            "--workers is lower"
+            f"{died}, possibly out of memory: the same command goes on from the finished shards, "
+            "with less memory where --workers is lower"
         ) from None
     # of a semaphore: files that cannot be written have a line of their own
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise UserError(
-            "shared memory (/dev/shm) is full, which loader processes use: free some of it, or "
-            "take --workers 0"
-        ) from None
+        full = "shared memory (/dev/shm) is full, which loader processes use"
+        raise UserError(f"{full}: free some of it, or take --workers 0") from None

@@ -12,20 +12,17 @@ from imagegram.data.arrays import top_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREPROCESSING = (
-    "exif, alpha over white, RGB, bilinear antialiased resize of the shorter side, centre crop"
-)
-
 
 def described(margin: int = 0) -> str:
     """What `preprocess` does, in words: tokens that were made in another way are others."""
+    exact = "bilinear antialiased resize of the shorter side, centre crop"
     scaled = f", JPEG at 1/2, 1/4 or 1/8 while the shorter side is {margin} times the result's"
-    return PREPROCESSING + (f"{scaled}, resized by PyTorch" if margin else "")
+    quick = f"{scaled}, resized by PyTorch" * bool(margin)
+    return f"exif, alpha over white, RGB, {exact}{quick}"
 
 
 def to_signed(images: "Tensor") -> "Tensor":
-    """Pixels uint8 (or floats from 0 to 255) of any shape -> float32 in [-1, 1], what networks
-    see."""
+    """Pixels from 0 to 255 of any shape -> float32 in [-1, 1], what networks see."""
     return images.float() / 127.5 - 1
 
 
@@ -67,8 +64,7 @@ def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
 
     16 bits (I;16): 0 to 65535, however dark the picture is. 32-bit integers (I): as 16 bits, beyond
     that 0 to 2^31 - 1. Floats (F), whose format says nothing: 0 to `top`, that of their data set,
-    or that of their own `top_of`; what is no number (NaN) is 0. ValueError where they are negative,
-    beyond their scale, or all no numbers.
+    or to their own `top_of`; NaN is 0. ValueError where they are negative, beyond it, or all NaN.
     """
     values = np.asarray(image, dtype=np.float32)
     most = float(np.nan_to_num(values, nan=0, posinf=np.inf).max())
@@ -76,10 +72,9 @@ def deep_to_8_bit(image: Image.Image, top: int = 0) -> Image.Image:
         least = float(np.nanmin(values)) if not np.isnan(values).all() else np.nan
         top = top or top_of(most)
         if not least >= 0 or not top_of(most, (top,)):
-            raise ValueError(
-                f"floats from {least:g} to {most:g}, which are no greys from 0 to "
-                f"{top or '1, 255 or 65535'}"
-            )
+            scale = top or "1, 255 or 65535"
+            what = f"floats from {least:g} to {most:g}"
+            raise ValueError(f"{what}, which are no greys from 0 to {scale}")
         values = np.nan_to_num(values)
     else:
         top = 2**31 - 1 if image.mode == "I" and most > 65535 else 65535
@@ -98,12 +93,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
-    """RGB, shorter side resized to `size` (bilinear, antialiased), centre crop: uint8 [3, size,
-    size].
+    """RGB, shorter side resized (bilinear, antialiased), centre crop: uint8 [3, size, size].
 
-    Only the square that is kept is resized, so that a picture of 1 x 100,000 takes no more memory
-    than itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: see
-    `_quick`.
+    Only the square that is kept is resized: a picture of 1 x 100,000 takes no more memory than
+    itself. With a `margin` (0: none) a JPEG that is not loaded yet takes less work: see `_quick`.
     """
     if margin and image.format == "JPEG" and max(image.size) <= MOST_ASPECT * min(image.size):
         return _quick(image, size, margin)
@@ -115,8 +108,7 @@ def preprocess(image: Image.Image, size: int, margin: int = 0) -> "Tensor":
         image = image.crop((left, top, left + size, top + size))
     else:
         # The square [left, left + size) of the whole resized picture, in the picture's own pixels.
-        across = image.width / width
-        down = image.height / height
+        across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -130,9 +122,8 @@ def _square(width: int, height: int, size: int) -> tuple[int, int, int, int]:
 
 
 def _quick(jpeg: Image.Image, size: int, margin: int) -> "Tensor":
-    """Decoded at 1/2, 1/4 or 1/8 where the shorter side still is `margin` times `size`; resized by
-    PyTorch, which rounds otherwise than Pillow, by two grey levels at most: uint8 [3, size,
-    size]."""
+    """Decoded at 1/2, 1/4 or 1/8 where the shorter side still is `margin` times `size`, resized by
+    PyTorch, which differs from Pillow by two grey levels at most: uint8 [3, size, size]."""
     import torch
 
     whole = jpeg.size
@@ -150,7 +141,7 @@ def _quick(jpeg: Image.Image, size: int, margin: int) -> "Tensor":
 
 def _upright_pixels(jpeg: Image.Image) -> NDArray[np.uint8] | None:
     """[height, width, 3] by simplejpeg: Pillow's pixels with fewer copies. None where that is not
-    installed, and for what Pillow is to turn, to convert or to refuse."""
+    installed, and for what Pillow is to turn, convert or refuse."""
     with contextlib.suppress(Exception):
         import simplejpeg
 

@@ -2,8 +2,7 @@
 
 A scene has a background (plain, or a linear or radial blend of two muted colours) and one to three
 shapes that do not overlap. Its label is the kind of the largest shape. Scene `i` depends on the
-seed and `i` alone, and is defined in continuous coordinates, so that any resolution shows the same
-scene.
+seed and `i` alone; its coordinates are continuous, so that any resolution shows the same scene.
 """
 
 import colorsys
@@ -17,8 +16,7 @@ HUES = (0.0, 0.09, 0.16, 0.33, 0.5, 0.62, 0.78, 0.9)
 
 
 def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
-    """Signed distance (negative inside, in units of the image) to a shape of radius `r` around the
-    origin."""
+    """Signed distance (negative inside) to a shape of radius `r` around the origin; image units."""
     if kind == "circle":
         return np.hypot(x, y) - r
     if kind == "square":
@@ -26,8 +24,7 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
     if kind == "triangle":  # equilateral, point up
         return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.5 * r
     if kind == "cross":
-        along = np.maximum(abs(x), abs(y))
-        across = np.minimum(abs(x), abs(y))
+        along, across = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
         return np.maximum(along - r, across - 0.32 * r)
     if kind == "ring":
         return abs(np.hypot(x, y) - 0.78 * r) - 0.22 * r
@@ -36,12 +33,10 @@ def _distance(kind: str, x: NDArray, y: NDArray, r: float) -> NDArray:
 
 def _background(rng: np.random.Generator, x: NDArray, y: NDArray) -> NDArray:
     def muted() -> NDArray:
-        return np.array(
-            colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9))
-        )
+        hue, saturation, value = rng.random(), rng.uniform(0, 0.3), rng.uniform(0.1, 0.9)
+        return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
-    first = muted()
-    second = muted()
+    first, second = muted(), muted()
     angle = rng.uniform(0, 2 * np.pi)
     style = rng.integers(3)
     if style == 0:
@@ -58,13 +53,11 @@ def scene(seed: int, i: int, size: int = 32) -> tuple[NDArray[np.uint8], int]:
     """Scene `i`: uint8 [size, size, 3] and its label, an index into KINDS."""
     rng = np.random.default_rng((seed, i))
     ticks = (np.arange(size) + 0.5) / size
-    x = ticks[None, :]
-    y = ticks[:, None]
+    x, y = ticks[None, :], ticks[:, None]
     image = _background(rng, x, y)
     placed: list[tuple[float, float, float]] = []
     label = -1
-    radii = np.sort(rng.uniform(0.2, 0.36, rng.integers(1, 4)))[::-1]
-    for r in radii:
+    for r in np.sort(rng.uniform(0.2, 0.36, rng.integers(1, 4)))[::-1]:
         kind = int(rng.integers(len(KINDS)))
         hue = HUES[rng.integers(len(HUES))]
         color = np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))

@@ -1,5 +1,4 @@
-"""Data sets that need no download: scikit-learn's digits, emoji of this repository, scenes drawn on
-the spot."""
+"""Data sets that need no download: scikit-learn's digits, emoji, scenes drawn on the spot."""
 
 import hashlib
 import importlib.util
@@ -20,7 +19,7 @@ EMOJI = Path(__file__).parent / "pictures" / "emoji.zip"  # made by experiments/
 
 def open_shipped(name: str, wanted: DatasetOptions, image_size: int) -> ImageDataset:
     """One of SHIPPED; `image_size` in pixels is the resolution that shapes are drawn at."""
-    wanted.refuse(name, "made here", "split", "image_column", "label_column", "group")
+    wanted.refuse(f"{name} is made here", "split", "image_column", "label_column", "group")
     if name == "shapes":
         return _shapes(wanted.images or MANY_SHAPES, image_size)
     return _digits() if name == "digits" else _emoji()
@@ -31,15 +30,14 @@ def _digits() -> ImageDataset:
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
-    rows = np.loadtxt(
-        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=","
-    )
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = np.loadtxt(file, delimiter=",")
     values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = rows[:, 64].astype(int).tolist()
     return ImageDataset(
         name="digits",
         split=NO_SPLITS,
-        fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
+        fingerprint=_hash(values.tobytes()),
         size=len(values),
         read=lambda i: (Image.fromarray(values[i]), labels[i]),
         class_names=tuple("0123456789"),
@@ -48,8 +46,7 @@ def _digits() -> ImageDataset:
 
 
 def _emoji() -> ImageDataset:
-    """CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels: the same thing by up to three hands is a
-    group."""
+    """CATEGORY/CODE_POINT-HAND.webp, 64 x 64 pixels: one thing by up to three hands is a group."""
     with zipfile.ZipFile(EMOJI) as archive:
         pictures = {name: archive.read(name) for name in archive.namelist()}
     names = list(pictures)
@@ -72,9 +69,11 @@ def _shapes(images: int, image_size: int) -> ImageDataset:
         pixels, label = scenes.scene(0, i, image_size)
         return Image.fromarray(pixels), label
 
-    drawn = hashlib.sha256(
-        b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16))
-    ).hexdigest()[:16]
+    drawn = _hash(b"".join(scenes.scene(0, i)[0].tobytes() for i in range(16)))
     return ImageDataset(
         "shapes", "seed 0", drawn, images, read, class_names=scenes.KINDS, kind="procedural scenes"
     )
+
+
+def _hash(pixels: bytes) -> str:
+    return hashlib.sha256(pixels).hexdigest()[:16]

@@ -1,5 +1,4 @@
-"""Which data set is meant, as it was asked for: on a command line, in a plan, in the manifest of
-its tokens."""
+"""Which data set is meant: on a command line, in a plan, in the manifest of its tokens."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields

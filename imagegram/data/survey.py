@@ -14,19 +14,12 @@ from PIL import Image
 
 from imagegram.artifact import MARKER
 from imagegram.cli import UserError
-from imagegram.data.dataset import LeftOut, printable
+from imagegram.data.dataset import DatasetOptions, LeftOut, printable
 from imagegram.data.labels import files_of_split
 from imagegram.data.metadata import NAMES as METADATA
 
-SYSTEM = {
-    "__MACOSX",
-    "@eaDir",
-    "lost+found",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "@Recycle",
-    "#recycle",
-}
+STORES = {"@eaDir", "@Recycle", "#recycle"}  # of network drives
+SYSTEM = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", *STORES}
 # Pillow knows these endings, but opens them only with other programs or not as pictures.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 UNOPENED = {".heic", ".heif", ".jxl", ".svg", ".exr", ".hdr"}
@@ -34,17 +27,11 @@ RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw"}
 OWN = "files of Imagegram's own results"
 ZIPPED = {".zip", ".7z", ".rar"}
 TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
-LEFT_OUT = {
-    **{
-        end: f"{end} pictures, which Pillow does not open (convert them to JPEG or PNG)"
-        for end in UNOPENED | RAW
-    },
-    **{end: f"{end} archives, which are not looked into (unpack them)" for end in ZIPPED},
-    **{
-        end: f"{end} tables (labels come from a metadata.csv with the columns file_name, label)"
-        for end in TABLES
-    },
-}
+LEFT_OUT = [
+    (UNOPENED | RAW, "pictures, which Pillow does not open (convert them to JPEG or PNG)"),
+    (ZIPPED, "archives, which are not looked into (unpack them)"),
+    (TABLES, "tables (labels come from a metadata.csv with the columns file_name, label)"),
+]
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
 KINDS = {
@@ -72,8 +59,7 @@ MASK = re.compile(
 
 
 def masks_among(pictures: Sequence[str]) -> str:
-    """A line about pictures named like masks of others: X_mask beside X, or masks/X beside
-    images/X; else ""."""
+    """A line about pictures named like masks: X_mask beside X, masks/X beside images/X; else ""."""
     places = [PurePath(picture) for picture in pictures]
     beside = {(place.parent, place.stem) for place in places}
     elsewhere = {place.stem for place in places if not MASK.fullmatch(place.parent.name)}
@@ -85,10 +71,8 @@ def masks_among(pictures: Sequence[str]) -> str:
     ]
     if not masks:
         return ""
-    return (
-        f"{len(masks)} pictures are named like masks of others, e.g. {printable(masks[0])}: move "
-        "them if they are"
-    )
+    what = f"{len(masks)} pictures are named like masks of others"
+    return f"{what}, e.g. {printable(masks[0])}: move them if they are"
 
 
 @dataclass
@@ -97,11 +81,9 @@ class Tree:
 
     root: Path
     files: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """pictures that cannot be opened -> the reason"""
+    unreadable: dict[str, str] = field(default_factory=dict)  # pictures -> the reason
     folders: list[str] = field(default_factory=list)  # all that were walked, without the root
-    metadata: list[str] = field(default_factory=list)
-    """tables of labels beside pictures (metadata.py)"""
+    metadata: list[str] = field(default_factory=list)  # tables of labels (metadata.py)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -110,7 +92,7 @@ class Tree:
         self.reasons[reason] += count
         self.examples.setdefault(reason, path)
 
-    def of_split(self, name: str, kind: str, wanted: str) -> tuple[str, list[str], str]:
+    def of_split(self, name: str, kind: str, wanted: DatasetOptions) -> tuple[str, list[str], str]:
         """As `files_of_split`, of the files of a kind; those of other splits are left out."""
         split, files, note = files_of_split(name, self.files[kind], wanted)
         for file in self.files[kind]:
@@ -129,9 +111,8 @@ class Tree:
 def survey(root: Path) -> Tree:
     """Walk a folder: every file below it is of a kind, or is left out with a reason.
 
-    Follows links as torchvision's ImageFolder does, but not in circles. A link whose target is gone
-    is a picture that cannot be read if it has a picture's ending. UserError where a folder cannot
-    be read.
+    Follows links as torchvision's ImageFolder does, but not in circles. A link to nothing is a
+    picture that cannot be read if it has a picture's ending. UserError where a folder cannot be.
     """
     tree = Tree(root)
     top = root.stat()
@@ -151,8 +132,7 @@ def survey(root: Path) -> Tree:
             if entry.name.startswith(".") or entry.name in SYSTEM:
                 tree.leave_out("hidden or system files", path, _below(Path(entry.path)))
                 continue
-            place = _visit(tree, entry, path, above)
-            if place:
+            if place := _visit(tree, entry, path, above):
                 tree.folders.append(path)
                 waiting.append((f"{path}/", (*above, place)))
     for files in (*tree.files.values(), tree.folders, tree.metadata):
@@ -161,8 +141,7 @@ def survey(root: Path) -> Tree:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted; UserError where it cannot be read, or what it holds cannot be
-    looked at."""
+    """What a folder holds, sorted; UserError where that cannot be read or looked at."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         for entry in entries[:1]:
@@ -174,10 +153,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def unreadable_folder(folder: Path, error: OSError) -> UserError:
     """That a folder, or one that a link in it points to, cannot be read."""
-    return UserError(
-        f"cannot read the folder {printable(str(folder))} ({error.strerror}): give yourself the "
-        "permission or move it elsewhere; its images would be missing"
-    )
+    what = f"cannot read the folder {printable(str(folder))} ({error.strerror})"
+    remedy = "give yourself the permission or move it elsewhere"
+    return UserError(f"{what}: {remedy}; its images would be missing")
 
 
 def _visit(
@@ -210,30 +188,24 @@ def _visit(
     elif kind := kind_of_file(entry.name):
         tree.files[kind].append(path)
     else:
-        tree.leave_out(
-            LEFT_OUT.get(
-                ending, f"{printable(ending)} files" if ending else "files without an ending"
-            ),
-            path,
-        )
+        what = next((what for of_these, what in LEFT_OUT if ending in of_these), "files")
+        tree.leave_out(f"{printable(ending)} {what}" if ending else "files without an ending", path)
     return None
 
 
 def kind_of_file(name: str) -> str:
     """The kind of a file among KINDS, "" for none."""
-    ending = PurePath(name).suffix.lower()
+    name = name.lower()
+    ending = PurePath(name).suffix
     if ending in endings():
         return "pictures"
-    if name.lower().endswith(COMPRESSED):
+    if name.endswith(COMPRESSED):
         return "compressed"
-    return (
-        "idx"
-        if IDX.search(name.lower())
-        else {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(ending, "")
-    )
+    if IDX.search(name):
+        return "idx"
+    return {".tar": "tars", ".parquet": "tables", ".npz": "npz"}.get(ending, "")
 
 
 def _below(path: Path) -> int:
-    """How many files lie below a folder that is left out; 1 of a file, and where there are none or
-    they are hidden."""
+    """The files below a folder that is left out; 1 for a file, a link, and an empty folder."""
     return 1 if path.is_symlink() else max(1, sum(len(files) for _, _, files in os.walk(path)))

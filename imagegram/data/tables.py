@@ -1,11 +1,11 @@
-"""Tables with a column of pictures, through the library `datasets`: the hub's, saved ones, and
-parquet files."""
+"""Tables with a column of pictures, through the library `datasets`: the hub's, saved, parquet."""
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from imagegram.data.dataset import (
     NO_SPLITS,
     DatasetOptions,
     ImageDataset,
+    Part,
     contents_of,
     digest,
     first_names,
@@ -32,6 +33,7 @@ REMEDY = (
     "files, of parquet files, of IDX files, or one saved by datasets"
 )
 PARTITION = re.compile(rf"(?:^|/)(?:{'|'.join(LABEL_NAMES)})=([^/]+)/", re.IGNORECASE)
+File = tuple[Any, Callable[[str], list[Any]]]  # of a table: its features, the values of a column
 
 
 def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
@@ -39,9 +41,8 @@ def read_hub(name: str, wanted: DatasetOptions) -> ImageDataset:
     import datasets
 
     split = wanted.split or "train"
-    with _errors_in_one_line(
-        name, split, f"there is no file or folder {name} in {Path.cwd()} either; {REMEDY}"
-    ):
+    nowhere = f"there is no file or folder {name} in {Path.cwd()} either"
+    with _errors_in_one_line(name, split, f"{nowhere}; {REMEDY}"):
         data = datasets.load_dataset(name, split=split)
     return _read_whole(name, data, split, wanted, kind="a data set of the Hugging Face hub")
 
@@ -50,73 +51,55 @@ def read_saved(name: str, wanted: DatasetOptions) -> ImageDataset:
     """What `save_to_disk` wrote: one data set, or several splits."""
     import datasets
 
-    with _errors_in_one_line(
-        name, wanted.split, "its files are incomplete or damaged, save it again"
-    ):
+    split, note = wanted.split, ""
+    with _errors_in_one_line(name, split, "its files are incomplete or damaged, save it again"):
         data = datasets.load_from_disk(name)
-    notes = []
-    split = wanted.split
     if isinstance(data, datasets.DatasetDict):
-        split = choose(name, list(data), wanted.split)
-        notes.append(f"split {split} of {', '.join(data)} (--split)")
+        split, note = choose(name, list(data), split)
         data = data[split]
     elif split and split != str(data.split):
         raise UserError(
             f"--split {split} does not apply: {name} is one saved data set. Leave the option out"
         )
-    return _read_whole(name, data, split or "train", wanted, kind="a saved data set", notes=notes)
+    return _read_whole(name, data, split or "train", wanted, kind="a saved data set", note=note)
 
 
 def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
-    """Parquet files, such as those of a repository downloaded from the hub. `datasets` makes a copy
-    in its cache."""
+    """Parquet files, as downloaded from the hub; `datasets` makes a copy in its cache."""
     import pyarrow.parquet
 
-    split, files, note = tree.of_split(name, "tables", wanted.split)
+    split, files, note = tree.of_split(name, "tables", wanted)
     paths = [tree.root / file for file in files]
     parts = [_features(path) for path in paths]
     counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
     if not sum(counts):
         raise UserError(f"the data set {name!r} has no images: its parquet files have no rows")
-    contents = contents_of([(path, 0, None) for path in paths])
-    fingerprint = digest(
-        os.fsencode(file) + b"\0" + content for file, content in zip(files, contents, strict=True)
-    )
+    contents = contents_of([Part(path) for path in paths])
+    fingerprint = digest(contents.named(map(os.fsencode, files)))
 
     # Only the columns that are needed are read: of each file its own labels, whose names may be
     # others.
     columns = columns_of(name, parts[0], wanted)
-    if any(
-        column and column not in features
-        for features in parts
-        for column in (*columns, wanted.group)
-    ):
+    needed = {*columns, wanted.group} - {""}
+    if not all(needed <= set(features) for features in parts):
         raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
-    image_column, label_column = columns
-    with _errors_in_one_line(
-        name, split, "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
-    ):
-        data = _load(paths, image_column, parts[0][image_column], fingerprint)
-    if label_column:
-        given = [
-            (part[label_column], _values(path, label_column))
-            for part, path in zip(parts, paths, strict=True)
-        ]
-        classes = _classes(name, label_column, given, named=bool(wanted.label_column))
-    else:
-        classes = _classes_of_folders(files, counts)
-    groups = (
-        [text_of(value) for path in paths for value in _values(path, wanted.group)]
-        if wanted.group
-        else None
-    )
+    remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
+    with _errors_in_one_line(name, split, remedy):
+        data = _load(paths, columns[0], parts[0][columns[0]], fingerprint)
+    table: list[File] = list(zip(parts, [partial(_values, path) for path in paths], strict=True))
+    if columns[1]:
+        classes = _classes(name, columns[1], table, wanted)
+    else:  # label=cat/0.parquet, of a partitioned table
+        keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
+        rows = zip(keys, counts, strict=True)
+        classes = Classes.of([key for key, count in rows for _ in range(count)])
     return _read_table(
         name,
         data,
         classes,
         columns,
-        [note, contents.note, _used(parts[0], columns)],
-        groups=groups,
+        table,
+        [note, contents.note],
         group=wanted.group,
         split=split,
         kind=f"{len(files)} parquet file{'s' * (len(files) > 1)}",
@@ -125,19 +108,11 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     )
 
 
-def _classes_of_folders(files: Sequence[str], rows: Sequence[int]) -> Classes:
-    """The classes that the folders of files with so many rows name: label=cat/0.parquet, of a
-    partitioned table."""
-    keys = [found[1] if (found := PARTITION.search(file)) else "" for file in files]
-    return Classes.of([key for key, count in zip(keys, rows, strict=True) for _ in range(count)])
-
-
 def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) -> Any:
     """A column of parquet files, through the cache of `datasets`.
 
-    The library's own fingerprint knows the files by path and date, and so does its cache: under
-    another name it does not give the former content of a file that was rewritten with its date
-    kept.
+    That knows files by path and date: under our fingerprint as its name it does not give the former
+    content of a file that was rewritten with its date kept.
     """
     import datasets
 
@@ -160,8 +135,7 @@ def _values(path: Path, column: str) -> list[Any]:
 
 
 def _features(path: Path) -> "dict[str, Any]":
-    """The columns of a parquet file; those of a type that `datasets` does not know as what pyarrow
-    calls it."""
+    """The columns of a parquet file; types that `datasets` does not know as pyarrow's words."""
     import datasets
     import pyarrow
     import pyarrow.parquet
@@ -169,23 +143,20 @@ def _features(path: Path) -> "dict[str, Any]":
     try:
         schema = pyarrow.parquet.read_schema(path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): download or write it again"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}): download or write it again") from None
     found: dict[str, Any] = {}
     for field in schema:
+        one = pyarrow.schema([field], metadata=schema.metadata)
         try:
-            found |= datasets.Features.from_arrow_schema(
-                pyarrow.schema([field], metadata=schema.metadata)
-            )
+            found |= datasets.Features.from_arrow_schema(one)
         except (ValueError, TypeError):
             found[field.name] = str(field.type)
     return found
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether a parquet file has a column that may be a picture, or is damaged, which its reader
-    says."""
+    """Whether a parquet file has a column that may be a picture, or is damaged."""
     with contextlib.suppress(UserError):
         return bool(image_candidates(_features(path)))
     return True
@@ -229,39 +200,20 @@ def _differences(paths: Sequence[Path], parts: Sequence[dict[str, Any]]) -> str:
 
 
 def _read_whole(
-    name: str,
-    data: Any,
-    split: str,
-    wanted: DatasetOptions,
-    *,
-    kind: str,
-    notes: Sequence[str] = (),
+    name: str, data: Any, split: str, wanted: DatasetOptions, *, kind: str, note: str = ""
 ) -> ImageDataset:
     """A table of `datasets`, in whatever format it was saved."""
     data = data.with_format(None)
     columns = columns_of(name, data.features, wanted)
-    classes = Classes.none(len(data))
 
     def values_of(column: str) -> list[Any]:
         return list(data.select_columns([column]).with_format("arrow")[:][column].to_pylist())
 
-    if column := columns[1]:
-        values = values_of(column)
-        classes = _classes(
-            name, column, [(data.features[column], values)], named=bool(wanted.label_column)
-        )
-    notes = [*notes, _used(data.features, columns)]
+    table = [(data.features, values_of)]
+    unlabelled = Classes.none(len(data))
+    classes = _classes(name, columns[1], table, wanted) if columns[1] else unlabelled
     facts = {"split": split, "kind": kind, "fingerprint": data._fingerprint, "group": wanted.group}
-    groups = list(map(text_of, values_of(wanted.group))) if wanted.group else None
-    return _read_table(name, data, classes, columns, notes, groups=groups, **facts)
-
-
-def _used(features: Any, columns: tuple[str, str]) -> str:
-    """What is taken of a table, in a line."""
-    used = f"images from column {columns[0]!r}, "
-    used += f"labels from {columns[1]!r}" if columns[1] else "no label column"
-    rest = sorted(set(features) - set(columns))
-    return used + f"; not used: {first_names(rest)}" * bool(rest)
+    return _read_table(name, data, classes, columns, table, [note], **facts)
 
 
 def _read_table(
@@ -269,39 +221,47 @@ def _read_table(
     data: Any,
     classes: Classes,
     columns: tuple[str, str],
+    files: Sequence[File],
     notes: Sequence[str],
     **facts: Any,
 ) -> ImageDataset:
+    """The rows of `data`, which may stand in several `files`."""
     import datasets
 
     image_column, label_column = columns
+    labels = f"labels from {label_column!r}" if label_column else "no label column"
+    rest = sorted(set(files[0][0]) - set(columns))
+    unused = f"; not used: {first_names(rest)}" * bool(rest)
+    used = f"images from column {image_column!r}, {labels}{unused}"
+    groups = None
+    if group := facts["group"]:
+        groups = [text_of(value) for _, values_of in files for value in values_of(group)]
+
     # A bad picture must not stop the others: bytes are decoded one row at a time.
-    data = data.select_columns([image_column]).cast_column(
-        image_column, datasets.Image(decode=False)
-    )
-    first = [
-        cell
-        for cell in data[:LOOKED_AT][image_column]
-        if cell and (cell["bytes"] is not None or cell["path"])
-    ]
+    undecoded = datasets.Image(decode=False)
+    data = data.select_columns([image_column]).cast_column(image_column, undecoded)
+
+    def is_empty(cell: Any) -> bool:
+        return not cell or (cell["bytes"] is None and not cell["path"])
+
+    first = [cell for cell in data[:LOOKED_AT][image_column] if not is_empty(cell)]
     if first and all(cell["bytes"] is None and not Path(cell["path"]).exists() for cell in first):
-        shown = repr(first[0]["path"][:60])
-        raise UserError(
-            f"column {image_column!r} of {name} holds no pictures and names no files: {shown}"
-        )
+        column = f"column {image_column!r} of {name}"
+        path = first[0]["path"][:60]
+        raise UserError(f"{column} holds no pictures and names no files: {path!r}")
 
     def read(i: int) -> Image.Image:
         cell = data[i][image_column]
-        if cell is None or (cell["bytes"] is None and not cell["path"]):
+        if is_empty(cell):
             raise ValueError("the row has no picture")
-        return open_picture(
-            cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        )
+        content = cell["bytes"]
+        return open_picture(Path(cell["path"]).read_bytes() if content is None else content)
 
     return labelled(
         read,
         classes,
-        (*notes, classes.note),
+        (*notes, used, classes.note),
+        groups,
         name=name,
         image_column=image_column,
         label_column=label_column,
@@ -310,45 +270,37 @@ def _read_table(
     )
 
 
-def _classes(
-    name: str, column: str, parts: Sequence[tuple[Any, list[Any]]], named: bool
-) -> Classes:
-    """The classes of a column: its type and its values in every file. Files may name the same
-    classes in other orders.
+def _classes(name: str, column: str, files: Sequence[File], wanted: DatasetOptions) -> Classes:
+    """The classes of a column, which files may name in other orders.
 
     UserError where some files have names for them and others have none.
     """
     import datasets
 
-    values = [value for _, values in parts for value in values]
-    with_names = [feature for feature, _ in parts if isinstance(feature, datasets.ClassLabel)]
-    types = {
-        "ClassLabel" if isinstance(feature, datasets.ClassLabel) else in_words(feature)
-        for feature, _ in parts
-    }
+    def has_names(feature: object) -> bool:
+        return isinstance(feature, datasets.ClassLabel)
+
+    features = [columns[column] for columns, _ in files]
+    values = [values_of(column) for _, values_of in files]
+    types = {"ClassLabel" if has_names(one) else in_words(one) for one in features}
     if len(types) > 1:
         disagree = f"the files disagree about the column {column!r} ({', '.join(sorted(types))})"
         raise UserError(f"{name}: {disagree}: name one with --dataset")
-    if with_names:
-        names = list(
-            dict.fromkeys(class_name for feature in with_names for class_name in feature.names)
-        )
-        given = [(value, feature.names) for feature, values in parts for value in values]
-        texts = [
-            of[value] if value is not None and 0 <= value < len(of) else None for value, of in given
-        ]
-        unknown = sum(value is not None and not -1 <= value < len(of) for value, of in given)
-        classes = Classes.of_names(names, texts, unknown)
-        if any(feature.names != with_names[0].names for feature in with_names):
-            note = (
-                "the files name their classes differently: united by "
-                f"name{'; ' * bool(classes.note)}{classes.note}"
-            )
-            classes = replace(classes, note=note)
-        return classes
-    if fraction := fraction_among(values):
-        fault = f"{column!r} holds {fraction}, no classes"
-        if named:
-            raise UserError(f"{name}: {fault}: name another column with --label-column, or none")
-        return Classes.none(len(values), f"{fault}: no image has a label")
-    return Classes.of(list(map(text_of, values)))
+    if not has_names(features[0]):
+        cells = [value for part in values for value in part]
+        if wanted.label_column and (fraction := fraction_among(cells)):
+            fault = f"{name}: {column!r} holds {fraction}, no classes"
+            raise UserError(f"{fault}: name another column with --label-column, or none")
+        return Classes.of_cells(cells, f"{column!r} holds")
+    texts: list[str | None] = []
+    unknown = 0
+    for feature, part in zip(features, values, strict=True):
+        names = dict(enumerate(feature.names))
+        texts += map(names.get, part)
+        unknown += sum(value not in names for value in part if value not in (None, -1))
+    united = list(dict.fromkeys(one for feature in features for one in feature.names))
+    classes = Classes.of_names(united, texts, unknown)
+    if any(feature.names != features[0].names for feature in features):
+        note = "the files name their classes differently: united by name"
+        classes = replace(classes, note="; ".join(filter(None, (note, classes.note))))
+    return classes

@@ -1,5 +1,4 @@
-"""WebDataset tars, with the rules of `webdataset` (tariterators.py) and of `datasets`' loader of
-the same name.
+"""WebDataset tars, with the rules of `webdataset` (tariterators.py) and of `datasets`' loader.
 
 The files of a sample share a key: the path up to the first dot of the base name. What follows the
 dot is the column: `cats/007.jpg`, `cats/007.cls` and `cats/007.json` are the columns jpg, cls and
@@ -7,11 +6,11 @@ json of the sample `cats/007`. One column is the picture; its label is in cls or
 Of members with the same name the last one counts, as for tar itself.
 """
 
+import contextlib
 import json
 import posixpath
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from imagegram.data.dataset import (
     LABEL_NAMES,
     DatasetOptions,
     ImageDataset,
+    Part,
     contents_of,
     counted,
     digest,
@@ -34,6 +34,10 @@ from imagegram.data.labels import Classes, labelled, parts_of_names, text_of
 from imagegram.data.survey import Tree, endings
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
+DOTTED = (
+    "pictures whose name has a dot before its ending (WebDataset ends the key at the first dot: "
+    "--image-column takes what follows it)"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ Sample = dict[str, Member]  # by column
 
 def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """All samples with a picture of the tars below a folder (or of one tar)."""
-    split, files, note = tree.of_split(name, "tars", wanted.split)
+    split, files, note = tree.of_split(name, "tars", wanted)
     scanned = [_scan(tree.root / file, printable(file), tree) for file in files]
     warnings = [f"warning: {flaw}" for _, flaw in scanned if flaw]
 
@@ -68,9 +72,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     samples = [sample for found, _ in scanned for sample in found]
     columns = _image_columns(name, samples, wanted.image_column, tree)
     samples = [sample for sample in samples if not sample.keys().isdisjoint(columns)]
-    pictures = [
-        next(sample[column] for column in columns if column in sample) for sample in samples
-    ]
+    pictures = [next(sample[one] for one in columns if one in sample) for sample in samples]
     if not pictures:
         left = "; ".join(counted(tree.left_out()) + warnings)
         raise UserError(f"{name} holds no images{': ' * bool(left)}{left}")
@@ -78,22 +80,21 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     # 2) Labels, from the files that belong to it.
     texts, label_column, label_hint = _label_texts(name, samples, pictures, wanted.label_column)
     classes = Classes.of(texts)
-    groups = _groups(name, samples, pictures, wanted.group) if wanted.group else None
+    groups = None
+    if wanted.group:  # a file that belongs to the picture says it, or its name
+        names = [picture.name for picture in pictures]
+        groups = _texts_in(samples, wanted.group)
+        groups = groups or parts_of_names(name, wanted.group, names, _columns(samples))
 
     # 3) Names, labels and contents make the fingerprint.
-    contents = contents_of(
-        [(picture.tar, picture.offset, max(picture.size, 0)) for picture in pictures]
-    )
-    parts = (
-        f"{picture.place} {label}".encode() + b"\0" + content
-        for picture, label, content in zip(pictures, classes.labels, contents, strict=True)
-    )
+    contents = contents_of([Part(one.tar, one.offset, max(one.size, 0)) for one in pictures])
+    places = zip(pictures, classes.labels, strict=True)
+    parts = contents.named(f"{picture.place} {label}".encode() for picture, label in places)
 
     def read(i: int) -> Image.Image:
-        picture = pictures[i]
-        if picture.size < 0:
+        if pictures[i].size < 0:
             raise FileNotFoundError("a link to a member that the tar does not hold")
-        return open_picture(contents.read(i, picture.tar, picture.offset, picture.size))
+        return open_picture(contents.read(i))
 
     labels = f"labels from {label_column}" if label_column else "no labels"
     notes = [note, f"images from {', '.join(columns)}, {labels}", label_hint]
@@ -114,13 +115,9 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     )
 
 
-def _groups(
-    name: str, samples: list[Sample], pictures: list[Member], wanted: str
-) -> list[str | None]:
-    """The group of every picture, from a file that belongs to it, else from its name."""
-    columns = sorted({column for sample in samples for column in sample})
-    names = [picture.name for picture in pictures]
-    return _texts_in(samples, wanted) or parts_of_names(name, wanted, names, columns)
+def _columns(samples: list[Sample]) -> list[str]:
+    """The columns that samples have, sorted."""
+    return sorted({column for sample in samples for column in sample})
 
 
 def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
@@ -141,16 +138,12 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
                 if info.isdir():
                     continue
                 superseded += found.pop(name, None) is not None
-                if info.islnk():
-                    found[name] = posixpath.normpath(info.linkname)
-                elif info.issym():
-                    found[name] = posixpath.normpath(
-                        posixpath.join(posixpath.dirname(name), info.linkname)
-                    )
+                if info.islnk() or info.issym():
+                    folder = posixpath.dirname(name) if info.issym() else ""
+                    found[name] = posixpath.normpath(posixpath.join(folder, info.linkname))
                 elif not info.isreg() or info.issparse():
-                    tree.leave_out(
-                        "members of tars that are no plain files", f"{shown}:{printable(name)}"
-                    )
+                    place = f"{shown}:{printable(name)}"
+                    tree.leave_out("members of tars that are no plain files", place)
                 elif info.offset_data + info.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 else:
@@ -166,8 +159,7 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
 def _samples(
     path: Path, shown: str, found: dict[str, tuple[int, int] | str], tree: Tree
 ) -> list[Sample]:
-    """The samples of a tar, of the members `found` in it: offset and size, or the name that one is
-    a link to."""
+    """The samples of a tar, of the members in it: offset and size, or what one is a link to."""
     samples: dict[str, Sample] = {}
     for name, target in found.items():
         seen = {name}
@@ -191,17 +183,15 @@ def _samples(
 
 
 def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) -> list[str]:
-    """The columns that pictures are in; UserError where a sample has two of them. Counts what is in
-    no sample."""
+    """The columns of pictures; counts what is in no sample. UserError where a sample has two."""
     known = endings()
-    counts = Counter(column for sample in samples for column in sample)
-    found = sorted(column for column in counts if f".{column.rstrip(chr(39))}" in known)
+    columns = _columns(samples)
+    found = [column for column in columns if f".{column.rstrip(chr(39))}" in known]
     if wanted:
         found = [wanted.lower().lstrip(".")]
-        if found[0] not in counts:
-            raise UserError(
-                f"{name} has no column {wanted!r}; its files end in {first_names(sorted(counts))}"
-            )
+        if found[0] not in columns:
+            ends = first_names(columns)
+            raise UserError(f"{name} has no column {wanted!r}; its files end in {ends}")
     for sample in samples:
         both = [column for column in found if column in sample]
         if len(both) > 1:
@@ -213,11 +203,7 @@ def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) ->
         for column, member in sample.items():
             is_picture = posixpath.splitext(member.name)[1].lower() in known
             if is_picture and "." in column and not both:
-                reason = (
-                    "pictures whose name has a dot before its ending (WebDataset ends the key at "
-                    "the first dot: "
-                )
-                tree.leave_out(reason + "--image-column takes what follows it)", member.place)
+                tree.leave_out(DOTTED, member.place)
             elif is_picture and column not in both:
                 tree.leave_out(f"pictures of another column ({column})", member.place)
             elif not both:
@@ -228,74 +214,60 @@ def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) ->
 def _label_texts(
     name: str, samples: list[Sample], pictures: list[Member], wanted: str
 ) -> tuple[list[str | None], str, str]:
-    """The text of every picture's label (None: none), the column it comes from ("": none), and what
-    to say of it."""
-    counts = Counter(column for sample in samples for column in sample)
-
-    def texts_of(column: str) -> list[str | None]:
-        return [sample[column].text() if column in sample else None for sample in samples]
-
+    """The text of every picture's label (None: none), its column ("": none), and what to say."""
+    columns = _columns(samples)
     if wanted:
         if found := _texts_in(samples, wanted):
             return found, wanted, ""
         raise UserError(
             f"{name} has no labels in {wanted!r}, neither as KEY.{wanted} nor as a field of "
-            f"KEY.json: its files end in {first_names(sorted(counts))}"
+            f"KEY.json: its files end in {first_names(columns)}"
         )
     for column in ("cls", *LABEL_NAMES):
-        if counts[column]:
-            return texts_of(column), column, ""
+        if column in columns:
+            return _texts_of(samples, column), column, ""
     folders = {posixpath.dirname(picture.name) for picture in pictures}
     names = {picture.tar for picture in pictures if not re.search(r"\d\.tar$", picture.tar.name)}
     hint = ""
     if len(folders) > 1:
-        hint = (
-            "the folders in the tars are no labels (WebDataset's rule): unpack them to make them "
-            "classes"
-        )
+        hint = "the folders in the tars are no labels (WebDataset's rule): unpack them"
+        hint += " to make them classes"
     elif len(names) > 1:
-        hint = (
-            "the names of the tars are no labels: unpack each into a folder of its own to make "
-            "them classes"
-        )
-    if counts["json"]:
-        fields = _fields(texts_of("json"), LABEL_NAMES)
-        if any(text is not None for text in fields):
+        hint = "the names of the tars are no labels: unpack each into a folder of its own"
+        hint += " to make them classes"
+    if "json" in columns:
+        if fields := _fields(samples, LABEL_NAMES):
             return fields, "json", ""
-        hint = (
-            f"KEY.json has no number and no text in a field {', '.join(LABEL_NAMES)}: "
-            "--label-column FIELD takes another as label"
-        )
-    if counts["txt"]:
+        hint = f"KEY.json has no number and no text in a field {', '.join(LABEL_NAMES)}"
+        hint += ": --label-column FIELD takes another as label"
+    if "txt" in columns:
         hint = "KEY.txt is taken for captions: --label-column txt takes it as labels"
     return [None] * len(samples), "", hint
 
 
+def _texts_of(samples: list[Sample], column: str) -> list[str | None]:
+    """The text of every sample in a column."""
+    return [sample[column].text() if column in sample else None for sample in samples]
+
+
 def _texts_in(samples: list[Sample], wanted: str) -> list[str | None]:
-    """The text of every sample in KEY.wanted, or in a field of KEY.json; nothing where no sample
-    has that."""
-    column = (
-        "json" if wanted == "json" or not any(wanted in sample for sample in samples) else wanted
-    )
-    texts = [sample[column].text() if column in sample else None for sample in samples]
-    found = _fields(texts, (wanted.removeprefix("json."),)) if column == "json" else texts
-    return found if any(text is not None for text in found) else []
+    """The text of every sample in KEY.wanted, or in a field of KEY.json; [] where none has that."""
+    if wanted == "json" or not any(wanted in sample for sample in samples):
+        return _fields(samples, (wanted.removeprefix("json."),))
+    texts = _texts_of(samples, wanted)
+    return texts if any(text is not None for text in texts) else []
 
 
-def _fields(texts: list[str | None], names: Sequence[str]) -> list[str | None]:
-    """The first of `names` that a JSON object has, as text; None where there is none, or no number
-    and no text."""
+def _fields(samples: list[Sample], names: Sequence[str]) -> list[str | None]:
+    """The first of `names` that a sample's KEY.json has, as text; None where that is no number and
+    no text, [] where no sample has one."""
     found: list[str | None] = []
-    for text in texts:
-        try:
-            row = json.loads(text) if text is not None else None
-        except ValueError:
-            row = None
-        value = (
-            next((row[name] for name in names if name in row), None)
-            if isinstance(row, dict)
-            else None
-        )
+    for text in _texts_of(samples, "json"):
+        row = None
+        with contextlib.suppress(ValueError):
+            row = json.loads(text or "null")
+        fields = row if isinstance(row, dict) else {}
+        value = next((fields[name] for name in names if name in fields), None)
         whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
         found.append((text_of(value) or "").strip() if whole else None)
-    return found
+    return found if any(text is not None for text in found) else []

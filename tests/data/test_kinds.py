@@ -13,7 +13,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError
-from imagegram.data.dataset import ChangedError, contents_of, open_picture
+from imagegram.data.dataset import ChangedError, Part, contents_of, open_picture
 from tests.support.datasets import description, labels, open_dataset, picture, put, write_tar
 
 # Folders.
@@ -204,10 +204,10 @@ def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
     monkeypatch.setattr("imagegram.data.dataset.WHOLE", 10)
     content = bytearray(20_000)
     file = put(tmp_path / "large", bytes(content))
-    compared = contents_of([(file, 0, None)])
-    (before,) = compared
+    compared = contents_of([Part(file)])
+    (before,) = compared.hashes
     assert "4 kB at the beginning, in the middle and at the end" in compared.note
     content[place] = 1
     put(file, bytes(content))
-    (after,) = contents_of([(file, 0, None)])
+    (after,) = contents_of([Part(file)]).hashes
     assert before != after
