@@ -140,9 +140,8 @@ def start_model(config: Config) -> "TinyFlexTok":
 
     if not config.start:
         torch.manual_seed(config.seed)
-        return TinyFlexTok(
-            TinyConfig(config.image_size, config.image_size // 8, config.tokens, config.levels)
-        )
+        patch = config.image_size // 8
+        return TinyFlexTok(TinyConfig(config.image_size, patch, config.tokens, config.levels))
     folder = miniatures.find(config.start)
     if not folder:
         raise UserError(
@@ -186,10 +185,8 @@ def make_recipe(config: Config, steps: tuple[int, int], data: "list[Images]") ->
 def remember(place: Artifact, recipe: dict[str, Any]) -> None:
     """Keep the recipe with the checkpoints; UserError where they were made by another one."""
     # What older versions did not record was as it is now.
-    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")} | (
-        place.record() or recipe
-    )
-    changed = changes(before, recipe)
+    before = {key: recipe[key] for key in ("version", "columns", "tokens", "levels")}
+    changed = changes(before | (place.record() or recipe), recipe)
     if set(changed) == {"decoder_steps"}:
         # The encoder knows nothing of the decoder, whose schedule depends on its steps.
         what = "the encoder stays, the decoder is trained from its first step"
@@ -197,10 +194,8 @@ def remember(place: Artifact, recipe: dict[str, Any]) -> None:
         for name in ("decoder.pt", "decoder.jsonl"):
             (place.path / "training" / name).unlink(missing_ok=True)
     elif changed:
-        raise UserError(
-            f"{place.path} belongs to another training ({'; '.join(changed.values())}): choose "
-            "another --out"
-        )
+        what = f"belongs to another training ({'; '.join(changed.values())})"
+        raise UserError(f"{place.path} {what}: choose another --out")
     place.finish(recipe)
 
 

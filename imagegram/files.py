@@ -118,11 +118,9 @@ def run_lock(folder: Path, file: Path) -> Iterator[None]:
                 raise UserError(
                     f"{folder} is in use by process {holder}: wait for it or choose another folder"
                 ) from None
-            print(
-                f"warning: {folder} is on a file system without locks ({error.strerror}): "
-                "see to it that no second run writes there",
-                file=sys.stderr,
-            )
+            what = f"{folder} is on a file system without locks ({error.strerror})"
+            remedy = "see to it that no second run writes there"
+            print(f"warning: {what}: {remedy}", file=sys.stderr)
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()

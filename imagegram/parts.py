@@ -84,18 +84,14 @@ class Parts:
 
     def joined(self) -> Part | None:
         """All of them, for the first process, which waits for the others; else None."""
-        path, processes = self.artifact.path, self.processes
+        first, count = self.processes.rank == 0, self.processes.world_size
         while True:
             parts = [part for seed in self.seeds if (part := self._part(seed))]
-            if processes.rank == 0 and len(parts) == len(self.seeds):
+            if first and len(parts) == len(self.seeds):
                 return joined(parts)
-            if processes.rank or not self.artifact.others_at_work(
-                processes.world_size, self.started
-            ):
-                print(
-                    f"{path}: {len(parts)} of {len(self.seeds)} seeds are drawn; the same command "
-                    "goes on from them"
-                )
+            if not first or not self.artifact.others_at_work(count, self.started):
+                drawn = f"{self.artifact.path}: {len(parts)} of {len(self.seeds)} seeds are drawn"
+                print(f"{drawn}; the same command goes on from them")
                 return None
             time.sleep(0.5)
 

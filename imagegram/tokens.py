@@ -201,8 +201,7 @@ class TokenFolder:
         named = names or {}
         marker = self._marker(shard)
         marker.unlink(missing_ok=True)
-        # by a run that was killed while it wrote this shard
-        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):
+        for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed
             left.unlink(missing_ok=True)
         arrays: dict[str, NDArray[Any]] = {
             "shard": check_tokens(tokens, self.manifest.vocab_size),
@@ -212,20 +211,18 @@ class TokenFolder:
         files = {kind: self._file(kind, shard) for kind in arrays}
         for kind, array in arrays.items():
             save_array(files[kind], array)
-        write_json(
-            marker,
-            {
-                "first": int(self.asked[self.range(shard).start]),
-                "ok": len(tokens),
-                "bad": [[i, reason, named.get(i, "")] for i, reason in sorted(bad.items())],
-                "bytes": {kind: file.stat().st_size for kind, file in files.items()},
-                "sha256": {kind: sha256(file) for kind, file in files.items()},
-                "seconds": round(seconds, 3),
-                "images_per_second": round(len(tokens) / max(seconds, 1e-9), 1),
-                "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-                "manifest": self.manifest.to_json(),
-            },
-        )
+        record = {
+            "first": int(self.asked[self.range(shard).start]),
+            "ok": len(tokens),
+            "bad": [[i, reason, named.get(i, "")] for i, reason in sorted(bad.items())],
+            "bytes": {kind: file.stat().st_size for kind, file in files.items()},
+            "sha256": {kind: sha256(file) for kind, file in files.items()},
+            "seconds": round(seconds, 3),
+            "images_per_second": round(len(tokens) / max(seconds, 1e-9), 1),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "manifest": self.manifest.to_json(),
+        }
+        write_json(marker, record)
 
     def seconds(self) -> float:
         """How long the finished shards took, each when it was made."""
@@ -233,11 +230,8 @@ class TokenFolder:
 
     def bad(self) -> dict[int, str]:
         """Unreadable images of the finished shards: ordinal -> reason."""
-        return {
-            int(ordinal): str(reason)
-            for marker in self._markers()
-            for ordinal, reason, *_ in marker["bad"]
-        }
+        every = [one for marker in self._markers() for one in marker["bad"]]
+        return {int(ordinal): str(reason) for ordinal, reason, *_ in every}
 
     def contents(self) -> str:
         """A hash of what the folder holds, wherever it lies and whenever it was made: tokens and
@@ -245,10 +239,7 @@ class TokenFolder:
         the data set (its fingerprint stays)."""
         manifest = self.manifest.to_json()
         del manifest["dataset"]
-        shards = [
-            [marker["sha256"], [ordinal for ordinal, *_ in marker["bad"]]]
-            for marker in self._markers()
-        ]
+        shards = [[m["sha256"], [bad[0] for bad in m["bad"]]] for m in self._markers()]
         return hashlib.sha256(json.dumps([manifest, shards]).encode()).hexdigest()[:16]
 
     def write_bad(self) -> int:

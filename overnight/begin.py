@@ -70,11 +70,8 @@ def say_end(plan: Plan, night: Night, started: float) -> None:
         report = read_json(night.folder(plan.out, name) / "report.json")
         figures = from_json(report["generated"])
         print(f"{name:<24}" + "".join(f"  {metric.text(figures):>24}" for metric in IN_SHORT))
-    summary(
-        page=plan.out / "report.html",
-        log=plan.out / "night.log",
-        seconds=round(time.monotonic() - started, 1),
-    )
+    seconds = round(time.monotonic() - started, 1)
+    summary(page=plan.out / "report.html", log=plan.out / "night.log", seconds=seconds)
 
 
 def finished_before(plan: Plan) -> Night | None:
@@ -111,13 +108,9 @@ def finished_before(plan: Plan) -> Night | None:
 
 def refuse_replacing(plan: Plan, night: Night) -> None:
     """UserError where a finished run of other settings has the folder of a sampler."""
-    # Codec, index, held-out images and code are not compared: where they differ, the images
-    # are made anew.
-    numbers = {
-        "sequences": plan.sequences,
-        "decoded": min(plan.decoded, plan.sequences),
-        "prefixes": plan.prefixes,
-    }
+    # Where codec, index, held-out images or code differ, the images are made anew.
+    shown = min(plan.decoded, plan.sequences)
+    numbers = {"sequences": plan.sequences, "decoded": shown, "prefixes": plan.prefixes}
     for name, draw in plan.draws().items():
         folder = night.folder(plan.out, name)
         before = Artifact(folder, "images").record()
@@ -135,9 +128,8 @@ def refuse_replacing(plan: Plan, night: Night) -> None:
 def new_night(plan: Plan, command: str) -> Night:
     """A night that begins, with the durations that an earlier one in the same folder measured."""
     decides = plan.to_json()
-    night = Night(
-        command, plan.sequences, plan.decoded, plan.seed, decides["samplers"], plan=decides
-    )
+    numbers = plan.sequences, plan.decoded, plan.seed
+    night = Night(command, *numbers, decides["samplers"], plan=decides)
     if (plan.out / FILE).exists():
         try:
             before = Night.read(plan.out)

@@ -169,11 +169,8 @@ def prepare(plan: Plan, night: Night, sources: Sources, codec: Codec) -> None:
     What fails here fails in the samplers that need it, and is named there.
     """
     index, held_out = sources.index, sources.held_out
-    todo = [
-        name
-        for name in night.samplers
-        if name not in night.failed and not night.is_finished(plan.out, name)
-    ]
+    done = {*night.failed, *night.finished(plan.out)}
+    todo = [name for name in night.samplers if name not in done]
     if not todo:
         return
 

@@ -85,28 +85,10 @@ class Plan:
         if not self.data:
             raise UserError("no data set: name one in DATASETS or with --dataset")
         if len(set(self.data)) < len(self.data):
-            raise UserError(
-                "a data set stands twice in DATASETS: its images would all be copies of each other"
-            )
+            twice = "a data set stands twice in DATASETS"
+            raise UserError(f"{twice}: its images would all be copies of each other")
         if not self.samplers:
             raise UserError("no sampler: SAMPLERS is empty")
-        self._check_places()
-        if self.sequences < 1 or self.decoded < 0 or self.seed < 0:
-            raise UserError(
-                "--sequences must be at least 1, --decoded and --seed must not be negative"
-            )
-        if not 0 <= self.hours < math.inf:
-            raise UserError(
-                f"--hours {self.hours}: give a number of hours; 0 runs SAMPLERS and nothing else"
-            )
-        for name in self.draws():
-            if not name.translate(str.maketrans("", "", "-._")).isalnum():
-                raise UserError(
-                    f"the sampler {name!r} names a folder: use letters, digits, '-', '_' and '.'"
-                )
-
-    def _check_places(self) -> None:
-        """UserError where the night would write over files that are not of a night."""
         for data in self.data:
             if Path(data.name).is_dir() and self.out.is_dir() and self.out.samefile(data.name):
                 raise UserError(
@@ -117,6 +99,16 @@ class Plan:
         Artifact(self.out / "index", "index").check()
         for data in self.data:
             Artifact(self.token_folder(data), "tokens").check()
+        if self.sequences < 1 or self.decoded < 0 or self.seed < 0:
+            what = "--decoded and --seed must not be negative"
+            raise UserError(f"--sequences must be at least 1, {what}")
+        if not 0 <= self.hours < math.inf:
+            what = "give a number of hours; 0 runs SAMPLERS and nothing else"
+            raise UserError(f"--hours {self.hours}: {what}")
+        for name in self.draws():
+            if not name.translate(str.maketrans("", "", "-._")).isalnum():
+                remedy = "use letters, digits, '-', '_' and '.'"
+                raise UserError(f"the sampler {name!r} names a folder: {remedy}")
 
 
 @contextlib.contextmanager
@@ -136,14 +128,10 @@ def folder_names(datasets: Sequence[str]) -> list[str]:
     >>> folder_names(["digits", "cats/train", "dogs/train"])
     ['digits', '1-train', '2-train']
     """
-    last = [
-        # "." and ".." have no name of their own
-        path.name if path.name.strip(".") else path.resolve().name
-        for path in map(Path, datasets)
-    ]
-    return [
-        name if last.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(last)
-    ]
+    paths = [Path(name) for name in datasets]
+    # "." and ".." have no name of their own
+    last = [path.name if path.name.strip(".") else path.resolve().name for path in paths]
+    return [name if last.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(last)]
 
 
 def sweep(kind: type[Sampler], **values: Sequence[float]) -> dict[str, Draw]:
@@ -169,10 +157,8 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise UserError(
-            f"{existing} cannot be written to ({error.strerror}): give yourself the permission, or "
-            "choose another --out"
-        ) from None
+        remedy = "give yourself the permission, or choose another --out"
+        raise UserError(f"{existing} cannot be written to ({error.strerror}): {remedy}") from None
 
 
 @dataclass(frozen=True)
