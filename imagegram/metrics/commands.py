@@ -45,6 +45,15 @@ class Pictures:
     held_out_features: Path | None = None
     seed: int = 0
 
+    @property
+    def own_features(self) -> dict[str, Path | None]:
+        """By their options: of the generated, the training and the held-out pictures."""
+        return {
+            "--features": self.features,
+            "--training-features": self.training_features,
+            "--held-out-features": self.held_out_features,
+        }
+
 
 @dataclass
 class Tokens:

@@ -25,16 +25,20 @@ from imagegram.metrics.features import (
     read_pictures,
 )
 from imagegram.metrics.intervals import Figure, wilson
-from imagegram.metrics.registry import SETS
+from imagegram.metrics.registry import BY_KEY, Figures
 from imagegram.metrics.sets import Found, Space, calibrated, measure_space, near_duplicates
 
 Bits = NDArray[np.bool_]
+OPTIONS = {"generated": "samples", "training": "training", "held_out": "held_out"}
+NEEDED = {
+    "training": "the pictures that the generator was trained on",
+    "held_out": "real pictures that the generator never saw, such as the test split",
+}
 COPIES = ("near_duplicates", "calibrated", "f_mem")  # rates that look at single images
 TOO_CLOSE = ("closer_than_held_out", "c_t", "authentic")  # what speaks of the set as a whole
 LIKENESS = ("precision", "recall", "density", "coverage", "fd", "kid", "rke")
-MEMORY = 45_000  # bytes a training image, at most
 FALL = ("c_t", "authentic")  # lower where images are too close
-TITLES = {metric.key: metric for metric in SETS}
+MEMORY = 45_000  # bytes a training image, at most
 SPACES = {
     "pixels": "pixels, at most 32 x 32, means over areas",
     "EfficientNet-Lite0": f"EfficientNet-Lite0's last layer, of pictures of {NETWORK_SIDE} pixels",
@@ -58,31 +62,23 @@ class Measured:
 def open_sets(command: Command) -> dict[str, ImageDataset]:
     """The data sets "generated", "training", "held_out"; UserError where one is missing, too small
     or named twice."""
-    for option, name, what in (
-        ("--training", command.training, "the pictures that the generator was trained on"),
-        (
-            "--held-out",
-            command.held_out,
-            "real pictures that the generator never saw, such as the test split",
-        ),
-    ):
-        if not name:
+    for who, what in NEEDED.items():
+        if not getattr(command, who):
+            option = f"--{who.replace('_', '-')}"
             raise UserError(
                 f"{option} is missing: name {what}; without them no figure says anything"
             )
-    named = {
-        "generated": (command.samples, command.samples_split),
-        "training": (command.training, command.training_split),
-        "held_out": (command.held_out, command.held_out_split),
+    datasets = {
+        who: DatasetSpec(getattr(command, name), split=getattr(command, f"{name}_split")).open()
+        for who, name in OPTIONS.items()
     }
-    datasets = {who: DatasetSpec(name, split=split).open() for who, (name, split) in named.items()}
     check_different(datasets.values())
     for dataset in datasets.values():
         if dataset.size < LEAST:
             raise UserError(
                 f"{dataset.name} has {dataset.size} pictures: fewer than {LEAST} say nothing"
             )
-    given = [command.features, command.training_features, command.held_out_features]
+    given = command.own_features.values()
     if any(given) and not all(given):
         raise UserError(
             "--features, --training-features and --held-out-features belong together: give all "
@@ -115,29 +111,25 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
         for who, dataset in datasets.items()
     }
     n = min(n, len(sets["generated"].ordinals), len(sets["held_out"].ordinals) // 2)
-    pixels = sets["training"].pixels
-    _, distinct = np.unique(pixels.reshape(len(pixels), -1), axis=0, return_index=True)
+    pixels, hashes = sets["training"].pixels, sets["training"].hashes
+    distinct = np.unique(pixels.reshape(len(pixels), -1), axis=0, return_index=True)[1]
     training = np.sort(distinct)
-    first, second = np.arange(n), np.arange(n, 2 * n)
-    rows = {"generated": first, "held_out": first, "reference": second, "training": training}
 
-    figures: dict[str, dict[str, dict[str, Figure]]] = {}
     found: dict[str, Found] = {}
     for name, vectors in _spaces(command, sets, network is not None).items():
-        parts = {
-            who: vectors["held_out" if who == "reference" else who][part]
-            for who, part in rows.items()
-        }
-        found[name] = measure_space(Space(**parts), rng)
-        figures[name] = found[name].figures
-    known = (sets["training"].pixels[training], sets["training"].hashes[training])
-    twice: dict[str, Bits] = {}
+        mine, real, known = (vectors[who] for who in ("generated", "held_out", "training"))
+        space = Space(mine[:n], real[:n], real[n : 2 * n], known[training])
+        found[name] = measure_space(space, rng)
+    figures = {name: each.figures for name, each in found.items()}
+    unique = pixels[training], hashes[training]
+    facts = {}
     for who in ("generated", "held_out"):
-        twice[who] = near_duplicates(sets[who].pixels[:n], sets[who].hashes[:n], known)
-        rate = wilson(int(twice[who].sum()), n)
+        pictures = sets[who]
+        twice = near_duplicates(pictures.pixels[:n], pictures.hashes[:n], unique)
+        rate = wilson(int(twice.sum()), n)
         figures["pixels"][who] = {"near_duplicates": rate} | figures["pixels"][who]
-    facts = {who: _facts(who, sets, found, twice[who], training) for who in twice}
-    return Measured(figures, facts, n, len(distinct), datasets)
+        facts[who] = _facts(who, sets, found, twice, training)
+    return Measured(figures, facts, n, len(training), datasets)
 
 
 def _spaces(
@@ -147,22 +139,17 @@ def _spaces(
     spaces = {"pixels": {who: pictures.vectors() for who, pictures in sets.items()}}
     if network:
         spaces["EfficientNet-Lite0"] = {who: pictures.network for who, pictures in sets.items()}
-    given = {
-        "generated": ("--features", command.features),
-        "training": ("--training-features", command.training_features),
-        "held_out": ("--held-out-features", command.held_out_features),
-    }
     if command.features:
         own = {
-            who: read_features(path, sets[who].dataset.size, option)
-            for who, (option, path) in given.items()
+            who: read_features(path, pictures.dataset.size, option)
+            for (who, pictures), (option, path) in zip(
+                sets.items(), command.own_features.items(), strict=True
+            )
             if path
         }
         if len(widths := {features.shape[1] for features in own.values()}) > 1:
-            raise UserError(
-                f"the features of the three sets have {' and '.join(map(str, sorted(widths)))} "
-                "columns"
-            )
+            columns = " and ".join(map(str, sorted(widths)))
+            raise UserError(f"the features of the three sets have {columns} columns")
         spaces["own features"] = {who: own[who][sets[who].ordinals] for who in own}
     return spaces
 
@@ -177,19 +164,19 @@ def _facts(
     """Where each picture lies, the most suspicious one first: by its calibrated distance over the
     middle one of held-out pictures, in the space where that is least."""
     names = list(found)
-    distances = {name: calibrated(found[name].nearest[who]) for name in names}
-    middle = {name: float(np.median(calibrated(found[name].nearest["held_out"]))) for name in names}
-    relative = np.stack([distances[name] / max(middle[name], 1e-12) for name in names])
+    distances = np.stack([calibrated(found[name].nearest[who]) for name in names])
+    middle = [np.median(calibrated(found[name].nearest["held_out"])) for name in names]
+    relative = distances / np.maximum(middle, 1e-12)[:, None]
     facts = []
     for i in np.lexsort((relative.min(0), ~twice)).tolist():
-        name = names[int(relative[:, i].argmin())]
-        row = training[found[name].nearest[who].rows[i]]
+        which = int(relative[:, i].argmin())
+        row = training[found[names[which]].nearest[who].rows[i]]
         facts.append(
             {
                 "ordinal": int(sets[who].ordinals[i]),
                 "nearest": int(sets["training"].ordinals[row]),
-                "space": name,
-                "calibrated": round(float(distances[name][i]), 4),
+                "space": names[which],
+                "calibrated": round(float(distances[which, i]), 4),
                 "near_duplicate": bool(twice[i]),
             }
         )
@@ -202,48 +189,52 @@ def differs(mine: Figure, real: Figure) -> int:
     return int(mine.low > real.high) - int(mine.high < real.low)
 
 
+def side(key: str, figures: dict[str, Figures]) -> int:
+    """The same of "generated" and "held_out" figures; 0 where one of them was not measured."""
+    mine, real = (figures.get(who, {}).get(key) for who in ("generated", "held_out"))
+    return differs(mine, real) if mine and real else 0
+
+
+def beside_real(key: str, figures: dict[str, Figures]) -> str:
+    """A figure and that of held-out images, in words."""
+    metric = BY_KEY[key]
+    mine, real = (format(figures[who][key], metric.unit) for who in ("generated", "held_out"))
+    return f"{metric.title} {mine}, of held-out real ones {real}"
+
+
 def answer(measured: Measured) -> list[str]:
     """The verdict in sentences: are there copies, do they lie too close as a set, are they like
     real pictures?
 
     Only that is said whose interval lies outside that of held-out pictures.
     """
-    copied: list[str] = []
-    by: dict[str, list[str]] = {"copied": [], "close": [], "unlike": []}
+    copied, closer, unlike = {}, {}, {}  # titles by space
+    first = ""
     for space, figures in measured.figures.items():
-        found: dict[str, list[str]] = {each: [] for each in by}
-        for key in (*COPIES, *TOO_CLOSE, *LIKENESS):
-            mine, real = (figures[who].get(key) for who in ("generated", "held_out"))
-            side = differs(mine, real) if mine and real else 0
-            if key in COPIES and side > 0:
-                found["copied"].append(TITLES[key].title)
-                unit = TITLES[key].unit
-                copied.append(
-                    f"{TITLES[key].title} {format(mine, unit)}, of held-out real ones "
-                    f"{format(real, unit)}"
-                )
-            elif key in TOO_CLOSE and side == (-1 if key in FALL else 1):
-                found["close"].append(TITLES[key].title)
-            elif key not in COPIES and side:
-                found["unlike"].append(TITLES[key].title)
-        for each, titles in found.items():
-            by[each] += [f"{', '.join(titles)} in {space}"] * bool(titles)
-    pixels = measured.figures["pixels"]["generated"]
-    unseen = 100 * min(pixels[key].high for key in COPIES)
+        sides = {key: side(key, figures) for key in (*COPIES, *TOO_CLOSE, *LIKENESS)}
+        copied[space] = [key for key in COPIES if sides[key] > 0]
+        closer[space] = [key for key in TOO_CLOSE if sides[key] == (-1 if key in FALL else 1)]
+        others = [key for key in (*TOO_CLOSE, *LIKENESS) if key not in closer[space]]
+        unlike[space] = [key for key in others if sides[key]]
+        if copied[space] and not first:
+            first = beside_real(copied[space][0], figures)
+
     n = measured.images
+    unseen = 100 * min(measured.figures["pixels"]["generated"][key].high for key in COPIES)
     sentences = [
         f"No copies are seen among {n} pictures; a share below {unseen:.1f} % could be missed."
     ]
-    if copied:
-        sentences = [
-            f"Some of these pictures are copies: {copied[0]}.",
-            f"So say {'; '.join(by['copied'])}.",
-        ]
-    if by["close"]:
+    if first:
+        sentences = [f"Some of these pictures are copies: {first}.", f"So say {_listed(copied)}."]
+    if any(closer.values()):
         sentences.append(
-            "As a set they lie closer to the training images than real ones do: "
-            f"{'; '.join(by['close'])}."
+            f"As a set they lie closer to the training images than real ones do: {_listed(closer)}."
         )
-    unlike = "; ".join(by["unlike"])
-    sentences.append(f"What else tells them from held-out real pictures: {unlike or 'nothing'}.")
-    return sentences
+    said = _listed(unlike) or "nothing"
+    return [*sentences, f"What else tells them from held-out real pictures: {said}."]
+
+
+def _listed(keys: dict[str, list[str]]) -> str:
+    """The titles of figures by space."""
+    titles = {space: ", ".join(BY_KEY[key].title for key in found) for space, found in keys.items()}
+    return "; ".join(f"{some} in {space}" for space, some in titles.items() if some)

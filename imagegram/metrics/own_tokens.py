@@ -19,7 +19,7 @@ from imagegram.metrics import copying
 from imagegram.metrics.commands import Tokens as Command
 from imagegram.metrics.exact import bits, exact_figures
 from imagegram.metrics.held_out import read_held_out
-from imagegram.metrics.instrument import differs
+from imagegram.metrics.instrument import beside_real, side
 from imagegram.metrics.intervals import mean
 from imagegram.metrics.nearest import memorization_figures
 from imagegram.metrics.provenance import describe_pictures, traced
@@ -61,31 +61,22 @@ def read_given(command: Command) -> Given:
         sampler_named(name)
     levels = () if command.vocab_size else command.levels
     vocab_size = command.vocab_size or int(np.prod(levels))
-    if command.training.suffix == ".npy":
+    from_array = command.training.suffix == ".npy"
+    if from_array:
         training = read_tokens(command.training, vocab_size)
-        held_out = (
-            None
-            if command.held_out is None
-            else read_tokens(command.held_out, vocab_size, training.shape[1])
-        )
-        samples = read_tokens(command.samples, vocab_size, training.shape[1])
-        share = 0.1 if held_out is None else 0.0
-        options: dict[str, Any] = {
-            "levels": levels,
-            "vocab_size": command.vocab_size,
-            "held_out_share": share,
-        }
-        folder = tokens_from(training, command.out / "tokens", **options)
-        index = build_index([folder.path], command.out / "index_input", command.out / "index")
+        length = training.shape[1]
     else:
         index = Index.open(command.training)
-        length = index.tokens_per_image
-        samples = read_tokens(command.samples, index.vocab_size, length)
-        held_out = (
-            None
-            if command.held_out is None
-            else read_tokens(command.held_out, index.vocab_size, length)
-        )
+        vocab_size, length = index.vocab_size, index.tokens_per_image
+    samples = read_tokens(command.samples, vocab_size, length)
+    held_out = None
+    if command.held_out is not None:
+        held_out = read_tokens(command.held_out, vocab_size, length)
+    if from_array:
+        options: dict[str, Any] = {"levels": levels, "vocab_size": command.vocab_size}
+        options["held_out_share"] = 0.1 if held_out is None else 0.0
+        folder = tokens_from(training, command.out / "tokens", **options)
+        index = build_index([folder.path], command.out / "index_input", command.out / "index")
     if held_out is None:
         held_out = read_held_out(index).tokens
     return Given(samples[: command.sequences], held_out, index)
@@ -104,9 +95,8 @@ def measure_tokens(given: Given, samplers: tuple[str, ...], seed: int) -> Measur
         sampler = sampler_named(name)
         print(f"bits of {name}", flush=True)
         exact = exact_figures(index, sampler, given.held_out, np.random.default_rng(0))
-        each = bits(
-            sampler.probabilities(index, given.samples), 1 - exact["floor_share"], index.vocab_size
-        )
+        p = sampler.probabilities(index, given.samples)
+        each = bits(p, 1 - exact["floor_share"], index.vocab_size)
         by_sampler[name] = exact | {"sample_bits": mean(each.mean(1), rng)}
     sources = traced(index, given.samples)
     facts = describe_pictures(index, given.samples, Samples(given.samples, sources))
@@ -115,33 +105,24 @@ def measure_tokens(given: Given, samplers: tuple[str, ...], seed: int) -> Measur
 
 def answer(figures: dict[str, Figures], facts: list[dict[str, Any]]) -> list[str]:
     """The verdict in sentences."""
-    mine, real = figures["generated"], figures.get("held_out", {})
-    said = []
-    for metric in (EXACT_COPIES, BY_KEY["near_copies"], BY_KEY["f_mem"]):
-        if (
-            metric.key in mine
-            and metric.key in real
-            and differs(mine[metric.key], real[metric.key]) > 0
-        ):
-            of_real = f", of held-out real ones {format(real[metric.key], metric.unit)}"
-            said.append(f"{metric.title} {format(mine[metric.key], metric.unit)}{of_real}")
-    kinds = Counter(fact["kind"] for fact in facts)
-    counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
-    copies = format(mine[EXACT_COPIES.key], EXACT_COPIES.unit)
-    if not real:
+    measured = (EXACT_COPIES.key, "near_copies", "f_mem")
+    more = [beside_real(key, figures) for key in measured if side(key, figures) > 0]
+    copies = format(figures["generated"][EXACT_COPIES.key], EXACT_COPIES.unit)
+    if "held_out" not in figures:
         first = (
             f"Exact copies: {copies}. There are no held-out sequences to compare with (--held-out)."
         )
-    elif said:
-        first = f"Some of these sequences are copies: {'; '.join(said)}."
+    elif more:
+        first = f"Some of these sequences are copies: {'; '.join(more)}."
     else:
         first = f"No more copies than among held-out real sequences: {copies} are exact."
+    kinds = Counter(fact["kind"] for fact in facts)
+    counted = ", ".join(f"{count} {BY_KEY[kind].title}" for kind, count in kinds.most_common())
     return [first, f"Of {len(facts)} sequences: {counted}."]
 
 
 def decoder_named(name: str) -> Decode:
-    """MODULE:FUNCTION, the module installed or in the folder that one stands in; UserError where
-    there is none."""
+    """MODULE:FUNCTION of a module that is installed or in the working folder, else UserError."""
     module, _, function = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

@@ -32,7 +32,6 @@ from imagegram.metrics.registry import (
     FIGURES_VERSION,
     METRICS,
     OTHERS,
-    SAMPLE_BITS,
     SETS,
     Figures,
     Metric,
@@ -41,12 +40,29 @@ from imagegram.report.page import KINDS, render
 from imagegram.report.pictures import PALETTE, SIDE, bars, colours_of, sheet, small
 from imagegram.report.sheets import as_picture
 
-SHOWN = 200  # generated pictures
-CONTROL = 12  # held-out ones
+SHOWN = {"generated": 200, "held_out": 12}  # pictures
 COLUMNS = 8  # of a sheet
-BITS = "bits a token, of counts over the training sequences"
 # what samplers say of sequences
 SAMPLER_KEYS = ("held_out_bits", "training_bits", "exact_copy_probability")
+
+
+# title and note of the galleries
+PICTURES = {
+    "generated": (
+        "Nearest to a training image first",
+        "Left the picture, right its nearest training image. The calibrated distance is that to "
+        "the nearest training image over the mean of its 50 nearest: 0 is a copy.",
+    ),
+    "held_out": (
+        "The same of held-out real pictures",
+        "How near real pictures come that nobody copied.",
+    ),
+}
+TOKENS_NOTE = (
+    "A cell for each token, a colour for each training image that gave several: the longest run "
+    "first, then what goes on. Grey: an image that gave one token only. Half a cell: from another "
+    "position. sources.npy has all."
+)
 
 
 @dataclass
@@ -55,9 +71,17 @@ class Gallery:
 
     title: str
     note: str
-    captions: list[str]
+    captions: list[str] = field(default_factory=list)
     sheets: list[dict[str, str]] = field(default_factory=list)
     bars: list[str] = field(default_factory=list)
+
+    def show(self, name: str, mine: list[Image.Image], nearest: list[Image.Image]) -> None:
+        """Show pictures beside their nearest training images."""
+        for which, (label, shown) in enumerate(
+            ((self.title, mine), ("the nearest training image", nearest))
+        ):
+            url = sheet(shown, COLUMNS)
+            self.sheets.append({"name": f"{name}{which}", "url": url, "label": label})
 
 
 @dataclass
@@ -73,18 +97,10 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Write report.html."""
-        metrics = {
-            row["metric"].key: row["metric"] for table in self.tables for row in table["rows"]
-        }.values()
+        metrics = dict.fromkeys(row["metric"] for table in self.tables for row in table["rows"])
         command = "python -m imagegram.metrics " + shlex.join(sys.argv[1:])
-        render(
-            "measured.html.j2",
-            path,
-            columns=COLUMNS,
-            metrics=metrics,
-            command=command,
-            **vars(self),
-        )
+        told = {"columns": COLUMNS, "metrics": list(metrics), "command": command}
+        render("measured.html.j2", path, **told, **vars(self))
 
 
 def table(
@@ -96,28 +112,12 @@ def table(
     for metric in metrics:
         cells = [metric.cell(figures[who]) for who in columns]
         mine, real = (metric.of(figures.get(who, {})) for who in ("generated", "held_out"))
-        # compared with held-out ones already
-        real = real or (Figure.exactly(0.5) if metric.better == "0.5" else None)
+        if metric.better == "0.5":  # compared with held-out ones already
+            real = real or Figure.exactly(0.5)
+        beyond = mine and real and instrument.differs(mine, real)
         if any(text != "-" for text, _ in cells):
-            rows.append(
-                {
-                    "metric": metric,
-                    "cells": cells,
-                    "beyond": mine and real and instrument.differs(mine, real),
-                }
-            )
+            rows.append({"metric": metric, "cells": cells, "beyond": beyond})
     return {"what": what, "columns": list(columns.values()), "rows": rows}
-
-
-def pairs(
-    name: str, title: str, note: str, captions: list[str], shown: Sequence[tuple[Image.Image, ...]]
-) -> Gallery:
-    """A gallery of pictures beside their nearest training images."""
-    sheets = []
-    for which, label in enumerate((title, "the nearest training image")):
-        url = sheet([pair[which] for pair in shown], COLUMNS)
-        sheets.append({"name": f"{name}{which}", "url": url, "label": label})
-    return Gallery(title, note, captions, sheets)
 
 
 def finished(out: Path, asked: dict[str, Any]) -> bool:
@@ -152,15 +152,15 @@ def write(
     Artifact(out, "measured").finish({"request": asked, "answer": page.answer, **to_json(record)})
     print("\n".join(page.answer))
     for each in page.tables:
-        print(
-            f"\nIn {each['what']}\n{'':<20}"
-            + "".join(f"{column:>32}" for column in each["columns"])
-        )
+        print(f"\nIn {each['what']}")
+        rows = [("", each["columns"])]
         for row in each["rows"]:
-            cells = [
+            shown = [
                 f"{text} ({interval})" if interval else text for text, interval in row["cells"]
             ]
-            print(f"{row['metric'].title:<20}" + "".join(f"{cell:>32}" for cell in cells))
+            rows.append((row["metric"].title, shown))
+        for title, cells in rows:
+            print(f"{title:<20}" + "".join(f"{cell:>32}" for cell in cells))
     summary(page=out / "report.html", figures=out / "figures.json", images=out / "images.csv")
 
 
@@ -169,39 +169,26 @@ def measure_pictures(command: Pictures) -> None:
     if command.images < instrument.LEAST // 2 or command.size < 0:
         raise UserError(f"--images is at least {instrument.LEAST // 2}, and --size at least 0")
     datasets = instrument.open_sets(command)
-    given = (command.features, command.training_features, command.held_out_features)
+    given = [path for path in command.own_features.values() if path and path.exists()]
     asked: dict[str, Any] = {name: getattr(command, name) for name in ("size", "images", "seed")}
     asked["network"] = command.network and find_spec("efficientnet_lite_pytorch") is not None
-    asked |= {
-        who: [dataset.name, dataset.split, dataset.fingerprint] for who, dataset in datasets.items()
-    }
-    asked |= {
-        "features": [sha256(path) for path in given if path and path.exists()],
-        "version": FIGURES_VERSION,
-    }
+    asked |= {who: [each.name, each.split, each.fingerprint] for who, each in datasets.items()}
+    asked |= {"features": [sha256(path) for path in given], "version": FIGURES_VERSION}
     if finished(command.out, asked):
         return
     measured = instrument.measure_pictures(command, datasets)
-    n = measured.images
-    names = {"generated": f"{n} of these", "held_out": f"{n} held-out real"}
-    galleries = [_gallery(measured, who) for who in ("generated", "held_out")]
-    how = (
-        f"{n} pictures of {datasets['generated'].name} beside {n} held-out real ones; both are "
-        f"compared with {n} other held-out ones, and with all {measured.training:,} distinct "
-        "training images."
-    )
+    n, name = measured.images, datasets["generated"].name
+    columns = {"generated": f"{n} of these", "held_out": f"{n} held-out real"}
+    spaces = measured.figures.items()
+    known = [f"{each.name}, {each.size} pictures, {each.fingerprint}" for each in datasets.values()]
     page = Page(
-        f"{Path(datasets['generated'].name).name} against its training images",
+        f"{Path(name).name} against its training images",
         instrument.answer(measured),
-        how,
-        [
-            table(instrument.SPACES[space], SETS, found, names)
-            for space, found in measured.figures.items()
-        ],
-        galleries,
-        "; ".join(
-            f"{each.name}, {each.size} pictures, {each.fingerprint}" for each in datasets.values()
-        ),
+        f"{n} pictures of {name} beside {n} held-out real ones; both are compared with {n} other "
+        f"held-out ones, and with all {measured.training:,} distinct training images.",
+        [table(instrument.SPACES[space], SETS, found, columns) for space, found in spaces],
+        [_gallery(measured, who) for who in ("generated", "held_out")],
+        "; ".join(known),
     )
     facts = [
         {
@@ -222,38 +209,34 @@ def measure_tokens(command: Tokens) -> None:
     decode = own_tokens.decoder_named(command.decode) if command.decode else None
     Artifact(command.out, "measured").claim()
     given = own_tokens.read_given(command)
-    asked: dict[str, Any] = {
-        "index": given.index.identity,
+    index, samples, held_out = given.index, given.samples, given.held_out
+    asked = {
+        "index": index.identity,
         "samplers": list(command.samplers),
         "seed": command.seed,
+        "samples": hashlib.sha256(samples.tobytes()).hexdigest()[:16],
+        "held_out": hashlib.sha256(held_out.tobytes()).hexdigest()[:16],
+        "decode": command.decode,
+        "version": FIGURES_VERSION,
     }
-    hashes = {"samples": given.samples, "held_out": given.held_out}
-    asked |= {
-        name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in hashes.items()
-    }
-    asked |= {"decode": command.decode, "version": FIGURES_VERSION}
     if finished(command.out, asked):
         return
     measured = own_tokens.measure_tokens(given, command.samplers, command.seed)
-    index = given.index
-    counts = {"generated": len(given.samples), "held_out": len(given.held_out)}
-    names = {
-        "generated": f"{counts['generated']} of these",
-        "held_out": f"{counts['held_out']} held-out real",
-    }
-    names = {who: name for who, name in names.items() if counts[who]}
+    columns = {"generated": f"{len(samples)} of these"}
+    if len(held_out):
+        columns["held_out"] = f"{len(held_out)} held-out real"
     metrics = [metric for metric in (*METRICS, *OTHERS) if metric.key not in SAMPLER_KEYS]
+    asked_of = [BY_KEY[key] for key in ("sample_bits", *SAMPLER_KEYS)]
     by_sampler = {name: name for name in command.samplers}
-    asked_of = [SAMPLE_BITS, *(BY_KEY[key] for key in SAMPLER_KEYS)]
+    bits = "bits a token, of counts over the training sequences"
     page = Page(
         f"{command.samples.name} against its training sequences",
         own_tokens.answer(measured.figures, measured.facts),
-        f"{counts['generated']} sequences of {given.samples.shape[1]} tokens beside "
-        f"{counts['held_out']} held-out real ones; both are compared with {index.num_images:,} "
-        "training sequences.",
+        f"{len(samples)} sequences of {samples.shape[1]} tokens beside {len(held_out)} held-out "
+        f"real ones; both are compared with {index.num_images:,} training sequences.",
         [
-            table("tokens", metrics, measured.figures, names),
-            table(BITS, asked_of, measured.bits, by_sampler),
+            table("tokens", metrics, measured.figures, columns),
+            table(bits, asked_of, measured.bits, by_sampler),
         ],
         [_token_gallery(given, measured, decode)],
         f"index {index.identity}",
@@ -271,82 +254,56 @@ def _token_gallery(
 ) -> Gallery:
     """The most copied sequences, each token in the colour of the training image that it came from;
     with pictures where they can be decoded."""
-    order = sorted(range(len(measured.facts)), key=lambda i: (measured.facts[i]["differs"], i))[
-        :SHOWN
-    ]
-    positions = np.arange(given.samples.shape[1])
-    strips, captions, nearest = [], [], []
+    differs = [fact["differs"] for fact in measured.facts]
+    order = np.argsort(differs, kind="stable")[: SHOWN["generated"]].tolist()
+    rows_of = {
+        place: row for row, place in enumerate(map(tuple, given.index.images[:, :2].tolist()))
+    }
+    title = "Nearest to a training sequence first"
+    gallery = Gallery(title, TOKENS_NOTE)
     for i in order:
         fact = measured.facts[i]
         rows, places = measured.sources[i].T
         colours = colours_of(np.stack([np.zeros_like(rows), rows, places], 1))[None]
-        strips.append(bars(colours, (places == positions)[None], PALETTE))
-        origins = given.index.images[:, :2]
-        source, ordinal = fact["nearest"]
-        nearest.append(int(np.flatnonzero((origins == (source, ordinal)).all(1))[0]))
-        images = len(np.unique(rows[rows >= 0]))
-        captions.append(
+        in_place = places == np.arange(len(places))
+        gallery.bars.append(bars(colours, in_place[None], PALETTE))
+        gallery.captions.append(
             f"sequence {i}: {KINDS[fact['kind']][0]}; {fact['differs']} of {len(rows)} tokens "
-            f"differ from training row {ordinal}; the longest run has {fact['longest_run']}; "
-            f"images that it came from: {images}"
+            f"differ from training row {fact['nearest'][1]}; the longest run has "
+            f"{fact['longest_run']}; images that it came from: {len(np.unique(rows[rows >= 0]))}"
         )
-    title = "Nearest to a training sequence first"
-    note = (
-        "A cell for each token, a colour for each training image that gave several: the longest "
-        "run first, then what goes on. Grey: an image that gave one token only. Half a cell: from "
-        "another position. sources.npy has all."
-    )
-    if decode is None:
-        return Gallery(title, note, captions, bars=strips)
-    both = (
-        own_tokens.decoded(decode, given.samples[order]),
-        own_tokens.decoded(decode, given.index.tokens[nearest]),
-    )
-    shown = [
-        tuple(small(as_picture(torch.from_numpy(one))) for one in pair)
-        for pair in zip(*both, strict=True)
-    ]
-    gallery = pairs(
-        "tokens",
-        title,
-        f"Left the picture, right its nearest training sequence. {note}",
-        captions,
-        shown,
-    )
-    gallery.bars = strips
+    if decode:
+        nearest = [rows_of[tuple(measured.facts[i]["nearest"])] for i in order]
+        decoded = [
+            own_tokens.decoded(decode, tokens)
+            for tokens in (given.samples[order], given.index.tokens[nearest])
+        ]
+        gallery.note = f"Left the picture, right its nearest training sequence. {TOKENS_NOTE}"
+        gallery.show(
+            "tokens",
+            *([small(as_picture(torch.from_numpy(one))) for one in part] for part in decoded),
+        )
     return gallery
 
 
 def _gallery(measured: instrument.Measured, who: str) -> Gallery:
     """The most suspicious pictures of a set beside their nearest training images."""
-    datasets = measured.datasets
-    facts = measured.facts[who][: SHOWN if who == "generated" else CONTROL]
-    shown = [
-        (
-            _thumbnail(datasets[who], fact["ordinal"]),
-            _thumbnail(datasets["training"], fact["nearest"]),
+    mine, training = measured.datasets[who], measured.datasets["training"]
+    gallery = Gallery(*PICTURES[who])
+    facts = measured.facts[who][: SHOWN[who]]
+    for fact in facts:
+        gallery.captions.append(
+            f"{mine.name_of(fact['ordinal'])}; nearest: {training.name_of(fact['nearest'])}; "
+            f"calibrated distance {fact['calibrated']:.2f} in {fact['space']}"
+            + "; near-duplicate"
+            * fact["near_duplicate"]
         )
-        for fact in facts
-    ]
-    captions = [
-        f"{datasets[who].name_of(fact['ordinal'])}; nearest: "
-        f"{datasets['training'].name_of(fact['nearest'])}; calibrated distance "
-        f"{fact['calibrated']:.2f} in {fact['space']}"
-        + ("; near-duplicate" if fact["near_duplicate"] else "")
-        for fact in facts
-    ]
-    title = (
-        "Nearest to a training image first"
-        if who == "generated"
-        else "The same of held-out real pictures"
+    gallery.show(
+        who,
+        [_thumbnail(mine, fact["ordinal"]) for fact in facts],
+        [_thumbnail(training, fact["nearest"]) for fact in facts],
     )
-    note = (
-        "Left the picture, right its nearest training image. The calibrated distance is that to "
-        "the nearest training image over the mean of its 50 nearest: 0 is a copy."
-        if who == "generated"
-        else "How near real pictures come that nobody copied."
-    )
-    return pairs(who, title, note, captions, shown)
+    return gallery
 
 
 def _thumbnail(dataset: ImageDataset, ordinal: int) -> Image.Image:

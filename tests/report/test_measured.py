@@ -16,8 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from imagegram.metrics.features import efficientnet
-from imagegram.metrics.instrument import TITLES, Measured, answer
+from imagegram.metrics.instrument import Measured, answer
 from imagegram.metrics.intervals import Figure
+from imagegram.metrics.registry import BY_KEY
 from tests.support.metrics import one_line, run
 
 Pixels = NDArray[np.uint8]
@@ -112,10 +113,10 @@ def test_only_what_lies_outside_the_interval_of_held_out_pictures_is_said() -> N
     assert "So say near-duplicates in pixels." in copies
     too_close = {"c_t": (low, high), "authentic": (low, high), "closer_than_held_out": (high, low)}
     for key, (mine, real) in too_close.items():
-        title = TITLES[key].title
+        title = BY_KEY[key].title
         assert f"images than real ones do: {title} in pixels." in said(**{key: (mine, real)})
         assert f"held-out real pictures: {title} in pixels." in said(**{key: (real, mine)})
-    assert f"{TITLES['fd'].title} in pixels." in said(fd=(low, high))
+    assert f"{BY_KEY['fd'].title} in pixels." in said(fd=(low, high))
 
 
 def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
