@@ -43,14 +43,13 @@ from imagegram.metrics.intervals import bootstrap, mean
 from imagegram.metrics.registry import FIGURES_VERSION
 from imagegram.metrics.sets import K, within
 
-LEAST = 40
-MOST = 400  # held-out images: fewer say nothing, more are not decoded
+LEAST = 40  # held-out images: fewer say nothing
+MOST = 400  # more are not decoded
 STEPS = 150  # of its training
 BATCH = 64
 SEED = 0
 SIDE = 32  # pixels that classifiers and teachers see
-# an interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
-WIDEST = 2.0
+WIDEST = 2.0  # interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
 Floats = NDArray[np.float64]
 
 # They are drawn from torch's own generator, which threads share.
@@ -75,12 +74,8 @@ class Classifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for c_in, c_out in ((3, 32), (32, 64), (64, 128)):
-            layers += [
-                nn.Conv2d(c_in, c_out, 3, padding=1),
-                nn.BatchNorm2d(c_out),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
+            convolution = nn.Conv2d(c_in, c_out, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(256, classes)
 
@@ -117,17 +112,15 @@ def train_classifier(
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(int(labels.max()) + 1)
-    # On a CPU convolutions take half the time with channels last and in bfloat16, and learn as
-    # much.
+    # Channels last and bfloat16 halve the time of convolutions on a CPU; they learn as much.
     device = images.device.type
     layout = torch.channels_last if device == "cpu" else torch.contiguous_format
     half = device == "cpu" and has_bfloat16()
     classifier.to(images.device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in trange(
-        steps, desc="training a classifier", unit="step", delay=3, disable=bar is not None
-    ):
+    own = trange(steps, desc="training a classifier", unit="step", delay=3, disable=bar is not None)
+    for _ in own:
         rows = torch.randint(len(images), (batch,), generator=rng)
         dy, dx = torch.randint(5, (2,), generator=rng).tolist()
         padded = F.pad(images[rows], (2, 2, 2, 2), mode="replicate")
@@ -159,6 +152,7 @@ class Classifiers:
     def __init__(self, nets: list[Classifier], real: Tensor, baseline: Tensor, key: str = ""):
         self.nets = nets
         self.real_images = real
+        self.baseline_images = baseline
         self.key = key
         self.real, self.baseline = (
             self._views([images[1::2], images[::2]]) for images in (real, baseline)
@@ -171,13 +165,11 @@ class Classifiers:
         classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
 
         def train(half: int) -> Classifier:
-            known = torch.cat(
-                [classes[half::2], torch.full((len(baseline[half::2]),), int(classes.max()) + 1)]
-            )
             images = seen(torch.cat([real[half::2], baseline[half::2]]))
-            return train_classifier(
-                images, known, steps=STEPS, batch=BATCH, seed=SEED + half, bar=bar
-            )
+            no_class = torch.full((len(baseline[half::2]),), int(classes.max()) + 1)
+            known = torch.cat([classes[half::2], no_class])
+            settings = {"steps": STEPS, "batch": BATCH, "seed": SEED + half}
+            return train_classifier(images, known, bar=bar, **settings)
 
         with tqdm(total=2 * STEPS, desc="training the classifiers", unit="step", delay=3) as bar:
             return cls(_each(train, (0, 1)), real, baseline)
@@ -195,13 +187,14 @@ class Classifiers:
             nets.append(net.eval())
         return cls(nets, state["real"], state["baseline"], key)
 
-    def save(self, path: Path, key: str, real: Tensor, baseline: Tensor) -> None:
+    def save(self, path: Path, key: str) -> None:
         """Write the classifiers and the images, for `load`."""
         self.key = key
         path.parent.mkdir(parents=True, exist_ok=True)
+        images = {"real": self.real_images, "baseline": self.baseline_images}
         with atomic(path) as temporary:
             nets = [net.state_dict() for net in self.nets]
-            torch.save({"key": key, "nets": nets, "real": real, "baseline": baseline}, temporary)
+            torch.save({"key": key, "nets": nets} | images, temporary)
 
     def _views(self, images: list[Tensor]) -> list[View]:
         """What each classifier makes of its images, uint8 [n, 3, S, S]."""
@@ -222,37 +215,32 @@ class Classifiers:
         A coherence that `cannot_be_told` is left out, and the number of images said there instead.
         """
         views = self._views([images, images])
-        scores = np.mean([view.scores for view in views], 0)
         real, baseline = (
             np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline)
         )
-        generated: dict[str, Any] = _coherence(scores, real, baseline, rng)
-        held_out: dict[str, Any] = _coherence(real, real, baseline, rng)
+        scores = {"generated": np.mean([view.scores for view in views], 0), "held_out": real}
         # Every classifier, with every quarter of what it was not trained on as the reference,
         # beside the other quarter.
         inside: dict[str, list[NDArray[np.bool_]]] = {"generated": [], "held_out": []}
         for view, unseen in zip(views, self.real, strict=True):
-            for swap in (0, 1):
-                reference = unseen.features[swap::2]
-                other = unseen.features[1 - swap :: 2]
+            quarters = unseen.features[::2], unseen.features[1::2]
+            for reference, other in (quarters, quarters[::-1]):
                 inside["generated"].append(_inside(view.features, reference))
                 inside["held_out"].append(_inside(other, reference))
         fewest = min(len(candidates) for both in inside.values() for candidates in both)
-        for who, into in (("generated", generated), ("held_out", held_out)):
-            dense = [candidates.mean(1) * candidates.shape[1] / K for candidates in inside[who]]
-            into["density"] = mean(
-                np.mean(dense, 0) if who == "generated" else np.concatenate(dense), rng
-            )
+        figures = {who: _coherence(each, real, baseline, rng) for who, each in scores.items()}
+        for who, parts in inside.items():
+            dense = [candidates.mean(1) * candidates.shape[1] / K for candidates in parts]
+            by_image = np.mean(dense, 0) if who == "generated" else np.concatenate(dense)
+            figures[who]["density"] = mean(by_image, rng)
             # As many candidates each: more of them would cover more.
-            into["coverage"] = mean(
-                np.concatenate([candidates[:fewest].any(0) for candidates in inside[who]]), rng
-            )
-        return {"generated": generated, "held_out": held_out}
+            covered = np.concatenate([candidates[:fewest].any(0) for candidates in parts])
+            figures[who]["coverage"] = mean(covered, rng)
+        return figures
 
 
 def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
-    """`work` on each part in a thread of its own, so that no sum depends on how many threads there
-    are."""
+    """`work` on each part in a thread of its own: no sum depends on how many threads there are."""
     with single_threads() as threads, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, parts))
 
@@ -273,9 +261,8 @@ def _coherence(
         return float((a.mean() - c.mean()) / max(1e-9, b.mean() - c.mean()))
 
     figure = bootstrap(ratio, (values, one, zero), rng)
-    if figure.high - figure.low > WIDEST:
-        return {"cannot_be_told": {"coherence": len(values)}}
-    return {"coherence": figure}
+    too_wide = figure.high - figure.low > WIDEST
+    return {"cannot_be_told": {"coherence": len(values)}} if too_wide else {"coherence": figure}
 
 
 def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -> str:
@@ -328,5 +315,5 @@ def open_classifiers(
     real = decode(held_out.tokens[chosen, :length])
     baseline = decode(index.tokens[rows, np.arange(length)])
     classifiers = Classifiers.train(real, held_out.classes[chosen], baseline)
-    classifiers.save(path, key, real, baseline)
+    classifiers.save(path, key)
     return classifiers

@@ -20,6 +20,7 @@ from imagegram.cli import UserError, summary
 from imagegram.files import atomic, write_json
 from imagegram.machine import memory_available
 from imagegram.metrics.counting import (
+    CopyFigures,
     collision_entropy,
     copy_figures,
     entropy,
@@ -59,13 +60,20 @@ class Curve:
         return Figure(1.0, 0.0, 1.0) if self.law is None else self.law.copy_probability(images)
 
     def told(self, images: float) -> Figure | None:
-        """P(copy) with `images`; None where the interval leaves nearly everything open."""
+        """The same; None where the interval leaves nearly everything open."""
         figure = self.at(images)
         return figure if figure.high - figure.low < WIDEST else None
 
-    def images_for(self, probability: float) -> float:
-        """The images at which P(copy) is `probability`."""
-        return float("inf") if self.law is None else self.law.images_for(probability)
+    def describe(self, images: int) -> dict[str, Any]:
+        """P(copy) now and with more than these images, None where it cannot be told, and the images
+        at which it is WANTED."""
+        return {
+            "sampler": self.sampler,
+            "context": self.context,
+            "now": self.now,
+            **{f"at_{times}_times": self.told(times * images) for times in TIMES},
+            "images_for_10_percent": finite(self.law.images_for(WANTED)) if self.law else None,
+        }
 
 
 def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
@@ -81,36 +89,28 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     if longest < 1:
         raise UserError(f"--contexts {longest}: at least 1 is needed")
 
+    manifest = folder.manifest
     curves = copy_curves(tokens, longest)
     pairs = copy_figures(tokens, range(1, longest + 1), aligned=True, min_images=2)
+    grams = {n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()}
     figures: dict[str, Any] = {
         "tokens": str(path),
-        "codec": folder.manifest.codec,
+        "codec": manifest.codec,
         "images": len(tokens),
         "tokens_per_image": tokens.shape[1],
-        "vocab_size": folder.manifest.vocab_size,
+        "vocab_size": manifest.vocab_size,
         "bits_by_position": [position_figures(column) for column in tokens.T],
-        "collision_bits_of_n_grams": {
-            n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()
-        },
-        "copy_probability": [describe(curve, len(tokens)) for curve in curves],
-        "aligned_two_images": {
-            context: float(np.exp(each.log_copy)) for context, each in pairs.items()
-        },
+        "collision_bits_of_n_grams": grams,
+        "copy_probability": [curve.describe(len(tokens)) for curve in curves],
+        "aligned_two_images": {n: float(np.exp(each.log_copy)) for n, each in pairs.items()},
+        "entropy_cliff": cliff(tokens, manifest.vocab_size, grams),
     }
-    figures["entropy_cliff"] = cliff(
-        tokens, folder.manifest.vocab_size, figures["collision_bits_of_n_grams"]
-    )
-    figures["advice"] = advice(figures, bool(folder.manifest.levels))
+    figures["advice"] = advice(figures, bool(manifest.levels))
     print_figures(figures)
-    result = path / "prediction.json"
+    result, plot = path / "prediction.json", path / "prediction.png"
     write_json(result, to_json(figures))
-    draw(result.with_suffix(".png"), curves, len(tokens))
-    summary(
-        prediction=result,
-        plot=result.with_suffix(".png"),
-        seconds=round(time.monotonic() - started, 1),
-    )
+    draw(plot, curves, len(tokens))
+    summary(prediction=result, plot=plot, seconds=round(time.monotonic() - started, 1))
     return figures
 
 
@@ -177,32 +177,29 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
 
 def cliff_in_words(found: dict[str, Any], images: int, vocab_size: int) -> list[str]:
     """The same in sentences."""
+    after, critical = found["settled_from"], found["critical_context"]
     law = (
         f"Tokens of full entropy would do so after t* = ceil(log2 {images:,} / log2 "
         f"{vocab_size:,}) = {found['law']}."
     )
     places = f"the corpus has {found['place_bits']:.1f} bits of places"
-    first = f"No token is known from those before it: each has {SETTLED} bits or more. {law}"
-    if after := found["settled_from"]:
+    first = f"No token is known from those before it: each has {SETTLED} bits or more."
+    if after:
         shown = ", ".join(f"{bits:.2f}" for bits in found["bits_by_position"][: after + 1])
-        known = f"from token {after} on the next one is known ({shown} bits)"
         first = (
-            f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: "
-            f"{known}. {law}"
+            f"The first {_tokens(after - 1)} settle{'s' * (after == 2)} which image it is: from "
+            f"token {after} on the next one is known ({shown} bits)."
         )
-    if not (critical := found["critical_context"]):
-        return [
-            first,
-            (
-                f"Even contexts of {_tokens(GRAMS)} stand at several places ({places}): none is "
-                "critical yet."
-            ),
-        ]
-    bits = (
-        "no two are equal" if found["context_bits"] is None else f"{found['context_bits']:.1f} bits"
-    )
-    second = f"A context of {_tokens(critical)} stands at one place as a rule ({bits}; {places})"
-    return [first, f"{second}: from there on n-grams know only one way to go on, and copy."]
+    second = f"Even contexts of {_tokens(GRAMS)} stand at several places ({places})"
+    second += ": none is critical yet."
+    if critical:
+        bits = found["context_bits"]
+        told = "no two are equal" if bits is None else f"{bits:.1f} bits"
+        second = (
+            f"A context of {_tokens(critical)} stands at one place as a rule ({told}; {places}): "
+            "from there on n-grams know only one way to go on, and copy."
+        )
+    return [f"{first} {law}", second]
 
 
 def finite(value: float) -> float | None:
@@ -213,47 +210,29 @@ def finite(value: float) -> float | None:
 def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
     """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens of a
     corpus [n, L]."""
-    n = len(tokens)
+    n, contexts = len(tokens), range(1, longest + 1)
     divisors = [2**i for i in range(SUBSETS, -1, -1) if n // 2**i >= LEAST_IMAGES // 2]
-    plan = [(divisor, min(divisor, CORPORA)) for divisor in divisors]
-    contexts = range(1, longest + 1)
+    sizes = [n // divisor for divisor in divisors]
+    corpora = [min(divisor, CORPORA) for divisor in divisors]
+    total = 2 * int(np.dot(sizes, corpora))
     curves = []
-    with tqdm(
-        total=2 * sum(n // d * corpora for d, corpora in plan), unit="img", desc="counting contexts"
-    ) as bar:
+    with tqdm(total=total, unit="img", desc="counting contexts") as bar:
         for sampler in ("ntd", "aligned"):
-            means: dict[int, list[float]] = {context: [] for context in contexts}
-            competitors: dict[int, float] = {}
-            for divisor, corpora in plan:
-                size = n // divisor
-                each = []
-                for corpus in range(corpora):
+            counted: list[list[dict[int, CopyFigures]]] = []  # by size, then by corpus
+            for size, number_of_them in zip(sizes, corpora, strict=True):
+                counted.append([])
+                for corpus in range(number_of_them):
                     rows = tokens[corpus * size : (corpus + 1) * size]
-                    each.append(copy_figures(rows, contexts, aligned=sampler == "aligned"))
+                    counted[-1].append(copy_figures(rows, contexts, aligned=sampler == "aligned"))
                     bar.update(size)
-                for context in contexts:
-                    means[context].append(
-                        -float(np.mean([figures[context].log_copy for figures in each]))
-                    )
-                    # in the end, of the whole corpus
-                    competitors[context] = each[0][context].competitors
-            sizes = [n // divisor for divisor, _ in plan]
-            for context, values in means.items():
-                law = fit_law(sizes, values, [corpora for _, corpora in plan], competitors[context])
+            for context in contexts:
+                values = [
+                    -float(np.mean([figures[context].log_copy for figures in each]))
+                    for each in counted
+                ]
+                law = fit_law(sizes, values, corpora, counted[-1][0][context].competitors)
                 curves.append(Curve(sampler, context, float(np.exp(-values[-1])), law))
     return curves
-
-
-def describe(curve: Curve, images: int) -> dict[str, Any]:
-    """A curve: P(copy) now and with more images, None where it cannot be told, and the images for
-    WANTED."""
-    return {
-        "sampler": curve.sampler,
-        "context": curve.context,
-        "now": curve.now,
-        **{f"at_{times}_times": curve.told(times * images) for times in TIMES},
-        "images_for_10_percent": finite(curve.images_for(WANTED)),
-    }
 
 
 def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
@@ -269,21 +248,18 @@ def advice(figures: dict[str, Any], has_codes: bool) -> list[str]:
             f"{figures['images']:,} images: hardly any two of them share one."
         )
     usable = [int(context) for context, p in figures["aligned_two_images"].items() if p < 0.01]
+    take = "Take the sampler smoothed: every context that is shared makes copies here."
     if has_codes:
-        sentences.append(
+        take = (
             "Take the sampler kernel: its contexts need only be near. How often it copies, "
             "exact_copy_probability in its report.json says; a larger --step makes it less."
         )
     elif usable:
-        sentences.append(
+        take = (
             f"Take aligned --context {max(usable)} --min-images 2: P(copy) is below 1 %. (The "
             "codec has no FSQ codes, which kernel needs.)"
         )
-    else:
-        sentences.append(
-            "Take the sampler smoothed: every context that is shared makes copies here."
-        )
-    return sentences
+    return [*sentences, take]
 
 
 def _tokens(n: int) -> str:
@@ -292,34 +268,28 @@ def _tokens(n: int) -> str:
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The figures as tables."""
-    print(
-        f"\n{figures['tokens']}: {figures['images']:,} images of {figures['tokens_per_image']} "
-        f"tokens of {figures['vocab_size']:,} ({np.log2(figures['vocab_size']):.2f} bits)"
+    images, length, vocab_size = (
+        figures[key] for key in ("images", "tokens_per_image", "vocab_size")
     )
-
-    print()
-    for sentence in (
-        *cliff_in_words(figures["entropy_cliff"], figures["images"], figures["vocab_size"]),
-        *figures["advice"],
-    ):
+    print(
+        f"\n{figures['tokens']}: {images:,} images of {length} tokens of {vocab_size:,} "
+        f"({np.log2(vocab_size):.2f} bits)\n"
+    )
+    for sentence in cliff_in_words(figures["entropy_cliff"], images, vocab_size):
         print(sentence)
+    print("\n".join(figures["advice"]))
 
     print("\nbits a token by position: entropy, collision entropy")
-    shown = [2**i for i in range(figures["tokens_per_image"].bit_length())]
-    for position in shown:
+    for position in (2**i for i in range(length.bit_length())):
         each = figures["bits_by_position"][position - 1]
-        collision = "no two are equal" if each["collision"] is None else f"{each['collision']:5.2f}"
-        print(f"  {position:>5}   {each['entropy']:5.2f}  {collision}")
+        print(f"  {position:>5}   {each['entropy']:5.2f}  {_collision(each['collision'])}")
 
-    size = np.log2(figures["images"] * figures["tokens_per_image"])
     print(
         "\ncollision entropy of n-grams in bits (two places of this corpus are told apart by "
-        f"{size:.1f})"
+        f"{np.log2(images * length):.1f})"
     )
-    for length, bits in figures["collision_bits_of_n_grams"].items():
-        print(
-            f"  {length:>5}   no two are equal" if bits is None else f"  {length:>5}   {bits:5.2f}"
-        )
+    for n, bits in figures["collision_bits_of_n_grams"].items():
+        print(f"  {n:>5}   {_collision(bits)}")
 
     print(
         "\nP(exact copy) in %: now exactly, with ten and a hundred times the images by the law "
@@ -338,10 +308,13 @@ def print_figures(figures: dict[str, Any]) -> None:
             f"{''.join(cells)}{said}"
         )
 
-    rates = ", ".join(
-        f"{context}: {number_text(p, '%')}" for context, p in figures["aligned_two_images"].items()
-    )
+    two = figures["aligned_two_images"].items()
+    rates = ", ".join(f"{context}: {number_text(p, '%')}" for context, p in two)
     print(f"\nP(exact copy) in % of aligned when two images must share a context, now: {rates}\n")
+
+
+def _collision(bits: float | None) -> str:
+    return "no two are equal" if bits is None else f"{bits:5.2f}"
 
 
 def draw(path: Path, curves: list[Curve], images: int) -> None:
@@ -351,31 +324,26 @@ def draw(path: Path, curves: list[Curve], images: int) -> None:
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(9, 3.8), layout="constrained")
-    both = plot.subplots(1, 2, sharey=True)
+    both = dict(zip(("ntd", "aligned"), plot.subplots(1, 2, sharey=True), strict=True))
     colors = matplotlib.colormaps["viridis"]
     longest = max(curve.context for curve in curves)
     sizes = np.geomspace(images / 100, images * max(TIMES), 60)
-    for axes, sampler in zip(both, ("ntd", "aligned"), strict=True):
-        for curve in (curve for curve in curves if curve.sampler == sampler):
-            color = colors(0.95 * (curve.context - 1) / max(1, longest - 1))
-            told = [(size, figure) for size in sizes if (figure := curve.told(size))]
-            x = [size for size, _ in told]
-            axes.plot(
-                x,
-                [figure.value for _, figure in told],
-                color=color,
-                lw=1.5,
-                label=str(curve.context),
-            )
-            bounds = [figure.low for _, figure in told], [figure.high for _, figure in told]
-            axes.fill_between(x, *bounds, color=color, alpha=0.12, lw=0)
-            axes.plot(images, curve.now, "o", color=color, ms=5)
+    for curve in curves:
+        axes, label = both[curve.sampler], str(curve.context)
+        color = colors(0.95 * (curve.context - 1) / max(1, longest - 1))
+        told = {size: figure for size in sizes if (figure := curve.told(size))}
+        middle, low, high = (
+            [getattr(figure, name) for figure in told.values()] for name in ("value", "low", "high")
+        )
+        axes.plot(list(told), middle, color=color, lw=1.5, label=label)
+        axes.fill_between(list(told), low, high, color=color, alpha=0.12, lw=0)
+        axes.plot(images, curve.now, "o", color=color, ms=5)
+    for sampler, axes in both.items():
         axes.axvline(images, color="0.6", lw=1, ls=":")
         axes.set(xscale="log", xlabel="training images", title=sampler, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.25)
-    both[0].set_ylabel("P(exact copy)")
-    both[1].legend(
-        title="tokens of context", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5)
-    )
+    both["ntd"].set_ylabel("P(exact copy)")
+    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    both["aligned"].legend(title="tokens of context", fontsize=8, **place)
     with atomic(path) as temporary:
         plot.savefig(temporary, dpi=110, format="png")

@@ -79,7 +79,7 @@ def test_without_labels_real_images_are_told_from_the_baseline() -> None:
 
 def test_saved_classifiers_give_the_same_figures(classifiers: Classifiers, tmp_path: Path) -> None:
     path = tmp_path / "sub" / "classifiers.pt"
-    classifiers.save(path, "key", pictures(REAL), noise(120, 0))
+    classifiers.save(path, "key")
     assert Classifiers.load(path, "another key") is None
     assert Classifiers.load(tmp_path / "missing.pt", "key") is None
     again = Classifiers.load(path, "key")
