@@ -25,30 +25,26 @@ KINDS = ("exact_copies", "shifted_copies", "mosaics", "novel")
 
 
 def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each of `sequences` [n, k] the row of `training` [N, L >= k] that differs in the fewest
-    of the first k tokens, and that number (Hamming distance): int64 [n] each. The first such row
-    where several are as near.
-    """
+    """For each of `sequences` [n, k] the first row of `training` [N, L >= k] that differs in the
+    fewest of the first k tokens, and that number (Hamming distance): int64 [n] each."""
     n, k = sequences.shape
     columns = np.ascontiguousarray(training[:, :k].T)
     step = max(1, PAIRS // len(training))
-    rows = np.empty(n, np.int64)
-    distances = np.empty(n, np.int64)
+    rows, distances = np.empty((2, n), np.int64)
     starts = range(0, n, step)
     for start in tqdm(starts, desc="nearest training sequences", unit="batch", delay=3):
         part = slice(start, start + step)
         equal = np.zeros((len(sequences[part]), len(training)), np.uint16)
-        for position in range(k):
-            equal += columns[position][None, :] == sequences[part, position, None]
+        for position, column in enumerate(columns):
+            equal += column == sequences[part, position, None]
         rows[part] = equal.argmax(1)
         distances[part] = k - equal.max(1)
     return rows, distances
 
 
 def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
-    """From every token of `sequences` [n, k] on, how many tokens stand in a row at the same
-    positions in one row of
-    `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py finds those at any position."""
+    """From every token of `sequences` [n, k] on, how many stand in a row at the same positions in
+    one row of `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py: at any position."""
     n, k = sequences.shape
     lengths = np.zeros((n, k), np.int64)
     positions = np.arange(k)
@@ -76,8 +72,8 @@ def novelty(lengths: NDArray[np.int64]) -> list[float]:
 
 def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many pieces of training images each sequence is put together from, at least: 1 is a copy.
-    `lengths` [n, k]: runs at any position. The longest match first is optimal; a token that occurs
-    nowhere is a piece of its own.
+    `lengths` [n, k]: as above. The longest match first is optimal; a token that occurs nowhere is a
+    piece of its own.
 
     >>> pieces(np.array([[3, 2, 1], [2, 1, 0], [0, 0, 0]])).tolist()
     [1, 2, 3]
@@ -92,8 +88,7 @@ def pieces(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def copied(lengths: NDArray[np.int64], at_least: int = RUN) -> NDArray[np.float64]:
-    """The share of each sequence's tokens that lie in a match of `at_least` tokens. `lengths` [n,
-    k]: as above.
+    """The share of each sequence's tokens in matches of `at_least` tokens. `lengths`: as above.
 
     >>> copied(np.array([[4, 3, 2, 1, 0], [3, 2, 1, 1, 1]])).tolist()
     [0.8, 0.0]
@@ -114,8 +109,7 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
     diffusion models come to new images (Kamb & Ganguli, 2024, arXiv:2412.20292).
     """
     k = lengths.shape[1]
-    run = lengths.max(1)
-    aligned = in_place.max(1)
+    run, aligned = lengths.max(1), in_place.max(1)
     shifted = (2 * run >= k) & (run > aligned)
     return np.select([aligned == k, shifted, copied(lengths) >= 0.5], [0, 1, 2], 3)
 
@@ -123,12 +117,9 @@ def classify(lengths: NDArray[np.int64], in_place: NDArray[np.int64]) -> NDArray
 def describe(
     sequences: Tokens, index: Index, rng: np.random.Generator
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """The figures of one set of sequences [n, k], and their distances to the nearest training
-    images.
-
-    The figures are those of registry.py; nearest_in_codes and f_mem need codes. The distances,
-    float64 [n] each: in tokens for CLOSER, in codes for CLOSER_IN_CODES.
-    """
+    """The figures of one set of sequences [n, k], by their keys of registry.py, and the distances
+    to the nearest training images, float64 [n] each: in tokens for CLOSER, in codes, where there
+    are any, for CLOSER_IN_CODES."""
     n, k = sequences.shape
     lengths = longest_runs(index, sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
@@ -156,10 +147,7 @@ def describe(
 def measure(
     generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L].
-
-    CLOSER and CLOSER_IN_CODES compare their distances to the nearest training sequence.
-    """
+    """All figures of `generated` [n, k], and of the first k tokens of `held_out` [M, L]."""
     figures, mine = describe(generated, index, rng)
     if not len(held_out):
         return {"generated": figures}

@@ -1,10 +1,9 @@
 """Contexts of a corpus counted whole: exact copy rates of the plain n-gram samplers, and entropies
 of n-grams.
 
-`ntd` and `aligned` are Markov chains made of counts, so that the chance that a training image comes
-out is a product of ratios of counts. Every context of every training image is counted at once, by
-sorting, which is hundreds of times as fast as asking an index for the images one by one (samplers,
-which answer for any sequence).
+`ntd` and `aligned` are Markov chains made of counts: the chance that a training image comes out is
+a product of ratios of counts. All contexts of all training images are counted at once, by sorting,
+hundreds of times as fast as a sampler, which can be asked about any sequence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,27 +19,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Counts:
-    """How often the context before every token stands in the corpus, and how often with that token
-    after it.
+    """How often the context before every token stands in the corpus, int32 [n, L] each."""
 
-    context: tokens of it; hits, sizes: int32 [n, L].
-    """
-
-    context: int
-    hits: Ints  # of the context and the token
-    sizes: Ints  # of the context with any token after it
+    context: int  # tokens of it
+    hits: Ints  # with that token after it
+    sizes: Ints  # with any token after it
 
 
 def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -> Iterator[Counts]:
     """The counts of contexts of 0, 1 ... `longest` tokens before every token of a corpus [n, L].
 
     aligned: at the same position only. Else anywhere, and the separator before an image counts as a
-    token of context. A context that stands once is not looked at again: longer ones stand once as
-    well.
+    token of context. A context that stands once is not looked at again: nor do longer ones recur.
     """
     n, length = tokens.shape
-    # the number of each context; -1 where it stands once
-    contexts = np.zeros((n, length), np.int32)
+    contexts = np.zeros((n, length), np.int32)  # their numbers; -1: stands once
     if aligned:
         contexts += np.arange(length, dtype=np.int32)
     for context in range(longest + 1):
@@ -91,11 +84,9 @@ class CopyFigures:
     log_copy: the natural logarithm of the chance that a drawn sequence equals one of them;
     extraction: the mean chance that the rest of one follows after its first 1, 2, 4, ... tokens;
     competitors: the mean number of other places, over all positions of an image, that share the
-    context but not the token before it. There the copy of an image can become that of another. It
-    grows in proportion to the corpus.
+    context but not the token before it. There the copy of an image can become that of another.
     """
 
-    context: int
     log_copy: float
     extraction: dict[int, float]
     competitors: float
@@ -112,48 +103,40 @@ def copy_figures(
     length = tokens.shape[1]
     starts = [2**i for i in range((length - 1).bit_length())]
     times = multiplicity(tokens)
-    log_copy: dict[int, float] = {}
-    extraction: dict[int, dict[int, float]] = {}
-    competitors: dict[int, float] = {}
-    # how often the context that is one token shorter stands there
-    shorter = np.zeros(tokens.shape, np.int32)
+    copies: dict[int, tuple[float, dict[int, float]]] = {}
+    figures: dict[int, CopyFigures] = {}
+    shorter = np.zeros(tokens.shape, np.int32)  # sizes of contexts that are one token shorter
     log_p = np.zeros(tokens.shape)  # ln p(x_i | context) of every token
     for counts in context_counts(tokens, max(contexts) + 1, aligned=aligned):
         # A context that fewer images share is not used: the shorter one before it stays.
         kept = (counts.sizes >= min_images) | (counts.context == 0)
         log_p[kept] = np.log(counts.hits[kept] / counts.sizes[kept])
-        competitors[counts.context - 1] = float(
-            (shorter - counts.sizes).sum(1, dtype=np.int64).mean()
-        )
+        if counts.context - 1 in copies:
+            competitors = float((shorter - counts.sizes).sum(1, dtype=np.int64).mean())
+            figures[counts.context - 1] = CopyFigures(*copies[counts.context - 1], competitors)
         shorter = counts.sizes
         if counts.context in contexts:
-            log_copy[counts.context] = min(0.0, float(logsumexp(log_p.sum(1) - np.log(times))))
-            extraction[counts.context] = {
-                start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts
-            }
-    return {c: CopyFigures(c, log_copy[c], extraction[c], competitors[c]) for c in contexts}
+            log_copy = min(0.0, float(logsumexp(log_p.sum(1) - np.log(times))))
+            rest = {start: float(np.exp(log_p[:, start:].sum(1)).mean()) for start in starts}
+            copies[counts.context] = log_copy, rest
+    return {context: figures[context] for context in contexts}
 
 
 def entropy(column: NDArray[np.uint16]) -> float:
-    """Shannon's entropy of tokens [n] in bits, with the correction of Miller (1955) for what was
-    not seen.
+    """Shannon's entropy of tokens [n] in bits, corrected for what was not seen (Miller, 1955).
 
     >>> round(entropy(np.repeat(np.uint16([1, 2, 3, 4]), 1000)), 3)
     2.001
     """
     counts = np.unique(column, return_counts=True)[1]
     shares = counts / counts.sum()
-    return float(
-        -(shares * np.log2(shares)).sum() + (len(counts) - 1) / (2 * len(column) * np.log(2))
-    )
+    unseen = (len(counts) - 1) / (2 * len(column) * np.log(2))
+    return float(-(shares * np.log2(shares)).sum() + unseen)
 
 
 def collision_entropy(hits: Ints) -> float:
-    """-log2 of the chance that two of the n-grams with these counts `hits` [m], one an occurrence,
-    are equal.
-
-    The estimate of that chance has no bias: pairs that are equal, of all pairs (Rényi's entropy of
-    order 2). Infinite where no n-gram stands twice.
+    """-log2 of the chance that two of m n-grams, with these counts `hits` [m], are equal (Rényi's
+    entropy of order 2), without bias: equal pairs of all pairs. Infinite where none stands twice.
 
     >>> 2 ** collision_entropy(np.array([2, 2, 1, 1])), collision_entropy(np.ones(9, int))
     (6.0, inf)
@@ -166,17 +149,15 @@ def collision_entropy(hits: Ints) -> float:
 def gram_entropies(tokens: NDArray[np.uint16], longest: int) -> dict[int, float]:
     """The collision entropy in bits of n-grams of 1, 2 ... `longest` tokens, anywhere inside an
     image."""
-    result = {}
-    for counts in context_counts(tokens, min(longest, tokens.shape[1]) - 1, aligned=False):
-        result[counts.context + 1] = collision_entropy(counts.hits[:, counts.context :])
-    return result
+    counted = context_counts(tokens, min(longest, tokens.shape[1]) - 1, aligned=False)
+    return {each.context + 1: collision_entropy(each.hits[:, each.context :]) for each in counted}
 
 
 def prefix_entropies(tokens: NDArray[np.uint16]) -> Floats:
     """H(x_t | x_1 ... x_{t-1}) of the corpus itself [n, L], in bits, by position: float64 [L].
 
-    They sum to log2 n where all images differ, whatever the tokens are. Where that is used up an
-    image is known (Zheng et al., 2026, arXiv:2605.06207, who call it the entropy cliff).
+    They sum to log2 n where all images differ. Where that is used up an image is known (Zheng et
+    al., 2026, arXiv:2605.06207, who call it the entropy cliff).
 
     >>> prefix_entropies(np.array([[1, 5, 0], [1, 6, 0], [2, 5, 0], [2, 6, 0]], np.uint16)).tolist()
     [1.0, 1.0, 0.0]

@@ -1,8 +1,5 @@
-"""Exact figures of a sampler from its likelihood: no sample is drawn, and rates far below 1 / n are
-resolved.
-
-A sampler is a product of next-token distributions, so that the probability of any sequence is
-known. Hence
+"""Exact figures of a sampler from its likelihood, a product of next-token distributions: no sample
+is drawn, and rates far below 1 / n are resolved.
 
 - exact_copy_probability: the chance that a drawn sequence equals a training sequence, the sum over
   the distinct ones;
@@ -46,12 +43,10 @@ def exact_figures(
     share = floor_share(left_out, index.vocab_size)
 
     chances = training.prod(1)
-    all_asked = len(chances) == len(distinct)
-    total = (
-        Figure.exactly(float(chances.sum()))
-        if all_asked
-        else mean(chances, rng).scaled(len(distinct))
-    )
+    if len(chances) == len(distinct):
+        total = Figure.exactly(float(chances.sum()))
+    else:
+        total = mean(chances, rng).scaled(len(distinct))
     figures: dict[str, Any] = {
         "exact_copy_probability": total,
         "exact_copy_images": len(chosen),
@@ -80,11 +75,13 @@ def floor_share(left_out: Floats, vocab_size: int) -> float:
     """The a of a p + (1 - a) / V that predicts the tokens best, from their leave-one-out
     probabilities [n, L]."""
 
-    def loss(logit: float) -> float:
-        share = 1 / (1 + np.exp(-logit))
-        return float(bits(left_out, share, vocab_size).mean())
+    def share(logit: float) -> float:
+        return float(1 / (1 + np.exp(-logit)))
 
-    return float(1 / (1 + np.exp(-minimize_scalar(loss, bounds=(-12, 12), method="bounded").x)))
+    def loss(logit: float) -> float:
+        return float(bits(left_out, share(logit), vocab_size).mean())
+
+    return share(minimize_scalar(loss, bounds=(-12, 12), method="bounded").x)
 
 
 def bits(p: Floats, share: float, vocab_size: int) -> Floats:

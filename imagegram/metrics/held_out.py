@@ -1,5 +1,4 @@
-"""The held-out set: real images that the index never saw, which every figure is compared with; read
-once a run."""
+"""The held-out set: real images that the index never saw, which every figure is compared with."""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,19 +31,11 @@ class HeldOut:
 
 
 def read_held_out(index: Index) -> HeldOut:
-    """Read the held-out images; UserError where the token folders are gone or hold something
-    else."""
-    corpora = [folder.load() for folder in index.token_folders()]
-    ordinals = [corpus.ordinals[corpus.held_out] for corpus in corpora]
-    return HeldOut(
-        tokens=np.concatenate([corpus.tokens[corpus.held_out] for corpus in corpora]),
-        labels=np.concatenate(
-            [corpus.labels[corpus.held_out].astype(np.int64) for corpus in corpora]
-        ),
-        origins=np.concatenate(
-            [
-                np.stack([np.full(len(part), number), part], 1)
-                for number, part in enumerate(ordinals)
-            ]
-        ),
-    )
+    """Read the held-out images; UserError where the token folders are gone or have changed."""
+    parts = []
+    for number, folder in enumerate(index.token_folders()):
+        corpus = folder.load()
+        rows = corpus.held_out
+        origins = np.stack([np.full(rows.sum(), number), corpus.ordinals[rows]], 1)
+        parts.append((corpus.tokens[rows], corpus.labels[rows].astype(np.int64), origins))
+    return HeldOut(*map(np.concatenate, zip(*parts, strict=True)))

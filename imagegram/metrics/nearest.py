@@ -61,11 +61,8 @@ def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
 
 def code_vectors(tokens: Tokens, levels: tuple[int, ...]) -> Floats:
     """The FSQ codes of tokens [n, k], float64 [n, k * digits]."""
-    return (
-        fsq_codes(tokens, levels)
-        .reshape(len(tokens), tokens.shape[1] * len(levels))
-        .astype(np.float64)
-    )
+    digits = tokens.shape[1] * len(levels)
+    return fsq_codes(tokens, levels).reshape(len(tokens), digits).astype(np.float64)
 
 
 def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
@@ -83,27 +80,25 @@ def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
     many = min(many, len(known))
     step = max(1, PAIRS // len(known))
     for start in tqdm(range(0, n, step), desc="nearest training images", unit="batch", delay=3):
-        part = asked[start : start + step]
+        here = slice(start, start + step)
+        part = asked[here]
         squares = lengths - 2 * part @ known.T + np.square(part).sum(1)[:, None]
         if many > 1:
             closest = np.partition(squares, many - 1, axis=1)[:, :many]
-            around[start : start + step] = np.sqrt(closest.clip(min=0), dtype=np.float64).mean(1)
+            around[here] = np.sqrt(closest.clip(min=0), dtype=np.float64).mean(1)
         for which in range(min(2, len(known))):
             tied = squares <= squares.min(1, keepdims=True) + ROUNDING
             found = tied.argmax(1)
-            rows[which, start : start + step] = found
+            rows[which, here] = found
             apart = part.astype(np.float64) - known[found]
-            distances[which, start : start + step] = np.sqrt(np.square(apart).sum(1))
+            distances[which, here] = np.sqrt(np.square(apart).sum(1))
             squares[np.arange(len(part)), found] = np.inf
     return Nearest(rows[0], distances[0], distances[1], around)
 
 
 def authentic(nearest: Nearest, known: Vectors) -> NDArray[np.bool_]:
-    """Whether each of those asked about is further from its nearest one than that is from its own:
-    bool [n].
-
-    `nearest` among the distinct vectors `known` [N, F].
-    """
+    """Whether each is further from its nearest one, of the distinct vectors `known` [N, F], than
+    that is from its own: bool [n]."""
     asked, which = np.unique(nearest.rows, return_inverse=True)
     own = nearest_vectors(known[asked], known).second  # the first is the image itself
     return nearest.first > own[which]
@@ -140,11 +135,9 @@ def data_copying_figure(
         return data_copying(distances[0][a], distances[1][b], (cells[0][a], cells[1][b]))
 
     rows = (np.arange(len(distances[0])), np.arange(len(distances[1])))
-    return (
-        {}
-        if np.isnan(statistic(*rows))
-        else {"c_t": bootstrap(statistic, rows, rng, FEW_RESAMPLES)}
-    )
+    if np.isnan(statistic(*rows)):
+        return {}
+    return {"c_t": bootstrap(statistic, rows, rng, FEW_RESAMPLES)}
 
 
 def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -159,21 +152,18 @@ def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) ->
     )
     step = max(1, PAIRS // len(training))
     starts = tqdm(range(0, len(digits), step), desc="near-copies", unit="batch", delay=3)
-    parts = [
-        cdist(digits[start : start + step], known, "chebyshev").min(1) <= 1 for start in starts
-    ]
-    return np.concatenate(parts)
+    farthest = (cdist(digits[start : start + step], known, "chebyshev") for start in starts)
+    return np.concatenate([part.min(1) <= 1 for part in farthest])
 
 
 def memorization_figures(
     generated: Tokens, index: Index, held_out: Tokens, rng: np.random.Generator
 ) -> dict[str, dict[str, Figure]]:
     """AuthPct, near-copies and C_T of `generated` [n, k] and of the first k tokens of `held_out`
-    [M, L].
+    [M, L], for codecs with codes.
 
-    C_T is in cells of the classes of the nearest training images; that of the held-out images
-    compares one half of them with the other. Left out where no cell has enough of both. For codecs
-    with codes.
+    C_T is in cells of the classes of the nearest training images, and left out where none has
+    enough of both; that of held-out images compares one half of them with the other.
     """
     k = generated.shape[1]
     training, first = np.unique(index.tokens[:, :k], axis=0, return_index=True)
@@ -182,20 +172,16 @@ def memorization_figures(
     found: dict[str, tuple[Floats, Ints]] = {}  # distances and cells
     for who, sequences in (("generated", generated), ("held_out", held_out[:, :k])):
         codes = nearest_vectors(code_vectors(sequences, index.levels), known)
-        result[who] = {
-            "authentic": wilson(int(authentic(codes, known).sum()), len(sequences)),
-            "near_copies": wilson(
-                int(near_copies(sequences, training, index.levels).sum()), len(sequences)
-            ),
+        hits = {
+            "authentic": authentic(codes, known),
+            "near_copies": near_copies(sequences, training, index.levels),
         }
+        result[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
         found[who] = codes.first, index.classes[first[codes.rows]]
+    mine, real = found["generated"], found["held_out"]
     half = rng.permutation(len(held_out)) % 2 == 0
-    one, other = (
-        (found["held_out"][0][part], found["held_out"][1][part]) for part in (half, ~half)
-    )
-    for who, mine, real in (
-        ("generated", found["generated"], found["held_out"]),
-        ("held_out", one, other),
-    ):
-        result[who] |= data_copying_figure((mine[0], real[0]), (mine[1], real[1]), rng)
+    one, other = ([values[part] for values in real] for part in (half, ~half))
+    for who, (first_set, second) in {"generated": (mine, real), "held_out": (one, other)}.items():
+        distances, cells = zip(first_set, second, strict=True)
+        result[who] |= data_copying_figure(distances, cells, rng)
     return result

@@ -1,7 +1,6 @@
 """What is known of every single picture: what it copied from where, and the training image that it
 is nearest to."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,18 +24,16 @@ def describe_pictures(
 ) -> list[dict[str, Any]]:
     """For each sequence of `tokens` uint16 [n, k], as JSON:
 
-    kind: one of KINDS. longest_run: tokens in a row that stand in one training image, at any
-    position.
-    nearest: data set and ordinal of the training image that differs in the fewest tokens,
-    `differs`: in how many,
-    `same`: "1" for every token that equals its. Where the codec has codes, `nearest_in_codes`
-    likewise, and
-    `gap_ratio`: how far it is, divided by the distance to the second nearest (f_mem of nearest.py).
-    With `samples` that were drawn: `steps`, how many levels of the FSQ code lie between every token
-    and that of its source, and `runs`, the tokens copied in a row: first, number, and bits of
-    surprise, the most surprising run first. With the `sampler` that drew them whole:
-    `log2_probability`, None where it has none; and `because`, where it moves
-    tokens: of every token the earlier ones that moved it most.
+    kind: one of KINDS. longest_run: tokens in a row that stand in one training image, anywhere.
+    nearest: data set and ordinal of the training image that differs in the fewest tokens; differs:
+    in how many; same: "1" for every token that equals its. Where the codec has codes,
+    nearest_in_codes likewise, and gap_ratio: how far it is, divided by the distance to the second
+    nearest (f_mem of nearest.py).
+
+    With `samples` that were drawn, steps: how many levels of the FSQ code lie between every token
+    and that of its source; runs: the tokens copied in a row, see `copied_runs`. With the `sampler`
+    that drew them whole, log2_probability: None where it has none; because, where it moves tokens:
+    of every token the earlier ones that moved it most.
     """
     rows, distances = nearest(tokens, index.tokens)
     lengths = longest_runs(index, tokens)
@@ -71,25 +68,15 @@ def describe_pictures(
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
         if sampler is not None:
-            for fact, more in zip(
-                facts, _facts_of_sampler(index, tokens, sources, sampler), strict=True
-            ):
-                fact |= more
+            reasons = sampler.reasons(index, tokens, sources[..., 0])
+            with np.errstate(divide="ignore"):
+                total = np.log2(sampler.probabilities(index, tokens).astype(np.float64)).sum(1)
+            for i, fact in enumerate(facts):
+                if reasons is not None:
+                    fact["because"] = [row[row >= 0].tolist() for row in reasons[i]]
+                is_possible = np.isfinite(total[i])
+                fact["log2_probability"] = round(float(total[i]), 1) if is_possible else None
     return facts
-
-
-def _facts_of_sampler(
-    index: Index, tokens: NDArray[np.uint16], sources: NDArray[np.int64], sampler: Sampler
-) -> Iterator[dict[str, Any]]:
-    """What the sampler that drew the sequences [n, k] says of each."""
-    reasons = sampler.reasons(index, tokens, sources[..., 0])
-    with np.errstate(divide="ignore"):
-        total = np.log2(sampler.probabilities(index, tokens).astype(np.float64)).sum(1)
-    for i, value in enumerate(total):
-        fact: dict[str, Any] = {}
-        if reasons is not None:
-            fact["because"] = [[int(token) for token in row if token >= 0] for row in reasons[i]]
-        yield fact | {"log2_probability": round(float(value), 1) if np.isfinite(value) else None}
 
 
 def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
@@ -97,8 +84,8 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
     row of the index and position; -1 where a token stands nowhere.
 
     The longest run that stands in a training image is taken first, then the longest that goes on
-    from its end, so that the pieces are as few as can be. Of several places the first one where the
-    run stood counts, else the first of all.
+    from its end: as few pieces as can be. Of several places one where the run stood is taken, and
+    of these the first.
     """
     engine = Engine(index)
     lengths = engine.longest_matches(tokens)
@@ -108,14 +95,12 @@ def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         while start < len(row):
             length = int(lengths[i, start])
             if length:
-                images, positions = np.divmod(
-                    engine.offsets(row[start : start + length]), index.tokens_per_image + 1
-                )
-                in_place = positions - 1 == start
-                which = np.lexsort((images, ~in_place))[0]
-                run = np.arange(length)
-                sources[i, start : start + length, 0] = images[which]
-                sources[i, start : start + length, 1] = positions[which] - 1 + run
+                run = slice(start, start + length)
+                images, ends = np.divmod(engine.offsets(row[run]), index.tokens_per_image + 1)
+                positions = ends - 1  # a separator stands before each image
+                which = np.lexsort((images, positions != start))[0]
+                sources[i, run, 0] = images[which]
+                sources[i, run, 1] = positions[which] + np.arange(length)
             start += max(1, length)
     return sources
 
@@ -127,23 +112,23 @@ def steps_away(
     the digits of their FSQ codes; without codes 1 where they differ. 0 for given tokens."""
     rows = sources[..., 0]
     origin = index.tokens[rows.clip(min=0), sources[..., 1].clip(min=0)]
+    steps = (tokens != origin).astype(np.int64)
     if index.levels:
-        drawn = fsq_digits(tokens, index.levels).astype(np.int64)
-        stood = fsq_digits(origin, index.levels).astype(np.int64)
+        drawn, stood = (
+            fsq_digits(each, index.levels).astype(np.int64) for each in (tokens, origin)
+        )
         steps = np.abs(drawn - stood).sum(-1)
-    else:
-        steps = (tokens != origin).astype(np.int64)
     return np.where(rows < 0, 0, steps)
 
 
 def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
     """-log2 of the share of training images that have the token at its position: [n, k]; a count of
     1 at least."""
-    bits = np.empty(tokens.shape)
-    for position in range(tokens.shape[1]):
-        counts = np.bincount(index.tokens[:, position], minlength=index.vocab_size)
-        bits[:, position] = np.log2(index.num_images / counts[tokens[:, position]].clip(min=1))
-    return bits
+    counts = [
+        np.bincount(index.tokens[:, position], minlength=index.vocab_size)[column]
+        for position, column in enumerate(tokens.T)
+    ]
+    return np.log2(index.num_images / np.stack(counts, 1).clip(min=1))
 
 
 def copied_runs(

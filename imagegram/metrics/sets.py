@@ -54,6 +54,11 @@ class Space:
     reference: Vectors
     training: Vectors
 
+    @property
+    def compared(self) -> dict[str, Vectors]:
+        """The three sets of n images."""
+        return {"generated": self.generated, "held_out": self.held_out, "reference": self.reference}
+
     @cached_property
     def components(self) -> Any:
         """The principal components of the training images (fitted), as many as n images allow."""
@@ -76,11 +81,11 @@ class Found:
 def measure_space(space: Space, rng: np.random.Generator) -> Found:
     """All figures of SETS but the near-duplicates, which need pixels."""
     nearest = {
-        who: nearest_vectors(getattr(space, who), space.training, AROUND)
-        for who in ("generated", "held_out", "reference")
+        who: nearest_vectors(features, space.training, AROUND)
+        for who, features in space.compared.items()
     }
     cells = _cells(space)
-    figures: dict[str, dict[str, Figure]] = {}
+    figures = {}
     real = nearest["reference"].first
     for who in ("generated", "held_out"):
         found = nearest[who]
@@ -89,13 +94,12 @@ def measure_space(space: Space, rng: np.random.Generator) -> Found:
             "f_mem": found.memorized,
             "authentic": authentic(found, space.training),
         }
-        figures[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
-        figures[who]["closer_than_held_out"] = probability_closer(found.first, real, rng)
-        figures[who] |= data_copying_figure(
-            (found.first, real), (cells[who], cells["reference"]), rng
-        )
-        compared = Compared(space, getattr(space, who))
-        figures[who] |= jackknife(compared.measure, len(space.reference))
+        of = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
+        of["closer_than_held_out"] = probability_closer(found.first, real, rng)
+        both = cells[who], cells["reference"]
+        of |= data_copying_figure((found.first, real), both, rng)
+        compared = Compared(space, space.compared[who])
+        figures[who] = of | jackknife(compared.measure, len(space.reference))
     return Found(figures, nearest)
 
 
@@ -113,10 +117,9 @@ def _cells(space: Space) -> dict[str, Ints]:
     some = pca.transform(space.training[:FITTED_ON])
     count = max(1, min(len(space.generated) // CELL, len(some)))
     means = KMeans(count, n_init=1, random_state=0).fit(some)
-    sets = {who: getattr(space, who) for who in ("generated", "held_out", "reference")}
     return {
         who: means.predict(pca.transform(features)).astype(np.int64)
-        for who, features in sets.items()
+        for who, features in space.compared.items()
     }
 
 
@@ -125,15 +128,10 @@ class Compared:
     of some rows."""
 
     def __init__(self, space: Space, features: Vectors):
-        both = [vectors.astype(np.float64) for vectors in (features, space.reference)]
-        self.mine, self.real, self.between = (
-            squared_distances(a, b)
-            for a, b in ((both[0], both[0]), (both[1], both[1]), (both[0], both[1]))
-        )
-        scale = both[0].shape[1]
-        self.kernels = [
-            (a @ b.T / scale + 1) ** 3 for a, b in ((both[0],) * 2, (both[1],) * 2, both)
-        ]
+        a, b = (vectors.astype(np.float64) for vectors in (features, space.reference))
+        pairs = (a, a), (b, b), (a, b)
+        self.mine, self.real, self.between = (squared_distances(*pair) for pair in pairs)
+        self.kernels = [(x @ y.T / a.shape[1] + 1) ** 3 for x, y in pairs]
         self.low = [space.components.transform(vectors) for vectors in (features, space.reference)]
         # Twice the width of a kernel: the median distance of real images.
         self.width = max(1e-12, float(np.median(self.real[np.triu_indices(len(self.real), 1)])))
@@ -156,11 +154,8 @@ class Compared:
 
 def within(between: Floats, real: Floats) -> NDArray[np.bool_]:
     """Whether each candidate lies in each reference point's ball, which ends at its K-th neighbour:
-    bool [n, m].
-
-    Distances, or their squares: of candidates and reference points [n, m], and of these from each
-    other [m, m].
-    """
+    bool [n, m], from the distances, or their squares, of both [n, m] and of reference points from
+    each other [m, m]."""
     return between <= np.partition(real, K, axis=1)[:, K]  # itself is the nearest
 
 
@@ -178,9 +173,8 @@ def frechet(a: Floats, b: Floats) -> float:
 
     Of R'R = A and S'S = B the trace of the root is the sum of the singular values of R S'.
     """
-    roots = [
-        np.asarray(np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")) for x in (a, b)
-    ]
+    spreads = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    roots = [np.asarray(np.linalg.qr(spread, mode="r")) for spread in spreads]
     trace = sum(float(np.square(root).sum()) for root in roots)
     shared = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
     return max(0.0, float(np.square(a.mean(0) - b.mean(0)).sum()) + trace - 2 * shared)
@@ -189,18 +183,16 @@ def frechet(a: Floats, b: Floats) -> float:
 def mmd(mine: Floats, real: Floats, between: Floats) -> float:
     """The squared maximum mean discrepancy without bias, from kernels [n, n], [m, m], [n, m]
     (Gretton et al., 2012)."""
-    inner = sum(
-        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
-        for kernel in (mine, real)
-    )
+    inner = 0.0
+    for kernel in (mine, real):
+        n = len(kernel)
+        inner += (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
     return float(inner - 2 * between.mean())
 
 
 def renyi_kernel_entropy(squares: Floats, width: float) -> float:
     """exp of the Rényi kernel entropy of order 2 of n images, from squared distances [n, n]: 1 to
-    n.
-
-    The kernel is exp(-2 d^2 / width), that of half of a distance whose square is `width`.
+    n. The kernel is exp(-2 d^2 / width), that of half of a distance whose square is `width`.
 
     >>> [renyi_kernel_entropy(1e9 * squares, 1.0) for squares in (1 - np.eye(2), np.zeros((2, 2)))]
     [2.0, 1.0]
@@ -218,10 +210,10 @@ def jackknife(measure: Callable[[Ints], dict[str, float]], n: int) -> dict[str, 
     for key, value in measure(rows).items():
         each = np.array([part[key] for part in parts])
         error = QUANTILE * np.sqrt((groups - 1) / groups * np.square(each - each.mean()).sum())
-        low, high = value - error, value + error
-        if key != "kid":  # the only one that may be negative
-            low = max(0.0, low)
-        figures[key] = Figure(value, float(low), float(min(1.0, high) if key in SHARES else high))
+        least = -np.inf if key == "kid" else 0.0  # the only one that may be negative
+        most = 1.0 if key in SHARES else np.inf
+        bounds = np.clip([value - error, value + error], least, most)
+        figures[key] = Figure(value, *bounds.tolist())
     return figures
 
 
