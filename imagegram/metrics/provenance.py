@@ -68,15 +68,26 @@ def describe_pictures(
             fact["runs"] = copied_runs(sources[i], steps[i], surprise[i])
 
         if sampler is not None:
-            reasons = sampler.reasons(index, tokens, sources[..., 0])
-            with np.errstate(divide="ignore"):
-                total = np.log2(sampler.probabilities(index, tokens).astype(np.float64)).sum(1)
-            for i, fact in enumerate(facts):
-                if reasons is not None:
-                    fact["because"] = [row[row >= 0].tolist() for row in reasons[i]]
-                is_possible = np.isfinite(total[i])
-                fact["log2_probability"] = round(float(total[i]), 1) if is_possible else None
+            _ask(sampler, index, tokens, sources, facts)
     return facts
+
+
+def _ask(
+    sampler: Sampler,
+    index: Index,
+    tokens: NDArray[np.uint16],
+    sources: NDArray[np.int64],
+    facts: list[dict[str, Any]],
+) -> None:
+    """Add to the facts of sequences [n, k] what the sampler that drew them says."""
+    reasons = sampler.reasons(index, tokens, sources[..., 0])
+    with np.errstate(divide="ignore"):
+        total = np.log2(sampler.probabilities(index, tokens).astype(np.float64)).sum(1)
+    for i, fact in enumerate(facts):
+        if reasons is not None:
+            fact["because"] = [row[row >= 0].tolist() for row in reasons[i]]
+        is_possible = np.isfinite(total[i])
+        fact["log2_probability"] = round(float(total[i]), 1) if is_possible else None
 
 
 def traced(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
