@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
-from imagegram.machine import choose_device, cores, single_threads
+from imagegram.machine import cores, single_threads
 from imagegram.samplers import Kernel
 from imagegram.samplers.kernel.fit import open_kernel
 from imagegram.samplers.kernel.model import digits_of
@@ -70,7 +70,7 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
         single_threads(),
     ):
         started = time.perf_counter()
-        library.draw(position, queries, uniform, 1.0)
+        library.draw(position, queries, uniform)
         if gpu:
             torch.cuda.synchronize()
         taken = time.perf_counter() - started
@@ -95,7 +95,7 @@ def drawn_per_second(index: Index, n: int) -> float:
 def measure(config: Config, index: Index) -> None:
     """Print the table of operations and the summary."""
     started = time.monotonic()
-    model = open_kernel(index, choose_device())
+    model = open_kernel(index)
     fit_seconds = time.monotonic() - started
     length = index.tokens_per_image
     where = (

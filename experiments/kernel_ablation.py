@@ -24,7 +24,6 @@ from experiments.common import Corpus
 from imagegram.cli import run_script, summary
 from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
-from imagegram.machine import choose_device
 from imagegram.metrics.intervals import mean
 from imagegram.samplers.kernel import fit as fit_file
 from imagegram.samplers.kernel import model as model_file
@@ -88,7 +87,7 @@ def fitted_bits(
 
     rank: 0 for the default.
     """
-    model = fit(index.tokens, index.levels, choose_device(), seed=seed, kind=kind, rank=rank)
+    model = fit(index.tokens, index.levels, seed=seed, kind=kind, rank=rank)
     return -np.log2(model_probabilities(model, index.tokens, held_out, Drawing())).mean(1)
 
 
@@ -110,7 +109,7 @@ def bits_of_a_vote_a_digit(index: Index, held_out: NDArray[np.uint16]) -> Floats
             fit_file, OWN_TOKENS=digits, WIDE_TOKENS=fit_file.WIDE_TOKENS * len(index.levels)
         ),
     ):
-        model = fit(training, levels, choose_device())
+        model = fit(training, levels)
         chances = model_probabilities(model, training, asked, Drawing())
     return -np.log2(chances).sum(1) / index.tokens_per_image
 

@@ -24,7 +24,6 @@ from tyro.conf import Positional
 
 from experiments.common import has, read_table, save_plot, write_table
 from imagegram.cli import run_script, summary
-from imagegram.machine import choose_device
 from imagegram.metrics.intervals import mean
 from imagegram.samplers import Kernel
 from imagegram.samplers.kernel.drawing import Drawing, model_probabilities
@@ -60,7 +59,7 @@ def measure(
     """The figures of a kernel fitted to training images [N, L]; `asked` of these are looked for as
     copies."""
     started = time.process_time()
-    model = fit(training, levels, choose_device())
+    model = fit(training, levels)
     found = {"fit_core_seconds": time.process_time() - started}
 
     def log2(tokens: NDArray[np.uint16], drawing: Drawing) -> NDArray[np.float64]:

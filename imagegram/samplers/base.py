@@ -65,8 +65,9 @@ class Sampler(ABC):
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         """The matches of every position of `drawn` [n, L], by the protocol of matches.py."""
 
-    def prepare(self, index: Index) -> None:  # noqa: B027
+    def prepare(self, index: Index) -> object:
         """Make what is made once for an index and kept beside it, such as a fit."""
+        return None
 
     def probabilities(
         self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None

@@ -66,7 +66,7 @@ def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.Mo
     small_tiles(monkeypatch)
     monkeypatch.setattr(kernel_votes, "TILE", 7)  # two of groups as well
     fitted = {
-        name: value.double().numpy() for name, value in open_kernel(index, CPU).state_dict().items()
+        name: value.double().numpy() for name, value in open_kernel(index).state_dict().items()
     }
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
     training = digits_in(index.tokens)
@@ -82,7 +82,7 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(
 ) -> None:
     """Its mean is that of a regression fitted without it; of the votes, its own is taken away."""
     small_tiles(monkeypatch)
-    model = open_kernel(index, CPU)
+    model = open_kernel(index)
     image, position = 50, 2
     digits = digits_of(index.tokens, LEVELS, CPU)
     codes = model.training_codes(digits, position)
@@ -93,7 +93,7 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(
         + model.residuals(digits, position, torch.arange(60))[others]
     )
     own = digits[image, 6:9].long()
-    y = whole(model.project(model.embed(digits, position), position))
+    y = whole(model.project(digits, position))
     votes = torch.softmax(-heard((y[others] - y[image]).square().sum(1)), 0)
     for digit in range(3):
         votes = (
@@ -133,7 +133,7 @@ def test_left_out_residuals_are_those_of_refits_without_the_image(
     components."""
     monkeypatch.setattr("imagegram.samplers.kernel.regression.BLOCK", 7)
     tokens = related(40, max(4, position + 2))
-    model = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    model = fit(tokens.astype(np.uint16), LEVELS)
     digits = digits_of(tokens, LEVELS, CPU)
     row = model.row(position)
     codes = model.training_codes(digits, row)
@@ -154,7 +154,7 @@ def test_late_tokens_of_long_images_share_their_numbers(
     small_tiles(monkeypatch)
     length = OWN_TOKENS + 40  # so that the rows of the library's context take turns
     index = index_of(tmp_path, related(24, length))
-    model = open_kernel(index, CPU)
+    model = open_kernel(index)
     assert model.rows == OWN_TOKENS + 1
     position = length - 1
     digits = digits_of(index.tokens, LEVELS, CPU)
@@ -225,8 +225,8 @@ def test_sources_are_drawn_by_their_votes(
         index, n, np.random.default_rng(0), length=3, prefix=prefix
     )
     assert (samples.sources[:, 2, 1] == 2).all()
-    model = open_kernel(index, CPU)
-    y = whole(model.project(model.embed(digits_of(index.tokens, LEVELS, CPU), 2), 2))
+    model = open_kernel(index)
+    y = whole(model.project(digits_of(index.tokens, LEVELS, CPU), 2))
     expected = n * torch.softmax(-heard((y - y[7]).square().sum(1)).double() / 0.8, 0).numpy()
     observed = np.bincount(samples.sources[:, 2, 0], minlength=60)
     common = expected > 5
@@ -249,7 +249,7 @@ def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index
     tokens[:10, 1] ^= 4  # the highest bit of a digit
     tokens[10:, [0, 2]] ^= 4
     relevance = Kernel().relevance(index)
-    assert np.array_equal(relevance, open_kernel(index, CPU).listening().numpy())
+    assert np.array_equal(relevance, open_kernel(index).listening().numpy())
     reasons = Kernel().reasons(index, tokens, sources)
     assert (reasons[:, 0] == -1).all()
     assert (reasons[:10, 1] == -1).all()
@@ -287,8 +287,8 @@ def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
     ones alike."""
     rng = np.random.default_rng(0)
     unrelated = rng.integers(0, 512, (200, 4))
-    assert mean_bits(fit(unrelated.astype(np.uint16), LEVELS, CPU), unrelated) > 8.8
-    model = fit(related(200).astype(np.uint16), LEVELS, CPU)
+    assert mean_bits(fit(unrelated.astype(np.uint16), LEVELS), unrelated) > 8.8
+    model = fit(related(200).astype(np.uint16), LEVELS)
     assert mean_bits(model, related(200)) < 6.5
 
 
@@ -309,7 +309,7 @@ def test_what_is_fitted_is_the_leave_one_out_likelihood(index: Index) -> None:
     rows = np.arange(index.num_images)
     p = FITTED.probabilities(index, np.array(index.tokens), leave_out=rows)
     assert -np.log2(p).mean() == pytest.approx(
-        mean_bits(open_kernel(index, CPU), index.tokens), rel=1e-3
+        mean_bits(open_kernel(index), index.tokens), rel=1e-3
     )  # votes are rounded
 
 
@@ -368,7 +368,7 @@ def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> N
         )
         assert p.sum(0).numpy(force=True) == pytest.approx(1, abs=1e-5)
     tokens = np.random.default_rng(0).integers(0, 120, (80, 3)).astype(np.uint16)
-    assert fit(tokens, levels, CPU).log_width.isfinite().all()
+    assert fit(tokens, levels).log_width.isfinite().all()
 
 
 def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> None:

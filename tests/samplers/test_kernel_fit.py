@@ -45,9 +45,9 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(
         return bits
 
     monkeypatch.setattr(module, "left_out_bits", noted)
-    model = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    model = fit(tokens.astype(np.uint16), LEVELS)
     monkeypatch.setattr(module, "_narrow", lambda *_: None)
-    wide = fit(tokens.astype(np.uint16), LEVELS, CPU)
+    wide = fit(tokens.astype(np.uint16), LEVELS)
     factor = (model.sharpness - wide.sharpness)[1].item()
     assert factor == pytest.approx(np.log(min(tried, key=tried.__getitem__)), abs=1e-4)
     assert factor >= np.log(module.NARROWER) - 1e-4
@@ -69,7 +69,7 @@ def test_metrics_start_at_the_principal_components(monkeypatch: pytest.MonkeyPat
     """They hold as much of the contexts' variance as as many singular values."""
     monkeypatch.setattr(module, "PASSES", 0)  # no step
     tokens = related(150, 4)
-    model = fit(tokens, LEVELS, CPU)
+    model = fit(tokens, LEVELS)
     contexts = model.training_codes(digits_of(tokens, LEVELS, CPU), 3)[:, :-3]
     assert len(model.regression_at(0).landmarks) == 0  # of no context
     start = model.projections[3]
@@ -86,7 +86,7 @@ def test_metrics_start_at_the_principal_components(monkeypatch: pytest.MonkeyPat
 
 def test_the_nearest_images_tell_later_tokens_nearly_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = related(60, 6)
-    model = fit(tokens, LEVELS, CPU)
+    model = fit(tokens, LEVELS)
     digits = digits_of(tokens, LEVELS, CPU)
     residuals = model.residuals(digits, 5, torch.arange(60))
     bits = {}
@@ -118,7 +118,7 @@ def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) ->
     bits = []
     for passes in (module.PASSES, 1000):
         monkeypatch.setattr(module, "PASSES", passes)
-        model = fit(few, LEVELS, CPU)
+        model = fit(few, LEVELS)
         bits.append(-np.log2(model_probabilities(model, few, others, Drawing())).mean())
     assert bits[0] < min(9, bits[1] + 0.05)
 
@@ -127,26 +127,25 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = index_of(tmp_path, related(60))
-    open_kernel(index, CPU)
+    open_kernel(index)
     before = fit_file(index).read_bytes()
     stamp = fit_file(index).stat().st_mtime_ns
-    open_kernel(index, CPU)
+    open_kernel(index)
     assert fit_file(index).stat().st_mtime_ns == stamp
     other = index_of(tmp_path / "other", related(60, seed=5))
     fit_file(other).write_bytes(before)
-    open_kernel(other, CPU)
+    open_kernel(other)
     assert fit_file(other).read_bytes() != before
     # Fitted otherwise, it is another one.
-    key = module._made_from(index, 0)
+    key = module._made_from(index)
     for name in [name for name in vars(module) if name.isupper() and name != "LEAST_IMAGES"]:
         with monkeypatch.context() as patch:
             patch.setattr(
                 module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1
             )
-            assert module._made_from(index, 0) != key, name
-    assert module._made_from(index, 7) != key
+            assert module._made_from(index) != key, name
     monkeypatch.setattr(module, "VERSION", 99)
-    open_kernel(index, CPU)
+    open_kernel(index)
     assert fit_file(index).read_bytes() != before
 
 

@@ -1,14 +1,13 @@
 """Fitting moved votes to training images, and keeping the fit beside their index."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,7 +16,7 @@ from tqdm import tqdm, trange
 from imagegram.cli import UserError
 from imagegram.files import atomic
 from imagegram.index.folder import Index
-from imagegram.machine import single_threads
+from imagegram.machine import choose_device, single_threads
 from imagegram.samplers.kernel import VERSION
 from imagegram.samplers.kernel import model as model_file
 from imagegram.samplers.kernel import regression as regression_file
@@ -32,21 +31,18 @@ from imagegram.samplers.kernel.model import (
     neighbours_of,
 )
 from imagegram.samplers.kernel.regression import principal_axes
+from imagegram.samplers.matches import Ints, Tokens
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
-# training images that the regressions are fitted to, of all rows together: minutes
-IMAGES_OF_ALL_ROWS = 1 << 20
+IMAGES_OF_ALL_ROWS = 1 << 20  # that the regressions are fitted to, of all rows together: minutes
 STEPS = 200  # of the optimizer, at most
-# times that a training image is predicted, at most: fewer images are learned by heart if seen more
-# often
-PASSES = 2.5
+PASSES = 2.5  # times that an image is predicted, at most: oftener, few are learned by heart
 BATCH = 64  # training images predicted in a step
 LIBRARY = 4096  # training images that vote in a step, at most
 LATER_TOKENS = 4  # of those that share numbers, the ones of a step
-# images whose offers count in a step, where a context of some tokens makes the others' votes small
-NEAREST = 512
-WIDE_TOKENS = 4  # the first ones, where they do not
+NEAREST = 512  # images whose offers count in a step: the context makes the others' votes small
+WIDE_TOKENS = 4  # the first ones, where it does not
 RATES = {"projections": 0.03, "codes": 0.02, "edges": 0.01}  # of the optimizer
 RATE = 0.07  # for everything else
 NARROWER = 1.2  # times the squared distances, where the index is larger than the library
@@ -56,12 +52,10 @@ NARROWED_BY = 9  # tokens that tell it, at most
 
 
 def fit(
-    tokens: NDArray[np.uint16],
+    tokens: Tokens,
     levels: tuple[int, ...],
-    device: torch.device,
     *,
     seed: int = SEED,
-    steps: int = 0,
     kind: type[MovedVotes] = MovedVotes,
     rank: int = 0,
 ) -> MovedVotes:
@@ -69,9 +63,8 @@ def fit(
 
     The regression is solved; everything else follows gradients. A step predicts BATCH images from a
     random LIBRARY of the others, so that its cost does not grow with N. Where N is larger, nearer
-    images are to be found, and the votes are narrowed to them in the end. `steps`: at most; 0:
-    STEPS.
-    `rank`: of the metrics; 0: that of `rank_of`.
+    images are to be found, and the votes are narrowed to them in the end. `rank`: of the metrics;
+    0: that of `rank_of`.
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
@@ -79,15 +72,20 @@ def fit(
             f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are "
             f"{n}: tokenize more, or take another sampler, aligned or ntd for example"
         )
+    device = choose_device()
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(n)[: IMAGES_OF_ALL_ROWS // min(tokens.shape[1], OWN_TOKENS + 1)])
     model = kind(levels, tokens.shape[1], rank or rank_of(n), len(rows)).to(device)
     digits = digits_of(tokens[rows], levels, device)
-    with _threads(device) as pool:
+    # Threads that each do operations of their own: most are too short to be shared between cores.
+    with (
+        single_threads() as threads,
+        ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool,
+    ):
         _regress(model, digits, rows, rng, pool)
-        _descend(model, digits, rng, pool, steps or STEPS)
+        _descend(model, digits, rng, pool)
         if n > 2 * LIBRARY:
-            _narrow(model, tokens, device, rng)
+            _narrow(model, tokens, rng)
     return model.requires_grad_(False).eval()
 
 
@@ -100,22 +98,11 @@ def rank_of(images: int) -> int:
     return min(MOST_RANK, max(LEAST_RANK, images // IMAGES_A_RANK))
 
 
-@contextlib.contextmanager
-def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each do operations of their own: most are too short to be shared between two
-    cores."""
-    with (
-        single_threads() as threads,
-        ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool,
-    ):
-        yield pool
-
-
 @torch.no_grad()
 def _regress(
     model: MovedVotes,
     digits: Tensor,
-    rows: NDArray[np.int64],
+    rows: Ints,
     rng: np.random.Generator,
     pool: ThreadPoolExecutor,
 ) -> None:
@@ -143,28 +130,34 @@ def _regress(
 
 
 def _descend(
-    model: MovedVotes,
-    digits: Tensor,
-    rng: np.random.Generator,
-    pool: ThreadPoolExecutor,
-    steps: int,
+    model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor
 ) -> None:
     """Follow the gradient of the leave-one-out bits of batches of `digits` uint8 [M, F]."""
     size = min(len(digits), LIBRARY)
     batch = min(BATCH, size)
-    named = {
-        name: each for name, each in model.named_parameters() if each.numel() and each.requires_grad
-    }
-    trained = list(named.values())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [each], "rate": RATES.get(name.split(".")[0], RATE)}
-        for name, each in named.items()
+        for name, each in model.named_parameters()
+        if each.numel() and each.requires_grad
     ]
+    trained = [group["params"][0] for group in groups]
     optimizer = torch.optim.Adam(groups, RATE)
-    steps = min(steps, math.ceil(PASSES * len(digits) / batch))
-    residuals = [
-        model.residuals(digits, row, model.images) for row in range(min(model.rows, OWN_TOKENS))
-    ]
+    steps = min(STEPS, math.ceil(PASSES * len(digits) / batch))
+    own = range(min(model.rows, OWN_TOKENS))
+    residuals = [model.residuals(digits, row, model.images) for row in own]
+
+    def bits_and_gradients(
+        few: Tensor, chosen: Tensor, task: tuple[int, float]
+    ) -> tuple[float, list[Tensor]]:
+        position, times = task
+        if position < OWN_TOKENS:
+            known = residuals[position][chosen]
+        else:
+            known = model.residuals(few, position, model.images[chosen])
+        bits = times * left_out_bits(model, few, known, position, batch)
+        found = torch.autograd.grad(bits, trained, allow_unused=True)
+        zero = torch.zeros((), device=few.device)
+        return bits.item(), [zero if gradient is None else gradient for gradient in found]
 
     bar = trange(steps, desc="fitting the kernel", unit="step")
     for number in bar:
@@ -172,44 +165,24 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, remaining / 0.4)
         chosen = torch.from_numpy(rng.choice(len(digits), size, replace=False)).to(digits.device)
-        few = digits[chosen]
-
-        def one(
-            task: tuple[int, float], few: Tensor = few, chosen: Tensor = chosen
-        ) -> tuple[float, list[Tensor]]:
-            position, times = task
-            known = (
-                residuals[position][chosen]
-                if position < OWN_TOKENS
-                else model.residuals(few, position, model.images[chosen])
-            )
-            bits = times * left_out_bits(model, few, known, position, batch)
-            found = torch.autograd.grad(bits, trained, allow_unused=True)
-            zero = torch.zeros((), device=few.device)
-            return bits.item(), [zero if gradient is None else gradient for gradient in found]
-
-        results = list(pool.map(one, _tasks(model, rng)))
+        one = partial(bits_and_gradients, digits[chosen], chosen)
+        bits, of_tasks = zip(*pool.map(one, _tasks(model, rng)), strict=True)
         # The same sum, however many threads there are.
-        for parameter, *gradients in zip(
-            trained, *(gradients for _, gradients in results), strict=True
-        ):
+        for parameter, *gradients in zip(trained, *of_tasks, strict=True):
             parameter.grad = torch.zeros_like(parameter) + sum(gradients)
         optimizer.step()
-        bar.set_postfix_str(
-            f"{sum(bits for bits, _ in results) / model.tokens:.2f} bits a token, left out"
-        )
+        bar.set_postfix_str(f"{sum(bits) / model.tokens:.2f} bits a token, left out")
 
 
 def _tasks(model: MovedVotes, rng: np.random.Generator) -> list[tuple[int, float]]:
     """The positions predicted in a step, and how often they count: of those that share their
     numbers a few."""
-    own = min(model.tokens, OWN_TOKENS)
-    later = model.tokens - own
-    few = min(LATER_TOKENS, later)
-    drawn = np.sort(rng.choice(later, few, replace=False)) if few else np.zeros(0, np.int64)
-    return [(position, 1.0) for position in range(own)] + [
-        (own + int(number), later / few) for number in drawn
-    ]
+    tasks = [(position, 1.0) for position in range(min(model.tokens, OWN_TOKENS))]
+    if later := model.tokens - len(tasks):
+        few = min(LATER_TOKENS, later)
+        drawn = np.sort(rng.choice(later, few, replace=False)).tolist()
+        tasks += [(OWN_TOKENS + number, later / few) for number in drawn]
+    return tasks
 
 
 def left_out_bits(
@@ -231,13 +204,12 @@ def left_out_bits(
     means = model.own_codes(digits[:batch], position) - residuals[:batch]
     own = torch.arange(batch, device=digits.device)[:, None]
     if position:
-        y = model.project(model.embed(digits, position), position)
+        y = model.project(digits, position)
         x = y[:batch]
         distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
         distances = distances.scatter(1, own, FAR) * sharper
-        heard = distances.topk(min(neighbours_of(len(digits)), len(digits) - 1), 1, largest=False)[
-            0
-        ][:, -1:]
+        neighbours = min(neighbours_of(len(digits)), len(digits) - 1)
+        heard = distances.topk(neighbours, 1, largest=False)[0][:, -1:]
         distances = distances.maximum(heard)
     else:
         distances = torch.zeros((batch, len(digits)), device=digits.device).scatter(1, own, FAR)
@@ -260,9 +232,7 @@ def left_out_bits(
 
 
 @torch.no_grad()
-def _narrow(
-    model: MovedVotes, tokens: NDArray[np.uint16], device: torch.device, rng: np.random.Generator
-) -> None:
+def _narrow(model: MovedVotes, tokens: Tokens, rng: np.random.Generator) -> None:
     """Narrow votes that were fitted to a library to the denser index [N, L] that it was drawn from.
 
     The squared distances of all tokens are multiplied by one number, the one of some powers of
@@ -270,19 +240,15 @@ def _narrow(
     others.
     """
     rows = rng.permutation(len(tokens))[:NARROWED]
-    digits = digits_of(tokens[rows], model.levels, device)
-    images = torch.from_numpy(rows).to(device)
+    images = torch.from_numpy(rows).to(model.codes.device)
+    digits = digits_of(tokens[rows], model.levels, images.device)
     bits = np.zeros(POWERS)
     tasks = _tasks(model, rng)
-    for position, times in tqdm(
-        tasks[:: -(-len(tasks) // NARROWED_BY)], desc="narrowing it to all images", unit="token"
-    ):
-        residuals = model.residuals(digits, position, images)
+    some = tasks[:: -(-len(tasks) // NARROWED_BY)]
+    for position, times in tqdm(some, desc="narrowing it to all images", unit="token"):
+        known = digits, model.residuals(digits, position, images), position, BATCH
         for power in range(POWERS):
-            found = left_out_bits(
-                model, digits, residuals, position, BATCH, sharper=NARROWER**power
-            )
-            bits[power] += times * found.item()
+            bits[power] += times * left_out_bits(model, *known, sharper=NARROWER**power).item()
     model.sharpness.add_(int(bits.argmin()) * math.log(NARROWER))
 
 
@@ -291,9 +257,8 @@ def fit_file(index: Index) -> Path:
     return index.path.parent / f"{index.path.name}-kernel.safetensors"
 
 
-def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedVotes:
-    """The model fitted to `index`: read from beside it, or fitted now, in `steps` (0: STEPS), and
-    written there.
+def open_kernel(index: Index) -> MovedVotes:
+    """The model fitted to `index`: read from beside it, or fitted now and written there.
 
     UserError where the codec has no FSQ levels, or the images are too few.
     """
@@ -302,36 +267,30 @@ def open_kernel(index: Index, device: torch.device, *, steps: int = 0) -> MovedV
             f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits"
         )
     file = fit_file(index)
-    made_from = _made_from(index, steps)
+    made_from = _made_from(index)
     if file.exists():
         with safe_open(file, "pt") as f:
             if f.metadata() == made_from:
                 stored = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-                rank = int(made_from["rank"])
-                model = MovedVotes(
-                    index.levels, index.tokens_per_image, rank, len(stored["images"])
-                )
+                size = rank_of(index.num_images), len(stored["images"])
+                model = MovedVotes(index.levels, index.tokens_per_image, *size)
                 model.load_state_dict(stored)
-                return model.to(device).requires_grad_(False).eval()
-    model = fit(index.tokens, index.levels, device, steps=steps)
+                return model.to(choose_device()).requires_grad_(False).eval()
+    model = fit(index.tokens, index.levels)
     with atomic(file) as temporary:
         save_file(model.state_dict(), temporary, made_from)
     return model
 
 
-def _made_from(index: Index, steps: int) -> dict[str, str]:
+def _made_from(index: Index) -> dict[str, str]:
     """All that a fit depends on, as text: every constant of this file, of the model and of its
     regression."""
-    constants = vars(model_file) | vars(regression_file) | globals() | {"STEPS": steps or STEPS}
-    settings = {
-        name: value
-        for name, value in sorted(constants.items())
-        if name.isupper() and name != "VERSION"
+    constants = sorted((vars(model_file) | vars(regression_file) | globals()).items())
+    settings = {name: value for name, value in constants if name.isupper() and name != "VERSION"}
+    made_from = {
+        "index": index.identity,
+        "format": VERSION,
+        "settings": settings,
+        "rank": rank_of(index.num_images),
     }
-    rank = rank_of(index.num_images)
-    return {
-        "index": str(index.identity),
-        "format": str(VERSION),
-        "settings": str(settings),
-        "rank": str(rank),
-    }
+    return {name: str(value) for name, value in made_from.items()}

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from imagegram.codec.fsq import fsq_digits
 from imagegram.samplers.kernel.regression import Regression, landmarks_of
+from imagegram.samplers.matches import Tokens
 
 FIRST_TOKENS = 8
 LAST_TOKENS = 24  # of the earlier tokens these are the context: all of them up to 32
-# have numbers of their own; all later tokens share one set of them
-OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS
+OWN_TOKENS = FIRST_TOKENS + LAST_TOKENS  # have numbers of their own; all later ones share a set
 MOST_RANK = 32
 LEAST_RANK = 4
 IMAGES_A_RANK = 128  # fewer images cannot tell more numbers of the context apart
@@ -29,8 +29,7 @@ NARROWEST = 1e-6  # a width, as a share of the fitted one: step 0
 
 
 class MovedVotes(nn.Module):
-    """The fitted numbers: of each of R rows, the token positions up to OWN_TOKENS, and one row for
-    all after them.
+    """The fitted numbers: a row for each token position up to OWN_TOKENS, one for all after them.
 
     A place f = token position * digits + digit. A row listens to at most OWN_TOKENS earlier tokens,
     whose C digits are its context.
@@ -39,8 +38,7 @@ class MovedVotes(nn.Module):
     regression: type[Regression] = Regression
     edges_of_codes: Tensor  # [D, values - 1], half way between two codes of a digit
     images: Tensor  # int64 [M], rows of the index that the regression was fitted to, ascending
-    # int64 [M], the position at which the last row saw each of them, where it stands for many
-    positions: Tensor
+    positions: Tensor  # int64 [M], where the last row saw each of them, if it stands for many
     leverage: Tensor  # [R, M, D], how much each of those images weighed in its own prediction
 
     def __init__(
@@ -53,23 +51,19 @@ class MovedVotes(nn.Module):
         self.tokens = tokens_per_image
         self.rank = rank
         self.rows = min(tokens_per_image, OWN_TOKENS + 1)
-        values = max(levels)
 
         # Where a digit lies for the distance: at first where the quantizer has it.
-        self.codes = nn.Parameter(fsq_places(levels).repeat(self.rows, 1))  # [R * D, values]
+        codes = fsq_places(levels)
+        self.codes = nn.Parameter(codes.repeat(self.rows, 1))  # [R * D, values]
         self.projections = nn.ParameterList(
             nn.Parameter(_first_projection(r, self.digits, rank)) for r in range(self.rows)
         )
-        # log of what squared distances are multiplied with
-        self.sharpness = nn.Parameter(torch.zeros(self.rows))
+        self.sharpness = nn.Parameter(torch.zeros(self.rows))  # log factors of squared distances
 
-        codes = fsq_places(levels)
         self.register_buffer("edges_of_codes", (codes[:, 1:] + codes[:, :-1]) / 2, persistent=False)
         self.edges = nn.Parameter(self.edges_of_codes.repeat(self.rows, 1, 1))  # [R, D, values - 1]
-        # of a step, in codes
-        self.log_width = nn.Parameter(torch.full((self.rows, self.digits), -2.7))
-        # The shares of the moved votes, of votes as they stand (the first token's alone) and of
-        # uniform tokens.
+        self.log_width = nn.Parameter(torch.full((self.rows, self.digits), -2.7))  # of a step
+        # Of the moved votes, of votes as they stand (the first token's alone), of uniform tokens.
         self.share_logits = nn.Parameter(torch.tensor([3.0, 0.0, 0.0]).repeat(self.rows, 1))
 
         landmarks = landmarks_of(images, self.rows)
@@ -79,7 +73,6 @@ class MovedVotes(nn.Module):
         self.register_buffer("images", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("positions", torch.zeros(images, dtype=torch.int64))
         self.register_buffer("leverage", torch.zeros(self.rows, images, self.digits))
-        self.values = values
 
     def row(self, position: int) -> int:
         """Where the numbers of a token position stand."""
@@ -99,18 +92,18 @@ class MovedVotes(nn.Module):
         """The context of `position` for the distance: digits uint8 [n, >= position * D] -> [n,
         C]."""
         context = context_places(position, self.digits)
-        rows = torch.tensor(
-            [
-                self.row(place // self.digits) * self.digits + place % self.digits
-                for place in context
-            ]
-        )
-        codes = self.codes[rows.to(digits.device)]  # [C, values]
+        codes = self.codes[self._code_rows(position).to(digits.device)]  # [C, values]
         return codes.gather(1, digits[:, context].T.long()).T
 
-    def project(self, embedded: Tensor, position: int) -> Tensor:
-        """Contexts [n, C] -> the numbers [n, r] whose squared distance decides the votes."""
-        return embedded @ self.projection(position).T
+    def _code_rows(self, position: int) -> Tensor:
+        """The rows of `codes` of a context: int64 [C]."""
+        context = torch.tensor(context_places(position, self.digits))
+        row = (context // self.digits).clamp(max=self.rows - 1)
+        return row * self.digits + context % self.digits
+
+    def project(self, digits: Tensor, position: int) -> Tensor:
+        """The numbers [n, r] of contexts whose squared distance decides the votes."""
+        return self.embed(digits, position) @ self.projection(position).T
 
     def projection(self, position: int) -> Tensor:
         """What contexts are multiplied with: [r, C]."""
@@ -118,8 +111,8 @@ class MovedVotes(nn.Module):
         return self.projections[row] * (self.sharpness[row] / 2).exp()
 
     def shares(self, position: int, step: float = 1.0) -> Tensor:
-        """The shares of moved votes, votes as they stand, and uniform tokens: [3]; `step` scales
-        the last one."""
+        """The shares of moved votes, of votes as they stand, and of uniform tokens, which `step`
+        scales: [3]."""
         logits = self.share_logits[self.row(position)]
         if position:
             logits = torch.stack([logits[0], logits.new_tensor(-math.inf), logits[2]])
@@ -151,23 +144,20 @@ class MovedVotes(nn.Module):
         edges = torch.cat([-end, edges, end])
         low, high = edges[wanted], edges[wanted + 1]
         narrow = (-self.log_width[row, digit]).exp() / max(step * temperature, NARROWEST)
-        # Both sigmoids on the side where they are small: the difference of two numbers near 1 has
-        # no digits left.
+        # Where both sigmoids are small: the difference of two numbers near 1 has no digits left.
         side = torch.where(low + high > 2 * offers, -narrow, narrow)
         return (torch.sigmoid(side * (high - offers)) - torch.sigmoid(side * (low - offers))).abs()
 
     def own_codes(self, digits: Tensor, position: int) -> Tensor:
         """The codes of a token's digits, of uint8 [n, F], as the quantizer has them: [n, D]."""
-        own = list(range(position * self.digits, (position + 1) * self.digits))
-        return _given_codes(digits, own, self.levels)
+        return _given_codes(digits, _places([position], self.digits), self.levels)
 
     def means(self, digits: Tensor, position: int, expected: Tensor | None = None) -> Tensor:
         """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the
         token's digits, [n, D].
 
-        Of the token itself, a digit is predicted from those before it; the last one is not looked
-        at.
-        expected: what `expect` made of the context, where its digits are the same.
+        Of the token itself, a digit is predicted from those before it. expected: what `expect` made
+        of the context, where its digits are the same.
         """
         return self.regression_at(position).predict(self._codes_of(digits, position), expected)
 
@@ -177,7 +167,7 @@ class MovedVotes(nn.Module):
 
     def _codes_of(self, digits: Tensor, position: int) -> Tensor:
         """The codes of the context and of the token: [n, C + D]."""
-        own = list(range(position * self.digits, (position + 1) * self.digits))
+        own = _places([position], self.digits)
         return _given_codes(digits, context_places(position, self.digits) + own, self.levels)
 
     def training_codes(self, digits: Tensor, row: int) -> Tensor:
@@ -185,8 +175,7 @@ class MovedVotes(nn.Module):
         the codes of context and token, [M, C + D]. Where a row stands for many positions, each
         image is seen at its own."""
         if row < OWN_TOKENS:
-            own = list(range((row + 1) * self.digits))
-            return _given_codes(digits, own, self.levels)
+            return self._codes_of(digits, row)
         codes = torch.empty((len(digits), (OWN_TOKENS + 1) * self.digits), device=digits.device)
         for position in self.positions.unique().tolist():
             seen = self.positions == position
@@ -194,11 +183,10 @@ class MovedVotes(nn.Module):
         return codes
 
     def residuals(self, digits: Tensor, position: int, images: Tensor) -> Tensor:
-        """How far the digits of training images lie from what the others let expect, in codes: [n,
-        D].
+        """How far the digits uint8 [n, F] of the rows `images` [n] of the index lie from what the
+        others let expect, in codes: [n, D].
 
-        digits: uint8 [n, F] of the rows `images` [n] of the index. Those that the regression was
-        fitted to are left out of it: r / (1 - h).
+        Those that the regression was fitted to are left out of it: r / (1 - h).
         """
         error = self.own_codes(digits, position) - self.means(digits, position)
         if not len(self.images):
@@ -216,14 +204,12 @@ class MovedVotes(nn.Module):
         earlier token has in the squared distance that decides the votes at i, were all digits
         uniform."""
         shares = torch.zeros(self.tokens, self.tokens)
-        spread = (self.codes.var(1, correction=0)).cpu()
+        spread = self.codes.var(1, correction=0).cpu()
         for position in range(1, self.tokens):
             context = torch.tensor(context_places(position, self.digits))
             weights = self.projections[self.row(position)].square().sum(0).cpu()
-            rows = (context // self.digits).clamp(
-                max=self.rows - 1
-            ) * self.digits + context % self.digits
-            shares[position].index_add_(0, context // self.digits, weights * spread[rows])
+            weights = weights * spread[self._code_rows(position)]
+            shares[position].index_add_(0, context // self.digits, weights)
         shares[0, 0] = 1
         return shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
 
@@ -245,12 +231,15 @@ def context_places(position: int, digits: int) -> list[int]:
     tokens = [*range(position)]
     if position > OWN_TOKENS:
         tokens = [*range(FIRST_TOKENS), *range(position - LAST_TOKENS, position)]
+    return _places(tokens, digits)
+
+
+def _places(tokens: list[int], digits: int) -> list[int]:
     return [token * digits + digit for token in tokens for digit in range(digits)]
 
 
 def neighbours_of(images: int) -> int:
-    """How many images are heard as loud as the nearest, of so many: where they stand closer, copies
-    are likelier.
+    """How many of so many images are heard as loud as the nearest.
 
     >>> neighbours_of(1_608), neighbours_of(17_979), neighbours_of(53_929)
     (4, 5, 6)
@@ -269,21 +258,17 @@ def fsq_places(levels: tuple[int, ...]) -> Tensor:
 def _given_codes(digits: Tensor, places: list[int], levels: tuple[int, ...]) -> Tensor:
     """The codes of digits uint8 [n, F] at some places, as the quantizer has them: float32 [n,
     places]."""
-    half = torch.tensor(
-        [levels[place % len(levels)] // 2 for place in places], device=digits.device
-    )
-    return digits[:, places].float() / half - 1
+    halves = [levels[place % len(levels)] // 2 for place in places]
+    return digits[:, places].float() / torch.tensor(halves, device=digits.device) - 1
 
 
-def digits_of(tokens: NDArray[np.uint16], levels: tuple[int, ...], device: torch.device) -> Tensor:
+def digits_of(tokens: Tokens, levels: tuple[int, ...], device: torch.device) -> Tensor:
     """Tokens [n, k] -> their digits, uint8 [n, k * len(levels)]."""
-    return torch.from_numpy(
-        _digit_table(levels)[tokens].reshape(len(tokens), tokens.shape[1] * len(levels))
-    ).to(device)
+    digits = _digit_table(levels)[tokens]
+    return torch.from_numpy(digits.reshape(len(tokens), math.prod(digits.shape[1:]))).to(device)
 
 
 @functools.cache
 def _digit_table(levels: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The digits of all ids: [vocab_size, len(levels)]. To look them up takes an eighth of the
-    memory."""
+    """The digits of all ids, [vocab_size, D]: to look them up takes an eighth of the memory."""
     return fsq_digits(np.arange(math.prod(levels)), levels).astype(np.uint8)

@@ -1,5 +1,4 @@
-"""The sampler `kernel`: its fields, and where the work is done. PyTorch is imported when it is
-first asked to draw."""
+"""The sampler `kernel`: its fields. PyTorch is imported when it is first asked to draw."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,16 +9,16 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
-from imagegram.samplers.base import Sampler, Tokens
+from imagegram.samplers.base import Sampler
 from imagegram.samplers.kernel import VERSION
-from imagegram.samplers.matches import Ints, Matches
+from imagegram.samplers.matches import Floats, Ints, Matches, Tokens
 
 if TYPE_CHECKING:
     from imagegram.samplers.kernel.drawing import Drawing
+    from imagegram.samplers.kernel.model import MovedVotes
 
 MOST_STEP = 10
-# of a sequence asked and a digit of a training image, that are compared in a few minutes
-PAIRS = 1 << 30
+PAIRS = 1 << 30  # of a sequence and a digit of a training image, compared in a few minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +49,19 @@ class Kernel(Sampler):
             )
 
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
-        from imagegram.samplers.kernel.drawing import kernel_matches
+        from imagegram.samplers.kernel.drawing import model_matches
 
-        return kernel_matches(index, drawn, rng, self._drawing())
+        return model_matches(self.prepare(index), index.tokens, drawn, rng, self._drawing())
 
     def probabilities(
         self, index: Index, tokens: Tokens, *, leave_out: Ints | None = None
-    ) -> NDArray[np.float64]:
-        from imagegram.samplers.kernel.drawing import kernel_probabilities
+    ) -> Floats:
+        from imagegram.samplers.kernel.drawing import model_probabilities
 
-        return kernel_probabilities(index, tokens, self._drawing(), leave_out=leave_out)
+        model = self.prepare(index)
+        return model_probabilities(
+            model, index.tokens, tokens, self._drawing(), leave_out=leave_out
+        )
 
     def _drawing(self) -> "Drawing":
         from imagegram.samplers.kernel.drawing import Drawing
@@ -68,22 +70,19 @@ class Kernel(Sampler):
         reweigh = replace(self, temperature=1.0).reweigh if truncated else None
         return Drawing(self.step, self.temperature, reweigh)
 
-    def prepare(self, index: Index) -> None:
-        """Fit the model to the images of `index`, unless that is done; the fit is kept beside
-        it."""
-        from imagegram.samplers.kernel.drawing import kernel_of
+    def prepare(self, index: Index) -> "MovedVotes":
+        """The model fitted to the images of `index`, now or before: the fit is kept beside it."""
+        from imagegram.samplers.kernel.fit import open_kernel
 
-        kernel_of(index)
+        return open_kernel(index)
 
     def relevance(self, index: Index) -> NDArray[np.float32]:
-        from imagegram.samplers.kernel.drawing import kernel_of
-
-        return kernel_of(index).listening().cpu().numpy()
+        return self.prepare(index).listening().numpy()
 
     def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints:
-        from imagegram.samplers.kernel.drawing import kernel_reasons
+        from imagegram.samplers.kernel.drawing import model_reasons
 
-        return kernel_reasons(index, tokens, sources)
+        return model_reasons(self.prepare(index), index.tokens, tokens, sources)
 
     def affordable_share(self, index: Index, sequences: int) -> float:
         pairs = sequences * index.tokens.size * max(1, len(index.levels))

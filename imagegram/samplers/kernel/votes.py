@@ -16,11 +16,10 @@ rejected, the votes of all images are made after all.
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.machine import cores
@@ -32,6 +31,7 @@ from imagegram.samplers.kernel.model import (
     digits_of,
     neighbours_of,
 )
+from imagegram.samplers.matches import Tokens
 
 STEPS = 127  # to which the projected numbers are rounded, on either side of 0: a byte
 # the squared distance of what is no image; any other is smaller, and a float knows it exactly
@@ -57,9 +57,10 @@ class Library:
     Image g + i * groups is the i-th of group g.
     """
 
-    def __init__(self, tokens: NDArray[np.uint16], model: MovedVotes):
-        """tokens: [N, L], of the indexed images."""
+    def __init__(self, tokens: Tokens, model: MovedVotes, temperature: float = 1.0):
+        """tokens: [N, L], of the indexed images; temperature: of the votes."""
         self.model = model
+        self.temperature = temperature
         self.device = model.codes.device
         self.gpu = self.device.type != "cpu"
         self.tokens = tokens
@@ -70,8 +71,7 @@ class Library:
         self.tile = GPU_TILE if self.gpu else TILE
         self.pool = ThreadPoolExecutor(min(torch.get_num_threads(), cores()))
 
-        # Where the digits of earlier tokens lie: those of the first tokens stay, later ones take
-        # turns.
+        # Where the digits of earlier tokens lie: the first ones stay, later ones take turns.
         first = FIRST_TOKENS * model.digits
         turns = (LAST_TOKENS + 1) * model.digits
         places = model.tokens * model.digits
@@ -85,15 +85,11 @@ class Library:
         # The projected numbers of the position that is prepared, and the same in whole numbers.
         self.step = 1.0
         self.projected = torch.zeros((model.rank, self.size), device=self.device)
-        self.numbers = torch.zeros(
-            (model.rank, self.groups * GROUP), dtype=torch.int8, device=self.device
-        )
-        self.by_group = torch.zeros(
-            (self.groups, GROUP, model.rank), dtype=torch.int8, device=self.device
-        )
-        self.squares = torch.full(
-            (self.groups * GROUP,), NOBODY, dtype=torch.int32, device=self.device
-        )
+        places = self.groups * GROUP  # of images, the last of which may be nobody's
+        in_bytes = partial(torch.zeros, dtype=torch.int8, device=self.device)
+        self.numbers = in_bytes((model.rank, places))
+        self.by_group = in_bytes((self.groups, GROUP, model.rank))
+        self.squares = torch.full((places,), NOBODY, dtype=torch.int32, device=self.device)
 
     def prepare(self, position: int) -> None:
         """Project the contexts of all images, for the distances at a position."""
@@ -116,12 +112,8 @@ class Library:
 
         @torch.inference_mode()
         def project(tile: slice) -> float:
-            return (
-                torch.mm(matrix, self.context[:held, tile], out=self.projected[:rank, tile])
-                .abs()
-                .max()
-                .item()
-            )
+            projected = self.projected[:rank, tile]
+            return torch.mm(matrix, self.context[:held, tile], out=projected).abs().max().item()
 
         self.step = max(max(self.pool.map(project, tiles)) / STEPS if rank else 0.0, 1e-30)
 
@@ -133,11 +125,7 @@ class Library:
 
         list(self.pool.map(count, tiles))
         grouped = self.numbers[:rank].view(rank, GROUP, self.groups).permute(2, 1, 0)
-
-        def gather(groups: slice) -> None:
-            self.by_group[groups, :, :rank] = grouped[groups]
-
-        self.share(self.groups, self.tile, gather)
+        self.share(self.tile, torch.Tensor.copy_, self.by_group[..., :rank], grouped)
 
     def against(self, position: int, queries: Tensor) -> Tensor:
         """The projected numbers of sequences, in whole numbers: int8 [n, r].
@@ -152,8 +140,8 @@ class Library:
         return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
 
     def distances(self, own: Tensor, part: slice, out: Tensor | None = None) -> Tensor:
-        """The squared distances of some images, less what all have in common, in squares of a step:
-        [n, part]."""
+        """The squared distances of a part of the images, in squares of a step, less what all have
+        in common: [n, part]."""
         numbers = self.numbers[: own.shape[1], part]
         fast = not self.gpu and torch.cpu._is_vnni_supported()
         products = (
@@ -167,42 +155,33 @@ class Library:
         products = numbers.mul_(own[:, None, None].float()).sum(3).int()
         return torch.sub(self.squares.view(GROUP, self.groups).T[groups], products, alpha=2)
 
-    def votes(self, distances: Tensor, heard: Tensor, temperature: float) -> Tensor:
+    def votes(self, distances: Tensor, heard: Tensor) -> Tensor:
         """Votes at these distances, where none counts more than the one at `heard`, which is 1."""
-        logs = (heard - distances).float().mul_(self.step**2 / temperature)
+        logs = (heard - distances).float().mul_(self.step**2 / self.temperature)
         return logs.clamp_(LEAST_LOG, 0).exp_()
 
     def digits_of(self, images: Tensor, position: int) -> Tensor:
         """The digits of some images [n] up to a position: uint8 [n, (position + 1) * D]."""
-        return digits_of(
-            self.tokens[images.cpu().numpy(), : position + 1], self.model.levels, self.device
-        )
+        tokens = self.tokens[images.cpu().numpy(), : position + 1]
+        return digits_of(tokens, self.model.levels, self.device)
 
-    def share(self, n: int, rows: int, run: Callable[[slice], Result]) -> list[Result]:
-        """What `run` makes of each `rows` of n sequences, on all cores."""
-        return list(
-            self.pool.map(torch.inference_mode()(run), slices(n, self.tile if self.gpu else rows))
-        )
+    def share(self, rows: int, run: Callable[..., Result], *data: Tensor) -> list[Result]:
+        """What `run` makes of each `rows` of `data` [n, *], on all cores."""
+        size = self.tile if self.gpu else rows
+        parts = (each.split(size) for each in data)
+        return list(self.pool.map(torch.inference_mode()(run), *parts))
 
     def blocks(self, n: int, size: int, run: Callable[[slice, slice], None]) -> None:
         """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs,
         on all cores."""
-        pairs = itertools.product(
-            slices(size, self.tile), slices(n, self.tile if self.gpu else ROWS)
-        )
-
-        @torch.inference_mode()
-        def one(pair: tuple[slice, slice]) -> None:
-            run(pair[1], pair[0])
-
-        list(self.pool.map(one, pairs))
+        rows = slices(n, self.tile if self.gpu else ROWS)
+        tiles, blocks = zip(*itertools.product(slices(size, self.tile), rows), strict=True)
+        list(self.pool.map(torch.inference_mode()(run), blocks, tiles))
 
     def best(self, own: Tensor) -> Tensor:
         """The distance of the nearest image of each group: int32 [n, groups]."""
         if len(self.of_groups) != len(own):  # else that of the last token: its pages are there
-            self.of_groups = torch.empty(
-                (len(own), self.groups), dtype=torch.int32, device=self.device
-            )
+            self.of_groups = self.squares.new_empty((len(own), self.groups))
         best = self.of_groups
 
         def look(rows: slice, tile: slice) -> None:
@@ -226,11 +205,10 @@ class Library:
     def heard(self, distances: Tensor) -> Tensor:
         """How far the last image is that is heard as loud as the nearest, of `distances` [n, m,
         GROUP]: [n, 1]."""
-        return distances.flatten(1).topk(min(self.neighbours, self.size), 1, largest=False)[0][
-            :, -1:
-        ]
+        count = min(self.neighbours, self.size)
+        return distances.flatten(1).topk(count, 1, largest=False)[0][:, -1:]
 
-    def draw(self, position: int, queries: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def draw(self, position: int, queries: Tensor, uniform: Tensor) -> Tensor:
         """One image for each of n sequences, by its vote: int64 [n].
 
         uniform: float64 [n, ATTEMPTS, 3], in [0, 1).
@@ -238,30 +216,21 @@ class Library:
         if not position:
             return (uniform[:, 0, 0] * self.size).long().clamp(max=self.size - 1)
         self.prepare(position)
-        own = torch.cat(
-            self.share(len(queries), ROWS, lambda rows: self.against(position, queries[rows]))
-        )
-        best = self.best(own)
+        own = torch.cat(self.share(ROWS, partial(self.against, position), queries))
+        return torch.cat(self.share(ROWS_AT_ONCE, self._pick, own, self.best(own), uniform))
 
-        def pick(rows: slice) -> Tensor:
-            return self._pick(own[rows], best[rows], uniform[rows], temperature)
-
-        return torch.cat(self.share(len(own), ROWS_AT_ONCE, pick))
-
-    def _pick(self, own: Tensor, best: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def _pick(self, own: Tensor, best: Tensor, uniform: Tensor) -> Tensor:
         """The images of some sequences, of the distances `best` of each group."""
         nearest, distances = self.nearest(own, best, self.neighbours)
         heard = self.heard(distances)
-        near = self.votes(distances.flatten(1), heard, temperature).double().cumsum(1)
-        far = self.votes(best, heard, temperature).mul_(GROUP).scatter_(1, nearest, 0)  # at most
+        near = self.votes(distances.flatten(1), heard).double().cumsum(1)
+        far = self.votes(best, heard).mul_(GROUP).scatter_(1, nearest, 0)  # at most
         wanted = uniform[:, 0, :1] * (near[:, -1:] + far.sum(1, keepdim=True, dtype=torch.float64))
         images = self._image_at(wanted, nearest, near)
         left = torch.nonzero(wanted >= near[:, -1:])[:, 0]
         if len(left):
-            own, uniform, nearest, near, far, heard = (
-                each[left] for each in (own, uniform, nearest, near, far, heard)
-            )
-            images[left] = self._propose(own, uniform, nearest, near, far, heard, temperature)
+            known = (own, uniform, nearest, near, far, heard)
+            images[left] = self._propose(*(each[left] for each in known))
         return images[:, 0].clamp(max=self.size - 1)
 
     def _propose(
@@ -272,7 +241,6 @@ class Library:
         near: Tensor,
         far: Tensor,
         heard: Tensor,
-        temperature: float,
     ) -> Tensor:
         """The images [n, 1] of sequences that are first proposed another group than the `nearest`
         [n, m].
@@ -288,10 +256,8 @@ class Library:
             wanted = some[..., 0] * (near[left, -1:] + sums[left, -1:])
             beyond = wanted - near[left, -1:]
             groups = torch.searchsorted(sums[left], beyond, right=True).clamp(max=self.groups - 1)
-            within = self.votes(
-                self.distances_in(own[left], groups), heard[left, None], temperature
-            )
-            within = within.double().cumsum(2)
+            distances = self.distances_in(own[left], groups)
+            within = self.votes(distances, heard[left, None]).double().cumsum(2)
             accepted = (beyond < 0) | (some[..., 1] * far[left].gather(1, groups) < within[..., -1])
 
             first = accepted.int().argmax(1, keepdim=True)  # the attempt that counts
@@ -309,10 +275,9 @@ class Library:
 
         for row in left.tolist():
             distances = self.distances(own[row : row + 1], slice(0, self.size))
-            votes = self.votes(distances, heard[row], temperature).double().cumsum(1)
-            images[row] = torch.searchsorted(
-                votes, uniform[row, -1:, 2:] * votes[:, -1:], right=True
-            )[0]
+            votes = self.votes(distances, heard[row]).double().cumsum(1)
+            wanted = uniform[row, -1:, 2:] * votes[:, -1:]
+            images[row] = torch.searchsorted(votes, wanted, right=True)[0]
         return images
 
     def _image_at(self, place: Tensor, groups: Tensor, sums: Tensor) -> Tensor:
@@ -327,7 +292,6 @@ class Library:
         queries: Tensor,
         offered: Callable[[slice, slice], Tensor],
         *,
-        temperature: float,
         leave_out: Tensor | None = None,
     ) -> Tensor:
         """The mean, weighed by the votes, of what all images offer to n sequences: float64 [n].
@@ -348,12 +312,11 @@ class Library:
         kept = torch.empty((2, n, len(tiles)), dtype=torch.float64, device=self.device)
 
         def add(rows: slice, tile: slice) -> None:
-            weights = self.votes(self.distances(own[rows], tile), heard[rows], temperature)
+            weights = self.votes(self.distances(own[rows], tile), heard[rows])
             if leave_out is not None:
-                mine = torch.nonzero(
-                    (leave_out[rows] >= tile.start) & (leave_out[rows] < tile.stop)
-                )[:, 0]
-                weights[mine, leave_out[rows][mine] - tile.start] = 0
+                own_vote = leave_out[rows] - tile.start
+                mine = torch.nonzero((own_vote >= 0) & (own_vote < weights.shape[1]))[:, 0]
+                weights[mine, own_vote[mine]] = 0
             number = tile.start // self.tile
             kept[0, rows, number] = weights.sum(1).double()
             kept[1, rows, number] = (weights * offered(rows, tile)).sum(1).double()
