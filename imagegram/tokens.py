@@ -19,7 +19,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ SEPARATOR = 65535
 # 0xFEFF: ends an indexed corpus (index/folder.py); in byte order it is right before the separator
 TERMINATOR = 65279
 MAX_VOCAB = TERMINATOR  # a token is below the terminator
+# sequences [n, k], or n of different lengths
+Prefixes = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]
 MAX_BAD_SHARE = 0.01
 MAX_BAD = 100
 

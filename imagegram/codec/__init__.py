@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.tokens import Prefixes
 
 if TYPE_CHECKING:
     # Not imported when the program runs: sizes.py needs no torch.
@@ -34,11 +35,7 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> "Tensor":
         """B prefixes of 1 to tokens_per_image tokens -> uint8 [B, 3, S, S]; each image's noise has
         its own seed."""
@@ -65,8 +62,7 @@ def load_codec(name: str = "tiny", revision: str = "") -> Codec:
             f"the codec {name} is fitted to a data set by tokenizing, and kept in TOKENS/codec: "
             "name that"
         )
-    folder = miniatures.find(name)
-    if folder:
+    if folder := miniatures.find(name):
         from imagegram.codec.tiny import TinyCodec
 
         # A folder's name is its full path, so that an index finds it from anywhere.

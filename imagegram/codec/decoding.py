@@ -1,6 +1,5 @@
 """Decode many token sequences with one codec, in batches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagegram.codec import Codec
+from imagegram.tokens import Prefixes
 
 DECODE_BATCH = 64
-# [n, k], or n prefixes of different lengths
-Rows = NDArray[np.uint16] | Sequence[NDArray[np.uint16]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Decoder:
     timesteps: int = 0
     guidance_scale: float = 0.0
 
-    def __call__(self, tokens: Rows, seeds: NDArray[np.int64] | None = None) -> Tensor:
+    def __call__(self, tokens: Prefixes, seeds: NDArray[np.int64] | None = None) -> Tensor:
         """Tokens -> images uint8 [n, 3, S, S] in batches, with a progress bar for the long ones;
         `seeds` of noise."""
         seeds = np.arange(len(tokens), dtype=np.int64) if seeds is None else seeds
@@ -35,6 +33,6 @@ class Decoder:
             for first in range(0, len(tokens), DECODE_BATCH):
                 rows = tokens[first : first + DECODE_BATCH]
                 noise = seeds[first : first + DECODE_BATCH].tolist()
-                images.append(self.codec.decode(list(rows), noise, timesteps, guidance_scale))
+                images.append(self.codec.decode(rows, noise, timesteps, guidance_scale))
                 progress.update(len(rows))
         return torch.cat(images)

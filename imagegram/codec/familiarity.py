@@ -53,11 +53,11 @@ class Familiarity:
         them."""
         if self.error <= self.own_most:
             fault = too_little(self.error, self.flat, self.codes, self.different)
-            remedy = f"train it longer, or tokenize {self.dataset} with another codec"
+            if not fault:
+                return ""
             return (
-                f"warning: the codec {self.codec} keeps next to nothing: {fault}: {remedy}"
-                if fault
-                else ""
+                f"warning: the codec {self.codec} keeps next to nothing: {fault}: train it longer, "
+                f"or tokenize {self.dataset} with another codec"
             )
         return (
             f"warning: the codec {self.codec} does not know images like these: it rebuilds "
@@ -76,13 +76,17 @@ def reconstruction_errors(
     their tokens [n, L], in levels of 255; in few steps, without guidance, from the noise of seeds 0
     to n - 1."""
     rebuilt = Decoder(codec, TIMESTEPS, 1.0)(tokens)
-    difference = rebuilt.double() - images.double()
-    return difference.square().mean((1, 2, 3)).sqrt().numpy()
+    return (rebuilt.double() - images.double()).square().mean((1, 2, 3)).sqrt().numpy()
 
 
 def flat_errors(images: Tensor) -> NDArray[np.float64]:
     """The same [n] of a flat picture of each image's mean colour."""
     return images.double().var((2, 3), correction=0).mean(1).sqrt().numpy()
+
+
+def typical(errors: NDArray[np.float64]) -> float:
+    """The median, to two digits."""
+    return round(float(np.median(errors)), 2)
 
 
 def codes_in_use(tokens: NDArray[np.uint16]) -> list[int]:
@@ -95,8 +99,7 @@ def codes_in_use(tokens: NDArray[np.uint16]) -> list[int]:
 
 
 def too_little(error: float, flat: float, codes: float, images: int) -> str:
-    """What shows that a codec keeps next to nothing of `images` different images; "" where nothing
-    does.
+    """What shows that a codec keeps next to nothing of `images` different images, or "".
 
     >>> too_little(10, 61, codes=2, images=32)
     '32 different images have 2 different codes at a position'
@@ -113,8 +116,7 @@ def too_little(error: float, flat: float, codes: float, images: int) -> str:
 
 
 def judge(codec: Codec, dataset: ImageDataset) -> Familiarity | None:
-    """What the codec makes of a few images; None where it has no card, or none of them can be
-    read."""
+    """What the codec makes of a few images; None without a card, or where none can be read."""
     if codec.own_error is None:
         return None
     few = []
@@ -131,16 +133,15 @@ def judge(codec: Codec, dataset: ImageDataset) -> Familiarity | None:
         codec.name,
         dataset.name,
         len(images),
-        round(float(np.median(reconstruction_errors(codec, images, tokens))), 2),
+        typical(reconstruction_errors(codec, images, tokens)),
         *codec.own_error,
-        flat=round(float(np.median(flat_errors(images))), 2),
+        flat=typical(flat_errors(images)),
         different=len(torch.unique(images, dim=0)),
         codes=float(np.median(codes_in_use(tokens))),
     )
 
 
 def warning_of(token_folder: Path) -> str:
-    """The line for tokens that were made with a codec that does not know their images, "" for
-    others."""
+    """The warning that is kept with tokens, "" where there is none."""
     file = token_folder / FILE
     return Familiarity(**read_json(file)).warning() if file.exists() else ""

@@ -32,11 +32,11 @@ from imagegram.codec.sizes import ZOO, check_name
 from imagegram.data.preprocess import to_bytes, to_signed
 from imagegram.files import sha256
 from imagegram.machine import choose_device
-from imagegram.tokens import MAX_VOCAB, SEPARATOR
+from imagegram.tokens import MAX_VOCAB, SEPARATOR, Prefixes
 
-# on a GPU: bfloat16 has too few digits for the borders between two tokens
+# On a GPU. Bfloat16 has the range of float32, but too few digits for the borders between two
+# tokens.
 ENCODE_DTYPE = torch.float16
-# on a GPU: has the range of float32, and an image does not need more digits
 DECODE_DTYPE = torch.bfloat16
 CPU_BATCH = 8  # images at a time on a CPU: more only take memory
 STOCK_CPU_BATCH = 2  # of the package's calls, whose mask there has (512 x batch)^2 entries
@@ -44,9 +44,7 @@ NOISE = "imagegram_noise"  # the key under which the package's pipeline finds th
 
 
 def load(name: str, revision: str = "") -> "FlexTokCodec":
-    """Load a FlexTok: OWNER/NAME or OWNER/NAME@REVISION of the Hugging Face hub, or a local folder.
-
-    `revision` is used where the name has none. UserError says what to install or change.
+    """Load a FlexTok of the Hugging Face hub or of a local folder, see `load_codec`.
 
     The package builds a model from the classes that its configuration names, whichever they are:
     load repositories that you trust, at a revision that you have seen.
@@ -80,32 +78,25 @@ def _loaded(name: str, folder: Path, weights: Path, written: int, local: bool) -
     from flextok.flextok_wrapper import FlexTokFromHub
 
     # The commit of the hub names its folder; a local one is known by its weights.
-    return FlexTokCodec(
-        name, sha256(weights)[:16] if local else folder.name, FlexTokFromHub.from_pretrained(folder)
-    )
+    revision = sha256(weights)[:16] if local else folder.name
+    return FlexTokCodec(name, revision, FlexTokFromHub.from_pretrained(folder))
 
 
 def _download(name: str, revision: str) -> Path:
     """The folder of a model in the hub's cache, named by its commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision or None))
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise UserError(
             f"the model {name!r} has no revision {revision!r} on the Hugging Face hub"
         ) from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise UserError(
             f"there is no model {name!r} on the Hugging Face hub; FlexTok's are {', '.join(ZOO)}"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError):
         at = f" at revision {revision}" if revision else ""
         raise UserError(
             f"cannot reach the Hugging Face hub for {name!r}, and it is not in the cache{at}: "
@@ -118,11 +109,10 @@ def oom_as_user_error(batch: int, remedy: str) -> Iterator[None]:
     """Turn running out of memory into one line that names the batch size to use."""
     try:
         yield
-    # torch.OutOfMemoryError of a GPU is one; the CPU's allocator has no class of its own
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
-            error
-        ):
+        # the CPU's allocator has no class of its own
+        on_cpu = "DefaultCPUAllocator" in str(error)
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
             raise
         raise UserError(
             f"out of memory with a batch of {batch}: {remedy.format(max(1, batch // 2))}"
@@ -158,11 +148,8 @@ class FlexTokCodec:
         self.encoder = self._dense("FastEncoder", ENCODE_DTYPE if self.cuda else torch.float32)
         self.precision = "float16" if self.encoder and self.cuda else "float32"
         if os.environ.get("RANK", "0") == "0":
-            gpu = (
-                torch.cuda.get_device_name(self.device)
-                if self.cuda
-                else "no CUDA GPU: expect seconds for each image"
-            )
+            slow = "no CUDA GPU: expect seconds for each image"
+            gpu = torch.cuda.get_device_name(self.device) if self.cuda else slow
             print(f"codec {name} on {self.device} in {self.precision} ({gpu})")
 
     def _dense(self, part: str, dtype: torch.dtype) -> Any:
@@ -195,11 +182,9 @@ class FlexTokCodec:
 
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Makes the codec's GPU the current one: that is a setting of each thread."""
-        return (
-            torch.cuda.device(self.device)
-            if self.device.type == "cuda"
-            else contextlib.nullcontext()
-        )
+        if self.device.type == "cuda":
+            return torch.cuda.device(self.device)
+        return contextlib.nullcontext()
 
     def _chunk(self, fast: Any) -> int:
         """Images at a time."""
@@ -214,10 +199,9 @@ class FlexTokCodec:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
+        parts = images.split(self._chunk(self.encoder))
         with self._current(), oom_as_user_error(len(images), "try --batch-size {}"):
-            return np.concatenate(
-                [self._tokens(part) for part in images.split(self._chunk(self.encoder))]
-            )
+            return np.concatenate([self._tokens(part) for part in parts])
 
     def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
         """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16
@@ -225,14 +209,13 @@ class FlexTokCodec:
         batch = self._padded(images)
         if not self.encoder:
             return self._uint16(torch.cat(self.model.tokenize(to_signed(batch))))[: len(images)]
-        tokens = self._uint16(self.encoder.tokens(batch))[: len(images)]
-        overflown = (tokens == SEPARATOR).any(1)
+        tokens = self._uint16(self.encoder.tokens(batch))
+        overflown = (tokens[: len(images)] == SEPARATOR).any(1)
         if overflown.any() and self.precision != "float32":
             with _tf32():
-                tokens[overflown] = self._uint16(self.exact_encoder.tokens(batch))[: len(images)][
-                    overflown
-                ]
-        return tokens
+                exact = self._uint16(self.exact_encoder.tokens(batch))
+            tokens[: len(images)][overflown] = exact[: len(images)][overflown]
+        return tokens[: len(images)]
 
     def _uint16(self, tokens: Tensor) -> NDArray[np.uint16]:
         """Ids outside the vocabulary become SEPARATOR, which no token folder takes: none can wrap
@@ -246,11 +229,7 @@ class FlexTokCodec:
 
     @torch.inference_mode()
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         most = min(len(tokens), self._chunk(self.decoder))
         images: list[Tensor] = []
@@ -258,11 +237,8 @@ class FlexTokCodec:
             while (done := sum(map(len, images))) < len(tokens):
                 part = slice(done, done + most)
                 try:
-                    images.append(
-                        to_bytes(
-                            self._images(tokens[part], seeds[part], timesteps, guidance_scale)
-                        ).cpu()
-                    )
+                    found = self._images(tokens[part], seeds[part], timesteps, guidance_scale)
+                    images.append(to_bytes(found).cpu())
                 except torch.OutOfMemoryError:
                     if most == 1:
                         raise
@@ -272,11 +248,7 @@ class FlexTokCodec:
         return torch.cat(images)
 
     def _images(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         """Images [B, 3, S, S] about [-1, 1]; each image's noise is drawn on the CPU from its own
         seed."""
@@ -287,36 +259,31 @@ class FlexTokCodec:
                 f"{max(kept)}"
             )
         shape = self.model.pipeline.out_channels, self.latent_size, self.latent_size
-        noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = self._padded(torch.stack([torch.randn(shape, generator=g) for g in generators]))
         ids = torch.zeros(len(kept), self.tokens_per_image, dtype=torch.long)
         for row, prefix in zip(ids, tokens, strict=True):
             row[: len(prefix)] = torch.from_numpy(prefix.astype(np.int64))
         ids = self._padded(ids)
-        noise = self._padded(noise)
         kept += kept[-1:] * (len(ids) - len(kept))
         if self.decoder:
             return self.decoder.images(ids, kept, noise, timesteps, guidance_scale)[: len(tokens)]
         prefixes = [row[None, :k] for row, k in zip(ids, kept, strict=True)]
         data = self.model._prepare_data_dict_for_detokenization(prefixes)
         data[NOISE] = list(noise.split(1))
-        options = {
-            "timesteps": timesteps,
-            "guidance_scale": guidance_scale,
-            "perform_norm_guidance": True,
-        }
-        data = self.model.decode(data, vae_image_sizes=self.latent_size, verbose=False, **options)
+        options = {"vae_image_sizes": self.latent_size, "guidance_scale": guidance_scale}
+        options |= {"perform_norm_guidance": True, "verbose": False}
+        data = self.model.decode(data, timesteps=timesteps, **options)
         return torch.cat(list(data[self.model.image_write_key]))[: len(tokens)]
 
 
 def _latent_size(model: Any) -> int:
     """Height and width of the latents: the decoder's grid of patches times their size."""
-    parts: dict[str, list[Any]] = {}
-    for module in model.decoder.module_dict.values():
-        parts.setdefault(type(module).__name__, []).append(module)
-    sizes = next(m.max_sizes for m in parts["PositionalEmbeddingAdder"] if len(m.max_sizes) == 2)
-    return int(sizes[0]) * int(parts["PatchEmbedder"][0].patch_sizes[0])
+    modules = model.decoder.module_dict.values()
+    # a grid has two sizes, registers have one
+    grid = next(m for m in modules if len(getattr(m, "max_sizes", ())) == 2)
+    embed = next(m for m in modules if hasattr(m, "patch_sizes"))
+    return int(grid.max_sizes[0]) * int(embed.patch_sizes[0])
 
 
 @contextlib.contextmanager

@@ -21,14 +21,10 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 # The hidden width of the MLP, 4778, is padded with zeros to a multiple: tensor cores need aligned
 # shapes.
 PAD = 64
-# dropped registers that stand for all: lengths stay multiples of 8, which attention kernels ask of
-# a bias
+# Dropped registers that stand for all: attention kernels ask of a bias lengths that 8 divides.
 COPIES = 8
-# prefixes are rounded up to multiples of it (and COPIES), so that all prefixes share a handful of
-# graphs
-STEP = 64
-# shapes compiled at most: at the default of 8 a ninth one runs uncompiled without a word
-GRAPHS = 64
+STEP = 64  # prefixes are rounded up to multiples of it (and COPIES), to share a handful of graphs
+GRAPHS = 64  # shapes compiled at most: at the default of 8 a ninth runs uncompiled without a word
 
 
 class Unsupported(NotImplementedError):
@@ -50,44 +46,36 @@ class Chain:
         for module in self.modules:
             need(type(module) in kinds, f"a module of type {type(module).__name__}")
 
-    def only(self, kind: type) -> Any:
-        found = [module for module in self.modules if type(module) is kind]
-        need(len(found) == 1, f"{len(found)} modules of type {kind.__name__}")
-        return found[0]
+    def only(self, *kinds: type) -> list[Any]:
+        """The one module of each kind."""
+        several = [[m for m in self.modules if type(m) is kind] for kind in kinds]
+        for kind, found in zip(kinds, several, strict=True):
+            need(len(found) == 1, f"{len(found)} modules of type {kind.__name__}")
+        return [module for (module,) in several]
 
     def positions(self, key: str) -> tuple[Tensor, int]:
         """The positional embedding [1, n, D] added to what is called `key`, and its place in the
         chain."""
-        found = [
-            m
-            for m in self.modules
-            if type(m) is PositionalEmbeddingAdder and m.read_key == m.write_key == key
-        ]
+        adders = [m for m in self.modules if type(m) is PositionalEmbeddingAdder]
+        found = [m for m in adders if m.read_key == m.write_key == key]
         need(len(found) == 1, f"{len(found)} positional embeddings of {key}")
-        table = PositionalEmbedding.forward(found[0], list(found[0].max_sizes))
-        return table.detach().flatten(2).transpose(1, 2).float().contiguous(), self.modules.index(
-            found[0]
-        )
+        table = PositionalEmbedding.forward(found[0], list(found[0].max_sizes)).detach()
+        place = self.modules.index(found[0])
+        return table.flatten(2).transpose(1, 2).float().contiguous(), place
 
 
 def to_patches(x: Tensor, p: int) -> Tensor:
     """[B, C, H, W] -> non-overlapping patches [B, H/p * W/p, p * p * C]."""
     b, c, h, w = x.shape
-    return (
-        x.view(b, c, h // p, p, w // p, p)
-        .permute(0, 2, 4, 3, 5, 1)
-        .reshape(b, h * w // p**2, p * p * c)
-    )
+    squares = x.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1)
+    return squares.reshape(b, h * w // p**2, p * p * c)
 
 
 def from_patches(x: Tensor, p: int, h: int, w: int) -> Tensor:
     """The inverse of `to_patches`, to [B, C, H, W]."""
     b, _, d = x.shape
-    return (
-        x.view(b, h // p, w // p, p, p, d // p**2)
-        .permute(0, 5, 1, 3, 2, 4)
-        .reshape(b, d // p**2, h, w)
-    )
+    squares = x.view(b, h // p, w // p, p, p, d // p**2)
+    return squares.permute(0, 5, 1, 3, 2, 4).reshape(b, d // p**2, h, w)
 
 
 def prefix_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: int, last: bool) -> Tensor:
@@ -108,11 +96,10 @@ def prefix_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: int, la
 def merged_rows(length: int, kept: int) -> int:
     """Registers to compute when the longest prefix keeps `kept` of `length`: those, and copies of
     the dropped one."""
-    return (
-        length
-        if kept == length
-        else min(length, COPIES + STEP * max(0, -(-(kept + 1 - COPIES) // STEP)))
-    )
+    if kept == length:
+        return length
+    steps = max(0, -(-(kept + 1 - COPIES) // STEP))
+    return min(length, COPIES + STEP * steps)
 
 
 def log_weights(length: int, rows: int, kept: Tensor) -> Tensor:
@@ -123,9 +110,8 @@ def log_weights(length: int, rows: int, kept: Tensor) -> Tensor:
     logits x gives them n exp(x) = exp(x + log n).
     """
     share = (length - kept).double().log() - (rows - kept).double().log()
-    return torch.where(
-        torch.arange(rows, device=kept.device) < kept[:, None], 0.0, share[:, None]
-    ).float()
+    own = torch.arange(rows, device=kept.device) < kept[:, None]
+    return torch.where(own, 0.0, share[:, None]).float()
 
 
 class Block(nn.Module):
@@ -145,19 +131,10 @@ class Block(nn.Module):
         mlp = block.mlp
         need(type(mlp) is GatedMlp and type(mlp.act) is nn.SiLU, "an MLP that is no SwiGLU")
         norms = block.norm1, block.norm2, attention.q_norm, attention.k_norm
-        need(
-            all(type(n) is Fp32LayerNorm and n.weight is n.bias is None for n in norms),
-            "an unexpected norm",
-        )
-        linears = (
-            attention.wq,
-            attention.wk,
-            attention.wv,
-            attention.proj,
-            mlp.fc1,
-            mlp.fc2,
-            mlp.fc3,
-        )
+        plain = all(type(n) is Fp32LayerNorm and n.weight is n.bias is None for n in norms)
+        need(plain, "an unexpected norm")
+        qkv = attention.wq, attention.wk, attention.wv
+        linears = *qkv, attention.proj, mlp.fc1, mlp.fc2, mlp.fc3
         need(all(linear.bias is None for linear in linears), "a bias in a block")
         self.heads = attention.num_heads
         self.scale = attention.scale
@@ -165,13 +142,13 @@ class Block(nn.Module):
         fill = -mlp.fc1.out_features % PAD
         gate, value = (F.pad(linear.weight, (0, 0, 0, fill)) for linear in (mlp.fc1, mlp.fc3))
         weights = {
-            "qkv": torch.cat([attention.wq.weight, attention.wk.weight, attention.wv.weight]),
+            "qkv": torch.cat([linear.weight for linear in qkv]),
             "out": attention.proj.weight,
             "up": torch.cat([gate, value]),
             "down": F.pad(mlp.fc2.weight, (0, fill)),
         }
         for name, weight in weights.items():
-            self.register_buffer(name, weight.detach().to(dtype).contiguous(), persistent=False)
+            self.register_buffer(name, weight.detach().to(dtype).contiguous())
 
     def forward(
         self, x: Tensor, attend: Attend, modulation: Tensor, rows: slice = slice(None)
@@ -184,9 +161,8 @@ class Block(nn.Module):
         (b, n, d) = x.shape
         gate, gate2, shift, scale, shift2, scale2 = modulation.expand(6, 1, n, -1)
         h = F.layer_norm(x, (d,), eps=self.eps[0]) * (1 + scale) + shift
-        q, k, v = (
-            F.linear(h.to(dtype), self.qkv).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        qkv = F.linear(h.to(dtype), self.qkv).view(b, n, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q = F.layer_norm(q.float(), q.shape[-1:], eps=self.eps[2]).to(dtype)
         k = F.layer_norm(k.float(), k.shape[-1:], eps=self.eps[3]).to(dtype)
         h = attend(q, k, v, self.scale).transpose(1, 2).flatten(2)
@@ -203,18 +179,13 @@ class HalfVae(nn.Module):
     def __init__(self, vae: Any, encoder: bool, dtype: torch.dtype):
         super().__init__()
         need(type(vae) is StableDiffusionVAE, f"a VAE of type {type(vae).__name__}")
-        parts = (
-            (vae.vae.encoder, vae.vae.quant_conv)
-            if encoder
-            else (vae.vae.post_quant_conv, vae.vae.decoder)
-        )
-        layers = nn.Sequential(*(part for part in parts if part is not None))
+        names = ("encoder", "quant_conv") if encoder else ("post_quant_conv", "decoder")
+        parts = [getattr(vae.vae, name) for name in names]
+        self.layers = nn.Sequential(*(part for part in parts if part is not None))
         exact = dtype == torch.float32
-        self.layers = (
-            layers
-            if exact
-            else copy.deepcopy(layers).to(dtype).to(memory_format=torch.channels_last)
-        )
+        if not exact:
+            lower = copy.deepcopy(self.layers).to(dtype)
+            self.layers = lower.to(memory_format=torch.channels_last)
         self.dtype = vae.dtype_override if exact else dtype
         # the configuration may ask for lower precision itself
         self.autocast = exact and self.dtype != torch.float32
@@ -240,8 +211,7 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
                 return compiled(*args)
             except torch.OutOfMemoryError:
                 raise
-            # the compiler, Triton and the C compiler fail in ways of their own
-            except Exception as error:
+            except Exception as error:  # of the compiler, Triton, the C compiler
                 works = False
                 print(f"not compiled, which is slower: {str(error).strip().splitlines()[0]}")
         return function(*args)
@@ -250,10 +220,8 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
 
 
 def dense_blocks(trunk: Any, dtype: torch.dtype) -> nn.ModuleList:
-    need(
-        trunk.rope_forward_read_key is trunk.score_mod_read_key is None,
-        "rotary positions or modified scores",
-    )
+    plain = trunk.rope_forward_read_key is trunk.score_mod_read_key is None
+    need(plain, "rotary positions or modified scores")
     return nn.ModuleList(Block(block, dtype) for block in trunk.blocks)
 
 
@@ -263,6 +231,7 @@ def patch_size(embed: Any) -> int:
     return int(sizes.pop())
 
 
-def lowered(module: Any) -> bool:
-    """Whether the configuration runs one module in lower precision than float32."""
-    return module.dtype_override not in (None, torch.float32)
+def precision_of(module: Any, device: torch.device) -> torch.autocast:
+    """The lower precision than float32 that the configuration may run one module in."""
+    dtype = module.dtype_override
+    return torch.autocast(device.type, dtype, enabled=dtype not in (None, torch.float32))

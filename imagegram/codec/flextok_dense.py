@@ -28,6 +28,7 @@ is refused with `Unsupported`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,66 +57,65 @@ from imagegram.codec.flextok_blocks import (
     dense_blocks,
     from_patches,
     log_weights,
-    lowered,
     merged_rows,
     need,
     patch_size,
+    precision_of,
     prefix_causal,
     to_patches,
 )
 from imagegram.data.preprocess import to_signed
 from imagegram.tokens import SEPARATOR
 
+EVERYWHERE = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, FlexTransformer}
+EVERYWHERE |= {BlockWiseSequencePacker, SequenceUnpacker}
 
-class FastEncoder(nn.Module):
-    """Images -> tokens over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is
-    laid out otherwise."""
+
+class Half(nn.Module):
+    """What both halves have, over the weights of a loaded FlexTok, in `dtype`; Unsupported where it
+    is laid out otherwise."""
 
     positions: Tensor
+
+    def __init__(self, model: Any, chain: Chain, encoder: bool, dtype: torch.dtype):
+        super().__init__()
+        embed, trunk = chain.only(PatchEmbedder, FlexTransformer)
+        self.patch = patch_size(embed)
+        self.embed = embed.patch_proj
+        self.register_buffer("positions", chain.positions(embed.patches_list_write_key)[0])
+        self.blocks = dense_blocks(trunk, dtype)
+        self.vae = HalfVae(model.vae, encoder, dtype)
+        self.vae_scale = float(model.vae.scaling_factor)
+        self.quantizer = model.regularizer
+
+    def patches(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> what the first block gets of them, [B, n, D]."""
+        return self.embed(to_patches(latents, self.patch)) + self.positions
+
+
+class FastEncoder(Half):
+    """Images -> tokens."""
+
     registers: Tensor
     plain: Tensor
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32, compiled: bool = False):
-        super().__init__()
-        kinds = {
-            PerSampleOp,
-            PatchEmbedder,
-            PositionalEmbeddingAdder,
-            Registers1D,
-            BlockWiseSequencePacker,
-        }
-        chain = Chain(model.encoder, kinds | {FlexTransformer, SequenceUnpacker, LinearHead})
-        embed, registers, packer = (
-            chain.only(t) for t in (PatchEmbedder, Registers1D, BlockWiseSequencePacker)
-        )
-        trunk = chain.only(FlexTransformer)
-        self.head = chain.only(LinearHead)
+        chain = Chain(model.encoder, EVERYWHERE | {Registers1D, LinearHead})
+        embed, registers, packer = chain.only(PatchEmbedder, Registers1D, BlockWiseSequencePacker)
+        trunk, head = chain.only(FlexTransformer, LinearHead)
         keys = [embed.patches_list_write_key, registers.registers_write_key]
-        need(
-            packer.input_list_read_keys == keys and packer.mask_mode == "causal_last",
-            "another attention mask",
-        )
-        need(self.head.read_key == keys[1] and self.head.adaLN_emb_read_key is None, "another head")
-        need(
-            registers.ordering_mode == "nested" and registers.extra_registers_write_key is None,
-            "other registers",
-        )
+        last = packer.mask_mode == "causal_last"
+        need(packer.input_list_read_keys == keys and last, "another attention mask")
+        need(head.read_key == keys[1] and head.adaLN_emb_read_key is None, "another head")
+        alone = registers.extra_registers_write_key is None
+        need(registers.ordering_mode == "nested" and alone, "other registers")
         need(trunk.adaLN_emb_read_key is None, "an encoder with adaptive norms")
         need(type(model.regularizer) is FSQ, "another quantizer")
-        self.patch = patch_size(embed)
-        self.embed = embed.patch_proj
-        self.register_buffer("positions", chain.positions(keys[0])[0], persistent=False)
-        self.register_buffer(
-            "registers", registers.registers.detach()[None, : registers.n_eval], persistent=False
-        )
+        super().__init__(model, chain, True, dtype)
+        self.head = head
+        self.register_buffer("registers", registers.registers.detach()[None, : registers.n_eval])
         # No adaptive norms here: gates of 1, shifts and scales of 0.
-        self.register_buffer(
-            "plain", torch.tensor([1.0, 1, 0, 0, 0, 0]).view(6, 1, 1, 1), persistent=False
-        )
-        self.blocks = dense_blocks(trunk, dtype)
-        self.vae = HalfVae(model.vae, True, dtype)
-        self.vae_scale = float(model.vae.scaling_factor)
-        self.quantizer = model.regularizer
+        self.register_buffer("plain", torch.tensor([1.0, 1, 0, 0, 0, 0]).view(6, 1, 1, 1))
         self.to(model.device)
         self._latents = compiled_or_not(self.latents, compiled)
         self._codes = compiled_or_not(self.codes, compiled)
@@ -134,15 +134,17 @@ class FastEncoder(nn.Module):
     def codes(self, latents: Tensor) -> Tensor:
         """Latents -> what FSQ rounds, [B, L, digits]: the trunk over patches and registers, and the
         head."""
-        x = self.embed(to_patches(latents, self.patch)) + self.positions
+        x = self.patches(latents)
         n = x.shape[1]
         x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
-        for block in self.blocks[:-1]:
-            x = block(x, lambda q, k, v, scale: prefix_causal(q, k, v, scale, n, False), self.plain)
-        x = self.blocks[-1](
-            x, lambda q, k, v, s: prefix_causal(q, k, v, s, n, True), self.plain, slice(n, None)
+        attend, attend_last = (
+            partial(prefix_causal, prefix=n, last=last) for last in (False, True)
         )
-        return self.head.forward_default(x)
+        for block in self.blocks[:-1]:
+            x = block(x, attend, self.plain)
+        return self.head.forward_default(
+            self.blocks[-1](x, attend_last, self.plain, slice(n, None))
+        )
 
     @torch.inference_mode()
     def tokens(self, images: Tensor) -> Tensor:
@@ -156,98 +158,52 @@ class FastEncoder(nn.Module):
 def check_decoder(model: Any, chain: Chain) -> None:
     """Unsupported where the modules of a decoder are joined in another way than FastDecoder
     computes."""
-    embed, packer, trunk = (
-        chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
-    )
-    linear, dropout, null = (
-        chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond)
-    )
-    time, head = chain.only(TimestepEmbedder), chain.only(ToPatchesLinearHead)
+    embed, packer, trunk = chain.only(PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
+    linear, dropout, null = chain.only(LinearLayer, MaskedNestedDropout, LearnedNullCond)
+    time, head = chain.only(TimestepEmbedder, ToPatchesLinearHead)
     patches, registers = embed.patches_list_write_key, linear.write_key
     key = time.time_embedding_write_key
-    packing = packer.emb_packing_fn_write_key
     full = packer.mask_mode == "full"
     need(packer.input_list_read_keys == [patches, registers] and full, "another attention mask")
     need(dropout.read_write_key == null.read_write_key == registers, "dropout of something else")
     need(not null.replace_with_single_token, "a single null token")
-    need(
-        trunk.adaLN_emb_read_key == key and trunk.adaLN_packing_fn_read_key == packing,
-        "other adaptive norms",
-    )
+    packed = trunk.adaLN_packing_fn_read_key == packer.emb_packing_fn_write_key
+    need(trunk.adaLN_emb_read_key == key and packed, "other adaptive norms")
     need(head.read_key == patches and head.adaLN_packing_fn_read_key is None, "another head")
-    need(
-        head.adaLN_emb_read_key in (key, None) and not time.temb_as_tokens, "another time embedding"
-    )
-    need(
-        type(model.pipeline) is MinRFPipeline and type(model.regularizer) is FSQ,
-        "another flow or quantizer",
-    )
+    known = head.adaLN_emb_read_key in (key, None)
+    need(known and not time.temb_as_tokens, "another time embedding")
+    kinds = type(model.pipeline), type(model.regularizer)
+    need(kinds == (MinRFPipeline, FSQ), "another flow or quantizer")
     # Dropped registers are equal, and may be merged, only if they are written after the positions
     # are added.
     _, place = chain.positions(registers)
-    need(
-        place < min(chain.modules.index(dropout), chain.modules.index(null)),
-        "positions of dropped registers",
-    )
+    written = min(chain.modules.index(dropout), chain.modules.index(null))
+    need(place < written, "positions of dropped registers")
 
 
-class FastDecoder(nn.Module):
-    """Tokens -> images over the weights of a loaded FlexTok, in `dtype`; Unsupported where it is
-    laid out otherwise."""
+class FastDecoder(Half):
+    """Tokens -> images."""
 
-    positions: Tensor
     register_positions: Tensor
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32, compiled: bool = False):
-        super().__init__()
-        kinds = {
-            PerSampleOp,
-            PatchEmbedder,
-            PositionalEmbeddingAdder,
-            LinearLayer,
-            MaskedNestedDropout,
-        }
-        kinds |= {
-            LearnedNullCond,
-            TimestepEmbedder,
-            BlockWiseSequencePacker,
-            FlexTransformer,
-            SequenceUnpacker,
-        }
-        chain = Chain(model.decoder, kinds | {ToPatchesLinearHead})
+        own = {LinearLayer, MaskedNestedDropout, LearnedNullCond, TimestepEmbedder}
+        chain = Chain(model.decoder, EVERYWHERE | own | {ToPatchesLinearHead})
         check_decoder(model, chain)
-        embed, packer, trunk = (
-            chain.only(t) for t in (PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
-        )
-        self.linear, dropout, null = (
-            chain.only(t) for t in (LinearLayer, MaskedNestedDropout, LearnedNullCond)
-        )
-        self.time = chain.only(TimestepEmbedder)
-        self.head = chain.only(ToPatchesLinearHead)
+        super().__init__(model, chain, False, dtype)
+        packer, trunk = chain.only(BlockWiseSequencePacker, FlexTransformer)
+        self.linear, dropout, null = chain.only(LinearLayer, MaskedNestedDropout, LearnedNullCond)
+        self.time, self.head = chain.only(TimestepEmbedder, ToPatchesLinearHead)
         self.expansion = 2 if packer.per_subseq_embs else 1
-        self.patch = patch_size(embed)
-        self.embed = embed.patch_proj
-        positions, _ = chain.positions(self.linear.write_key)
-        self.register_buffer("register_positions", positions, persistent=False)
-        self.register_buffer(
-            "positions", chain.positions(embed.patches_list_write_key)[0], persistent=False
-        )
+        self.register_buffer("register_positions", chain.positions(self.linear.write_key)[0])
         self.mask_token = dropout.dropout_mask_token
         self.null_token = null.nullcond
-        self.length = positions.shape[1]
-        self.blocks = dense_blocks(trunk, dtype)
-        layers = [
-            getattr(block, "_checkpoint_wrapped_module", block).adaLN_modulation
-            for block in trunk.blocks
-        ]
-        need(
-            all(la[-1].out_features == self.expansion * 6 * la[-1].in_features for la in layers),
-            "another expansion",
-        )
-        self.modulations = nn.ModuleList(layers)
-        self.vae = HalfVae(model.vae, False, dtype)
-        self.vae_scale = float(model.vae.scaling_factor)
-        self.quantizer = model.regularizer
+        self.length = self.register_positions.shape[1]
+        wrapped = [getattr(block, "_checkpoint_wrapped_module", block) for block in trunk.blocks]
+        self.modulations = nn.ModuleList(block.adaLN_modulation for block in wrapped)
+        lasts = [block.adaLN_modulation[-1] for block in wrapped]
+        alike = all(last.out_features == self.expansion * 6 * last.in_features for last in lasts)
+        need(alike, "another expansion")
         self.to(model.device)
         self._schedules: dict[int, tuple[Tensor, Tensor]] = {}
         self._velocity = compiled_or_not(self.velocity, compiled)
@@ -262,15 +218,13 @@ class FastDecoder(nn.Module):
             times = torch.tensor([i / timesteps for i in range(timesteps, 0, -1)])
             waves = self.time.timestep_embedding(times, self.time.frequency_embedding_size)
             embedding = self.time.mlp(waves.to(self.positions.device))
-            blocks = [
-                layer(embedding).view(timesteps, self.expansion, 6, -1)
-                for layer in self.modulations
-            ]
+            all_blocks = torch.stack([layer(embedding) for layer in self.modulations], 1)
+            blocks = all_blocks.view(timesteps, len(self.modulations), self.expansion, 6, -1)
             head = torch.zeros(timesteps, 2, embedding.shape[1], device=embedding.device)
             if self.head.adaLN_emb_read_key is not None:
                 head = self.head.adaLN_modulation(embedding).view(timesteps, 2, -1)
             # the last one only: 50 MB
-            self._schedules = {timesteps: (torch.stack(blocks, 1).float(), head.float())}
+            self._schedules = {timesteps: (blocks.float(), head.float())}
         return self._schedules[timesteps]
 
     def conditions(self, tokens: Tensor, kept: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -280,9 +234,7 @@ class FastDecoder(nn.Module):
         rows = merged_rows(self.length, max(kept))
         count = torch.tensor(kept).to(tokens.device)
         codes = self.quantizer.indices_to_embedding(tokens[:, :rows])
-        with torch.autocast(
-            codes.device.type, self.linear.dtype_override, enabled=lowered(self.linear)
-        ):
+        with precision_of(self.linear, codes.device):
             registers = self.linear.proj(codes) + self.register_positions[:, :rows]
         keep = torch.arange(rows, device=tokens.device) < count[:, None]
         registers = torch.where(keep[:, :, None], registers.float(), self.mask_token)
@@ -297,7 +249,7 @@ class FastDecoder(nn.Module):
         weights: log weights [B, rows] of the registers; blocks [depth, expansion, 6, D] and head
         [2, D]: one step of the schedule.
         """
-        x = self.embed(to_patches(z, self.patch)) + self.positions
+        x = self.patches(z)
         n = x.shape[1]
         rows = registers.shape[1]
         x = torch.cat([x, registers.expand(len(x), -1, -1)], 1)
@@ -314,7 +266,7 @@ class FastDecoder(nn.Module):
         for block, step in inner:
             x = block(x, attend, self._spread(step, n, rows))
         x = outer[0](x, attend_from_patches, self._spread(outer[1], n, rows), slice(n))
-        with torch.autocast(x.device.type, self.head.dtype_override, enabled=lowered(self.head)):
+        with precision_of(self.head, x.device):
             x = self.head.proj(self.head.norm(x) * (1 + head[1]) + head[0])
         return from_patches(x.float(), self.patch, *z.shape[2:])
 
@@ -322,10 +274,12 @@ class FastDecoder(nn.Module):
         """One block's vectors [expansion, 6, D] over the tokens: [6, 1, N or 1, D]."""
         if self.expansion == 1:
             return step[0][:, None, None]
+        of_patches, of_registers = step
         parts = (
-            s[:, None].expand(-1, n, -1) for s, n in zip(step, (patches, registers), strict=True)
+            of_patches[:, None].expand(-1, patches, -1),
+            of_registers[:, None].expand(-1, registers, -1),
         )
-        return torch.cat(list(parts), 1)[:, None]
+        return torch.cat(parts, 1)[:, None]
 
     def pixels(self, latents: Tensor) -> Tensor:
         """Latents -> images [B, 3, S, S] about [-1, 1]."""
@@ -333,25 +287,18 @@ class FastDecoder(nn.Module):
 
     @torch.inference_mode()
     def images(
-        self,
-        tokens: Tensor,
-        kept: Sequence[int],
-        noise: Tensor,
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Tensor, kept: list[int], noise: Tensor, timesteps: int, guidance_scale: float
     ) -> Tensor:
         """Decode: tokens int64 [B, L], of which the first `kept` of each image count; noise float32
         [B, C, h, w] is where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as
         the package's detokenize has it with perform_norm_guidance."""
-        device = noise.device
         z = noise
         momentum = MomentumBuffer(-0.5)
         registers, weights = self.conditions(tokens, kept)
         copies = merged_rows(self.length, 0)
         nulls = self.null_token.expand(1, copies, -1)
-        null_weights = log_weights(
-            self.length, copies, torch.zeros(1, dtype=torch.long, device=device)
-        )
+        none = torch.zeros(1, dtype=torch.long, device=noise.device)
+        null_weights = log_weights(self.length, copies, none)
         blocks, head = self.schedule(timesteps)
         for step in range(timesteps):
             velocity = self._velocity(z, registers, weights, blocks[step], head[step])

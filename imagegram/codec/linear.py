@@ -11,7 +11,6 @@ All sums are of whole numbers that float64 holds exactly: an image has the same 
 whatever its batch and the threads. linear_fit.py fits it.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from imagegram.cli import UserError
 from imagegram.files import atomic, sha256
+from imagegram.tokens import Prefixes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def pictures(parts: NDArray[np.floating], size: int) -> NDArray[np.uint8]:
     first, second = parts[:, size**2 :].reshape(n, 2, half, 1, half).swapaxes(0, 1)
     images = np.empty((n, 3, half, 2, size), parts.dtype)
     for colour, difference in enumerate((first + second, -2 * second, second - first)):
-        np.add(grey, difference.repeat(2, 3), out=images[:, colour])
+        images[:, colour] = grey + difference.repeat(2, 3)
     np.rint(images, out=images)
     return images.clip(0, 255, out=images).astype(np.uint8).reshape(n, 3, size, size)
 
@@ -105,23 +105,16 @@ class LinearCodec:
         self.middle = self.basis @ self.mean  # whole as well: what is left out of the sums
         # Of every digit, and of every coefficient when so many tokens are known: what it leaves
         # open, as a share.
-        widths = np.ones((1 + self.tokens_per_image, len(self.values)))
+        self.widths = np.ones((1 + self.tokens_per_image, len(self.values)))
         self.shares = np.zeros(len(self.plan))
         for number, coefficient in enumerate(self.plan.tolist()):
             token, place = divmod(number, len(self.levels))
-            widths[token + 1 :, coefficient] /= self.levels[place]
-            self.shares[number] = widths[token + 1, coefficient]
-        self.widths = widths
+            self.widths[token + 1 :, coefficient] /= self.levels[place]
+            self.shares[number] = self.widths[token + 1, coefficient]
 
     def encode(self, images: "Tensor") -> NDArray[np.uint16]:
-        """Images uint8 [B, 3, S, S] -> tokens [B, tokens_per_image]."""
         sums = features(images.numpy()).astype(np.float64) @ self.basis.T - self.middle
-        rest = np.stack(
-            [
-                np.interp(*row)
-                for row in zip(sums.T * self.step, self.values, self.places, strict=True)
-            ]
-        )
+        rest = list(map(np.interp, sums.T * self.step, self.values, self.places))
         base = np.cumprod([1, *self.levels[:-1]])
         tokens = np.zeros((len(self.plan) // len(base), len(images)))
         for number, coefficient in enumerate(self.plan.tolist()):
@@ -133,58 +126,44 @@ class LinearCodec:
         return tokens.T.astype(np.uint16)
 
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int] = (),
-        timesteps: int = 1,
-        guidance_scale: float = 1.0,
+        self, tokens: Prefixes, seeds: Any = (), timesteps: int = 1, guidance_scale: float = 1
     ) -> "Tensor":
-        """B prefixes of tokens -> uint8 [B, 3, S, S]. There is no noise: seeds, steps and guidance
-        change nothing."""
+        """There is no noise: seeds, steps and guidance change nothing."""
         import torch
 
         whole = np.round(self.coefficients(tokens) * (self.step / FINE * 2**BASIS_BITS))
+        unit = np.float32(FINE / 2**BASIS_BITS)
         mean = (self.mean * scales(self.image_size) ** 2).astype(np.float32)
-        images = np.empty((len(tokens), 3, self.image_size, self.image_size), np.uint8)
+        images = []
         for start in range(0, len(tokens), MULTIPLIED):
             sums = whole[start : start + MULTIPLIED] @ self.basis
             for first in range(0, len(sums), AT_ONCE):
-                parts = (
-                    sums[first : first + AT_ONCE].astype(np.float32)
-                    * np.float32(FINE / 2**BASIS_BITS)
-                    + mean
-                )
-                images[start + first : start + first + len(parts)] = pictures(
-                    parts, self.image_size
-                )
-        return torch.from_numpy(images)
+                parts = sums[first : first + AT_ONCE].astype(np.float32) * unit + mean
+                images.append(pictures(parts, self.image_size))
+        return torch.from_numpy(np.concatenate(images))
 
-    def coefficients(self, tokens: Sequence[NDArray[np.uint16]]) -> NDArray[np.float64]:
-        """What B prefixes of tokens say of the coefficients, [B, coefficients]: the middle of what
-        fits; 0 of what they say nothing of."""
+    def coefficients(self, tokens: Prefixes) -> NDArray[np.float64]:
+        """What B prefixes say of the coefficients, [B, coefficients]: the middle of what fits; 0 of
+        what they say nothing of."""
         lengths = np.array([len(row) for row in tokens])
         # a token that is missing adds nothing
         left = np.zeros((self.tokens_per_image, len(tokens)), np.int32)
         for row, given in enumerate(tokens):
             left[: len(given), row] = given
         low = np.zeros((len(self.values), len(tokens)))
-        for number, coefficient in enumerate(
-            self.plan[: lengths.max() * len(self.levels)].tolist()
-        ):
+        told = self.plan[: lengths.max() * len(self.levels)].tolist()
+        for number, coefficient in enumerate(told):
             token, place = divmod(number, len(self.levels))
             quotient = left[token] // self.levels[place]  # a third of the time of np.divmod
             low[coefficient] += (left[token] - quotient * self.levels[place]) * self.shares[number]
             left[token] = quotient
         width = self.widths[lengths].T
-        middle = [
-            np.interp(*row) for row in zip(low + width / 2, self.places, self.values, strict=True)
-        ]
+        middle = list(map(np.interp, low + width / 2, self.places, self.values))
         return np.where(width < 1, middle, 0.0).T
 
 
 def save(folder: Path, basis: NDArray[np.float64], **arrays: NDArray[Any]) -> None:
-    """Write a codec: `basis` [coefficients, features] of whole images times their scales; the rest
-    as above."""
+    """Write a codec: `basis` [coefficients, features] of whole images times their scales."""
     from safetensors.numpy import save_file
 
     step = np.abs(basis).max() / (2**BASIS_BITS - 1)

@@ -1,6 +1,7 @@
 """Fitting the linear codec to the training images of a data set: seconds, once, kept beside the
 tokens."""
 
+import functools
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from imagegram.cli import UserError
 from imagegram.codec.linear import FORMAT, WEIGHTS, LinearCodec, features, save, scales
 from imagegram.codec.sizes import Sizes, linear_sizes
 from imagegram.data.dataset import ImageDataset, sample
-from imagegram.data.loading import load_batches, worker_errors_as_user_errors
+from imagegram.data.loading import load_images, worker_errors_as_user_errors
 from imagegram.files import turn
 
 FOLDER = "codec"  # in a token folder
@@ -32,8 +33,10 @@ SPARE = 16  # axes more than are kept
 KNOTS = 128  # of a curve
 SMOOTH = 2.0  # standard deviation of the density's smoothing, in knots
 FLOOR = 1e-4  # of the density's peak: where no training image was, an image may be
-READ_AT_ONCE = 256
-SILENT = 2  # seconds that a step takes before it shows how far it is
+AT_ONCE = 256  # images
+# a step shows how far it is when it has taken two seconds
+bar = functools.partial(tqdm, delay=2)
+Floats = NDArray[np.float64]
 
 
 def open_linear(
@@ -72,8 +75,7 @@ def open_linear(
 
 
 def copy_linear(folder: Path, out: Path) -> LinearCodec:
-    """The linear codec of a folder, for other images than its own: a copy in `out`, so that their
-    tokens keep it."""
+    """A copy of a fitted one in `out`, so that the tokens of other images keep it."""
     place = Artifact(out, "linear")
     record = Artifact(folder, "linear").record()
     assert record is not None
@@ -93,11 +95,9 @@ def _fit_and_save(images: NDArray[np.uint8], sizes: Sizes, out: Path, started: f
     with threadpool_limits(1, "blas"):  # sums in the same order, whatever the machine's cores
         arrays = fit(images, sizes)
     save(out, **arrays)
-    axes = len(np.unique(arrays["plan"]))
-    seconds = f"{time.monotonic() - started:.0f} s"
     print(
-        f"a linear codec was fitted to {len(images):,} training images in {seconds}: {axes} axes, "
-        f"no network; {out}"
+        f"a linear codec was fitted to {len(images):,} training images in "
+        f"{time.monotonic() - started:.0f} s: {len(arrays['basis'])} axes, no network; {out}"
     )
 
 
@@ -105,80 +105,57 @@ def training_images(
     datasets: Sequence[ImageDataset], share: float, size: int, workers: int = -1
 ) -> NDArray[np.uint8]:
     """The readable images that are not held out, or a random sample of them, uint8 [n, 3, S, S]."""
-    most = MOST_BYTES // (4 * size**2 * 3 // 2)
-    training = [
-        dataset.ordinals[~dataset.held_out(dataset.ordinals, share)] for dataset in datasets
-    ]
-    chosen = sample(sum(map(len, training)), most)
+    training = [data.ordinals[~data.held_out(data.ordinals, share)] for data in datasets]
+    ends = np.cumsum([len(ordinals) for ordinals in training])
+    chosen = sample(int(ends[-1]), MOST_BYTES // (4 * size**2 * 3 // 2))
+    few = np.split(np.concatenate(training)[chosen], np.searchsorted(chosen, ends[:-1]))
     found = []
-    first = 0
-    with tqdm(
-        total=len(chosen), desc="reading images to fit", unit="img", delay=SILENT
-    ) as progress:
-        for dataset, ordinals in zip(datasets, training, strict=True):
-            mine = ordinals[chosen[(chosen >= first) & (chosen < first + len(ordinals))] - first]
-            first += len(ordinals)
-            batches = [
-                mine[i : i + READ_AT_ONCE].tolist() for i in range(0, len(mine), READ_AT_ONCE)
-            ]
-            with worker_errors_as_user_errors():
-                for items in load_batches(dataset, batches, size, workers):
-                    found += [image for _, image, _, _ in items if image is not None]
-                    progress.update(len(items))
+    progress = bar(total=len(chosen), desc="reading images to fit", unit="img")
+    with progress, worker_errors_as_user_errors():
+        for dataset, ordinals in zip(datasets, few, strict=True):
+            for _, image, _, _ in load_images(dataset, ordinals, size, workers):
+                progress.update()
+                if image is not None:
+                    found.append(image)
     return np.stack(found) if found else np.zeros((0, 3, size, size), np.uint8)
 
 
 def fit(images: NDArray[np.uint8], sizes: Sizes) -> dict[str, Any]:
     """What `save` writes, of images uint8 [n, 3, S, S]."""
     size = sizes.image_size
-    digits = sizes.tokens_per_image * len(sizes.levels)
-    mean = np.mean(
-        [features(part).mean(0) for part in np.array_split(images, -(-len(images) // 256))], 0
-    )
-    mean = mean.round().astype(np.int32)
+    levels = np.tile(sizes.levels, sizes.tokens_per_image)  # of all digits
+    parts = np.array_split(images, -(-len(images) // AT_ONCE))
+    mean = np.mean([features(part).mean(0) for part in parts], 0).round().astype(np.int32)
     scale = scales(size).astype(np.float32)
 
     # 1) The main axes, among the cosine waves of each plane.
     waves = np.empty((len(images), len(mean)), np.float32)
-    for start in tqdm(
-        range(0, len(images), READ_AT_ONCE), desc="cosine waves", unit="batch", delay=SILENT
-    ):
-        part = slice(start, start + READ_AT_ONCE)
+    for start in bar(range(0, len(images), AT_ONCE), desc="cosine waves", unit="batch"):
+        part = slice(start, start + AT_ONCE)
         waves[part] = _planes((features(images[part]) - mean) * scale, size, dctn)
-    axes, variances = main_axes(waves, min(digits, MOST_AXES, len(mean) - SPARE))
+    axes, variances = main_axes(waves, min(len(levels), MOST_AXES, len(mean) - SPARE))
     found = (waves @ axes).astype(np.float64)
 
     # 2) A curve for each, and the digits.
     curves = [curve(column) for column in found.T]
-    values, places = (np.stack(part) for part in zip(*curves, strict=True))
     basis = _planes(axes.T.astype(np.float64), size, idctn) * scales(size)
-    plan = hand_out(found, values, places, variances, np.tile(sizes.levels, sizes.tokens_per_image))
-    used, plan = np.unique(plan, return_inverse=True)
-    return {
-        "basis": basis[used],
-        "mean": mean,
-        "values": values[used],
-        "places": places[used],
-        "plan": plan,
-        "levels": np.array(sizes.levels),
-    }
+    used, plan = np.unique(hand_out(found, curves, variances, levels), return_inverse=True)
+    values, places = (np.stack(part)[used] for part in zip(*curves, strict=True))
+    coefficients = {"basis": basis[used], "values": values, "places": places}
+    return coefficients | {"mean": mean, "plan": plan, "levels": np.array(sizes.levels)}
 
 
 def _planes(rows: NDArray[Any], size: int, transform: Any) -> NDArray[Any]:
-    """The cosine transform, or its inverse, of each of the three planes of features [n, 3 S^2 /
-    2]."""
-    cuts = [size**2, size**2 * 5 // 4]
-    sides = size, size // 2, size // 2
-    parts = zip(np.split(rows, cuts, 1), sides, strict=True)
-    whole = [
-        transform(part.reshape(-1, side, side), axes=(1, 2), norm="ortho") for part, side in parts
-    ]
-    return np.concatenate([part.reshape(len(rows), -1) for part in whole], 1)
+    """The cosine transform or its inverse of the three planes of features [n, 3 S^2 / 2] each."""
+    found = []
+    planes = np.split(rows, [size**2, size**2 * 5 // 4], 1)
+    for plane, side in zip(planes, (size, size // 2, size // 2), strict=True):
+        whole = transform(plane.reshape(-1, side, side), axes=(1, 2), norm="ortho")
+        found.append(whole.reshape(len(rows), -1))
+    return np.concatenate(found, 1)
 
 
-def main_axes(
-    waves: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def main_axes(waves: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], Floats]:
     """Orthonormal axes [D, count] along which images [n, D] vary most, and their variances.
 
     Few images tell little of others: their covariance is mixed with that of any picture of their
@@ -189,7 +166,7 @@ def main_axes(
     own = n / (FEW + n)
     power = (1 - own) * np.square(waves).mean(0)[:, None]
     axes = np.random.default_rng(0).standard_normal((waves.shape[1], count + SPARE), np.float32)
-    for _ in tqdm(range(PASSES), desc="main axes", unit="pass", delay=SILENT):
+    for _ in bar(range(PASSES), desc="main axes", unit="pass"):
         axes = np.linalg.qr(own / n * (waves.T @ (waves @ axes)) + power * axes)[0]
     along = waves @ axes
     variances, turns = np.linalg.eigh(
@@ -199,7 +176,7 @@ def main_axes(
     return axes @ turns[:, best].astype(np.float32), variances[best]
 
 
-def curve(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(column: Floats) -> tuple[Floats, Floats]:
     """Values [KNOTS + 1] of a coefficient and their places from 0 to 1, so that equal steps of the
     places are cells whose errors count alike: as dense as the cube root of the density of the
     values (Panter and Dite, 1951)."""
@@ -212,26 +189,22 @@ def curve(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def hand_out(
-    found: NDArray[np.float64],
-    values: NDArray[np.float64],
-    places: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    levels: NDArray[np.int64],
+    found: Floats, curves: list[tuple[Floats, Floats]], variances: Floats, levels: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """To which coefficient each digit goes: to the one whose mean squared error is largest, one
-    after the other."""
+    after the other. Of n images: their coefficients `found` [n, C], whose `curves` and variances of
+    any image [C] are given."""
     cells = np.ones(found.shape[1], np.int64)
     left = variances.copy()
     # of other images' variance to these images'
     expected = variances / np.maximum(found.var(0), 1e-9)
     plan = np.zeros(len(levels), np.int64)
-    for number, several in enumerate(
-        tqdm(levels.tolist(), desc="handing out digits", unit="digit", delay=SILENT)
-    ):
+    for number, several in enumerate(bar(levels.tolist(), desc="handing out digits", unit="digit")):
         best = plan[number] = int(left.argmax())
         cells[best] *= several
-        place = np.interp(found[:, best], values[best], places[best])
-        middle = (np.floor(place * cells[best]).clip(0, cells[best] - 1) + 0.5) / cells[best]
-        rebuilt = np.interp(middle, places[best], values[best])
-        left[best] = np.square(found[:, best] - rebuilt).mean() * expected[best]
+        column, values, places = found[:, best], *curves[best]
+        cell = np.floor(np.interp(column, values, places) * cells[best])
+        middle = (cell.clip(0, cells[best] - 1) + 0.5) / cells[best]
+        rebuilt = np.interp(middle, places, values)
+        left[best] = np.square(column - rebuilt).mean() * expected[best]
     return plan

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagegram.cli import UserError
 from imagegram.codec import miniatures
@@ -33,9 +34,6 @@ class Sizes:
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # of FSQ
 
 
-LINEAR_SIZES = Sizes(image_size=64, tokens_per_image=64)
-
-
 def chosen(name: str, data_sets: Iterable[str]) -> str:
     """The codec `name`; where it is "" the linear one for emoji, which no shipped miniature knows,
     else "tiny".
@@ -47,8 +45,7 @@ def chosen(name: str, data_sets: Iterable[str]) -> str:
 
 
 def sizes_of(name: str) -> Sizes:
-    """The sizes of the codec that `load_codec(name)` would load; UserError where it cannot be
-    one."""
+    """Those of the codec that `load_codec(name)` would load; UserError where it cannot be one."""
     if is_linear(name):
         return linear_sizes(name)
     folder = miniatures.find(name)
@@ -59,12 +56,15 @@ def sizes_of(name: str) -> Sizes:
     # A safetensors file begins with the length of its header, 8 bytes, and the header as JSON.
     with (folder / miniatures.WEIGHTS).open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    config = json.loads(header["__metadata__"]["config"])
-    return Sizes(config["image_size"], config["tokens"], tuple(config["levels"]))
+    return _recorded(json.loads(header["__metadata__"]["config"]))
+
+
+def _recorded(sizes: dict[str, Any]) -> Sizes:
+    return Sizes(sizes["image_size"], sizes["tokens"], tuple(sizes["levels"]))
 
 
 def linear_folder(name: str) -> Path | None:
-    """The folder of a fitted linear codec that the name is the path of; None where it is none."""
+    """The folder of a fitted linear codec, where the name is the path of one."""
     folder = Path(name).expanduser()
     return folder if (folder / f"{LINEAR}.json").exists() else None
 
@@ -75,37 +75,33 @@ def is_linear(name: str) -> bool:
 
 
 def linear_sizes(name: str) -> Sizes:
-    """The sizes of a linear codec, as its name or its folder says them; UserError where it cannot
-    have them.
+    """The sizes that the name or the folder of a linear codec says; UserError where it cannot have
+    them.
 
     >>> linear_sizes("linear:tokens=16,levels=8-8-8-8").levels
     (8, 8, 8, 8)
     """
-    sizes = LINEAR_SIZES
     if folder := linear_folder(name):
-        found = read_json(folder / f"{LINEAR}.json")
-        return Sizes(found["image_size"], found["tokens"], tuple(found["levels"]))
-    given = dict(part.partition("=")[::2] for part in name.partition(":")[2].split(",") if part)
+        return _recorded(read_json(folder / f"{LINEAR}.json"))
+    usual = "tokens=64,size=64,levels=8-8-8-5-5-5"
+    parts = f"{usual},{name.partition(':')[2]}".split(",")
+    given = dict(part.partition("=")[::2] for part in parts if part)
     try:
-        size = int(given.pop("size", sizes.image_size))
-        tokens = int(given.pop("tokens", sizes.tokens_per_image))
-        levels = tuple(map(int, given.pop("levels", "-".join(map(str, sizes.levels))).split("-")))
-        sizes = Sizes(size, tokens, levels)
+        size, tokens = int(given.pop("size")), int(given.pop("tokens"))
+        levels = tuple(map(int, given.pop("levels").split("-")))
     except ValueError:
         given[""] = ""
     if given:
-        raise UserError(
-            f"{name} says something else than linear:tokens=64,size=64,levels=8-8-8-5-5-5"
-        )
-    if sizes.image_size not in range(32, 129, 2) or not 1 <= sizes.tokens_per_image <= 256:
+        raise UserError(f"{name} says something else than linear:{usual}")
+    if size not in range(32, 129, 2) or not 1 <= tokens <= 256:
         raise UserError(
             f"{name}: a linear codec has 1 to 256 tokens and an even size of 32 to 128 pixels"
         )
-    if min(sizes.levels) < 2 or math.prod(sizes.levels) > MOST_IDS:
+    if min(levels) < 2 or math.prod(levels) > MOST_IDS:
         raise UserError(
             f"{name}: levels are 2 or more each, and their product is at most {MOST_IDS}"
         )
-    return sizes
+    return Sizes(size, tokens, levels)
 
 
 def check_name(name: str) -> None:

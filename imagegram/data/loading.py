@@ -23,6 +23,7 @@ from imagegram.machine import STOPS, cores, die_with_parent, stops_wait
 # travel through shared memory, which a small /dev/shm does not hold, and whose helper threads
 # complain when a run is stopped.
 Item = tuple[int, NDArray[np.uint8] | None, int, str]
+AT_ONCE = 256  # images that a worker hands over together, where nobody says how many
 
 
 @dataclass
@@ -77,6 +78,15 @@ def load_batches(
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
     )
+
+
+def load_images(
+    source: ImageDataset, ordinals: NDArray[np.int64], size: int, workers: int = -1
+) -> Iterator[Item]:
+    """The same of all `ordinals`, Item by Item."""
+    batches = [ordinals[i : i + AT_ONCE].tolist() for i in range(0, len(ordinals), AT_ONCE)]
+    for items in load_batches(source, batches, size, workers):
+        yield from items
 
 
 @contextlib.contextmanager
