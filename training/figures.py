@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagegram.codec import Codec
-from imagegram.codec.familiarity import codes_in_use, flat_errors, reconstruction_errors
+from imagegram.codec.familiarity import codes_in_use, flat_errors, reconstruction_errors, typical
 from imagegram.files import atomic
 from imagegram.metrics.coherence import Classifier, seen, train_classifier
 from imagegram.metrics.intervals import Figure, wilson
@@ -29,10 +29,8 @@ AT_ONCE = 256  # images
 
 
 def load_classifier(images: Images, path: Path) -> Classifier:
-    """A classifier of the training part of a labelled data set, at 32 x 32 pixels.
-
-    It is read from `path` where one of the same images and settings is there, else kept there.
-    """
+    """A classifier of the training part of a labelled data set, at 32 x 32 pixels: read from `path`
+    where one of the same images and settings is there, else kept there."""
     labels = images.labels[~images.held_out]
     classifier = Classifier(int(images.labels.max()) + 1)
     steps = CLASSIFIER_STEPS[len(labels) >= MANY]
@@ -56,17 +54,15 @@ def encode(codec: Codec, images: Tensor) -> NDArray[np.uint16]:
     return np.concatenate([codec.encode(part) for part in parts])
 
 
-def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dict[str, Any]:
-    """Figures of one data set, on MEASURED held-out images:
+def evaluate(codec: Codec, images: Images, kept: Path) -> dict[str, Any]:
+    """Figures of one data set, on MEASURED held-out images, by a classifier that is `kept` there:
 
-    error, error_95: the typical error of a reconstruction, and that which 95 % stay below
-    (codec/familiarity.py);
-    flat: the typical error of a flat picture of an image's mean colour;
+    error, error_95: of reconstructions, the median, and what 95 % stay below; flat: of flat
+    pictures (codec/familiarity.py);
     real: accuracy of the classifier on the real images; relative_K: on reconstructions from K
     tokens, relative to it: Figures with Wilson's intervals, none of fewer than FEWEST_JUDGED
     images;
-    codes_min, codes_median: codes that a position uses on ENCODED training images, fewest and
-    median.
+    codes_min, codes_median: codes that a position uses on ENCODED training images.
     """
     shown, labels = images.some_unseen(MEASURED)
     tokens = encode(codec, shown)
@@ -74,47 +70,38 @@ def evaluate(codec: Codec, images: Images, classifier: Classifier | None) -> dic
     figures: dict[str, Any] = {
         "training_images": float(len(images.training)),
         "images": float(len(shown)),
-        "error": round(float(np.median(errors)), 2),
+        "error": typical(errors),
         "error_95": round(float(np.quantile(errors, 0.95)), 2),
-        "flat": round(float(np.median(flat_errors(shown))), 2),
+        "flat": typical(flat_errors(shown)),
     }
 
-    real = (
-        _accuracy(classifier, shown, labels) if classifier and len(shown) >= FEWEST_JUDGED else None
-    )
-    if classifier and real and real.value:
-        figures["real"] = real
-        for k in tqdm(
-            prefix_lengths(codec.tokens_per_image), desc=f"judging {images.name}", unit="prefix"
-        ):
-            seeds = range(k * MEASURED, k * MEASURED + len(shown))
-            rebuilt = codec.decode(
-                [row[:k] for row in tokens], seeds, codec.timesteps, codec.guidance_scale
-            )
-            figures[f"relative_{k}"] = _accuracy(classifier, rebuilt, labels).scaled(1 / real.value)
+    if images.labelled and len(shown) >= FEWEST_JUDGED:
+        classifier = load_classifier(images, kept)
+        real = _accuracy(classifier, shown, labels)
+        if real.value:
+            figures["real"] = real
+            bar = tqdm(prefix_lengths(len(tokens[0])), desc=f"judging {images.name}", unit="prefix")
+            for k in bar:
+                seeds = range(k * MEASURED, k * MEASURED + len(shown))
+                rebuilt = codec.decode(tokens[:, :k], seeds, codec.timesteps, codec.guidance_scale)
+                accuracy = _accuracy(classifier, rebuilt, labels)
+                figures[f"relative_{k}"] = accuracy.scaled(1 / real.value)
 
     tokens = encode(codec, images.some_training(ENCODED))
     used = codes_in_use(tokens)
-    figures |= {
-        "codes_min": float(min(used)),
-        "codes_median": float(np.median(used)),
-        "tokenized": float(len(tokens)),
-    }
-    return figures
+    codes = {"codes_min": float(min(used)), "codes_median": float(np.median(used))}
+    return figures | codes | {"tokenized": float(len(tokens))}
 
 
 def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> Figure:
     """Share of images uint8 [n, 3, S, S] whose label [n] the classifier tells."""
-    return wilson(
-        int((classifier.probabilities(seen(images)).argmax(1) == labels).sum()), len(labels)
-    )
+    told = classifier.probabilities(seen(images)).argmax(1) == labels
+    return wilson(int(told.sum()), len(labels))
 
 
 def evaluate_all(codec: Codec, data: Sequence[Images], folder: Path) -> dict[str, dict[str, Any]]:
     """The figures of every data set by name; classifiers are kept in `folder`."""
-    report = {}
-    for number, images in enumerate(data):
-        judged = images.labelled and len(images.unseen) >= FEWEST_JUDGED
-        classifier = load_classifier(images, folder / f"classifier_{number}.pt") if judged else None
-        report[images.name] = evaluate(codec, images, classifier)
-    return report
+    return {
+        images.name: evaluate(codec, images, folder / f"classifier_{number}.pt")
+        for number, images in enumerate(data)
+    }

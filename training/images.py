@@ -9,14 +9,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagegram.cli import UserError
-from imagegram.data.loading import load_batches, worker_errors_as_user_errors
+from imagegram.data.loading import load_images, worker_errors_as_user_errors
 from imagegram.data.spec import DatasetSpec
 from imagegram.options import Options
 
 # of tokenize_fast.py: the tokenizer never sees the held-out images
 HELD_OUT_SHARE = Options.held_out_share
 FEWEST = 20  # training images, and two held-out ones
-READ_AT_ONCE = 500  # images
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,10 @@ class Images:
 
     @property
     def training(self) -> Tensor:
-        """Pixels of the training part, uint8 [n, 3, S, S]."""
         return self.pixels[~self.held_out]
 
     @property
     def unseen(self) -> Tensor:
-        """Pixels of the held-out part, uint8 [n, 3, S, S]."""
         return self.pixels[self.held_out]
 
     def some_unseen(self, most: int) -> tuple[Tensor, Tensor]:
@@ -46,9 +43,8 @@ class Images:
 
         The first ones would be of one class where a data set is sorted. The same for every call.
         """
-        rows = torch.nonzero(self.held_out)[:, 0]
-        rows = rows[_some(len(rows), most)]
-        return self.pixels[rows], self.labels[rows]
+        rows = _some(int(self.held_out.sum()), most)
+        return self.unseen[rows], self.labels[self.held_out][rows]
 
     def some_training(self, most: int) -> Tensor:
         """Training images uint8 [n, 3, S, S], `most` of them chosen at random."""
@@ -67,10 +63,7 @@ def _some(n: int, most: int) -> Tensor:
 
 def read_images(spec: DatasetSpec, size: int) -> Images:
     """Read a data set at `size` pixels; where it has more than `spec.images`, the sample that
-    tokenizing takes.
-
-    Images that cannot be read are left out, and their number is printed. UserError where too few
-    are left.
+    tokenizing takes. Images that cannot be read are left out; UserError where too few are left.
     """
     source = replace(spec, images=spec.images if spec.name == "shapes" else 0).open(size)
     source = replace(source, images=min(spec.images, source.size))
@@ -78,23 +71,17 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
     ordinals = source.ordinals
 
     # 1) Read. Bad images have no pixels.
-    batches = [
-        ordinals[i : i + READ_AT_ONCE].tolist() for i in range(0, len(ordinals), READ_AT_ONCE)
-    ]
     pixels = torch.zeros(len(ordinals), 3, size, size, dtype=torch.uint8)
     labels = torch.full((len(ordinals),), -1)
     readable = torch.zeros(len(ordinals), dtype=torch.bool)
-    row = 0
-    bar = tqdm(total=len(ordinals), unit="img", desc=f"reading {source.name}")
-    with bar as progress, worker_errors_as_user_errors():
-        for items in load_batches(source, batches, size):
-            for _, image, label, _ in items:
-                if image is not None:
-                    pixels[row] = torch.from_numpy(image)
-                    labels[row] = label
-                    readable[row] = True
-                row += 1
-            progress.update(len(items))
+    items = load_images(source, ordinals, size)
+    bar = tqdm(items, total=len(ordinals), unit="img", desc=f"reading {source.name}")
+    with worker_errors_as_user_errors():
+        for row, (_, image, label, _) in enumerate(bar):
+            if image is not None:
+                pixels[row] = torch.from_numpy(image)
+                labels[row] = label
+                readable[row] = True
 
     # 2) Split as tokenizing does, by the place in the data set.
     out = torch.from_numpy(source.held_out(ordinals, HELD_OUT_SHARE))
@@ -116,11 +103,10 @@ def read_images(spec: DatasetSpec, size: int) -> Images:
 def jitter(images: Tensor, rng: torch.Generator) -> Tensor:
     """Turn (7 degrees), scale (10 %), shear and shift (2 pixels) images [B, 3, S, S] at random; the
     borders go on outside."""
-    r = torch.rand(len(images), 5, generator=rng) * 2 - 1
-    angle, scale = r[:, 0] * 0.12, 1 + r[:, 1] * 0.1
+    turn, size, shear, right, down = (torch.rand(len(images), 5, generator=rng) * 2 - 1).T
+    angle, scale = turn * 0.12, 1 + size * 0.1
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    theta = torch.stack(
-        [cos, -sin + 0.1 * r[:, 2], 0.12 * r[:, 3], sin, cos, 0.12 * r[:, 4]], 1
-    ).view(-1, 2, 3)
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    theta = torch.stack([cos, -sin + 0.1 * shear, 0.12 * right, sin, cos, 0.12 * down], 1)
+    theta = theta.view(-1, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

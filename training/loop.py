@@ -68,9 +68,8 @@ class Muon(torch.optim.Optimizer):
             x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
             for _ in range(5):
                 gram = x @ x.mT
-                x = torch.baddbmm(
-                    x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
-                )
+                second = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+                x = torch.baddbmm(x, second, x, beta=3.4445)
             x = x.mT if shape[0] > shape[1] else x
             for p, direction in zip(alike, x, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -84,26 +83,22 @@ class State:
     def __init__(self, part: nn.ModuleList, seed: int):
         self.part = part.train().requires_grad_(True)
         self.average = copy.deepcopy(part).eval().requires_grad_(False)
-        matrices = [
-            p
-            for n, p in part.named_parameters()
-            if "blocks" in n and p.ndim == 2 and "modulation" not in n
-        ]
-        known = {id(p) for p in matrices}
-        rest = [p for p in part.parameters() if id(p) not in known]
-        self.adam = torch.optim.AdamW(
-            rest, ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True
-        )
+        matrices, rest = [], []
+        for name, weights in part.named_parameters():
+            of_block = "blocks" in name and weights.ndim == 2 and "modulation" not in name
+            (matrices if of_block else rest).append(weights)
+        betas = (0.9, 0.98)
+        self.adam = torch.optim.AdamW(rest, ADAM_RATE, betas, weight_decay=WEIGHT_DECAY, fused=True)
         self.muon = Muon(matrices, MUON_RATE, WEIGHT_DECAY)
         self.rng = torch.Generator().manual_seed(seed)
         self.step = 0
         self.running: dict[str, float] = {}  # means of the losses
 
-    def _parts(self) -> dict[str, Any]:
-        return {"part": self.part, "average": self.average, "adam": self.adam, "muon": self.muon}
+        both = {"part": self.part, "average": self.average}
+        self.kept: dict[str, Any] = both | {"adam": self.adam, "muon": self.muon}
 
     def save(self, path: Path) -> None:
-        state: dict[str, Any] = {key: part.state_dict() for key, part in self._parts().items()}
+        state: dict[str, Any] = {key: part.state_dict() for key, part in self.kept.items()}
         state |= {"rng": self.rng.get_state(), "step": self.step, "running": self.running}
         with atomic(path) as temporary:
             torch.save(state, temporary)
@@ -111,7 +106,7 @@ class State:
     def load(self, path: Path) -> None:
         # a GPU's checkpoint goes on without one
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for key, part in self._parts().items():
+        for key, part in self.kept.items():
             part.load_state_dict(state[key])
         self.rng.set_state(state["rng"])
         self.step = state["step"]
@@ -132,14 +127,12 @@ class State:
         self.step += 1
 
         momentum = min(EMA, self.step / (self.step + 10))
-        pairs = list(
-            zip(self.average.state_dict().values(), self.part.state_dict().values(), strict=True)
-        )
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([kept for kept, _ in floats], [now for _, now in floats], 1 - momentum)
-        for kept, now in pairs:
-            if not kept.is_floating_point():
-                kept.copy_(now)
+        kept, now = self.average.state_dict(), self.part.state_dict()
+        floats = [name for name, values in kept.items() if values.is_floating_point()]
+        averages, latest = ([state.pop(name) for name in floats] for state in (kept, now))
+        torch._foreach_lerp_(averages, latest, 1 - momentum)
+        for name, counter in kept.items():
+            counter.copy_(now[name])
         for key, value in values.items():
             self.running[key] = 0.98 * self.running.get(key, value.item()) + 0.02 * value.item()
 
@@ -147,10 +140,9 @@ class State:
 def fit(
     stage: Stage, part: nn.ModuleList, losses: Callable[[torch.Generator], Losses], folder: Path
 ) -> None:
-    """Train `part` in place, or resume from `folder`/NAME.pt; it ends with the exponential moving
-    average of its weights. Losses go to `folder`/NAME.jsonl.
+    """Train `part` in place, or resume from `folder`/NAME.pt; it ends with its averaged weights.
 
-    `losses` draws a batch and returns its losses, which the stage weighs.
+    `losses` draws a batch and returns its losses, which the stage weighs; they go to NAME.jsonl.
     """
     checkpoint = folder / f"{stage.name}.pt"
     log = folder / f"{stage.name}.jsonl"

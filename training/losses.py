@@ -13,7 +13,7 @@ from training.loop import Losses
 from training.teacher import Teacher
 
 DROP_ALL = 0.1  # share of images whose tokens are all dropped, for the guidance
-# mean of the logit of the time: what the tokens decide is decided among much noise
+# mean of the logit of the time, which is normal: what the tokens decide is decided among much noise
 NOISE_SHIFT = 0.7
 ENCODER_WEIGHTS = {"pixels": 0.5, "features": 0.2, "spread": 0.05}
 DECODER_WEIGHTS = {"flow": 1.0, "alignment": 0.5}
@@ -30,12 +30,11 @@ def prefix_lengths(tokens: int) -> tuple[int, ...]:
 
 
 class Regression(nn.Module):
-    """The decoder that the encoder is trained with, thrown away afterwards.
+    """The decoder that the encoder is trained with, thrown away afterwards: a flow decoder does not
+    listen to the codes at first, and they collapse.
 
     Codes [B, tokens, D], of which the first `keep` [B] are seen -> pixels [B, 3, S, S] and the
-    teacher's features. A flow decoder does not listen to the codes at first, and they collapse. The
-    features are what FlexTok takes from DINOv2 (REPA, Yu et al., 2025, arXiv:2410.06940): what an
-    image shows, beside where its edges are.
+    teacher's features.
     """
 
     def __init__(self, codes: int, image_size: int):
@@ -59,17 +58,13 @@ class Regression(nn.Module):
 
 class Alignment(nn.Module):
     """Predicts the teacher's map [B, 128, 8, 8] from the decoder's patches [B, 64, width] after its
-    second block.
-
-    Thrown away afterwards. With it the decoder heeds early what the tokens say is where: REPA, as
-    in FlexTok's decoder.
+    second block; thrown away afterwards. So the decoder heeds early what the tokens say is where.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.head = nn.Sequential(
-            nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 128), nn.Unflatten(1, (8, 8))
-        )
+        layers = nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 128)
+        self.head = nn.Sequential(*layers, nn.Unflatten(1, (8, 8)))
 
     def forward(self, patches: Tensor) -> Tensor:
         return self.head(patches).permute(0, 3, 1, 2).float()
@@ -109,9 +104,9 @@ def encoder_losses(
     prefix = lengths[torch.randint(len(lengths), (n,), generator=rng)]
     keep = torch.cat([torch.full((n,), tokens), prefix]).to(images.device)
     predicted = regression(codes.repeat(2, 1, 1), keep)
+    wanted = images, *teacher(images)
     pixels, maps, whole = (
-        F.mse_loss(x, y.repeat(2, *[1] * (y.ndim - 1)))
-        for x, y in zip(predicted, (images, *teacher(images)), strict=True)
+        F.mse_loss(x, torch.cat([y, y])) for x, y in zip(predicted, wanted, strict=True)
     )
     within = torch.stack([crowding(own) for own in z.split(list(counts))])  # [data sets, tokens]
     first = 6 * crowding(z[:, :1]) + 2 * within[0, :1]
@@ -132,14 +127,11 @@ def decoder_losses(
     power = 2 ** torch.randint(tokens.bit_length(), (n,), generator=rng)
     keep = torch.where(torch.rand(n, generator=rng) < 0.5, power, uniform)
     keep = torch.where(torch.rand(n, generator=rng) < DROP_ALL, 0, keep).to(images.device)
-    # logit-normal
     time = torch.sigmoid(NOISE_SHIFT + torch.randn(n, generator=rng)).to(images.device)
     noise = torch.randn(images.shape, generator=rng).to(images.device)
     mix = time[:, None, None, None]
     seen: list[Tensor] = []
     velocity = model.decoder((1 - mix) * images + mix * noise, time, codes, keep, seen)
     similarity = F.cosine_similarity(alignment(seen[1]), teacher(images)[0], dim=1)
-    return {
-        "flow": F.mse_loss(velocity.float(), noise - images),
-        "alignment": 1 - similarity.mean(),
-    }
+    flow = F.mse_loss(velocity.float(), noise - images)
+    return {"flow": flow, "alignment": 1 - similarity.mean()}

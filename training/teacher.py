@@ -19,6 +19,7 @@ from training.images import Images
 # images of each data set that the teacher is trained on; fewer are repeated, for balance
 SHOWN = 30_000
 MOST_STEPS = 1000
+EACH = (0, 2, 3)  # what is averaged for each channel of a map
 
 
 class Teacher(nn.Module):
@@ -51,10 +52,7 @@ class Teacher(nn.Module):
         parts = tqdm(images.split(500), desc="features of the teacher", unit="batch", delay=3)
         maps, whole = (torch.cat(x) for x in zip(*map(self._features, parts), strict=True))
         self.mean, self.deviation = whole.mean(0), whole.std(0).clamp(min=1e-3)
-        self.map_mean, self.map_deviation = (
-            maps.mean((0, 2, 3)),
-            maps.std((0, 2, 3)).clamp(min=1e-3),
-        )
+        self.map_mean, self.map_deviation = maps.mean(EACH), maps.std(EACH).clamp(min=1e-3)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,26 +66,22 @@ def load_teacher(
 ) -> Teacher:
     """Train the teacher on the training parts of `data` for at most `steps`, or read it from
     `path`; on `device`."""
-    targets = [_targets(images, seed) for images in data]
-    offsets = [0]
-    for _, labels in targets:
-        offsets.append(offsets[-1] + int(labels.max()) + 1)
-    teacher = Teacher(offsets[-1])
+    parts, targets, classes = [], [], 0
+    for images in data:
+        shown, labels = _targets(images, seed)
+        parts += shown.split(1000)
+        targets.append(labels + classes)
+        classes += int(labels.max()) + 1
+    teacher = Teacher(classes)
     if path.exists():
         teacher.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return teacher.to(device).eval()
 
     print("training the teacher", flush=True)
-    pixels = torch.cat([seen(part) for images, _ in targets for part in images.split(1000)]).to(
-        device
-    )
-    labels = torch.cat(
-        [labels + offset for (_, labels), offset in zip(targets, offsets[:-1], strict=True)]
-    )
+    pixels = torch.cat([seen(part) for part in parts]).to(device)
+    labels = torch.cat(targets).to(device)
     teacher.to(device)
-    teacher.net = train_classifier(
-        pixels, labels.to(device), steps=min(steps, MOST_STEPS), seed=seed
-    )
+    teacher.net = train_classifier(pixels, labels, steps=min(steps, MOST_STEPS), seed=seed)
     teacher.standardise(pixels[:: max(1, len(pixels) // 5000)])
     with atomic(path) as temporary:
         torch.save(teacher.state_dict(), temporary)
@@ -102,7 +96,5 @@ def _targets(images: Images, seed: int) -> tuple[Tensor, Tensor]:
     if images.labelled:
         return pixels[rows], images.labels[~images.held_out][rows]
     turns = torch.randint(4, (len(rows),), generator=rng)
-    turned = torch.stack(
-        [torch.rot90(pixels, int(k), (1, 2)) for pixels, k in zip(pixels[rows], turns, strict=True)]
-    )
-    return turned, turns
+    both = zip(pixels[rows], turns.tolist(), strict=True)
+    return torch.stack([torch.rot90(image, turn, (1, 2)) for image, turn in both]), turns

@@ -11,7 +11,7 @@ from imagegram.codec.tiny_flextok import TinyFlexTok
 from imagegram.data.preprocess import to_signed
 from imagegram.machine import choose_device
 from training.images import Images, jitter
-from training.loop import Stage, fit
+from training.loop import Losses, Stage, fit
 from training.losses import (
     DECODER_WEIGHTS,
     ENCODER_WEIGHTS,
@@ -66,33 +66,27 @@ def train(
     """
     device = choose_device()
     batches = Batches(data, device)
+    c = model.config
     torch.manual_seed(seed)  # initial weights of the heads
-    regression = Regression(
-        model.config.tokens * len(model.config.levels), model.config.image_size
-    ).to(device)
-    alignment = Alignment(model.config.width).to(device)
-    teacher = load_teacher(
-        data, folder / "teacher.pt", max(1, encoder_steps // 2), seed + 1, device
-    )
+    regression = Regression(c.tokens * len(c.levels), c.image_size).to(device)
+    alignment = Alignment(c.width).to(device)
+    steps = max(1, encoder_steps // 2)
+    teacher = load_teacher(data, folder / "teacher.pt", steps, seed + 1, device)
     model.to(device)
     if device.type == "cuda":
         # On a CPU compiling takes minutes, and saves a tenth of the encoder's steps and a third of
         # the decoder's.
         compile_blocks(model)
 
-    fit(
-        Stage("encoder", encoder_steps, BATCH, seed, ENCODER_WEIGHTS),
-        nn.ModuleList([model.encoder, regression]),
-        lambda rng: encoder_losses(
-            model, regression, teacher, batches.draw(rng), batches.counts, rng
-        ),
-        folder,
-    )
+    def of_encoder(rng: torch.Generator) -> Losses:
+        images = batches.draw(rng)
+        return encoder_losses(model, regression, teacher, images, batches.counts, rng)
 
-    fit(
-        Stage("decoder", decoder_steps, BATCH, seed + 1, DECODER_WEIGHTS),
-        nn.ModuleList([model.decoder, alignment]),
-        lambda rng: decoder_losses(model, alignment, teacher, batches.draw(rng), rng),
-        folder,
-    )
+    def of_decoder(rng: torch.Generator) -> Losses:
+        return decoder_losses(model, alignment, teacher, batches.draw(rng), rng)
+
+    stage = Stage("encoder", encoder_steps, BATCH, seed, ENCODER_WEIGHTS)
+    fit(stage, nn.ModuleList([model.encoder, regression]), of_encoder, folder)
+    stage = Stage("decoder", decoder_steps, BATCH, seed + 1, DECODER_WEIGHTS)
+    fit(stage, nn.ModuleList([model.decoder, alignment]), of_decoder, folder)
     model.cpu().eval()

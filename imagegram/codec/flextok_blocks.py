@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from flextok.model.layers.mlp import GatedMlp
 from flextok.model.layers.norm import Fp32LayerNorm
 from flextok.model.layers.transformer_blocks import FlexBlock, FlexBlockAdaLN
+from flextok.model.preprocessors.patching import PatchEmbedder
+from flextok.model.trunks.transformers import FlexTransformer
 from flextok.model.utils.posembs import PositionalEmbedding, PositionalEmbeddingAdder
 from flextok.vae_wrapper import StableDiffusionVAE
 from torch import Tensor, nn
@@ -219,16 +221,30 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
     return call
 
 
-def dense_blocks(trunk: Any, dtype: torch.dtype) -> nn.ModuleList:
-    plain = trunk.rope_forward_read_key is trunk.score_mod_read_key is None
-    need(plain, "rotary positions or modified scores")
-    return nn.ModuleList(Block(block, dtype) for block in trunk.blocks)
+class Half(nn.Module):
+    """What both halves of the dense path have, over the weights of a loaded FlexTok, in `dtype`;
+    Unsupported where it is laid out otherwise."""
 
+    positions: Tensor
 
-def patch_size(embed: Any) -> int:
-    sizes = set(embed.patch_sizes)
-    need(len(embed.patch_sizes) == 2 and len(sizes) == 1, f"patches of {embed.patch_sizes}")
-    return int(sizes.pop())
+    def __init__(self, model: Any, chain: Chain, encoder: bool, dtype: torch.dtype):
+        super().__init__()
+        embed, trunk = chain.only(PatchEmbedder, FlexTransformer)
+        sizes = embed.patch_sizes
+        need(len(sizes) == 2 and sizes[0] == sizes[1], f"patches of {sizes}")
+        plain = trunk.rope_forward_read_key is trunk.score_mod_read_key is None
+        need(plain, "rotary positions or modified scores")
+        self.patch = int(sizes[0])
+        self.embed = embed.patch_proj
+        self.register_buffer("positions", chain.positions(embed.patches_list_write_key)[0])
+        self.blocks = nn.ModuleList(Block(block, dtype) for block in trunk.blocks)
+        self.vae = HalfVae(model.vae, encoder, dtype)
+        self.vae_scale = float(model.vae.scaling_factor)
+        self.quantizer = model.regularizer
+
+    def patches(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> what the first block gets of them, [B, n, D]."""
+        return self.embed(to_patches(latents, self.patch)) + self.positions
 
 
 def precision_of(module: Any, device: torch.device) -> torch.autocast:

@@ -52,45 +52,20 @@ from torch import Tensor, nn
 
 from imagegram.codec.flextok_blocks import (
     Chain,
-    HalfVae,
+    Half,
     compiled_or_not,
-    dense_blocks,
     from_patches,
     log_weights,
     merged_rows,
     need,
-    patch_size,
     precision_of,
     prefix_causal,
-    to_patches,
 )
 from imagegram.data.preprocess import to_signed
 from imagegram.tokens import SEPARATOR
 
 EVERYWHERE = {PerSampleOp, PatchEmbedder, PositionalEmbeddingAdder, FlexTransformer}
 EVERYWHERE |= {BlockWiseSequencePacker, SequenceUnpacker}
-
-
-class Half(nn.Module):
-    """What both halves have, over the weights of a loaded FlexTok, in `dtype`; Unsupported where it
-    is laid out otherwise."""
-
-    positions: Tensor
-
-    def __init__(self, model: Any, chain: Chain, encoder: bool, dtype: torch.dtype):
-        super().__init__()
-        embed, trunk = chain.only(PatchEmbedder, FlexTransformer)
-        self.patch = patch_size(embed)
-        self.embed = embed.patch_proj
-        self.register_buffer("positions", chain.positions(embed.patches_list_write_key)[0])
-        self.blocks = dense_blocks(trunk, dtype)
-        self.vae = HalfVae(model.vae, encoder, dtype)
-        self.vae_scale = float(model.vae.scaling_factor)
-        self.quantizer = model.regularizer
-
-    def patches(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> what the first block gets of them, [B, n, D]."""
-        return self.embed(to_patches(latents, self.patch)) + self.positions
 
 
 class FastEncoder(Half):
@@ -137,14 +112,11 @@ class FastEncoder(Half):
         x = self.patches(latents)
         n = x.shape[1]
         x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
-        attend, attend_last = (
-            partial(prefix_causal, prefix=n, last=last) for last in (False, True)
-        )
+        attend = partial(prefix_causal, prefix=n)
         for block in self.blocks[:-1]:
-            x = block(x, attend, self.plain)
-        return self.head.forward_default(
-            self.blocks[-1](x, attend_last, self.plain, slice(n, None))
-        )
+            x = block(x, partial(attend, last=False), self.plain)
+        x = self.blocks[-1](x, partial(attend, last=True), self.plain, slice(n, None))
+        return self.head.forward_default(x)
 
     @torch.inference_mode()
     def tokens(self, images: Tensor) -> Tensor:
@@ -274,11 +246,8 @@ class FastDecoder(Half):
         """One block's vectors [expansion, 6, D] over the tokens: [6, 1, N or 1, D]."""
         if self.expansion == 1:
             return step[0][:, None, None]
-        of_patches, of_registers = step
-        parts = (
-            of_patches[:, None].expand(-1, patches, -1),
-            of_registers[:, None].expand(-1, registers, -1),
-        )
+        counts = patches, registers
+        parts = [s[:, None].expand(-1, n, -1) for s, n in zip(step, counts, strict=True)]
         return torch.cat(parts, 1)[:, None]
 
     def pixels(self, latents: Tensor) -> Tensor:

@@ -47,8 +47,7 @@ class TinyConfig:
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantization: every dimension is squashed by tanh and rounded to one of its
-    levels."""
+    """Every dimension is squashed by tanh and rounded to one of its levels."""
 
     levels: Tensor
     basis: Tensor
@@ -60,8 +59,7 @@ class FSQ(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latents [..., D] -> codes in [-1, 1], rounded, with the gradient of the unrounded
-        ones."""
+        """Latents [..., D] -> codes in [-1, 1], rounded, with the gradient of the unrounded."""
         half = (self.levels - 1) * 1.001 / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         bounded = (z + (offset / half).atanh()).tanh() * half - offset
@@ -112,7 +110,7 @@ class Block(nn.Module):
     """Pre-norm transformer block; with a condition, its norms are scaled, shifted and gated by it
     (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool = False):
+    def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool):
         super().__init__()
         # Not in the encoder: rounding may turn a token into its neighbour.
         linear = QuickLinear if conditional else nn.Linear
@@ -132,11 +130,14 @@ class Block(nn.Module):
             x = x + self.attention(F.layer_norm(x, norm), mask)
             return x + self.mlp(F.layer_norm(x, norm))
         assert condition is not None
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(F.silu(condition))[
-            :, None
-        ].chunk(6, -1)
+        modulation = self.modulation(F.silu(condition))[:, None]
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, -1)
         x = x + gate1 * self.attention(F.layer_norm(x, norm) * (1 + scale1) + shift1, mask)
         return x + gate2 * self.mlp(F.layer_norm(x, norm) * (1 + scale2) + shift2)
+
+
+def _blocks(c: TinyConfig, depth: int, conditional: bool = False) -> nn.ModuleList:
+    return nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio, conditional) for _ in range(depth))
 
 
 def _table(rows: int, width: int) -> nn.Parameter:
@@ -158,24 +159,19 @@ class Encoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for c_in, c_out, stride in ((3, 32, 2), (32, 64, 1), (64, 128, 2)):
-            layers += [
-                nn.Conv2d(c_in, c_out, 3, stride, 1),
-                nn.GroupNorm(c_out // 8, c_out),
-                nn.GELU(),
-            ]
+            convolution = nn.Conv2d(c_in, c_out, 3, stride, 1)
+            layers += [convolution, nn.GroupNorm(c_out // 8, c_out), nn.GELU()]
         self.patches = nn.Sequential(*layers, nn.Conv2d(128, c.width, 3, 2, 1))
         n_patches = (c.image_size // 8) ** 2
         self.patch_position = _table(n_patches, c.width)
         self.registers = _table(c.tokens, c.width)
-        self.blocks = nn.ModuleList(
-            Block(c.width, c.heads, c.mlp_ratio) for _ in range(c.encoder_depth)
-        )
+        self.blocks = _blocks(c, c.encoder_depth)
         self.to_latents = nn.Linear(c.width, len(c.levels))
-        # Without this normalisation the registers hardly differ between images at the start of
-        # training, and every image falls into the same code.
+        # Else the registers hardly differ at the start of training: all images get the same code.
         self.norm = nn.BatchNorm1d(c.tokens * len(c.levels), affine=False, momentum=0.02)
-        mask = torch.ones(n_patches + c.tokens, n_patches + c.tokens, dtype=torch.bool).tril()
         # patches: each other; registers: all patches and the registers before
+        n = n_patches + c.tokens
+        mask = torch.ones(n, n, dtype=torch.bool).tril()
         mask[:n_patches, :n_patches] = True
         self.register_buffer("mask", mask, persistent=False)
 
@@ -206,12 +202,9 @@ class Decoder(nn.Module):
         self.dropped = _table(1, c.width)
         self.noise_in = nn.Linear(patch_dim, c.width)
         self.noise_position = _table(self.side**2, c.width)
-        self.time_in = nn.Sequential(
-            nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
-        )
-        self.blocks = nn.ModuleList(
-            Block(c.width, c.heads, c.mlp_ratio, conditional=True) for _ in range(c.decoder_depth)
-        )
+        layers = nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
+        self.time_in = nn.Sequential(*layers)
+        self.blocks = _blocks(c, c.decoder_depth, conditional=True)
         self.patch_out = nn.Linear(c.width, c.pixel_width * c.patch_size**2)
         # The last layers see across the borders of the patches.
         self.pixels = nn.Sequential(
@@ -223,20 +216,14 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.pixels[2].bias)  # type: ignore[arg-type]
 
     def forward(
-        self,
-        noised: Tensor,
-        time: Tensor,
-        codes: Tensor,
-        keep: Tensor,
-        seen: list[Tensor] | None = None,
+        self, noised: Tensor, time: Tensor, codes: Tensor, keep: Tensor, seen: list | None = None
     ) -> Tensor:
         n_tokens, width = self.token_position.shape
         kept = torch.arange(n_tokens, device=codes.device) < keep[:, None]
-        tokens = (
-            torch.where(kept[..., None], self.from_codes(codes), self.dropped) + self.token_position
-        )
+        tokens = torch.where(kept[..., None], self.from_codes(codes), self.dropped)
         patches = F.pixel_unshuffle(noised, self.patch_size).flatten(2).transpose(1, 2)
-        x = torch.cat([self.noise_in(patches) + self.noise_position, tokens], 1)
+        places = self.noise_in(patches) + self.noise_position
+        x = torch.cat([places, tokens + self.token_position], 1)
         half = width // 2
         frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=time.device) / half)
         angle = 1000 * time[:, None] * frequency
@@ -255,23 +242,18 @@ class TinyFlexTok(nn.Module):
 
     def __init__(self, config: TinyConfig | None = None):
         super().__init__()
-        self.config = c = config or TinyConfig()
-        self.encoder = Encoder(c)
-        self.fsq = FSQ(c.levels)
-        self.decoder = Decoder(c)
+        self.config = config or TinyConfig()
+        self.encoder = Encoder(self.config)
+        self.fsq = FSQ(self.config.levels)
+        self.decoder = Decoder(self.config)
 
     @property
     def vocab_size(self) -> int:
         return math.prod(self.config.levels)
 
-    @property
-    def device(self) -> torch.device:
-        return self.encoder.registers.device
-
     @torch.inference_mode()
     def tokenize(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, S, S] in [-1, 1] -> B token sequences, int64 [1, 16], as FlexTok returns
-        them."""
+        """Images [B, 3, S, S] in [-1, 1] -> B token sequences, int64 [1, tokens], as in FlexTok."""
         return list(self.fsq.to_tokens(self.fsq(self.encoder(images))).split(1))
 
     @torch.inference_mode()
@@ -282,54 +264,44 @@ class TinyFlexTok(nn.Module):
         guidance_scale: float = 2.5,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Token sequences [1, k <= 16] -> images [B, 3, S, S], unclamped.
+        """Token sequences [1, k] -> images [B, 3, S, S], unclamped.
 
         `generator` draws the noise: one for the batch in list order, as in FlexTok, or one per
-        image, which makes an image independent of its batch. `guidance_scale` is that of
-        classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598); 1 is none, and half the
-        work.
+        image, which makes an image independent of its batch. Guidance is classifier-free (Ho &
+        Salimans, 2022, arXiv:2207.12598); 1 is none, and half the work.
         """
         c = self.config
-        device = self.device
-        keep = torch.tensor([t.shape[1] for t in token_ids_list], device=device)
-        tokens = torch.cat(
-            [F.pad(t.to(device), (0, c.tokens - t.shape[1])) for t in token_ids_list]
-        )
-        codes = self.fsq.to_codes(tokens)
+        device = self.encoder.registers.device
+        keep = torch.tensor([ids.shape[1] for ids in token_ids_list], device=device)
+        padded = [F.pad(ids.to(device), (0, c.tokens - ids.shape[1])) for ids in token_ids_list]
+        codes = self.fsq.to_codes(torch.cat(padded))
         shape = (3, c.image_size, c.image_size)
         if isinstance(generator, Sequence):
-            x = torch.stack(
-                [torch.randn(shape, generator=g, device=g.device) for g in generator]
-            ).to(device)
+            own = [torch.randn(shape, generator=g, device=g.device) for g in generator]
+            x = torch.stack(own).to(device)
         else:
-            x = torch.randn(len(tokens), *shape, generator=generator, device=device)
+            x = torch.randn(len(codes), *shape, generator=generator, device=device)
         for step in range(timesteps, 0, -1):
             time = torch.full((len(x),), step / timesteps, device=device)
             if guidance_scale == 1:
                 v = self.decoder(x, time, codes, keep)
             else:
-                both = self.decoder(
-                    x.repeat(2, 1, 1, 1),
-                    time.repeat(2),
-                    codes.repeat(2, 1, 1),
-                    torch.cat([keep, 0 * keep]),
-                )
+                twice = x.repeat(2, 1, 1, 1), time.repeat(2), codes.repeat(2, 1, 1)
+                both = self.decoder(*twice, torch.cat([keep, 0 * keep]))
                 v, unconditional = both.float().chunk(2)
                 v = v + (guidance_scale - 1) * (v - unconditional)
             x = x - v / timesteps
         return x
 
     def save(self, path: Path) -> None:
-        """Write the weights as float16 safetensors, the configuration in the header: the same
-        weights, the same bytes.
-
-        Nothing else stands in the header, because safetensors writes several entries in any order.
-        """
-        tensors = {
-            k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()
-        }
-        header = {"config": json.dumps(asdict(self.config))}
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, header)
+        """Write the weights as float16 safetensors. Only the configuration stands in the header,
+        because safetensors writes several entries in any order: the same weights, the same
+        bytes."""
+        tensors = {}
+        for name, weights in self.state_dict().items():
+            half = weights.half() if weights.is_floating_point() else weights
+            tensors[name] = half.contiguous().cpu()
+        save_file(tensors, path, {"config": json.dumps(asdict(self.config))})
 
     @classmethod
     def load(cls, path: Path) -> "TinyFlexTok":

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.data.scenes import scene
@@ -24,6 +23,7 @@ from imagegram.metrics.coherence import (
     seen,
 )
 from imagegram.metrics.held_out import HeldOut
+from imagegram.tokens import Prefixes
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
 
@@ -136,11 +136,7 @@ class Changed(FakeCodec):
         self.asked: set[tuple[int, float]] = set()
 
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         self.asked.add((timesteps, guidance_scale))
         return noise(len(tokens), int(tokens[0][0]))

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagegram.tokens import Prefixes
+
 SMALL_JOB: dict[str, Any] = {
     "dataset": "shapes",
     "images": 200,
@@ -43,11 +45,7 @@ class FakeCodec:
         )
 
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         assert len(tokens) == len(seeds)
         return torch.tensor(list(seeds)).reshape(-1, 1, 1, 1).expand(-1, 3, 32, 32).to(torch.uint8)

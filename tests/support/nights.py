@@ -19,6 +19,7 @@ from imagegram.report.pictures import Originals
 from imagegram.report.record import HELD_OUT, Night
 from imagegram.samplers import Aligned, Ntd
 from imagegram.samplers.draw import Draw
+from imagegram.tokens import Prefixes
 from overnight.night import reconstruct_held_out
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import tokenize
@@ -43,11 +44,7 @@ class ColourCodec(FakeCodec):
         return (sums // 3000 % self.vocab_size).numpy().astype(np.uint16)
 
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
         sums = torch.tensor([[int(row.sum()), int(row[0]) * 9, len(row) * 20] for row in tokens])
         return (sums % 256).to(torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32).contiguous()

@@ -194,7 +194,7 @@ def test_a_miniature_of_64_pixels_is_a_codec_too(
 
 @pytest.mark.parametrize("held_out", [39, 40])
 def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
-    monkeypatch: pytest.MonkeyPatch, held_out: int
+    monkeypatch: pytest.MonkeyPatch, held_out: int, tmp_path: Path
 ) -> None:
     class Bright(Classifier):
         def probabilities(self, images: Tensor, batch: int = 0) -> Tensor:
@@ -204,9 +204,10 @@ def test_a_card_tells_accuracies_with_their_intervals_of_40_images_and_more(
     pixels = (labels * 255).byte().reshape(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     images = Images("x", "", pixels, labels, torch.arange(60) < held_out)
     monkeypatch.setattr(figures, "prefix_lengths", lambda tokens: (1,))
+    monkeypatch.setattr(figures, "load_classifier", lambda images, path: Bright(2))
     # The pictures of seeds 400 to 439 have the levels 144 to 183: all are bright, as half of the
     # labels say.
-    found = figures.evaluate(FakeCodec(), images, Bright(2))
+    found = figures.evaluate(FakeCodec(), images, tmp_path)
     if held_out == 39:
         assert "real" not in found
         return
