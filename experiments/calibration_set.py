@@ -48,6 +48,8 @@ POINTS: tuple[Ntd | Aligned, ...] = (
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)  # of copies, in the mixed sets
 # fewer than the codec's own: what counts is that copies are copies, not that they please
 FLOW_STEPS, GUIDANCE = 4, 1.0
+COLUMNS = ["data", "set", "truth", "measure", "value", "low", "high"]  # of the table
+COLUMNS += ["held_out", "held_out_low", "held_out_high", "side"]
 Pixels = NDArray[np.uint8]
 
 
@@ -64,9 +66,8 @@ class Config:
 
 def decode(index: Index, tokens: NDArray[np.uint16]) -> Pixels:
     """Grey pictures uint8 [n, S, S] of tokens [n, L], all from one noise."""
-    images = Decoder(open_codec(index), FLOW_STEPS, GUIDANCE)(
-        tokens, np.zeros(len(tokens), np.int64)
-    ).numpy()
+    decode = Decoder(open_codec(index), FLOW_STEPS, GUIDANCE)
+    images = decode(tokens, np.zeros(len(tokens), np.int64)).numpy()
     return np.einsum("ncij,c->nij", images, GREY).round().astype(np.uint8)
 
 
@@ -81,28 +82,25 @@ def make(config: Config) -> dict[str, Any]:
         raise UserError(f"{len(real)} images are held out: --pictures is {len(real) // 2} at most")
     rng = np.random.default_rng(config.seed)
     real = real[rng.permutation(len(real))]
-    names, truth, drawn = [], [], []
+    names, truth, sets = [], [], []
     for sampler in POINTS:
         exact = copy_figures(index.tokens, [sampler.context], aligned=isinstance(sampler, Aligned))
         names.append(f"{sampler.name}-{sampler.context}")
         truth.append(float(np.exp(exact[sampler.context].log_copy)))
-        drawn.append(sampler.sample(index, n, rng).tokens)
-    sets = list(drawn)
+        sets.append(sampler.sample(index, n, rng).tokens)
     for share in SHARES:
         copies = index.tokens[rng.choice(index.num_images, n, replace=False)]
         names.append(f"mixed-{share:g}")
         truth.append(round(share * n) / n)
         sets.append(np.where((np.arange(n) < round(share * n))[:, None], copies, real[:n]))
-    pictures = [
-        decode(index, rows) for rows in tqdm(sets, desc=f"decoding {config.name}", unit="set")
-    ]
+    bar = tqdm(sets, desc=f"decoding {config.name}", unit="set")
     return {
         "names": np.array(names),
         "truth": np.array(truth),
-        "pictures": np.stack(pictures),
+        "pictures": np.stack([decode(index, rows) for rows in bar]),
         "training": decode(index, np.unique(index.tokens, axis=0)),
         "held_out": decode(index, real[: 2 * n]),
-        "tokens": np.stack(drawn),
+        "tokens": np.stack(sets[: len(POINTS)]),
     }
 
 
@@ -116,17 +114,18 @@ def measure(arrays: dict[str, Any], row: int, seed: int) -> dict[str, dict[str, 
     pixels = {
         "generated": arrays["pictures"][row],
         "training": np.unique(arrays["training"], axis=0),
+        "held_out": arrays["held_out"][:n],
+        "reference": arrays["held_out"][n:],
     }
-    pixels |= {"held_out": arrays["held_out"][:n], "reference": arrays["held_out"][n:]}
     vectors = {
         who: images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
         for who, images in pixels.items()
     }
     found = measure_space(Space(**vectors), np.random.default_rng(seed)).figures
     colour = {who: images[:, None].repeat(3, 1) for who, images in pixels.items()}
-    hashes = {who: perceptual_hashes(images) for who, images in colour.items()}
+    known = {who: (images, perceptual_hashes(images)) for who, images in colour.items()}
     for who in found:
-        near = near_duplicates(colour[who], hashes[who], (colour["training"], hashes["training"]))
+        near = near_duplicates(*known[who], known["training"])
         found[who]["near_duplicates"] = wilson(int(near.sum()), n)
     return found
 
@@ -151,9 +150,8 @@ def main(config: Config) -> None:
     with atomic(path) as temporary, temporary.open("wb") as f:
         np.savez_compressed(f, **arrays)
     table = read_table(config.table)
-    for row, name in enumerate(
-        tqdm(arrays["names"].tolist(), desc=f"measuring {config.name}", unit="set")
-    ):
+    bar = tqdm(arrays["names"].tolist(), desc=f"measuring {config.name}", unit="set")
+    for row, name in enumerate(bar):
         if has(table, data=config.name, set=name):
             continue
         figures = measure(arrays, row, config.seed)
@@ -161,25 +159,11 @@ def main(config: Config) -> None:
         for metric in SETS:
             mine, real = (figures[who].get(metric.key) for who in ("generated", "held_out"))
             if mine and real:
-                line = {
-                    "data": config.name,
-                    "set": name,
-                    "truth": arrays["truth"][row],
-                    "measure": metric.key,
-                }
-                line |= {
-                    "value": mine.value,
-                    "low": mine.low,
-                    "high": mine.high,
-                    "held_out": real.value,
-                }
-                line |= {
-                    "held_out_low": real.low,
-                    "held_out_high": real.high,
-                    "side": differs(mine, real),
-                }
-                lines.append(line)
-        table = write_table(config.table, pd.concat([table, pd.DataFrame(lines)]))
+                line = [config.name, name, arrays["truth"][row], metric.key]
+                for figure in (mine, real):
+                    line += [figure.value, figure.low, figure.high]
+                lines.append([*line, differs(mine, real)])
+        table = write_table(config.table, pd.concat([table, pd.DataFrame(lines, columns=COLUMNS)]))
     here = table[table.data == config.name]
     summary(file=path, megabytes=path.stat().st_size / 1e6, table=config.table, **seen(here))
     print(

@@ -57,9 +57,8 @@ class Corpus:
         if not images:
             return figures
         codec = open_codec(self.codec_of or self.index)
-        if classifiers := open_classifiers(
-            self.index, self.held_out, codec, self.index.tokens_per_image
-        ):
+        length = self.index.tokens_per_image
+        if classifiers := open_classifiers(self.index, self.held_out, codec, length):
             for who, more in classifiers.measure(Decoder(codec)(tokens[:images]), rng).items():
                 figures[who] |= more
         return figures
@@ -87,7 +86,17 @@ def has(table: pd.DataFrame, **point: Any) -> bool:
     return len(table) > 0 and bool((table[list(point)] == list(point.values())).all(axis=1).any())
 
 
-def save_plot(plot: Plot, path: Path, dpi: int = 110) -> None:
+def print_row(*cells: object) -> None:
+    """Print a row of a table in Markdown."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def print_head(*titles: object) -> None:
+    print_row(*titles)
+    print_row(*["---"] * len(titles))
+
+
+def save_plot(plot: Plot, path: Path) -> None:
     """Write a plot as a PNG file."""
     with atomic(path) as temporary:
-        plot.savefig(temporary, dpi=dpi, format="png")
+        plot.savefig(temporary, dpi=110, format="png")

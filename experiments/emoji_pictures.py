@@ -17,7 +17,7 @@ hour, most of it the kernel's fit to its tokens.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +30,13 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from experiments.common import Corpus
+from experiments.common import Corpus, print_head, print_row
 from imagegram.cli import run_script, summary
 from imagegram.codec import Codec
 from imagegram.codec.decoding import Decoder
 from imagegram.codec.linear import LinearCodec, save
 from imagegram.codec.linear_fit import fit
-from imagegram.codec.sizes import LINEAR_SIZES
+from imagegram.codec.sizes import Sizes
 from imagegram.codec.tiny_flextok import TinyConfig, TinyFlexTok
 from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess, to_bytes, to_signed
@@ -53,6 +53,7 @@ from imagegram.report.record import Night
 from imagegram.report.sheets import as_picture, rows_of_images
 from imagegram.samplers import Sampler
 from imagegram.token_arrays import tokens_from
+from imagegram.tokens import Prefixes
 from overnight_run import SAMPLERS
 from training.losses import Regression
 
@@ -61,6 +62,7 @@ Row = tuple[torch.Tensor, torch.Tensor | None]  # images, and what stands below 
 KEPT = (1, 4, 16, 64)  # tokens
 SHOWN = 12  # images of a picture of reconstructions
 SIDE = 64  # pixels
+SIZES = Sizes(SIDE, 64)  # of both codecs
 PHOTOGRAPHS = {
     "skimage": (
         "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field "
@@ -103,15 +105,15 @@ def cells(
 ) -> tuple[str, str, str]:
     """Error in grey levels, Frechet distance, and the share that is found again."""
     squares = (rebuilt.double() - images).square().mean((1, 2, 3)).numpy()
-    error = bootstrap(
-        lambda found: float(np.sqrt(found.mean())), (squares,), np.random.default_rng(0)
-    )
+    rng = np.random.default_rng(0)
+    error = bootstrap(lambda found: float(np.sqrt(found.mean())), (squares,), rng)
     if network is None:
         return f"{error}", "-", "-"
-    real, made = (
-        np.concatenate([network(part) for part in x.split(64)]).astype(float)
-        for x in (images, rebuilt)
-    )
+
+    def features(pictures: torch.Tensor) -> NDArray[np.float64]:
+        return np.concatenate([network(part) for part in pictures.split(64)]).astype(float)
+
+    real, made = features(images), features(rebuilt)
     return f"{error}", f"{frechet(real, made):.0f}", f"{found_again(made, real, same)}"
 
 
@@ -147,7 +149,7 @@ def of_other_photographs(images: torch.Tensor, numbers: NDArray[np.int64]) -> li
     for half in (0, 1):
         mine = torch.from_numpy(numbers % 2 == half)
         with TemporaryDirectory() as folder:
-            save(Path(folder), **fit(images[~mine].numpy(), LINEAR_SIZES))
+            save(Path(folder), **fit(images[~mine].numpy(), SIZES))
             codec = LinearCodec(Path(folder), "linear")
         tokens = codec.encode(images[mine])
         for whole, kept in zip(rebuilt, KEPT, strict=True):
@@ -171,8 +173,8 @@ class ByRegression:
     guidance_scale = 1.0
     own_error: tuple[float, float] | None = None
     image_size = SIDE
-    tokens_per_image = LINEAR_SIZES.tokens_per_image
-    levels = LINEAR_SIZES.levels
+    tokens_per_image = SIZES.tokens_per_image
+    levels = SIZES.levels
     vocab_size = math.prod(levels)
 
     def __init__(self, checkpoint: Path) -> None:
@@ -184,19 +186,13 @@ class ByRegression:
 
     @torch.inference_mode()
     def encode(self, images: torch.Tensor) -> NDArray[np.uint16]:
-        """Images uint8 [B, 3, S, S] -> tokens [B, tokens]."""
         tokens = [self.model.tokenize(part) for part in to_signed(images).split(64)]
         return np.concatenate([row.numpy().astype(np.uint16) for rows in tokens for row in rows])
 
     @torch.inference_mode()
     def decode(
-        self,
-        tokens: Sequence[NDArray[np.uint16]],
-        seeds: Sequence[int],
-        timesteps: int,
-        guidance_scale: float,
+        self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> torch.Tensor:
-        """B prefixes of tokens -> uint8 [B, 3, S, S]."""
         whole = np.zeros((len(tokens), self.tokens_per_image), np.int64)
         for row, given in zip(whole, tokens, strict=True):
             row[: len(given)] = given
@@ -212,9 +208,8 @@ def pictures(data: ImageDataset, ordinals: NDArray[np.int64]) -> torch.Tensor:
 
 def index_of(codec: Codec, corpus: Corpus, out: Path) -> Index:
     """The index, in `out`, of another codec's tokens of the training images of `corpus`."""
-    images = pictures(
-        corpus.index.token_folders()[0].manifest.dataset.open(SIDE), corpus.index.images[:, 1]
-    )
+    data = corpus.index.token_folders()[0].manifest.dataset.open(SIDE)
+    images = pictures(data, corpus.index.images[:, 1])
     read = tqdm(images.split(64), desc="tokenizing training emoji", unit="batch", delay=3)
     tokens = np.concatenate([codec.encode(part) for part in read])
     folder = tokens_from(tokens, out / "tokens", held_out_share=0)
@@ -231,15 +226,12 @@ def reconstructions(
     """Print the table of a set of images; a picture of some of them, as each codec rebuilds
     them."""
     print(f"\n**{title}**, {len(images)} images\n")
-    print("| tokens | codec | error | FD | found again |\n| --- | --- | --- | --- | --- |")
+    print_head("tokens", "codec", "error", "FD", "found again")
     shown = torch.from_numpy(np.random.default_rng(0).permutation(len(images))[:SHOWN])
     rows = []
     for i, kept in enumerate(KEPT):
         for codec, rebuilt in by_codec.items():
-            print(
-                f"| {kept} | {codec} | {' | '.join(cells(images, rebuilt[i], same, network))} |",
-                flush=True,
-            )
+            print_row(kept, codec, *cells(images, rebuilt[i], same, network))
             rows.append((f"{kept} token{'s' * (kept > 1)}, {codec}", rebuilt[i][shown]))
     return rows_of_images([*rows, ("original", images[shown])])
 
@@ -258,22 +250,14 @@ def print_samplers(night: Path) -> None:
     """The table of a night's figures."""
     record = Night.read(night)
     folders = {name: record.folder(night, name) for name in record.finished(night)}
+    reports = {f"`{name}`": read_json(path / "report.json") for name, path in folders.items()}
+    rows = {name: report["generated"] for name, report in reports.items()}
+    rows["*held out*"] = next(iter(reports.values()))["held_out"]
     print("\n**Samplers on the linear codec**\n")
-    print(
-        f"| sampler | {' | '.join(metric.title for metric in IN_SHORT)} "
-        f"|\n|{' --- |' * (1 + len(IN_SHORT))}"
-    )
-    reports = {sampler: read_json(folder / "report.json") for sampler, folder in folders.items()}
-    lines = {sampler: report["generated"] for sampler, report in reports.items()}
-    for sampler, figures in (
-        lines | {"*held out*": next(iter(reports.values()))["held_out"]}
-    ).items():
+    print_head("sampler", *(metric.title for metric in IN_SHORT))
+    for name, figures in rows.items():
         found = from_json(figures)
-        print(
-            f"| `{sampler}` | {' | '.join(metric.text(found) for metric in IN_SHORT)} |".replace(
-                "`*", "*"
-            ).replace("*`", "*")
-        )
+        print_row(name, *(metric.text(found) for metric in IN_SHORT))
 
 
 def sample_rows(codec: Codec, index: Index, real: NDArray[np.uint16], columns: int) -> list[Row]:
@@ -289,7 +273,7 @@ def sample_rows(codec: Codec, index: Index, real: NDArray[np.uint16], columns: i
     return [*rows, (decode(real), None)]
 
 
-def samples_picture(by_codec: Mapping[str, list[Row]]) -> Image.Image:
+def samples_picture(by_codec: dict[str, list[Row]]) -> Image.Image:
     """Labelled rows, each image above its nearest training image; a block of columns for each
     codec."""
     cell, label, between = SIDE + 3, 26, 24

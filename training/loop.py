@@ -83,7 +83,8 @@ class State:
     def __init__(self, part: nn.ModuleList, seed: int):
         self.part = part.train().requires_grad_(True)
         self.average = copy.deepcopy(part).eval().requires_grad_(False)
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, weights in part.named_parameters():
             of_block = "blocks" in name and weights.ndim == 2 and "modulation" not in name
             (matrices if of_block else rest).append(weights)
