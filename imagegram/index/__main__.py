@@ -15,7 +15,6 @@ import math
 import os
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +57,8 @@ def folder_of(path: Path, command: Build) -> Path:
 
     vocab_size = command.vocab_size or math.prod(command.levels)
     folder = path.with_suffix("")
-    tokens_from(
-        read_tokens(path, vocab_size), folder, levels=command.levels, vocab_size=command.vocab_size
-    )
+    tokens = read_tokens(path, vocab_size)
+    tokens_from(tokens, folder, levels=command.levels, vocab_size=command.vocab_size)
     print(f"{folder}: the tokens of {path}, a tenth of them held out")
     return folder
 
@@ -73,25 +71,23 @@ def main(command: Build | Verify) -> None:
 
     if isinstance(command, Verify):
         verify_index(command.index)
-    else:
-        c = command
-        if not c.tokens:
-            raise UserError("no token folders: name at least one with --tokens")
-        if c.shard_images < 0:
-            raise UserError("--shard-images must be at least 0 (all images in one shard)")
-        for name in ("TOKENS", "INDEX", "INDEX_INPUT", "BUILDER", "SHARD_IMAGES"):
-            if name in os.environ:
-                print(f"{name} of the environment is not read: --{name.lower().replace('_', '-')}")
-        share = Processes.from_environment()
-        c.tokens = tuple(map(partial(folder_of, command=c), c.tokens))
-        build_share(
-            c.tokens,
-            c.index_input,
-            c.index,
-            builder=c.builder,
-            shard_images=c.shard_images,
-            processes=share,
-        )
+        return
+    if not command.tokens:
+        raise UserError("no token folders: name at least one with --tokens")
+    if command.shard_images < 0:
+        raise UserError("--shard-images must be at least 0 (all images in one shard)")
+    for name in ("TOKENS", "INDEX", "INDEX_INPUT", "BUILDER", "SHARD_IMAGES"):
+        if name in os.environ:
+            print(f"{name} of the environment is not read: --{name.lower().replace('_', '-')}")
+    processes = Processes.from_environment()
+    build_share(
+        [folder_of(path, command) for path in command.tokens],
+        command.index_input,
+        command.index,
+        builder=command.builder,
+        shard_images=command.shard_images,
+        processes=processes,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""Building an index: token folders -> flat corpora -> suffix tables, each proved right -> the
-finished folder.
+"""Building an index: token folders -> flat corpora -> suffix tables, each proved -> the folder.
 
 Shards are independent of each other (shards.py): several processes build them, of one machine or of
 many that share a folder, each shard leaves a marker, and an interrupted build goes on from the
-finished ones. The index grows in a folder beside and is renamed when all of it is there. Files: top
-of folder.py.
+finished ones. The index grows in a folder beside and is renamed when all of it is there.
 """
 
 import hashlib
@@ -54,8 +52,7 @@ def memory_to_build(tokens: int, builder: str = "auto") -> float:
 
 
 def disk_to_build(tokens: int, *, shards: int = 1) -> int:
-    """Bytes that corpora of `tokens` and their tables take: 2 and at most 5 a token, and 2 for
-    several shards in one.
+    """Bytes that corpora of `tokens`, their tables, and several shards in one take at most.
 
     >>> disk_to_build(1000), disk_to_build(1000, shards=4)
     (7000, 9000)
@@ -66,8 +63,7 @@ def disk_to_build(tokens: int, *, shards: int = 1) -> int:
 def _shard_size(
     images: IndexedImages, shard_images: int, builder: str, processes: Processes
 ) -> int:
-    """Images a shard. UserError where a shard is too large, for its format or for the memory at
-    hand."""
+    """Images a shard. UserError where these are too many, for the format or for the memory."""
     if processes.world_size > 1 and not shard_images:
         share = -(-len(images) // processes.world_size)
         raise UserError(
@@ -82,25 +78,23 @@ def _shard_size(
             f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: take "
             f"--shard-images {most}"
         )
-    need = processes.on_this_machine * memory_to_build(size * stride, builder)
+    here = processes.on_this_machine
+    need = here * memory_to_build(size * stride, builder)
     available = memory_available()
     if need > available:
         raise UserError(
-            f"building {processes.on_this_machine} x {size} images needs {need / 2**30:.1f} GiB of "
-            f"memory, {available / 2**30:.1f} are available: take --shard-images "
+            f"building {here} x {size} images needs {need / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} are available: take --shard-images "
             f"{int(0.8 * size * available / need)}"
-            + ", fewer processes" * (processes.on_this_machine > 1)
+            + ", fewer processes" * (here > 1)
             + ", or --builder divsufsort" * (builder == "tg_build_index")
         )
     return size
 
 
 def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
-    """Make the folder in which an index grows, and remove what killed runs left of this process's
-    share.
-
-    Returns the shards of the share that are still to be built.
-    """
+    """The shards of this process that are still to be built, in a folder without what killed runs
+    left of its share."""
     Artifact(building, "index").mark()
     mine = {job.number for job in jobs if job.number % processes.world_size == processes.rank}
     done = [job for job in jobs if job.done()]
@@ -126,16 +120,16 @@ def _missing(jobs: Sequence[Job], artifact: Artifact, processes: int, started: f
         if not missing:
             return False
         if not waiting:
-            print(
-                f"{len(missing)} of {len(jobs)} shards are missing: other processes have ended or "
-                "not begun; the same command, with any number of processes, goes on from the "
-                "finished shards"
-            )
-            return True
+            break
         if time.monotonic() - looked > 60:
             print(f"waiting for {len(missing)} shards of other processes", flush=True)
             looked = time.monotonic()
         time.sleep(0.5)
+    print(
+        f"{len(missing)} of {len(jobs)} shards are missing: other processes have ended or not "
+        "begun; the same command, with any number of processes, goes on from the finished shards"
+    )
+    return True
 
 
 def _finished(out: Path, digest: str) -> Index | None:
@@ -152,11 +146,12 @@ def _finished(out: Path, digest: str) -> Index | None:
 
 def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedImages) -> None:
     """Write images.npy, the corpus of several shards in one, and index.json."""
+    every = range(len(images))
     added = [building / "images.npy"]
-    save_array(added[0], np.concatenate([origins for _, origins in images.chunks(0, len(images))]))
+    save_array(added[0], np.concatenate([origins for _, origins in images.chunks(every)]))
     if len(jobs) > 1:
         added.append(building / CORPUS)
-        write_corpus(images, 0, len(images), added[1])
+        write_corpus(images, every, added[1])
     shards = [read_json(job.marker) for job in jobs]
     manifest = images.folders[0].manifest
     folders = [folder.path.resolve() for folder in images.folders]
@@ -185,11 +180,11 @@ def _finish(building: Path, digest: str, jobs: Sequence[Job], images: IndexedIma
 
 def _jobs(building: Path, images: IndexedImages, index_input: Path, size: int) -> list[Job]:
     """The shards of `size` images each."""
-    jobs = []
-    for number, start in enumerate(range(0, len(images), size)):
-        source = index_input / f"shard-{number}" if size < len(images) else index_input
-        jobs.append(Job(number, start, min(start + size, len(images)), source, building))
-    return jobs
+    every = range(len(images))
+    parts = [every[start : start + size] for start in every[::size]]
+    inputs = [index_input / f"shard-{number}" for number in range(len(parts))]
+    inputs = inputs if len(parts) > 1 else [index_input]
+    return [Job(number, part, inputs[number], building) for number, part in enumerate(parts)]
 
 
 def _build_share(
@@ -198,18 +193,16 @@ def _build_share(
     """Build this process's share of the shards in `building`."""
     todo = _clean(building, jobs, processes)
     for job in todo:
-        images.check(job.first, job.stop)
-    unfinished = sum(job.stop - job.first for job in jobs if not job.done())
-    require_space(
-        building, disk_to_build((images.tokens_per_image + 1) * unfinished, shards=len(jobs))
-    )
-    total = sum(job.stop - job.first for job in todo)
-    with tqdm(
-        total=total, unit="img", desc="indexing", disable=len(todo) < 2 or processes.rank > 0
-    ) as bar:
+        images.check(job.images)
+    unfinished = sum(len(job.images) for job in jobs if not job.done())
+    tokens = (images.tokens_per_image + 1) * unfinished
+    require_space(building, disk_to_build(tokens, shards=len(jobs)))
+    total = sum(len(job.images) for job in todo)
+    silent = len(todo) < 2 or processes.rank > 0
+    with tqdm(total=total, unit="img", desc="indexing", disable=silent) as bar:
         for job in todo:
             build_shard(job, images, builder, progress=len(jobs) == 1)
-            bar.update(job.stop - job.first)
+            bar.update(len(job.images))
 
 
 def check_distinct(folders: Sequence[TokenFolder]) -> None:
@@ -218,32 +211,20 @@ def check_distinct(folders: Sequence[TokenFolder]) -> None:
     how many."""
     for number, folder in enumerate(folders):
         for other in folders[:number]:
-            if folder.pictures == other.pictures and len(
-                np.intersect1d(folder.asked, other.asked, assume_unique=True)
-            ):
-                raise UserError(
-                    f"{other.path} and {folder.path} hold the same images: name one of them"
-                )
-    if len(folders) > 1 and sum(folder.manifest.images for folder in folders) <= COMPARED:
-        rows = [
-            {row.tobytes() for s in range(f.shards) if not f.problem(s) for row in f.read(s)[0]}
-            for f in folders
-        ]
-        for number, (folder, mine) in enumerate(zip(folders, rows, strict=True)):
-            if shared := sum(len(mine & others) for others in rows[:number]):
-                print(
-                    f"{folder.path}: {shared} images have the tokens of images of other data sets: "
-                    "copies, perhaps"
-                )
-
-
-def _opened(paths: Sequence[Path]) -> list[TokenFolder]:
-    """The token folders; UserError where one is missing, or cannot be indexed with the others."""
-    folders = [TokenFolder.open(path) for path in paths]
+            both = np.intersect1d(folder.asked, other.asked, assume_unique=True)
+            if folder.pictures == other.pictures and len(both):
+                said = f"{other.path} and {folder.path} hold the same images"
+                raise UserError(f"{said}: name one of them")
+    if len(folders) == 1 or sum(folder.manifest.images for folder in folders) > COMPARED:
+        return
+    earlier: list[set[bytes]] = []
     for folder in folders:
-        folder.check_readable()
-    check_distinct(folders)
-    return folders
+        shards = [shard for shard in range(folder.shards) if not folder.problem(shard)]
+        mine = {row.tobytes() for shard in shards for row in folder.read(shard)[0]}
+        if shared := sum(len(mine & others) for others in earlier):
+            said = f"{shared} images have the tokens of images of other data sets"
+            print(f"{folder.path}: {said}: copies, perhaps")
+        earlier.append(mine)
 
 
 def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -> None:
@@ -254,9 +235,8 @@ def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -
     for kept in (*token_folders, index_input):
         other = kept.resolve()
         if target == other or target in other.parents or other in target.parents:
-            raise UserError(
-                f"the index {out} and {kept} lie in each other: choose another folder for the index"
-            )
+            said = f"the index {out} and {kept} lie in each other"
+            raise UserError(f"{said}: choose another folder for the index")
 
 
 def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
@@ -267,12 +247,9 @@ def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
     """
     building = out.parent / f".building-{out.name}-{digest}"
     if clear_others:
-        for left in (
-            *out.parent.glob(f".building-{out.name}-{'[0-9a-f]' * DIGITS}"),
-            out.parent / f".old-{out.name}",
-        ):
-            if left != building:
-                shutil.rmtree(left, ignore_errors=True)
+        others = {*out.parent.glob(f".building-{out.name}-{'[0-9a-f]' * DIGITS}")} - {building}
+        for left in (*others, out.parent / f".old-{out.name}"):
+            shutil.rmtree(left, ignore_errors=True)
     return building
 
 
@@ -297,13 +274,11 @@ def build_index(
     builder: str = "auto",
     shard_images: int = 0,
 ) -> Index:
-    """Build, verify and open the index of `token_folders`; a finished one of the same input is left
-    alone.
+    """Build, verify and open the index of `token_folders`, unless it is finished.
 
     `builder` is one of BUILDERS, or "auto": tg_build_index where it is found, else divsufsort;
-    `shard_images` of a
-    shard, 0: all. Finished shards of an interrupted run are kept. UserError on bad input or a wrong
-    table; `out` then is what it was. Of a link the target is replaced.
+    `shard_images` of a shard, 0: all. Finished shards of an interrupted run are kept. UserError on
+    bad input or a wrong table; `out` then is what it was. Of a link the target is replaced.
     """
     index = build_share(token_folders, index_input, out, builder=builder, shard_images=shard_images)
     assert index is not None  # one process builds all of it
@@ -320,18 +295,20 @@ def build_share(
     processes: Processes = ONE,
 ) -> Index | None:
     """`build_index` by several processes on a shared folder: every `world_size`-th shard, from
-    `rank` on.
+    `rank` on. A shard's bytes depend on its images alone: another number of processes may go on.
 
     The first process waits for the others, completes the index and returns it. None: shards are
-    missing, or it was not for this process to wait. A shard's bytes depend on its images alone:
-    another number of processes may go on.
+    missing, or it was not for this process to wait.
     """
     _check_places(token_folders, index_input, out)
     shown = out
     out = out.resolve() if out.is_symlink() else out
     if builder not in ("auto", *BUILDERS):
         raise UserError(f"unknown builder {builder!r}: auto, {', '.join(BUILDERS)}")
-    folders = _opened(token_folders)
+    folders = [TokenFolder.open(path) for path in token_folders]
+    for folder in folders:
+        folder.check_readable()
+    check_distinct(folders)
     request = FORMAT, [folder.contents() for folder in folders], shard_images
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:DIGITS]
 
@@ -358,13 +335,8 @@ def build_share(
             return None
         _put_in_place(building, out)
     index = Index.open(out)
-    summary(
-        index=shown,
-        images=index.num_images,
-        shards=len(index.shards),
-        builder=index.info["builder"],
-        build_seconds=index.info["seconds"],
-        verify_seconds=index.info["verify_seconds"],
-        seconds=time.monotonic() - started,
-    )
+    info = index.info
+    sizes = {"images": info["images"], "shards": info["shards"], "builder": info["builder"]}
+    times = {"build_seconds": info["seconds"], "verify_seconds": info["verify_seconds"]}
+    summary(index=shown, **sizes, **times, seconds=time.monotonic() - started)
     return index

@@ -21,16 +21,13 @@ from imagegram.files import atomic
 from imagegram.index.table import CHUNK, pointer_width
 from imagegram.machine import die_with_parent
 
-# Bytes of memory a token that they take, corpus included; divsufsort numbers bytes, with int64 from
-# 2^30 tokens on.
+# Bytes of memory a token, corpus included; divsufsort takes more from 2^30 tokens on.
 BUILDERS = {"tg_build_index": 32, "divsufsort": 10}
 
 
 def build_table(source: Path, table: Path, builder: str, *, progress: bool) -> str:
-    """Build one shard's table with the builder asked for; returns the name of the one that did
-    it."""
-    # pydivsufsort wants to be able to write
-    tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")
+    """Build one shard's table as asked for; returns the name of the builder that did it."""
+    tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to write
     tool = find_tg_build_index() if builder != "divsufsort" else None
     if builder == "tg_build_index" and not tool:
         raise UserError(
@@ -78,13 +75,11 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
     command = [str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=partial(die_with_parent, os.getpid())
-    )
+    bound = partial(die_with_parent, os.getpid())
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
     if done.returncode:
-        raise UserError(
-            f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()[-300:]}"
-        )
+        said = done.stderr.strip()[-300:]
+        raise UserError(f"{' '.join(command)} failed ({done.returncode}): {said}")
     (out / "table.0").replace(table)
     shutil.rmtree(out)
 
@@ -92,8 +87,7 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
 def build_with_divsufsort(
     tokens: NDArray[np.uint16], table: Path, *, progress: bool = False
 ) -> None:
-    """Sort the suffixes with libdivsufsort (Mori, 2006) through pydivsufsort, on one core, and
-    write the table.
+    """Write the table with libdivsufsort (Mori, 2006), through pydivsufsort and on one core.
 
     It sorts the suffixes of the bytes, of which the even ones begin at tokens: 10 bytes of memory a
     token, 18 where the shard has more than 2^30 tokens. Linear in practice, whatever repeats.
@@ -104,15 +98,10 @@ def build_with_divsufsort(
     with threadpool_limits(limits=1, user_api="openmp"):
         suffixes = divsufsort(tokens.view(np.uint8))
     width = pointer_width(len(tokens))
-    bar = tqdm(
-        total=len(suffixes),
-        unit_scale=True,
-        desc="writing the table",
-        disable=not progress,
-        delay=2,
-    )
+    size = len(suffixes)
+    bar = tqdm(None, "writing the table", size, unit_scale=True, disable=not progress, delay=2)
     with atomic(table) as temporary, temporary.open("wb") as f, bar:
-        for start in range(0, len(suffixes), 2 * CHUNK):
+        for start in range(0, size, 2 * CHUNK):
             offsets = suffixes[start : start + 2 * CHUNK]
             entries = offsets[offsets & 1 == 0].astype("<u8")
             np.ascontiguousarray(entries.view(np.uint8).reshape(-1, 8)[:, :width]).tofile(f)

@@ -1,10 +1,9 @@
 """Fastgram over an index: the one door to it.
 
-The first experiments asked its `ntd()` for the tokens that follow one context. A sampler of many
-sequences needs two calls beneath it. `find` gives the same matches as ranges of the suffix tables:
-a uniform draw from the ranges is a draw from `ntd`'s distribution, however many matches there are,
-and the drawn rank names the image and the position. `creativity` gives the longest match that
-starts at each position. (tests/support/reference.py has the loop over `ntd`.)
+Its `ntd()` says which tokens follow one context. A sampler of many sequences needs two calls
+beneath it. `find` gives the same matches as ranges of the suffix tables: a uniform draw from these
+is a draw from `ntd`'s distribution, and the drawn rank names the image and the position.
+`creativity` gives the longest match that starts at each position.
 """
 
 import os
@@ -40,11 +39,9 @@ class Engine:
     def __init__(self, index: Index):
         self.index = index
         self.gram = open_fastgram(index.path)
-        # The C++ object: `GramEngine` checks every token of every call, and answers with
-        # dictionaries.
+        # The C++ object: `GramEngine` checks every token of a call, and answers with dictionaries.
         self.core = self.gram.engine
-        # Where each shard stands among Fastgram's, which are sorted by name: shard 10 before shard
-        # 2.
+        # Where each shard is among Fastgram's, which are sorted by name: shard 10 before shard 2.
         self.order = np.argsort(sorted(range(len(index.shards)), key=str))
 
     def find(self, contexts: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -56,25 +53,19 @@ class Engine:
         distinct, which = np.unique(contexts, axis=0, return_inverse=True)
         queries = distinct.tolist()
         segments = [self.core.find(query).segment_by_shard for query in queries]
-        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)[
-            :, self.order
-        ]
-        low = ranges[:, :, 0].T.copy()  # [shards, distinct]
-        high = ranges[:, :, 1].T.copy()
+        ranges = np.array(segments, np.int64).reshape(len(queries), len(self.index.shards), 2)
+        low, high = ranges[:, self.order].transpose(2, 1, 0).copy()  # [shards, distinct]
         for number, shard in enumerate(self.index.shards):
             found = np.flatnonzero(high[number] > low[number])
             if not found.size:
                 continue
-            # The markers sort behind every token: the last match tells whether some matches end an
-            # image.
+            # Markers sort behind every token: the last match tells whether some end an image.
             last = pointers_at(shard.table, high[number, found] - 1) + contexts.shape[1]
             beyond = shard.tokens[np.minimum(last, len(shard.tokens) - 1)] >= TERMINATOR
             for i in found[beyond]:
                 for marker in (TERMINATOR, SEPARATOR):
-                    ended = self.core.find_with_hint(
-                        [*queries[i], marker], segments[i]
-                    ).segment_by_shard
-                    first, end = ended[self.order[number]]
+                    ended = self.core.find_with_hint([*queries[i], marker], segments[i])
+                    first, end = ended.segment_by_shard[self.order[number]]
                     high[number, i] -= end - first
         which = which.ravel()
         return low[:, which], high[:, which]
@@ -87,9 +78,8 @@ class Engine:
         segments = self.core.find(run.tolist()).segment_by_shard
         for shard, place in zip(self.index.shards, self.order, strict=True):
             low, high = segments[place]
-            found.append(
-                start + pointers_at(shard.table, slice(low, min(high, low + MOST_OFFSETS)))
-            )
+            some = slice(low, min(high, low + MOST_OFFSETS))
+            found.append(start + pointers_at(shard.table, some))
             start += len(shard.tokens) - len(ENDING)
         return np.concatenate(found).astype(np.int64)
 

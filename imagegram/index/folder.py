@@ -70,7 +70,6 @@ class IndexInfo(TypedDict):
 
 
 def file_record(file: Path) -> FileRecord:
-    """What is recorded of a verified file."""
     stat = file.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256(file)}
 
@@ -89,11 +88,10 @@ def changed_since(file: Path, entry: FileRecord) -> str | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard, memory-mapped: tokens uint16 [T] with separators, table uint8 [T, pointer
-    width]."""
+    """One shard, memory-mapped."""
 
-    tokens: NDArray[np.uint16]
-    table: NDArray[np.uint8]
+    tokens: NDArray[np.uint16]  # [T], with separators
+    table: NDArray[np.uint8]  # [T, pointer width]
 
 
 def open_tokens(path: Path) -> NDArray[np.uint16]:
@@ -113,8 +111,7 @@ def class_numbers(sources: NDArray[np.int64], labels: NDArray[np.int64]) -> NDAr
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index. Rows of `tokens` are the indexed images in the order of their token
-    folders."""
+    """An opened index. Rows of `tokens` are the images, in the order of their token folders."""
 
     path: Path
     info: IndexInfo
@@ -130,8 +127,7 @@ class Index:
 
     @classmethod
     def open(cls, path: Path) -> "Index":
-        """Open a verified index; UserError where it is missing, or its files changed since they
-        were verified."""
+        """Open a verified index; UserError where it is missing, or its files changed since then."""
         if not (path / "index.json").exists():
             raise UserError(f"no index in {path}: run build_index.sh first")
         info = read_json(path / "index.json")
@@ -149,23 +145,14 @@ class Index:
         images = np.load(path / "images.npy", mmap_mode="r")
         names = ("tokens_per_image", "vocab_size", "codec", "revision", "sources")
         same = {name: info[name] for name in names}
-        return cls(
-            path,
-            info,
-            tuple(shards),
-            images,
-            identity=info["hash"],
-            levels=tuple(info["levels"]),
-            **same,
-        )
+        return cls(path, info, tuple(shards), images, info["hash"], tuple(info["levels"]), **same)
 
     @property
     def num_images(self) -> int:
         return len(self.images)
 
     def token_folders(self) -> list[TokenFolder]:
-        """The token folders that it was built from, wherever they moved; UserError where one is
-        gone or holds others.
+        """The token folders that it was built from; UserError where one is gone or holds others.
 
         Looked for at their path from the index on, then at their full path.
         """
@@ -196,14 +183,12 @@ class Index:
 
     @cached_property
     def kept(self) -> dict[str, NDArray[np.bool_]]:
-        """What a sampler worked out about the whole corpus and takes again for its next draws, by
-        name."""
+        """What a sampler worked out about the whole corpus, for its next draws, by name."""
         return {}
 
     @cached_property
     def classes(self) -> NDArray[np.int64]:
-        """A number for every pair of data set and class, int64 [num_images]: classes of two data
-        sets are different."""
+        """A number for every image's data set and class, int64 [num_images]."""
         return class_numbers(self.images[:, 0], self.labels)
 
     def class_of(self, asked: str) -> tuple[int, int]:
@@ -230,16 +215,15 @@ class Index:
             if len(set(shown)) == len(shown):
                 break
         if found:
-            raise UserError(
-                f"{self.path} holds several classes {asked!r}: name {' or '.join(shown)}"
-            )
+            choice = " or ".join(shown)
+            raise UserError(f"{self.path} holds several classes {asked!r}: name {choice}")
         listed = f"its classes are {first_names(shown)}" if names else "its images have no classes"
         raise UserError(f"{self.path} holds no image of class {asked!r}: {listed}")
 
     @cached_property
     def corpus(self) -> NDArray[np.uint16]:
-        """All images as one shard would hold them, on disk: uint16 [num_images * (tokens_per_image
-        + 1) + 3]."""
+        """All images as one shard would hold them, on disk: uint16 [N * (tokens_per_image + 1) +
+        3]."""
         return self.shards[0].tokens if len(self.shards) == 1 else open_tokens(self.path / CORPUS)
 
     @cached_property
@@ -251,8 +235,7 @@ class Index:
 def verify_index(path: Path) -> None:
     """Read everything: hashes, the contents of every shard, the proof of every table.
 
-    UserError says what is wrong; the index does not open any more then, whatever the times of its
-    files say.
+    UserError says what is wrong; the index does not open any more then.
     """
     index = Index.open(path)
     started = time.monotonic()
@@ -269,17 +252,13 @@ def verify_index(path: Path) -> None:
         with contextlib.suppress(OSError):  # a folder that is not ours to write
             (path / "index.json").rename(path / "index.json.wrong")  # what a build may replace
         raise
-    summary(
-        index=path,
-        images=index.num_images,
-        shards=len(index.shards),
-        verified_seconds=time.monotonic() - started,
-    )
+    seconds = time.monotonic() - started
+    sizes = {"images": index.num_images, "shards": len(index.shards)}
+    summary(index=path, **sizes, verified_seconds=seconds)
 
 
 def check_contents(index: Index) -> None:
-    """UserError where a file differs from its hash. 1.7 GB a second and core, with a bar for large
-    ones."""
+    """UserError where a file differs from its hash. 1.7 GB a second and core."""
     files = index.info["files"]
     total = sum(entry["bytes"] for entry in files.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="checking the index", delay=2) as bar:

@@ -1,5 +1,6 @@
 """What goes into an index: the images of token folders that are not held out."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,11 +11,9 @@ from imagegram.tokens import TokenFolder
 
 
 class IndexedImages:
-    """The images of several token folders that are not held out, one folder after another, read in
-    passes.
+    """The images of several token folders that are not held out, one folder after another.
 
     UserError where the folders hold different codecs' tokens, or a shard is missing or cut short.
-    `check` reads them.
     """
 
     def __init__(self, folders: Sequence[TokenFolder]):
@@ -29,8 +28,8 @@ class IndexedImages:
             for field in ("revision", "tokens_per_image", "vocab_size", "preprocessing"):
                 here = getattr(folder.manifest, field)
                 there = getattr(folders[0].manifest, field)
-                # tokens of elsewhere
-                if here != there and not (field == "preprocessing" and "" in (here, there)):
+                elsewhere = field == "preprocessing" and "" in (here, there)  # tokens were made
+                if here != there and not elsewhere:
                     said = f"{folder.path} has {field} {here!r}, {folders[0].path} has {there!r}"
                     raise UserError(f"{said}: an index holds tokens made in one way")
         for _, folder, shard in self.shards:
@@ -43,28 +42,25 @@ class IndexedImages:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, TokenFolder, int, slice]]:
-        """The shards that hold images `first` to `stop`, each with which of its indexed images."""
-        for (number, folder, shard), start, end in zip(
-            self.shards, self.starts, self.starts[1:], strict=False
+    def _parts(self, images: range) -> Iterator[tuple[int, TokenFolder, int, slice]]:
+        """The shards that hold some images, each with which of its indexed ones."""
+        for (number, folder, shard), (start, end) in zip(
+            self.shards, itertools.pairwise(self.starts), strict=True
         ):
-            low = max(first, start)
-            high = min(stop, end)
+            low = max(images.start, start)
+            high = min(images.stop, end)
             if low < high:
                 yield number, folder, shard, slice(low - start, high - start)
 
-    def check(self, first: int, stop: int) -> None:
-        """Read the token shards of images `first` to `stop`; UserError where one is not what was
-        written."""
-        for _, folder, shard, _ in self._parts(first, stop):
+    def check(self, images: range) -> None:
+        """Read the token shards of some images; UserError where one is not what was written."""
+        for _, folder, shard, _ in self._parts(images):
             folder.check_shard(shard, hashes=True)
 
-    def chunks(
-        self, first: int, stop: int
-    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
-        """Images `first` to `stop` in order, a token shard at a time: tokens [n, L], and source
-        (number of the folder), ordinal and label [n, 3]."""
-        for number, folder, shard, part in self._parts(first, stop):
+    def chunks(self, images: range) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
+        """Some images in order, a token shard at a time: tokens [n, L], and source (number of the
+        folder), ordinal and label [n, 3]."""
+        for number, folder, shard, part in self._parts(images):
             rows = np.flatnonzero(~folder.held_out(shard))[part]
             tokens, labels = folder.read(shard)
             origins = np.full(len(rows), number), folder.ordinals(shard)[rows], labels[rows]

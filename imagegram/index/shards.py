@@ -19,11 +19,10 @@ from imagegram.tokens import SEPARATOR
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to build: images `first` to `stop`, as number `number` of `building`."""
+    """One shard to build, as number `number` of `building`."""
 
     number: int
-    first: int
-    stop: int
+    images: range  # of the indexed ones
     index_input: Path  # its own folder
     building: Path
 
@@ -39,38 +38,34 @@ class Job:
         )
 
 
-def write_corpus(images: IndexedImages, first: int, stop: int, file: Path) -> None:
-    """Write images `first` to `stop` as a flat corpus: a separator before each, and the ending of
-    folder.py."""
+def write_corpus(images: IndexedImages, some: range, file: Path) -> None:
+    """Write some images as a flat corpus: a separator before each, and the ending of folder.py."""
     with atomic(file) as temporary, temporary.open("wb") as f:
-        for tokens, _ in images.chunks(first, stop):
+        for tokens, _ in images.chunks(some):
             np.insert(tokens, 0, SEPARATOR, axis=1).astype("<u2").tofile(f)
         np.array(ENDING, "<u2").tofile(f)
 
 
 def write_input(images: IndexedImages, job: Job) -> int:
     """Write tokenized.0 and offset.0 of a shard, see folder.py; returns its tokens."""
-    n = job.stop - job.first
+    n = len(job.images)
     stride = images.tokens_per_image + 1
     job.index_input.mkdir(parents=True, exist_ok=True)
     for left in job.index_input.glob(".tmp-*"):  # by a killed run
         left.unlink()
-    write_corpus(images, job.first, job.stop, job.index_input / "tokenized.0")
-    with atomic(job.index_input / "offset.0") as temporary, temporary.open("wb") as f:
-        for start in range(0, n + 1, 1 << 20):
-            (2 * stride * np.arange(start, min(start + (1 << 20), n + 1), dtype="<u8")).tofile(f)
-        np.array([2 * (stride * n + 1)], "<u8").tofile(f)
+    write_corpus(images, job.images, job.index_input / "tokenized.0")
+    with atomic(job.index_input / "offset.0") as temporary:
+        separators = np.append(stride * np.arange(n + 1), stride * n + 1)
+        (2 * separators).astype("<u8").tofile(temporary)
     return n * stride + len(ENDING)
 
 
 def build_shard(job: Job, images: IndexedImages, builder: str, *, progress: bool) -> None:
-    """Write the input, build and verify the table, link the corpus beside it, and leave the
-    marker."""
+    """Write the input, build and verify the table, link the corpus beside it, leave the marker."""
     started = time.monotonic()
     count = write_input(images, job)
-    print(
-        f"shard {job.number}: {job.stop - job.first} images, sorting {count} suffixes", flush=True
-    )
+    said = f"shard {job.number}:"
+    print(f"{said} {len(job.images)} images, sorting {count} suffixes", flush=True)
     tokenized, offset, table = (
         job.building / f"{name}.{job.number}" for name in ("tokenized", "offset", "table")
     )
@@ -88,8 +83,10 @@ def build_shard(job: Job, images: IndexedImages, builder: str, *, progress: bool
     times = {"seconds": round(built - started, 3), "verify_seconds": round(verified - built, 3)}
     entries = {file.name: file_record(file) for file in (tokenized, offset, table)}
     write_json(job.marker, {"builder": used} | times | {"files": entries})
-    said = f"table by {used} in {built - started:.1f} s, verified in {verified - built:.1f} s"
-    print(f"shard {job.number}: {said}", flush=True)
+    print(
+        f"{said} table by {used} in {built - started:.1f} s, verified in {verified - built:.1f} s",
+        flush=True,
+    )
 
 
 def shard_of(name: str) -> int | None:

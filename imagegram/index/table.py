@@ -2,8 +2,8 @@
 
 A table holds, for every suffix of the corpus in sorted order, the byte offset where it starts,
 little-endian in the fewest bytes that hold the largest offset. Suffixes are ordered by their bytes,
-as Fastgram and infini-gram compare
-them: token by token, each token as its two little-endian bytes, a suffix before its extensions.
+as Fastgram and infini-gram compare them: token by token, each token as its two little-endian bytes,
+a suffix before its extensions.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -56,8 +56,7 @@ def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
 
 
 class Proof:
-    """That `path` is the suffix table of `tokens`, in three passes, each of CHUNK entries from `i`
-    on at a time.
+    """That `path` is the suffix table of `tokens`: three passes, CHUNK entries from `i` on at once.
 
     Exact and linear (Burkhardt & Karkkainen, 2003): the entries are a permutation of the suffixes,
     sorted by their first tokens, and of two neighbours with the same first token the first has the
@@ -68,13 +67,11 @@ class Proof:
         self.tokens = tokens
         self.path = path
         self.table = open_table(path, len(tokens))
-        # of every suffix; the empty one comes first
-        self.rank = np.full(len(tokens) + 1, -1, np.int32)
+        self.rank = np.full(len(tokens) + 1, -1, np.int32)  # of every suffix, the empty one first
         counts = np.zeros(1 << 16, np.int64)
         for i in range(0, len(tokens), CHUNK):
             counts += np.bincount(tokens[i : i + CHUNK], minlength=1 << 16)
-        # the rank behind the suffixes that begin with a token
-        self.behind = np.cumsum(counts[BYTE_ORDER])
+        self.behind = np.cumsum(counts[BYTE_ORDER])  # ranks behind the suffixes of a first token
         self.last = np.empty(1 << 16, np.int64)  # their ranks: first[token] to last[token]
         self.last[BYTE_ORDER] = self.behind - 1
         self.first = self.last - counts + 1
@@ -113,9 +110,7 @@ def verify_table(tokens: NDArray[np.uint16], path: Path, *, progress: bool = Fal
     n = len(tokens)
     proof = Proof(tokens, path)
     starts = range(0, n, CHUNK)
-    bar = tqdm(
-        total=3 * n, unit="tok", unit_scale=True, desc="verifying", disable=not progress, delay=2
-    )
+    bar = tqdm(None, "verifying", 3 * n, unit="tok", unit_scale=True, disable=not progress, delay=2)
     # numpy's gathers leave the interpreter to other threads
     with ThreadPoolExecutor(cores()) as pool, bar:
         for step in (proof.scatter, proof.by_first_token, proof.by_what_follows):
