@@ -29,15 +29,11 @@ def main(config: Config) -> None:
     from imagegram.report.record import FILE, Night
 
     # All of them are opened before any page is replaced.
-    nights = [
-        (
-            out,
-            Night.read(out) if (out / FILE).exists() else Night.of_images(out),
-            Index.open(out / "index"),
-        )
-        for out in config.nights
-    ]
-    for out, night, index in nights:
+    opened = []
+    for out in config.nights:
+        night = Night.read(out) if (out / FILE).exists() else Night.of_images(out)
+        opened.append((out, night, Index.open(out / "index")))
+    for out, night, index in opened:
         originals = Originals(index.token_folders())
         summary(page=write_page(Sources(out, night, index, read_held_out(index), originals)))
 

@@ -19,10 +19,9 @@ INK = "#010203"  # stands for the colour of the text around the plot
 MARKERS = "osD^vP*Xph<>"
 # the same figures, the same bytes
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 14} | {
-    key: INK
-    for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-}
+COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "imagegram", "font.size": 14}
+STYLE |= dict.fromkeys(COLOURED, INK)
 
 
 def frontier(runs: list[Run], kind: str = "svg") -> bytes:
@@ -44,18 +43,13 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
         for number, run in enumerate(known):
             x, y = run.figures[CLOSER.key], run.figures[COHERENCE.key]
             dy, dx = ([[each.value - each.low], [each.high - each.value]] for each in (y, x))
-            fill = {"markerfacecolor": "none"} if rule.copies(run.figures) else {}
-            look: dict[str, Any] = {
-                "fmt": MARKERS[number % len(MARKERS)],
-                "color": colour_of(run.name),
-                "label": run.name,
-            } | fill
-            axes.errorbar(x.value, y.value, dy, dx, **look)
-        axes.set(
-            xlabel="P(closer to the training images than held out)",
-            ylabel="coherence",
-            xlim=(-0.02, 1.02),
-        )
+            look: dict[str, Any] = {"color": colour_of(run.name), "label": run.name}
+            if rule.copies(run.figures):
+                look["markerfacecolor"] = "none"
+            marker = MARKERS[number % len(MARKERS)]
+            axes.errorbar(x.value, y.value, dy, dx, fmt=marker, **look)
+        what = "P(closer to the training images than held out)"
+        axes.set(xlabel=what, ylabel="coherence", xlim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
@@ -71,22 +65,19 @@ def tables(runs: list[Run], real: Figures) -> dict[str, str]:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["sampler", "settings", "figure", "value", "low", "high"])
-    for name, settings, figures in rows:
-        of = {key: figure for key, figure in figures.items() if isinstance(figure, Figure)}
-        writer.writerows(
-            [name, settings, key, each.value, each.low, each.high] for key, each in of.items()
-        )
     short = [["sampler", *(metric.title for metric in IN_SHORT)]]
-    short += [[name, *(metric.text(figures) for metric in IN_SHORT)] for name, _, figures in rows]
+    for name, settings, figures in rows:
+        for key, each in figures.items():
+            if isinstance(each, Figure):
+                writer.writerow([name, settings, key, each.value, each.low, each.high])
+        short.append([name, *(metric.text(figures) for metric in IN_SHORT)])
     markdown = ["| " + " | ".join(row) + " |" for row in short]
-    latex = [
-        " & ".join(re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row) + r" \\" for row in short
-    ]
-    columns = "l" + "r" * len(IN_SHORT)
+    markdown.insert(1, "| --- " * len(short[0]) + "|")
+    escaped = [[re.sub(r"([%_&#$])", r"\\\1", cell) for cell in row] for row in short]
+    latex = [" & ".join(row) + r" \\" for row in escaped]
+    begin = rf"\begin{{tabular}}{{l{'r' * len(IN_SHORT)}}}"
     return {
         "figures.csv": table.getvalue(),
-        "figures.md": "\n".join([markdown[0], "| --- " * len(short[0]) + "|", *markdown[1:], ""]),
-        "figures.tex": "\n".join(
-            [rf"\begin{{tabular}}{{{columns}}}", *latex, r"\end{tabular}", ""]
-        ),
+        "figures.md": "\n".join([*markdown, ""]),
+        "figures.tex": "\n".join([begin, *latex, r"\end{tabular}", ""]),
     }

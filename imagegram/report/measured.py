@@ -36,7 +36,7 @@ from imagegram.metrics.registry import (
     Figures,
     Metric,
 )
-from imagegram.report.page import KINDS, render
+from imagegram.report.page import KIND_NAMES, render
 from imagegram.report.pictures import PALETTE, SIDE, bars, colours_of, sheet, small
 from imagegram.report.sheets import as_picture
 
@@ -268,7 +268,7 @@ def _token_gallery(
         in_place = places == np.arange(len(places))
         gallery.bars.append(bars(colours, in_place[None], PALETTE))
         gallery.captions.append(
-            f"sequence {i}: {KINDS[fact['kind']][0]}; {fact['differs']} of {len(rows)} tokens "
+            f"sequence {i}: {KIND_NAMES[fact['kind']]}; {fact['differs']} of {len(rows)} tokens "
             f"differ from training row {fact['nearest'][1]}; the longest run has "
             f"{fact['longest_run']}; images that it came from: {len(np.unique(rows[rows >= 0]))}"
         )

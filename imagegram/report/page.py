@@ -47,24 +47,16 @@ MOST_SOURCES = 6  # of each
 RECONSTRUCTED = 12  # real images beside what the codec keeps of them
 NOVELTY_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)  # of n-grams in the table
 
-# what pictures.json says of real images, by their places
-REAL = ("nearest", "nearest_in_codes", "given")
-
+REAL = ("nearest", "nearest_in_codes", "given")  # places of real images in pictures.json
 KINDS = {
-    "exact_copies": (
-        "exact copy",
-        "every token equals that of one training image, at the same place",
-    ),
-    "shifted_copies": (
-        "shifted copy",
-        "half the tokens or more in one run from a training image, at another place",
-    ),
+    "exact_copies": "every token equals that of one training image, at the same place",
+    "shifted_copies": "half the tokens or more in one run from a training image, at another place",
     "mosaics": (
-        "mosaic",
-        "half the tokens or more lie in runs of at least four tokens copied from training images",
+        "half the tokens or more lie in runs of at least four tokens copied from training images"
     ),
-    "novel": ("novel", "none of these"),
+    "novel": "none of these",
 }
+KIND_NAMES = dict(zip(KINDS, ("exact copy", "shifted copy", "mosaic", "novel"), strict=True))
 
 
 @dataclass
@@ -113,56 +105,46 @@ def render(template: str, path: Path, **content: Any) -> Path:
 
 def _content(sources: Sources) -> dict[str, Any]:
     """Everything that the template names."""
-    night = sources.night
-    out = sources.out
+    night, out, originals = sources.night, sources.out, sources.originals
+    num_held_out = len(sources.held_out.tokens)
     runs, real = read_runs(out, night)
     best = best_of(runs)
-
-    galleries = _galleries(
-        out, night, [run.name for run in sorted(runs, key=lambda run: run is not best)]
-    )
-    real_images = RealImages(_uses(galleries), sources.originals, sources.index, sources.held_out)
-    manifests = [folder.manifest for folder in sources.originals.folders]
+    best_first = sorted(runs, key=lambda run: run is not best)
+    galleries = _galleries(out, night, [run.name for run in best_first])
+    real_images = RealImages(_uses(galleries), originals, sources.index, sources.held_out)
+    manifests = [folder.manifest for folder in originals.folders]
     names = short_names([manifest.dataset.name for manifest in manifests])
-
+    by_name = {run.name: run for run in runs}
+    begun = {*night.failed, *night.skipped, *by_name}
+    measured = [real, *(run.figures for run in runs)]
+    files = tables(runs, real)
+    if plot := frontier(runs):
+        files["frontier.svg"] = plot.decode()
+    shown = tqdm(galleries, desc="writing the page", unit="sampler", delay=3)
     return {
         "out": out,
         "night": night,
         "manifests": manifests,
         "names": names,
         "index": sources.index,
-        "num_held_out": len(sources.held_out.tokens),
-        "answer": answer(runs, night.sequences, held_out=len(sources.held_out.tokens)),
+        "num_held_out": num_held_out,
+        "answer": answer(runs, night.sequences, held_out=num_held_out),
         "fidelity": read_fidelity(sources.index),
-        "warnings": [
-            line for folder in sources.originals.folders if (line := warning_of(folder.path))
-        ],
-        "remarks": remarks(runs, len(sources.held_out.tokens)),
-        "unfinished": [
-            n
-            for n in night.samplers
-            if n not in {*night.failed, *night.skipped, *(r.name for r in runs)}
-        ],
+        "warnings": [line for each in originals.folders if (line := warning_of(each.path))],
+        "remarks": remarks(runs, num_held_out),
+        "unfinished": [name for name in night.samplers if name not in begun],
         "runs": runs,
         "best": best.name if best and rule.is_like_real_images(best.figures) else "",
         "real": real,
-        "columns": [
-            c
-            for c in COLUMNS
-            if any(c.cell(figures)[0] != "-" for figures in (real, *(r.figures for r in runs)))
-        ],
-        "galleries": [
-            _gallery(gallery, out, night)
-            for gallery in tqdm(galleries, desc="writing the page", unit="sampler", delay=3)
-        ],
-        "by_name": {run.name: run for run in runs},
-        "files": tables(runs, real)
-        | ({"frontier.svg": plot.decode()} if (plot := frontier(runs)) else {}),
+        "columns": [c for c in COLUMNS if any(c.cell(each)[0] != "-" for each in measured)],
+        "galleries": [_gallery(gallery, night.folder(out, gallery.name), out) for gallery in shown],
+        "by_name": by_name,
+        "files": files,
         "novelty_lengths": [n for n in NOVELTY_LENGTHS if n <= sources.index.tokens_per_image],
-        "reconstructions": _reconstructions(galleries, sources.originals),
-        "stitched": _stitched(galleries, real_images) if galleries and galleries[0].drawn else [],
+        "reconstructions": _reconstructions(galleries, originals),
+        "stitched": _stitched(galleries, real_images),
         "kinds": _kinds(galleries, real_images),
-        "kinds_by_key": {key: name for key, (name, _) in KINDS.items()},
+        "kinds_by_key": KIND_NAMES,
         "real_images": _thumbnails(real_images),
         "data": _data(galleries, real_images, list(zip(names, manifests, strict=True))),
         "seconds": _seconds(sources),
@@ -184,25 +166,18 @@ def _galleries(out: Path, night: Night, names: list[str]) -> list[Gallery]:
     """The pictures of the samplers, in this order, and of the held-out images; of those that have
     any."""
     folders = {name: night.folder(out, name) for name in [*names, HELD_OUT]}
-    there = [
-        name
-        for name in folders
-        if all((folders[name] / f"{kind}.json").exists() for kind in ("report", "pictures"))
-    ]
+    files = ("report.json", "pictures.json")
+    there = [name for name in folders if all((folders[name] / file).exists() for file in files)]
     bar = tqdm(there, desc="reading the pictures of the page", unit="sampler", delay=3)
     return [read_gallery(name, folders[name], drawn=name != HELD_OUT) for name in bar]
 
 
 def _thumbnails(real_images: RealImages) -> dict[str, Any]:
     """What the template needs of the real images."""
-    count = len(real_images.thumbnails)
-    url = sheet(real_images.thumbnails, REAL_COLUMNS)
-    return {
-        "url": url,
-        "columns": REAL_COLUMNS,
-        "rows": max(1, -(-count // REAL_COLUMNS)),
-        "count": count,
-    }
+    pictures = real_images.thumbnails
+    rows = max(1, -(-len(pictures) // REAL_COLUMNS))
+    url = sheet(pictures, REAL_COLUMNS)
+    return {"url": url, "columns": REAL_COLUMNS, "rows": rows, "count": len(pictures)}
 
 
 def _uses(galleries: list[Gallery]) -> Counter[Place]:
@@ -219,9 +194,10 @@ def _uses(galleries: list[Gallery]) -> Counter[Place]:
     return uses
 
 
-def _gallery(gallery: Gallery, out: Path, night: Night) -> dict[str, Any]:
-    """What the template needs of a gallery."""
+def _gallery(gallery: Gallery, folder: Path, out: Path) -> dict[str, Any]:
+    """What the template needs of a gallery, whose files are in `folder`."""
     pictures = [small(picture) for picture in gallery.pictures]
+    nearest = [small(picture) for picture in gallery.nearest]
     lengths = gallery.prefix_lengths
     blank = Image.new("RGB", pictures[0].size)
     prefixes = [small(gallery.prefixes[i].get(k, blank)) for i in gallery.prefixed for k in lengths]
@@ -229,14 +205,12 @@ def _gallery(gallery: Gallery, out: Path, night: Night) -> dict[str, Any]:
         "name": gallery.name,
         "drawn": gallery.drawn,
         "url": sheet(pictures, GALLERY_COLUMNS),
-        "nearest": sheet([small(picture) for picture in gallery.nearest], GALLERY_COLUMNS)
-        if gallery.is_rebuilt
-        else "",
+        "nearest": sheet(nearest, GALLERY_COLUMNS) if gallery.is_rebuilt else "",
         "bars": bars(gallery.colours, gallery.copied, PALETTE),
         "columns": GALLERY_COLUMNS,
         "rows": -(-len(pictures) // GALLERY_COLUMNS),
         "count": len(pictures),
-        "folder": night.folder(out, gallery.name).relative_to(out).as_posix(),
+        "folder": folder.relative_to(out).as_posix(),
         "facts": gallery.facts,
         "prefixes": {
             "lengths": lengths,
@@ -251,20 +225,19 @@ def _reconstructions(galleries: list[Gallery], originals: Originals) -> dict[str
     held_out = next((gallery for gallery in galleries if not gallery.drawn), None)
     if held_out is None:
         return {}
-    real = [originals.picture((int(row[0, 0]), int(row[0, 1]))) for row in held_out.sources]
-    pairs = [(a, b) for a, b in zip(real, held_out.pictures, strict=True) if a is not None][
-        :RECONSTRUCTED
-    ]
+    real = [originals.picture(tuple(row[0, :2].tolist())) for row in held_out.sources]
+    pairs = [pair for pair in zip(real, held_out.pictures, strict=True) if pair[0]][:RECONSTRUCTED]
     if not pairs:
         return {}
-    shown = [small(picture) for pair in zip(*pairs, strict=True) for picture in pair]
+    shown = [picture and small(picture) for line in zip(*pairs, strict=True) for picture in line]
     return {"url": sheet(shown, len(pairs)), "count": len(pairs)}
 
 
 def _stitched(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, Any]]:
-    """The sources of the first pictures of the first gallery, most tokens first."""
+    """The sources of the first pictures that were drawn, most tokens first."""
     rows = []
-    for i, sources in enumerate(galleries[0].sources[:STITCHED]):
+    drawn = next((gallery.sources[:STITCHED] for gallery in galleries if gallery.drawn), ())
+    for i, sources in enumerate(drawn):
         parts = shares(sources[:, :2])
         shown = [(real_images.numbers[place], count) for place, count in parts[:MOST_SOURCES]]
         rows.append({"picture": i, "parts": shown, "others": len(parts) - MOST_SOURCES})
@@ -273,23 +246,15 @@ def _stitched(galleries: list[Gallery], real_images: RealImages) -> list[dict[st
 
 def _kinds(galleries: list[Gallery], real_images: RealImages) -> list[dict[str, Any]]:
     """Each kind of picture with its definition and the first generated example."""
-    drawn = [(w, gallery.facts) for w, gallery in enumerate(galleries) if gallery.drawn]
-    rows = []
-    for key, (name, definition) in KINDS.items():
-        found = (
-            (w, i, fact)
-            for w, facts in drawn
-            for i, fact in enumerate(facts)
-            if fact["kind"] == key
-        )
-        row: dict[str, Any] = {"name": name, "definition": definition, "example": None}
-        if example := next(found, None):
-            row |= {
-                "example": example[:2],
-                "nearest": real_images.numbers[tuple(example[2]["nearest"])],
-            }
-        rows.append(row)
-    return rows
+    examples: dict[str, dict[str, Any]] = {}
+    for w, gallery in enumerate(galleries):
+        for i, fact in enumerate(gallery.facts if gallery.drawn else []):
+            nearest = real_images.numbers[tuple(fact["nearest"])]
+            examples.setdefault(fact["kind"], {"example": (w, i), "nearest": nearest})
+    return [
+        {"name": KIND_NAMES[key], "definition": definition, "example": None} | examples.get(key, {})
+        for key, definition in KINDS.items()
+    ]
 
 
 def short_names(datasets: list[str]) -> list[str]:
@@ -304,9 +269,8 @@ def short_names(datasets: list[str]) -> list[str]:
     """
     parts = [Path(printable(name)).parts for name in datasets]
     for length in range(1, max(map(len, parts), default=1) + 1):
-        names = [
-            "/".join(each[-length:]) or name for each, name in zip(parts, datasets, strict=True)
-        ]
+        told = zip(parts, datasets, strict=True)
+        names = ["/".join(each[-length:]) or name for each, name in told]
         if len(set(names)) == len(set(datasets)):
             break
     return names
@@ -326,16 +290,12 @@ def _data(
     galleries: list[Gallery], real_images: RealImages, named: list[tuple[str, Manifest]]
 ) -> str:
     """What the script of the page reads: every token's source, as JSON that may stand in HTML."""
+    images = zip(real_images.places, real_images.labels, strict=True)
     data = {
-        "datasets": [
-            {"name": name, "classes": list(manifest.class_names)} for name, manifest in named
-        ],
-        "images": [
-            [*place, label]
-            for place, label in zip(real_images.places, real_images.labels, strict=True)
-        ],
+        "datasets": [{"name": name, "classes": list(each.class_names)} for name, each in named],
+        "images": [[*place, label] for place, label in images],
         "thumbnails": len(real_images.thumbnails),
-        "kinds": {key: name for key, (name, _) in KINDS.items()},
+        "kinds": KIND_NAMES,
         "galleries": {gallery.name: _gallery_data(gallery, real_images) for gallery in galleries},
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -344,10 +304,9 @@ def _data(
 def _gallery_data(gallery: Gallery, real_images: RealImages) -> dict[str, Any]:
     pictures = []
     for row, fact, colours in zip(gallery.sources, gallery.facts, gallery.colours, strict=True):
-        numbers = [real_images.numbers[int(a), int(b)] if b >= 0 else -1 for a, b, _ in row]
         picture = {
             "colours": "".join(f"{colour:x}" for colour in colours),
-            "sources": numbers,
+            "sources": [real_images.numbers[a, b] if b >= 0 else -1 for a, b, _ in row.tolist()],
         } | fact
         picture |= {key: real_images.numbers[tuple(fact[key])] for key in REAL if key in fact}
         if (row[:, 2] != np.arange(len(row))).any():
@@ -364,12 +323,9 @@ def _gallery_data(gallery: Gallery, real_images: RealImages) -> dict[str, Any]:
 
 def _seconds(sources: Sources) -> dict[str, float]:
     """How long every step took when it was done, which need not be in the last go of the night."""
-    night = sources.night
-    info = sources.index.info
-    found = {
-        f"tokenizing {folder.manifest.dataset.name}": folder.seconds()
-        for folder in sources.originals.folders
-    }
+    night, info = sources.night, sources.index.info
+    folders = sources.originals.folders
+    found = {f"tokenizing {each.manifest.dataset.name}": each.seconds() for each in folders}
     found["building the index"] = info["seconds"] + info["verify_seconds"]
     steps = (*night.samplers, *STEPS, HELD_OUT)  # and not a sampler that this night leaves out
     return found | {name: seconds for name, seconds in night.seconds.items() if name in steps}

@@ -2,6 +2,7 @@
 as data: URLs."""
 
 import base64
+import functools
 import io
 import zlib
 from collections import Counter
@@ -28,31 +29,14 @@ HUES = 8  # sources of one picture that have a colour of their own
 SINGLE = 0  # colour of a token whose source gave no other token
 OTHER = HUES + 1  # colour of a token whose source gave several, where eight others gave more
 GIVEN = HUES + 2  # colour of a token that was given
+GREY, RED, BLUE, BROWN, GREEN = "#80858d", "#d64545", "#2f7fd6", "#b8690b", "#2a8f4f"
+SPARE = ("#9a5fd0", "#0f8a94", "#c74a9b", "#7a7f1e")
 # A token whose source gave no other, eight sources that gave several, the rest of these, given
 # tokens. Each can be told from a light and from a dark page: a contrast of 3 to both.
-PALETTE = (
-    "#80858d",
-    "#d64545",
-    "#2f7fd6",
-    "#b8690b",
-    "#2a8f4f",
-    "#9a5fd0",
-    "#0f8a94",
-    "#c74a9b",
-    "#7a7f1e",
-    "#6b7280",
-    "#78716c",
-)
+PALETTE = (GREY, RED, BLUE, BROWN, GREEN, *SPARE, "#6b7280", "#78716c")
 # Of samplers, in every plot: the first whose name begins a sampler's name. Others get one of SPARE
 # by theirs.
-COLOURS = {
-    "kernel": "#2f7fd6",
-    "smoothed": "#2a8f4f",
-    "aligned": "#b8690b",
-    "ntd": "#d64545",
-    "unigram": "#80858d",
-}
-SPARE = ("#9a5fd0", "#0f8a94", "#c74a9b", "#7a7f1e")
+COLOURS = {"kernel": BLUE, "smoothed": GREEN, "aligned": BROWN, "ntd": RED, "unigram": GREY}
 SIDE = 64  # pixels of a thumbnail at most
 MOST_PIXELS = 1700 * 32 * 32  # of all thumbnails of originals together: keeps the page below 3 MB
 QUALITY = 80  # of lossy WebP
@@ -106,20 +90,20 @@ class Gallery:
 def read_gallery(name: str, folder: Path, drawn: bool = True) -> Gallery:
     """The first MOST pictures of a finished folder."""
     facts = read_json(folder / "pictures.json")[:MOST]
-    numbers = range(len(facts))
+    images, nearest = (
+        [folder / f"{kind}_{i:04d}.png" for i in range(len(facts))] for kind in ("image", "nearest")
+    )
     prefixes: dict[int, dict[int, Image.Image]] = {}
     for file in sorted(folder.glob("prefix_*_*.png")):
         _, picture, tokens = file.stem.split("_")
         prefixes.setdefault(int(picture), {})[int(tokens)] = _opened(file)
     return Gallery(
         name=name,
-        pictures=[_opened(folder / f"image_{i:04d}.png") for i in numbers],
+        pictures=[_opened(file) for file in images],
         sources=np.load(folder / "sources.npy", mmap_mode="r")[: len(facts)],
         facts=facts,
         prefixes=prefixes,
-        nearest=[
-            _opened(file) for i in numbers if (file := folder / f"nearest_{i:04d}.png").exists()
-        ],
+        nearest=[_opened(file) for file in nearest if file.exists()],
         drawn=drawn,
     )
 
@@ -130,11 +114,9 @@ def _opened(file: Path) -> Image.Image:
 
 
 def colours_of(sources: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The colours of one picture's tokens, [k], from their sources [k, 3].
-
-    The image that gave most of them has colour 1, the next colour 2, and so on.
-    """
-    places = [(int(source), int(ordinal)) for source, ordinal, _ in sources]
+    """The colours of one picture's tokens, [k], from their sources [k, 3]: the image that gave
+    most of them has colour 1, the next colour 2, and so on."""
+    places = [tuple(place) for place in sources[:, :2].tolist()]
     counts = Counter(place for place in places if place[1] >= 0)
     repeated = [place for place, count in counts.most_common() if count > 1]
     colours = {place: min(rank, OTHER) for rank, place in enumerate(repeated, 1)}
@@ -146,32 +128,25 @@ class Originals:
 
     def __init__(self, folders: Sequence[TokenFolder]):
         self.folders = folders
-        self._sources: dict[int, ImageDataset | None] = {}
-        self._thumbnails: dict[Place, Image.Image | None] = {}
+        self._dataset = functools.cache(lambda number: _open(folders[number]))
+        self.thumbnail = functools.cache(self._thumbnail)
 
-    def thumbnail(self, place: Place) -> Image.Image | None:
-        """One image as the codec saw it, SIDE pixels at most; None where the data set is gone or
-        changed."""
-        if place not in self._thumbnails:
-            picture = self.picture(place)
-            self._thumbnails[place] = None if picture is None else small(picture)
-        return self._thumbnails[place]
+    def _thumbnail(self, place: Place) -> Image.Image | None:
+        """The same, SIDE pixels at most."""
+        picture = self.picture(place)
+        return picture and small(picture)
 
     def picture(self, place: Place) -> Image.Image | None:
-        """One image at the size that the codec saw; None as above."""
+        """One image as the codec saw it; None where the data set is gone or changed."""
         number, ordinal = place
-        if number not in self._sources:
-            self._sources[number] = _open(self.folders[number])
-        source = self._sources[number]
-        if source is None:
+        if not (dataset := self._dataset(number)):
             return None
         try:
-            picture, _ = source.read(ordinal)
-            pixels = preprocess(picture, self.folders[number].manifest.image_size)
+            picture, _ = dataset.read(ordinal)
+            return as_picture(preprocess(picture, self.folders[number].manifest.image_size))
         # what Pillow raises for files that it cannot read
         except (OSError, ValueError, SyntaxError):
             return None
-        return as_picture(pixels)
 
 
 def _open(folder: TokenFolder) -> ImageDataset | None:
@@ -190,19 +165,12 @@ class RealImages:
     def __init__(self, uses: Counter[Place], originals: Originals, index: Index, held_out: HeldOut):
         self.places = [place for place, _ in uses.most_common()]
         self.numbers = {place: number for number, place in enumerate(self.places)}
-        # ascending: data sets and ordinals are in order
-        keys = index.images[:, 0] << 40 | index.images[:, 1]
-        known = dict(
-            zip(map(tuple, held_out.origins.tolist()), held_out.labels.tolist(), strict=True)
-        )
-        rows = np.searchsorted(
-            keys, [number << 40 | ordinal for number, ordinal in self.places]
-        ).clip(0, len(keys) - 1)
-        labels = index.images[rows, 2].tolist()
-        # -1: none
-        self.labels = [
-            known.get(place, label) for place, label in zip(self.places, labels, strict=True)
-        ]
+        keys = index.images[:, 0] << 40 | index.images[:, 1]  # ascending
+        asked = [number << 40 | ordinal for number, ordinal in self.places]
+        rows = np.searchsorted(keys, asked).clip(0, len(keys) - 1)
+        labels = dict(zip(self.places, index.images[rows, 2].tolist(), strict=True))
+        labels |= zip(map(tuple, held_out.origins.tolist()), held_out.labels.tolist(), strict=True)
+        self.labels = [labels[place] for place in self.places]  # -1: none
         side = min(SIDE, max(folder.manifest.image_size for folder in originals.folders))
         affordable = self.places[: MOST_PIXELS // side**2]
         self.thumbnails = [originals.thumbnail(place) for place in affordable]
@@ -237,11 +205,8 @@ def sheet(pictures: Sequence[Image.Image | None], columns: int) -> str:
 
 
 def bars(colours: NDArray[np.int64], copied: NDArray[np.bool_], palette: Sequence[str]) -> str:
-    """Colours [n, k] as a picture of k columns, one pixel a token, as a data: URL.
-
-    Two rows of pixels each: the lower one is transparent where the token is not `copied` [n, k] as
-    it stands.
-    """
+    """Colours [n, k] as a picture of k columns and 2 n rows, as a data: URL: the lower pixel of a
+    token is transparent where it is not `copied` [n, k] as it stands."""
     n, k = colours.shape
     rows = np.stack([colours, np.where(copied, colours, len(palette))], 1).reshape(2 * n, k)
     canvas = Image.fromarray(rows.astype(np.uint8), "P")
@@ -250,7 +215,6 @@ def bars(colours: NDArray[np.int64], copied: NDArray[np.bool_], palette: Sequenc
 
 
 def data_url(picture: Image.Image, kind: str, **options: object) -> str:
-    """A picture as a data: URL."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -53,11 +53,8 @@ class Night:
 
     def finished(self, out: Path) -> list[str]:
         """The samplers whose images are there, made as this night asks."""
-        return [
-            name
-            for name in self.samplers
-            if name not in self.failed and self.is_finished(out, name)
-        ]
+        left = [name for name in self.samplers if name not in self.failed]
+        return [name for name in left if self.is_finished(out, name)]
 
     def is_finished(self, out: Path, name: str) -> bool:
         """Whether the images of a sampler are there, made as this night asks."""
@@ -79,29 +76,20 @@ class Night:
 
     @classmethod
     def of_images(cls, out: Path) -> "Night":
-        """What generate_images.py made in out/generated: of the newest seed and numbers, a line
-        says what is left out.
-
-        UserError where nothing is finished there.
-        """
-        reports = sorted(
-            out.glob("generated/*-seed*/report.json"), key=lambda report: -report.stat().st_mtime_ns
-        )
+        """What generate_images.py made in out/generated, of the newest seed and numbers; a line
+        says what is left out. UserError where nothing is finished there."""
+        reports = list(out.glob("generated/*-seed*/report.json"))
         if not reports:
             raise UserError(
                 f"{out} holds no night, and no generated/SAMPLER-seedSEED: which folder is meant?"
             )
-        found = {
-            report.parent.name.rpartition("-seed")[0]: read_json(report)["request"]
-            for report in reports
-        }
+        found = {}
+        for report in sorted(reports, key=lambda report: -report.stat().st_mtime_ns):
+            found[report.parent.name.rpartition("-seed")[0]] = read_json(report)["request"]
+        drawn = {name: request for name, request in found.items() if "decoded" in request}
+        samplers = {name: Draw.from_json(request).to_json() for name, request in drawn.items()}
         newest = next(iter(found.values()))
         seeds = newest.get("seeds", 1)
-        samplers = {
-            name: Draw.from_json(request).to_json()
-            for name, request in found.items()
-            if "decoded" in request
-        }
         numbers = newest["sequences"] * seeds, newest["decoded"] * seeds, newest["seed"]
         night = cls("generate_images.py", *numbers, samplers, seeds=seeds)
         if left := [name for name in samplers if not night.is_finished(out, name)]:
@@ -122,8 +110,7 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {name: version(name) for name in ("torch", "numpy", "scipy", "fast-gram")}
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     commit = git.stdout.strip() if git.returncode == 0 else "not in a repository"
     return {"imagegram": commit, "python": platform.python_version()} | found

@@ -55,19 +55,17 @@ def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -
     pictures = [(label, _enlarged(images)) for label, images in rows]
     side, font = pictures[0][1][0].width, ImageFont.load_default(14)
     margin = 12 + max(int(font.getlength(label)) for label, _ in pictures)
-    columns = max(len(p) for _, p in pictures)
-    head = GAP + 18 * bool(titles)
-    sheet = Image.new(
-        "RGB", (margin + columns * (side + GAP), len(rows) * (side + GAP) + head), PAPER
-    )
+    head, step = GAP + 18 * bool(titles), side + GAP
+    columns = max(len(line) for _, line in pictures)
+    sheet = Image.new("RGB", (margin + columns * step, head + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
-        draw.text((margin + c * (side + GAP) + side // 2, head - 4), title, INK, font, anchor="ms")
+        draw.text((margin + c * step + side // 2, head - 4), title, INK, font, anchor="ms")
     for r, (label, line) in enumerate(pictures):
-        top = head + r * (side + GAP)
+        top = head + r * step
         draw.text((margin - 6, top + side // 2), label, INK, font, anchor="rm")
         for c, picture in enumerate(line):
-            sheet.paste(picture, (margin + c * (side + GAP), top))
+            sheet.paste(picture, (margin + c * step, top))
     return sheet
 
 
@@ -94,9 +92,7 @@ def grid(
 
 def shares(places: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
     """The images that one picture's tokens came from, `places` [k, m], and how many tokens each
-    gave, most first.
-
-    Negative places are those of given tokens, and left out.
+    gave, most first; without given tokens, whose places are negative.
 
     >>> shares(np.array([[0, 7], [0, 2], [-1, -1], [0, 7]]))
     [((0, 7), 2), ((0, 2), 1)]
@@ -108,31 +104,24 @@ def shares(places: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
 def provenance(
     generated: Tensor, originals: Tensor, parts: list[list[tuple[int, float]]]
 ) -> Image.Image:
-    """Each generated image beside the training images it was stitched from, with the share and the
-    ordinal of each.
-
-    generated: uint8 [n, 3, S, S]; parts: for each the (ordinal, share) of its training images;
-    originals: uint8, one for each of these.
-    """
+    """Generated images uint8 [n, 3, S, S], each beside the training images that it was stitched
+    from: their (ordinal, share) in `parts`, their pictures, uint8, in a row in `originals`."""
     font, left, right = ImageFont.load_default(13), _enlarged(generated), iter(_enlarged(originals))
     side, columns = left[0].width, max(map(len, parts))
     row, x0 = side + 40, side + 30
     sheet = Image.new("RGB", (x0 + columns * (side + GAP), row * len(left) + 22), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 3), "generated", INK, font)
-    draw.text(
-        (x0, 3), "training images its tokens came from, and their share of the tokens", INK, font
-    )
+    head = "training images its tokens came from, and their share of the tokens"
+    draw.text((x0, 3), head, INK, font)
     for r, (picture, part) in enumerate(zip(left, parts, strict=True)):
         y = 22 + r * row
         sheet.paste(picture, (GAP, y))
         for c, (ordinal, share) in enumerate(part):
             x = x0 + c * (side + GAP)
             sheet.paste(next(right), (x, y))
-            caption = f"{share:.0%}\n#{ordinal}"
-            draw.multiline_text(
-                (x + side // 2, y + side + 3), caption, INK, font, anchor="ma", align="center"
-            )
+            place, caption = (x + side // 2, y + side + 3), f"{share:.0%}\n#{ordinal}"
+            draw.multiline_text(place, caption, INK, font, anchor="ma", align="center")
     return sheet
 
 
@@ -153,11 +142,10 @@ def prefixes(
     none: bool = False,
 ) -> dict[str, Image.Image]:
     """Decode the first 1, 2, 4, ... tokens of the sequences [n, L], each from its own noise `seeds`
-    [n].
+    [n]; none: no token as well.
 
     Draws prefixes, a sequence a row, which ends with its whole image, of `images` uint8 [n, 3, S,
-    S]; and besides each at its own size, as prefix_IMAGE_TOKENS. none: what the decoder makes of no
-    token as well.
+    S]; and each besides at its own size, as prefix_IMAGE_TOKENS.
     """
     steps = [0] * none + prefix_lengths(tokens.shape[1])
     parts = [row[:k] for row in tokens for k in steps[:-1]]
@@ -177,11 +165,8 @@ def noises(
     decode: Decode, tokens: NDArray[np.uint16], seeds: NDArray[np.int64], images: Tensor
 ) -> dict[str, Image.Image]:
     """Decode the sequences [n, L] from several noises and draw seeds, a sequence a row: what the
-    tokens leave open.
-
-    The first column is the image itself, of `images` uint8 [n, 3, S, S], from its own noise `seeds`
-    [n].
-    """
+    tokens leave open. First the image itself, of `images` uint8 [n, 3, S, S], from its own noise
+    `seeds` [n]."""
     again = [seed + APART * i for seed in seeds for i in range(1, SEEDS)]
     decoded = decode(list(np.repeat(tokens, SEEDS - 1, 0)), np.array(again)).split(SEEDS - 1)
     rows = [(f"{i}", torch.cat([images[i : i + 1], line])) for i, line in enumerate(decoded)]
@@ -189,9 +174,8 @@ def noises(
 
 
 def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
-    """The relevance [L, L] of every position of the context to every predicted one, shares of the
-    distance in a fitted kernel (`Kernel.listening`), as a heat map: a row for each token
-    predicted."""
+    """The relevance [L, L] of every position of the context to every predicted one, a row each:
+    shares of the distance in a fitted kernel (`Kernel.listening`), as a heat map."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -205,13 +189,11 @@ def position_relevance(relevance: NDArray[np.floating]) -> Image.Image:
     edges = (0.5, length + 0.5, length + 0.5, 0.5)  # positions from 1
     # The first rows have few positions: what is above MOST_RELEVANCE is black.
     drawn = axes.imshow(
-        shown, cmap="magma_r", vmin=0, vmax=MOST_RELEVANCE, interpolation="nearest", extent=edges
+        shown, "magma_r", vmin=0, vmax=MOST_RELEVANCE, interpolation="nearest", extent=edges
     )
     axes.set(xlabel="token of the context", ylabel="predicting token")
-    axes.set_title(
-        "Relevance of positions: which token tells images apart when the next is predicted",
-        fontsize=10,
-    )
+    title = "Relevance of positions: which token tells images apart when the next is predicted"
+    axes.set_title(title, fontsize=10)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(drawn, label="% of the distance (a row: 100 %)", extend="max")
@@ -253,8 +235,7 @@ def draw_all(
     shown = samples.tokens[: min(len(images), GRID)]
     length = shown.shape[1]
 
-    # Each image above its nearest training image; an exact copy looks like its original, from the
-    # same noise.
+    # Each image above its nearest training image; an exact copy looks like its original.
     rows, distances = copying.nearest(shown, index.tokens)
     neighbours = images[: len(shown)].clone()
     others = np.flatnonzero(distances)
@@ -268,9 +249,8 @@ def draw_all(
     parts = [shares(places[:, :1])[:MOST_SOURCES] for places in samples.sources[few]]
     rows = np.array([row for part in parts for (row,), _ in part])
     originals = decode(list(index.tokens[rows, :length]), np.arange(len(rows)))
-    named = [
-        [(int(index.images[row, 1]), count / length) for (row,), count in part] for part in parts
-    ]
+    ordinals = index.images[:, 1]
+    named = [[(int(ordinals[row]), count / length) for (row,), count in part] for part in parts]
     drawings["sources"] = provenance(images[few], originals, named)
 
     relevance = sampler.relevance(index)

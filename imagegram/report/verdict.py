@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagegram.metrics import rule
 from imagegram.metrics.coherence import LEAST
+from imagegram.metrics.intervals import Figure
 from imagegram.metrics.registry import (
     CLOSER,
     COHERENCE,
@@ -51,19 +52,15 @@ def answer(runs: list[Run], sequences: int, *, held_out: int = LEAST) -> list[st
         return ["No sampler is finished."]
     best = best_of(runs)
     if best is None:
-        return [
-            (
-                "It cannot be told whether n-grams can generate these images: "
-                f"{_why_unknown(runs, held_out)}."
-            )
-        ]
+        reason = _why_unknown(runs, held_out)
+        return [f"It cannot be told whether n-grams can generate these images: {reason}."]
     coherence = (
         f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and "
         "independent tokens 0."
     )
     sentences = [_yes_or_no(best, runs), coherence, _copies(best.figures, sequences)]
-    if CLOSER.of(best.figures):
-        sentences.append(_distance(best.figures))
+    if closer := CLOSER.of(best.figures):
+        sentences.append(_distance(closer))
     return sentences
 
 
@@ -79,24 +76,19 @@ def _why_unknown(runs: list[Run], held_out: int) -> str:
 
 def _yes_or_no(best: Run, runs: list[Run]) -> str:
     """The first line, with the best sampler."""
-    coherence = COHERENCE.of(best.figures)
-    assert coherence is not None
-    clearly_less = coherence.high < 1
+    role = "the best are those of"
     if not rule.is_coherent(best.figures):
-        said = "No: no sampler makes coherent images"
-        role = "the most coherent ones are those of"
+        said, role = "No: no sampler makes coherent images", "the most coherent ones are those of"
     elif not rule.is_like_real_images(best.figures):
         said = "No: no sampler makes coherent images that are as new as real ones"
         role = f"the best are {_fault(best.figures)}: those of"
-    elif clearly_less:
+    elif best.figures[COHERENCE.key].high < 1:
         said = (
             "Not quite: n-grams make new images of this kind that are clearly less coherent than "
             "real ones"
         )
-        role = "the best are those of"
     else:
         said = "Yes: n-grams can generate new images of this kind"
-        role = "the best are those of"
     number = f", one of {len(runs)} samplers" if len(runs) > 1 else ""
     return f"{said}; {role} {best.name}{number}."
 
@@ -117,8 +109,7 @@ def _fault(figures: Figures) -> str:
 
 
 def _copies(figures: Figures, sequences: int) -> str:
-    counted = EXACT_COPIES.of(figures)
-    assert counted is not None
+    counted: Figure = figures[EXACT_COPIES.key]
     count = round(counted.value * sequences)
     words = "None" if count == 0 else f"{count:,}"
     copy = "is an exact copy" if count < 2 else "are exact copies"
@@ -128,31 +119,24 @@ def _copies(figures: Figures, sequences: int) -> str:
     return f"{said} (at most {counted.high:.1%}, 95 %)."
 
 
-def _distance(figures: Figures) -> str:
-    closer = CLOSER.of(figures)
-    assert closer is not None
+def _distance(closer: Figure) -> str:
+    side, than = "nearer to" if closer.value > 0.5 else "further from", "than"
     if closer.includes(0.5):
-        said = "as far from the training images as real images that were held out"
-    elif closer.value > 0.5:
-        said = "nearer to the training images than real images that were held out"
-    else:
-        said = "further from the training images than real images that were held out"
-    return f"Its images lie {said}: P(closer) is {closer}, where real images have 0.5 and copies 1."
+        side, than = "as far from", "as"
+    said = f"Its images lie {side} the training images {than} real images that were held out"
+    return f"{said}: P(closer) is {closer}, where real images have 0.5 and copies 1."
 
 
 def remarks(runs: list[Run], held_out: int) -> list[str]:
-    """Why figures are not on the page, and why some are above 1; empty where all are as
-    expected."""
+    """Why figures are not on the page, or above 1; empty where all are as expected."""
     reasons = []
+    missing = "Coherence, density and coverage are missing"
     if not held_out:
         reasons.append("No image is held out, so that nothing can be compared with real images.")
     elif held_out < LEAST:
-        reasons.append(
-            f"Coherence, density and coverage are missing: {held_out} images are held out, {LEAST} "
-            "are needed."
-        )
+        reasons.append(f"{missing}: {held_out} images are held out, {LEAST} are needed.")
     elif any("density" not in run.figures for run in runs):
-        reasons.append("Coherence, density and coverage are missing where no image was decoded.")
+        reasons.append(f"{missing} where no image was decoded.")
     above = [run.name for run in runs if (figure := COHERENCE.of(run.figures)) and figure.value > 1]
     if above:
         reasons.append(
