@@ -42,10 +42,7 @@ from imagegram.report.sheets import as_picture
 
 SHOWN = {"generated": 200, "held_out": 12}  # pictures
 COLUMNS = 8  # of a sheet
-# what samplers say of sequences
-SAMPLER_KEYS = ("held_out_bits", "training_bits", "exact_copy_probability")
-
-
+SAMPLER_KEYS = ("held_out_bits", "training_bits", "exact_copy_probability")  # by sampler
 # title and note of the galleries
 PICTURES = {
     "generated": (
@@ -77,9 +74,8 @@ class Gallery:
 
     def show(self, name: str, mine: list[Image.Image], nearest: list[Image.Image]) -> None:
         """Show pictures beside their nearest training images."""
-        for which, (label, shown) in enumerate(
-            ((self.title, mine), ("the nearest training image", nearest))
-        ):
+        labelled = {self.title: mine, "the nearest training image": nearest}
+        for which, (label, shown) in enumerate(labelled.items()):
             url = sheet(shown, COLUMNS)
             self.sheets.append({"name": f"{name}{which}", "url": url, "label": label})
 
@@ -155,9 +151,7 @@ def write(
         print(f"\nIn {each['what']}")
         rows = [("", each["columns"])]
         for row in each["rows"]:
-            shown = [
-                f"{text} ({interval})" if interval else text for text, interval in row["cells"]
-            ]
+            shown = [f"{text} ({small})" if small else text for text, small in row["cells"]]
             rows.append((row["metric"].title, shown))
         for title, cells in rows:
             print(f"{title:<20}" + "".join(f"{cell:>32}" for cell in cells))
