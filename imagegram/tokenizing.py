@@ -18,7 +18,8 @@ from imagegram.codec import Codec, familiarity, load_codec
 from imagegram.codec.linear_fit import FOLDER, copy_linear, open_linear
 from imagegram.codec.sizes import chosen, is_linear, linear_folder, sizes_of
 from imagegram.data import duplicates
-from imagegram.data.dataset import ChangedError, ImageDataset
+from imagegram.data.contents import ChangedError
+from imagegram.data.dataset import ImageDataset
 from imagegram.data.loading import Item, load_batches, worker_errors_as_user_errors
 from imagegram.data.preprocess import described, preprocess
 from imagegram.data.spec import DatasetSpec

@@ -1,12 +1,10 @@
-"""Arrays of pictures: IDX files (MNIST and its kin, as distributed, compressed or not) and NumPy
-archives.
+"""Arrays of pictures: IDX files (MNIST and its kin, compressed or not) and NumPy archives.
 
 IDX (http://yann.lecun.com/exdb/mnist): two zero bytes, the type (8: unsigned byte), the number of
 dimensions, each dimension as a big-endian uint32, then the values. Pictures [n, h, w] stand in
 `...images-idx3-ubyte[.gz]`, labels [n] in `...labels-idx1-ubyte[.gz]`.
 """
 
-import contextlib
 import gzip
 import posixpath
 import re
@@ -21,14 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import (
-    IMAGE_NAMES,
-    LABEL_NAMES,
-    DatasetOptions,
-    ImageDataset,
-    digest,
-    first_names,
-)
+from imagegram.data.columns import IMAGE_NAMES, LABEL_NAMES
+from imagegram.data.contents import digest
+from imagegram.data.dataset import DatasetOptions, ImageDataset
 from imagegram.data.labels import (
     Classes,
     choose,
@@ -39,6 +32,7 @@ from imagegram.data.labels import (
     text_of,
 )
 from imagegram.data.survey import Tree
+from imagegram.data.wording import first_names
 
 # Names of pictures and of labels in archives, alone or beside the name of a split: x_test,
 # train_labels.
@@ -109,12 +103,8 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     path, inside, split, note = _archive(name, tree, wanted)
     keys = array_names(path)
     image_key = wanted.image_column or _named(inside, ARRAY_IMAGES) or "images"
-    options = {
-        "image-column": image_key,
-        "label-column": wanted.label_column,
-        "group": wanted.group,
-    }
-    for option, key in options.items():
+    asked = {"image-column": image_key, "label-column": wanted.label_column, "group": wanted.group}
+    for option, key in asked.items():
         if key and key not in keys:
             missing = f"{name} has no array {key!r}; it has {first_names(keys)}"
             raise UserError(f"{missing}: name one with --{option}")
@@ -127,11 +117,11 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     values = _load(path, image_key)
     groups = None
     if wanted.group:
-        keys_of = _load(path, wanted.group)
-        if keys_of.shape != values.shape[:1]:
-            array = f"{name}: the array {wanted.group} {list(keys_of.shape)}"
+        texts = _load(path, wanted.group)
+        if texts.shape != values.shape[:1]:
+            array = f"{name}: the array {wanted.group} {list(texts.shape)}"
             raise UserError(f"{array} is no group for every picture")
-        groups = list(map(text_of, keys_of.tolist()))
+        groups = list(map(text_of, texts.tolist()))
     return _arrays(
         tree,
         values,
@@ -157,7 +147,7 @@ def _archive(name: str, tree: Tree, wanted: DatasetOptions) -> tuple[Path, list[
         raise UserError(f"{archives}: name one with --dataset")
     path = tree.root / files[0]
     keys = array_names(path)
-    splits = sorted({split_of(key) for key in keys if _is_named(key, ARRAY_IMAGES)} - {""})
+    splits = sorted({split_of(key) for key in image_arrays(path)} - {""})
     if splits and not wanted.image_column:
         split, note = choose(name, splits, wanted.split)
         keys = [key for key in keys if split_of(key) == kind_of(split)]
@@ -176,11 +166,9 @@ def array_names(path: Path) -> list[str]:
         raise UserError(f"{fault}: download or write it again") from None
 
 
-def holds_pictures(path: Path) -> bool:
-    """Whether an archive has an array that is named for pictures, or cannot be read."""
-    with contextlib.suppress(UserError):
-        return any(_is_named(key, ARRAY_IMAGES) for key in array_names(path))
-    return True
+def image_arrays(path: Path) -> list[str]:
+    """The arrays of an archive that are named for pictures."""
+    return [key for key in array_names(path) if _is_named(key, ARRAY_IMAGES)]
 
 
 def _is_named(key: str, words: Iterable[str]) -> bool:

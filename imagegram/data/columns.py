@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import IMAGE_NAMES, LABEL_NAMES, DatasetOptions, first_names
+from imagegram.data.dataset import DatasetOptions
+from imagegram.data.wording import first_names
 
+# Other names that people give to a picture's and a label's column, the usual one first.
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "images", "picture")
+LABEL_NAMES = ("label", "labels", "class", "cls", "class_id", "class_name", "target")
 FLOATS = ("float16", "float32", "float64", "double", "float")
 BYTES = ("binary", "large_binary")
 TEXT = ("string", "large_string")

@@ -14,21 +14,13 @@ from collections.abc import Sequence
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import (
-    LABEL_NAMES,
-    NO_SPLITS,
-    DatasetOptions,
-    ImageDataset,
-    Part,
-    contents_of,
-    digest,
-    first_names,
-    open_picture,
-    printable,
-)
+from imagegram.data.columns import LABEL_NAMES
+from imagegram.data.contents import Part, contents_of, digest, open_picture
+from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset
 from imagegram.data.labels import Classes, choose, kind_of, labelled, parts_of_names
 from imagegram.data.metadata import Tables
 from imagegram.data.survey import Tree, masks_among
+from imagegram.data.wording import first_names, printable
 
 
 def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:

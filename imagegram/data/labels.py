@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import (
-    NO_SPLITS,
-    DatasetOptions,
-    ImageDataset,
-    digest,
-    first_names,
-    group_keys,
-    printable,
-)
+from imagegram.data.contents import digest
+from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, group_keys
+from imagegram.data.wording import first_names, printable
 
 # The words that `datasets` knows (its data_files.py).
 KEYWORDS = {

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import LABEL_NAMES, first_names, printable
+from imagegram.data.columns import LABEL_NAMES
 from imagegram.data.labels import Classes, text_of
+from imagegram.data.wording import first_names, printable
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"

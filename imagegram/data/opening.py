@@ -15,16 +15,10 @@ from PIL import Image
 
 from imagegram.cli import UserError
 from imagegram.data import arrays, folders, shipped, tables, webdataset
-from imagegram.data.dataset import (
-    DatasetOptions,
-    ImageDataset,
-    counted,
-    first_names,
-    permutation,
-    printable,
-)
+from imagegram.data.dataset import DatasetOptions, ImageDataset, counted, permutation
 from imagegram.data.preprocess import deep_to_8_bit, to_rgb
 from imagegram.data.survey import KINDS, ZIPPED, Tree, kind_of_file, survey, unreadable_folder
+from imagegram.data.wording import first_names, printable
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
 BLACK = 8  # of 255: a picture whose brightest value is below
@@ -91,8 +85,8 @@ def _looked_at(dataset: ImageDataset) -> ImageDataset:
             else:
                 brightest.append(float(np.asarray(to_rgb(image)).max()))
     most = max(floats.values(), default=0)
-    if floats and (top := arrays.top_of(most)):
-        dataset = _with_scale(dataset, top)
+    top = arrays.top_of(most) if floats else 0
+    if top:
         brightest += [255 * value / top for value in floats.values()]
         above = f", what lies above it (up to {most:g}) is clipped" * (most > top)
         example = dataset.name_of(next(iter(floats)))
@@ -100,17 +94,13 @@ def _looked_at(dataset: ImageDataset) -> ImageDataset:
     black = sum(value < BLACK for value in brightest)
     if len(brightest) >= LOOKED_AT // 2 and black >= len(brightest) - 1:
         notes.append(f"warning: {black} of {len(brightest)} pictures that were looked at are black")
-    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
 
-
-def _with_scale(dataset: ImageDataset, top: int) -> ImageDataset:
-    """The data set, its pictures of floats read as 0 to `top`."""
-
-    def read(i: int) -> tuple[Image.Image, int]:
+    def scaled(i: int) -> tuple[Image.Image, int]:
         image, label = dataset.read(i)
         return (deep_to_8_bit(image, top) if image.mode == "F" else image), label
 
-    return dataclasses.replace(dataset, read=read)
+    read = scaled if top else dataset.read
+    return dataclasses.replace(dataset, read=read, notes=(*dataset.notes, *notes))
 
 
 def _open_file(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
@@ -176,10 +166,18 @@ def _open_folder(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
 
 def _leave_out_others(path: Path, tree: Tree) -> None:
     """Tables of captions and archives of statistics are no data set where they lie beside one."""
-    for kind, holds_pictures in (("tables", tables.holds_pictures), ("npz", arrays.holds_pictures)):
-        without = [file for file in tree.files[kind] if not holds_pictures(path / file)]
+    for kind in ("tables", "npz"):
+        without = [file for file in tree.files[kind] if not _holds_pictures(kind, path / file)]
         if sum(map(len, tree.files.values())) == len(without):
             continue  # nothing else: its reader says what is missing
         for file in without:
             tree.files[kind].remove(file)
             tree.leave_out(f"{KINDS[kind]} without pictures", file)
+
+
+def _holds_pictures(kind: str, path: Path) -> bool:
+    """Whether a table or an archive may hold pictures, or is damaged, which its reader says."""
+    with contextlib.suppress(UserError):
+        found = tables.image_columns(path) if kind == "tables" else arrays.image_arrays(path)
+        return bool(found)
+    return True

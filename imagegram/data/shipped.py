@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from imagegram.data import scenes
-from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset, digest, open_picture
+from imagegram.data.contents import digest, open_picture
+from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset
 from imagegram.data.labels import Classes, labelled
 
 SHIPPED = ("digits", "emoji", "shapes")

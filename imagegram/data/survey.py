@@ -14,9 +14,10 @@ from PIL import Image
 
 from imagegram.artifact import MARKER
 from imagegram.cli import UserError
-from imagegram.data.dataset import DatasetOptions, LeftOut, printable
+from imagegram.data.dataset import DatasetOptions, LeftOut
 from imagegram.data.labels import files_of_split
 from imagegram.data.metadata import NAMES as METADATA
+from imagegram.data.wording import printable
 
 STORES = {"@eaDir", "@Recycle", "#recycle"}  # of network drives
 SYSTEM = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", *STORES}

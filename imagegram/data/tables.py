@@ -12,20 +12,12 @@ from typing import Any
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.columns import columns_of, image_candidates, in_words
-from imagegram.data.dataset import (
-    LABEL_NAMES,
-    NO_SPLITS,
-    DatasetOptions,
-    ImageDataset,
-    Part,
-    contents_of,
-    digest,
-    first_names,
-    open_picture,
-)
+from imagegram.data.columns import LABEL_NAMES, columns_of, image_candidates, in_words
+from imagegram.data.contents import Part, contents_of, digest, open_picture
+from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset
 from imagegram.data.labels import Classes, choose, fraction_among, labelled, text_of
 from imagegram.data.survey import Tree
+from imagegram.data.wording import first_names
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
 REMEDY = (
@@ -82,7 +74,11 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     columns = columns_of(name, parts[0], wanted)
     needed = {*columns, wanted.group} - {""}
     if not all(needed <= set(features) for features in parts):
-        raise UserError(f"cannot load the data set {name!r}: {_differences(paths, parts)}")
+        # of the first file that has other columns than the first one
+        i = next(i for i, features in enumerate(parts) if set(features) != set(parts[0]))
+        fault = f"{paths[0].name} has the columns {first_names(parts[0])}, {paths[i].name} has"
+        remedy = f"{first_names(parts[i])}: name one file, or mend them"
+        raise UserError(f"cannot load the data set {name!r}: {fault} {remedy}")
     remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
     with _errors_in_one_line(name, split, remedy):
         data = _load(paths, columns[0], parts[0][columns[0]], fingerprint)
@@ -155,11 +151,9 @@ def _features(path: Path) -> "dict[str, Any]":
     return found
 
 
-def holds_pictures(path: Path) -> bool:
-    """Whether a parquet file has a column that may be a picture, or is damaged."""
-    with contextlib.suppress(UserError):
-        return bool(image_candidates(_features(path)))
-    return True
+def image_columns(path: Path) -> list[str]:
+    """The columns of a parquet file that may be pictures; UserError where it is damaged."""
+    return image_candidates(_features(path))
 
 
 @contextlib.contextmanager
@@ -188,15 +182,6 @@ def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
         raise UserError(f"cannot load the data set {name!r}{shown} ({reason}): {remedy}") from None
     finally:
         datasets.utils.logging.set_verbosity(verbosity)
-
-
-def _differences(paths: Sequence[Path], parts: Sequence[dict[str, Any]]) -> str:
-    """How the columns of the first file that has others than the first one differ from them."""
-    other, features = next(
-        (path, part) for path, part in zip(paths, parts, strict=True) if set(part) != set(parts[0])
-    )
-    columns = f"the columns {first_names(parts[0])}, {other.name} has {first_names(features)}"
-    return f"{paths[0].name} has {columns}: name one file, or mend them"
 
 
 def _read_whole(

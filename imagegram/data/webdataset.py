@@ -18,20 +18,12 @@ from pathlib import Path
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import (
-    LABEL_NAMES,
-    DatasetOptions,
-    ImageDataset,
-    Part,
-    contents_of,
-    counted,
-    digest,
-    first_names,
-    open_picture,
-    printable,
-)
+from imagegram.data.columns import LABEL_NAMES
+from imagegram.data.contents import Part, contents_of, digest, open_picture
+from imagegram.data.dataset import DatasetOptions, ImageDataset, counted
 from imagegram.data.labels import Classes, labelled, parts_of_names, text_of
 from imagegram.data.survey import Tree, endings
+from imagegram.data.wording import first_names, printable
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
 DOTTED = (

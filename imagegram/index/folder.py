@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imagegram.cli import UserError, summary
-from imagegram.data.dataset import first_names
+from imagegram.data.wording import first_names
 from imagegram.files import read_json, sha256
 from imagegram.index.table import open_table, verify_table
 from imagegram.tokens import SEPARATOR, TERMINATOR, TokenFolder

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from imagegram.artifact import Artifact
 from imagegram.codec.familiarity import warning_of
-from imagegram.data.dataset import printable
+from imagegram.data.wording import printable
 from imagegram.files import atomic, read_json
 from imagegram.index.folder import Index
 from imagegram.manifest import Manifest

@@ -13,7 +13,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError
-from imagegram.data.dataset import ChangedError, Part, contents_of, open_picture
+from imagegram.data.contents import ChangedError, Part, contents_of, open_picture
 from tests.support.datasets import description, labels, open_dataset, picture, put, write_tar
 
 # Folders.
@@ -171,7 +171,7 @@ def test_changed_pictures_and_labels_of_the_same_size_are_other_data(
 def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
 ) -> None:
-    monkeypatch.setattr("imagegram.data.dataset.WHOLE", whole)
+    monkeypatch.setattr("imagegram.data.contents.WHOLE", whole)
     files = [put(tmp_path / "d" / "a" / f"{i}.bmp", picture(i, "BMP")) for i in range(4)]
     folder = open_dataset(str(tmp_path / "d"))
     tar = open_dataset(
@@ -201,7 +201,7 @@ def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
 def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr("imagegram.data.dataset.WHOLE", 10)
+    monkeypatch.setattr("imagegram.data.contents.WHOLE", 10)
     content = bytearray(20_000)
     file = put(tmp_path / "large", bytes(content))
     compared = contents_of([Part(file)])

@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 from imagegram.cli import UserError
-from imagegram.data.dataset import ImageDataset, held_out, open_picture
+from imagegram.data.contents import open_picture
+from imagegram.data.dataset import ImageDataset, held_out
 from imagegram.data.loading import load_batches
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
