@@ -1,21 +1,18 @@
 """Groups stay on one side of the held-out split, whatever says them, and what is nearly a copy
 across it is named."""
 
-import io
 import json
 import re
 import zipfile
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from imagegram import token_arrays
 from imagegram.cli import UserError
-from imagegram.data.dataset import ImageDataset
-from imagegram.data.duplicates import across, near_pairs, perceptual_hashes
+from imagegram.data.duplicates import Pair, across, near_pairs, perceptual_hashes
 from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
 from imagegram.data.shipped import EMOJI
@@ -24,11 +21,15 @@ from imagegram.index.build import build_index
 from imagegram.token_arrays import tokens_from
 from tests.support.datasets import (
     IMAGE,
-    description,
+    NUMBER,
+    described,
+    image,
     open_dataset,
     parquet,
     picture,
     put,
+    put_pictures,
+    refused,
     save,
     write_tar,
 )
@@ -37,78 +38,64 @@ from tests.support.tokenize import tokenize
 NAMES = [f"{i // 3:02d}_view{i % 3}" for i in range(60)]  # 20 groups of three
 
 
-def the_same(source: ImageDataset, expected: list[str]) -> None:
+def check_groups(place: str | Path, group: str, expected: list[str]) -> None:
     """Exactly the images with the same name of their group have the same key."""
+    source = open_dataset(place, group=group)
     assert source.groups is not None
     keys = source.groups.tolist()
     assert [keys.index(key) for key in keys] == [expected.index(name) for name in expected]
-    assert f"{len(set(expected))} groups by {source.group}" in description(source)
+    assert f"{len(set(expected))} groups by {group}" in described(place, group=group)
 
 
-def folder(place: Path) -> str:
-    for i, name in enumerate(NAMES):
-        put(place / f"{name}.png", picture(i))
-    return str(place)
+def folder(place: Path) -> Path:
+    return put_pictures(place, *(f"{name}.png" for name in NAMES))
 
 
 def test_groups_of_every_kind_of_source(tmp_path: Path) -> None:
     things = [name[:2] for name in NAMES]
-    pictures = [Image.open(io.BytesIO(picture(i))) for i in range(len(NAMES))]
-    columns = {"image": pictures, "thing": [int(thing) for thing in things]}
-    features = {"image": IMAGE, "thing": datasets.Value("int64")}
+    images = [image(i) for i in range(len(NAMES))]
+    columns = {"image": images, "thing": [int(thing) for thing in things]}
+    features = {"image": IMAGE, "thing": NUMBER}
     parquet(tmp_path / "p" / "0.parquet", columns, features)
+    save(tmp_path / "s", columns, features)
     members = [(f"{name}.png", picture(i)) for i, name in enumerate(NAMES)]
     members += [(f"{name}.json", json.dumps({"thing": name[:2]}).encode()) for name in NAMES]
-    np.savez(
-        tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in pictures]), thing=things
-    )
-    sources = {
-        "column": (str(tmp_path / "p"), "thing"),
-        "saved": (save(tmp_path / "s", columns, features), "thing"),
-        "json": (str(write_tar(tmp_path / "x.tar", *members)), "thing"),
-        "names in tars": (str(tmp_path / "x.tar"), "^([0-9]+)_"),
-        "array": (str(tmp_path / "x.npz"), "thing"),
-        "names": (folder(tmp_path / "f"), "([0-9]+)_view"),
-    }
-    (tmp_path / "t").mkdir()
-    put(
-        Path(folder(tmp_path / "t")) / "metadata.csv",
-        "\n".join(["file_name,thing", *(f"{n}.png,{n[:2]}" for n in NAMES)]).encode(),
-    )
-    sources["table"] = str(tmp_path / "t"), "thing"
-    for place, group in sources.values():
-        the_same(open_dataset(place, group=group), things)
+    write_tar(tmp_path / "x.tar", *members)
+    np.savez(tmp_path / "x.npz", images=np.stack([np.asarray(one) for one in images]), thing=things)
+    folder(tmp_path / "f")
+    rows = ["file_name,thing", *(f"{name}.png,{name[:2]}" for name in NAMES)]
+    (folder(tmp_path / "t") / "metadata.csv").write_text("\n".join(rows))
+    for name, group in (
+        ("p", "thing"),
+        ("s", "thing"),
+        ("x.tar", "thing"),
+        ("x.tar", "^([0-9]+)_"),
+        ("x.npz", "thing"),
+        ("f", "([0-9]+)_view"),
+        ("t", "thing"),
+    ):
+        place = tmp_path / name
+        check_groups(place, group, things)
         assert open_dataset(place).groups is None
         assert open_dataset(place).fingerprint != open_dataset(place, group=group).fingerprint
-        with pytest.raises(
-            UserError, match=r"has no (column|array) 'maker'.*thing|--group takes"
-        ) as refusal:
-            open_dataset(place, group="maker")
-        assert "\n" not in str(refusal.value)
+        refused(place, r"has no (column|array) 'maker'.*thing|--group takes", group="maker")
 
 
 def test_images_without_a_group_are_their_own(tmp_path: Path) -> None:
-    place = Path(folder(tmp_path / "d"))
+    place = folder(tmp_path / "d")
     rows = [f"{name}.png,{name[:2] if i > 2 else ''}" for i, name in enumerate(NAMES)]
-    put(place / "metadata.csv", "\n".join(["file_name,thing", *rows]).encode())
-    source = open_dataset(str(place), group="thing")
-    the_same(source, ["a", "b", "c", *(name[:2] for name in NAMES[3:])])
-    assert "3 images are in none, each on its own" in description(source)
+    (place / "metadata.csv").write_text("\n".join(["file_name,thing", *rows]))
+    check_groups(place, "thing", ["a", "b", "c", *(name[:2] for name in NAMES[3:])])
+    assert "3 images are in none, each on its own" in described(place, group="thing")
     put(place / "metadata.jsonl", b'{"file_name": "03_view0.png", "thing": "x"}\n')
-    with pytest.raises(UserError, match="1 pictures have two groups"):
-        open_dataset(str(place), group="thing")
-    for wrong, match in (
-        ("([0-9]+", "no regular expression"),
-        ("(owl)", "finds nothing in the names"),
-    ):
-        with pytest.raises(UserError, match=match):
-            open_dataset(str(place), group=wrong)
-    with pytest.raises(UserError, match="--group x does not apply"):
-        open_dataset("digits", group="x")
+    refused(place, "1 pictures have two groups", group="thing")
+    refused(place, "no regular expression", group="([0-9]+")
+    refused(place, "finds nothing in the names", group="(owl)")
+    refused("digits", "--group x does not apply", group="x")
 
 
 def test_a_group_is_on_one_side_and_its_shards_do_not_matter(tmp_path: Path) -> None:
-    place = folder(tmp_path / "d")
+    place = str(folder(tmp_path / "d"))
     whole = tokenize(place, tmp_path / "a", group="^(.+)_", held_out_share=0.3)
     corpus = whole.load()
     sides = corpus.held_out.reshape(20, 3)
@@ -139,10 +126,8 @@ def test_tokens_of_other_code_are_held_out_by_group(
     assert not set(things[out]) & set(things[~out])
     by_name = tokens_from(ids, tmp_path / "b", groups=things.astype(str), held_out_share=0.3)
     assert by_name.contents() == folder.contents()
-    assert (
-        tokens_from(ids, tmp_path / "c", held_out_share=0.3).load().held_out.tolist()
-        != out.tolist()
-    )
+    alone = tokens_from(ids, tmp_path / "c", held_out_share=0.3).load().held_out
+    assert alone.tolist() != out.tolist()
     with pytest.raises(UserError, match="holds other tokens"):
         tokens_from(ids, tmp_path / "a", groups=things // 2, held_out_share=0.3)
     with pytest.raises(UserError, match=r"60 images have 60 groups, not \[59\]"):
@@ -152,9 +137,8 @@ def test_tokens_of_other_code_are_held_out_by_group(
 def test_no_code_point_of_emoji_is_on_both_sides() -> None:
     source = DatasetSpec("emoji").open()
     out = source.held_out(np.arange(source.size), 0.1)
-    codes = np.array(
-        [re.sub(r".*/|-[a-z]+\.webp$", "", source.name_of(i)) for i in range(source.size)]
-    )
+    names = map(source.name_of, range(source.size))
+    codes = np.array([re.sub(r".*/|-[a-z]+\.webp$", "", name) for name in names])
     assert not set(codes[out]) & set(codes[~out])
     assert (source.size, len(set(codes)), len(source.class_names)) == (5664, 1906, 9)
     assert 0.08 < out.mean() < 0.12
@@ -187,34 +171,23 @@ def test_near_pairs_are_those_of_brute_force() -> None:
 
 
 def test_what_is_near_and_what_is_alike() -> None:
-    bits = [0, 0b1111, 0b11111, 1 << 40]  # the first is held out, and differs in 4, 5 and 1 bits
-    levels = [100, 100, 100, 116]
-    found = across(
-        np.array(bits, np.uint64),
-        np.arange(4) == 0,
-        lambda row: np.full((3, 8, 8), levels[row], np.uint8),
-    )
-    assert [(pair.held_out, pair.training, pair.error) for pair in found] == [
-        (0, 1, 0.0),
-        (0, 3, 16.0),
-    ]
-    levels[3] = 117
-    found = across(
-        np.array(bits, np.uint64),
-        np.arange(4) == 0,
-        lambda row: np.full((3, 8, 8), levels[row], np.uint8),
-    )
-    assert [pair.training for pair in found] == [1]
+    bits = np.array([0, 0b1111, 0b11111, 1 << 40], np.uint64)
+    out = np.arange(4) == 0  # the first, which differs in 4, 5 and 1 bits
+
+    def found(*levels: int) -> list[Pair]:
+        return across(bits, out, lambda row: np.full((3, 8, 8), levels[row], np.uint8))
+
+    assert found(100, 100, 100, 116) == [Pair(0, 1, 0.0), Pair(0, 3, 16.0)]
+    assert found(100, 100, 100, 117) == [Pair(0, 1, 0.0)]
 
 
 def test_a_hash_outlives_scaling_and_tells_pictures_apart() -> None:
+    def hashes(images: list[Image.Image]) -> np.ndarray:
+        return perceptual_hashes(np.stack([preprocess(one, 64).numpy() for one in images]))
+
     images = [Image.fromarray(scene(5, i, 64)[0]) for i in range(40)]
-    small = np.stack([preprocess(image.resize((48, 48)), 64).numpy() for image in images])
-    hashes = [
-        perceptual_hashes(pixels)
-        for pixels in (np.stack([preprocess(i, 64).numpy() for i in images]), small)
-    ]
-    distances = np.bitwise_count(hashes[0][:, None] ^ hashes[1][None])
+    small = [one.resize((48, 48)) for one in images]
+    distances = np.bitwise_count(hashes(images)[:, None] ^ hashes(small)[None])
     assert (np.diag(distances) <= 4).mean() > 0.95
     assert np.median(distances[~np.eye(40, dtype=bool)]) > 15
 
@@ -222,23 +195,16 @@ def test_a_hash_outlives_scaling_and_tells_pictures_apart() -> None:
 def test_a_planted_near_duplicate_across_the_split_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i in range(60):
-        put(tmp_path / "d" / f"{i:02d}.png", picture(i))
-    out = tokenize(str(tmp_path / "d"), tmp_path / "t").load().held_out
+    place = put_pictures(tmp_path / "d", *(f"{i:02d}.png" for i in range(60)))
+    out = tokenize(str(place), tmp_path / "t").load().held_out
     assert "near-duplicates: 0 of" in capsys.readouterr().out
     held_out, training = np.flatnonzero(out)[1], np.flatnonzero(~out)[3]
-    buffer = io.BytesIO()
-    large = Image.fromarray(scene(2, int(training), 8)[0]).resize(
-        (32, 32), Image.Resampling.BILINEAR
-    )
-    large.save(buffer, "JPEG", quality=90)
-    put(tmp_path / "d" / f"{held_out:02d}.png", buffer.getvalue())
-    tokenize(str(tmp_path / "d"), tmp_path / "t2")
-    line = (
-        f"1 of {out.sum()} held-out images are nearly a training image, e.g. {held_out:02d}.png of "
-        f"{training:02d}"
-    )
-    assert line in capsys.readouterr().out
+    large = image(int(training)).resize((32, 32), Image.Resampling.BILINEAR)
+    large.save(place / f"{held_out:02d}.png", "JPEG", quality=90)
+    tokenize(str(place), tmp_path / "t2")
+    line = f"1 of {out.sum()} held-out images are nearly a training image"
+    example = f"e.g. {held_out:02d}.png of {training:02d}"
+    assert f"{line}, {example}" in capsys.readouterr().out
     found = json.loads((tmp_path / "t2" / "duplicates.json").read_text())
     assert [(pair["held_out"], pair["training"]) for pair in found["pairs"]] == [
         (f"{held_out:02d}.png", f"{training:02d}.png")

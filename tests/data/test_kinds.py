@@ -12,87 +12,75 @@ import pytest
 from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.artifact import Artifact
-from imagegram.cli import UserError
-from imagegram.data.contents import ChangedError, Part, contents_of, open_picture
-from tests.support.datasets import description, labels, open_dataset, picture, put, write_tar
-
-# Folders.
+from imagegram.data.contents import ChangedError, Part, contents_of
+from tests.support.datasets import (
+    classes,
+    described,
+    image,
+    open_dataset,
+    picture,
+    put,
+    put_pictures,
+    refused,
+    same_pictures,
+    write_tar,
+)
 
 
 def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path: Path) -> None:
-    for i in range(12):
-        put(
-            tmp_path / "w" / ("train", "test")[i % 3 == 0] / ("cats", "dogs")[i % 2] / f"{i}.png",
-            picture(i),
-        )
-    for name in (tmp_path / "w", tmp_path):
-        train = open_dataset(str(name))
-        assert (len(train), train.split, train.class_names) == (8, "train", ("cats", "dogs"))
-        assert "4 images of the split test" in description(train)
-        assert len(open_dataset(str(name), split="test")) == 4
-        with pytest.raises(UserError, match="no split 'val'; it has test, train"):
-            open_dataset(str(name), split="val")
-    with pytest.raises(UserError, match="--split train does not apply"):
-        open_dataset(str(tmp_path / "w" / "train"), split="train")
-    put(tmp_path / "w" / "docs" / "logo.png", picture(0))
-    with pytest.raises(
-        UserError, match=r"named like splits \(test, train\) beside others \(docs\)"
-    ):
-        open_dataset(str(tmp_path / "w"))
+    whole = tmp_path / "w"
+    splits, kinds = ("train", "test"), ("cats", "dogs")
+    put_pictures(whole, *(f"{splits[i % 3 == 0]}/{kinds[i % 2]}/{i}.png" for i in range(12)))
+    for name in (whole, tmp_path):
+        train = open_dataset(name)
+        assert (len(train), train.split, train.class_names) == (8, "train", kinds)
+        assert "4 images of the split test" in described(name)
+        assert len(open_dataset(name, split="test")) == 4
+        refused(name, "no split 'val'; it has test, train", split="val")
+    refused(whole / "train", "--split train does not apply", split="train")
+    put_pictures(whole, "docs/logo.png")
+    refused(whole, r"named like splits \(test, train\) beside others \(docs\)")
 
 
 def test_splits_have_the_names_that_datasets_knows(tmp_path: Path) -> None:
     for split, words in SPLIT_KEYWORDS.items():
         for word in words:
-            for i, name in enumerate({"train", "test", word}):
-                put(tmp_path / word / name / "a" / "0.png", picture(i))
-            assert len(open_dataset(str(tmp_path / word), split=str(split))) == 1
+            names = {"train", "test", word}
+            folder = put_pictures(tmp_path / word, *(f"{name}/a/0.png" for name in names))
+            assert len(open_dataset(folder, split=str(split))) == 1
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    for i, name in enumerate(("bus", "car", "train")):
-        put(tmp_path / name / "0.png", picture(i))
-    source = open_dataset(str(tmp_path))
-    assert (source.class_names, labels(source)) == (("bus", "car", "train"), [0, 1, 2])
+    put_pictures(tmp_path, "bus/0.png", "car/0.png", "train/0.png")
+    assert classes(tmp_path) == ["bus", "car", "train"]
 
 
 @pytest.mark.parametrize("option", ["split", "image_column", "label_column"])
 @pytest.mark.parametrize("name", ["digits", "emoji", "shapes", "folder"])
 def test_options_that_do_not_apply_are_refused(tmp_path: Path, name: str, option: str) -> None:
-    put(tmp_path / "folder" / "a" / "0.png", picture(0))
-    place = str(tmp_path / name) if name == "folder" else name
-    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} x does not apply"):
-        open_dataset(place, **{option: "x"})
+    place = put_pictures(tmp_path, "a/0.png") if name == "folder" else name
+    refused(place, f"--{option.replace('_', '-')} x does not apply", **{option: "x"})
 
 
 def test_more_than_one_kind_is_refused_with_what_was_found(tmp_path: Path) -> None:
-    put(tmp_path / "cats" / "0.png", picture(0))
+    put_pictures(tmp_path, "cats/0.png")
     write_tar(tmp_path / "old.tar", ("0.png", picture(1)))
-    with pytest.raises(UserError, match=r"1 pictures \(cats/0.png\); 1 .tar files \(old.tar\)"):
-        open_dataset(str(tmp_path))
+    refused(tmp_path, r"1 pictures \(cats/0.png\); 1 .tar files \(old.tar\)")
     (tmp_path / "old.tar").unlink()
     np.savez(tmp_path / "statistics.npz", mean=np.zeros(3))  # no pictures in it
     put(tmp_path / "photos.tar.gz")  # what the folder was unpacked from
-    source = open_dataset(str(tmp_path))
-    assert len(source) == 1
-    assert "without pictures, e.g. statistics.npz" in description(source)
-    assert "photos.tar.gz" in description(source)
+    assert len(open_dataset(tmp_path)) == 1
+    assert "without pictures, e.g. statistics.npz" in described(tmp_path)
+    assert "photos.tar.gz" in described(tmp_path)
 
 
 def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) -> None:
-    put(tmp_path / "cats" / "0.png", picture(0))
-    for junk in (
-        ".ipynb_checkpoints/0.png",
-        "__MACOSX/cats/._0.png",
-        "cats/@eaDir/0.png/T.jpg",
-        "cats/._0.png",
-    ):
-        put(tmp_path / junk, picture(1))
-    Artifact(tmp_path / "results", "run").claim()
-    put(tmp_path / "results" / "generated" / "image_0000.png", picture(2))
-    Artifact(tmp_path / "made", "images").claim()
-    put(tmp_path / "made" / "image_0000.png", picture(2))
-    source = open_dataset(str(tmp_path))
+    junk = (".ipynb_checkpoints/0.png", "__MACOSX/cats/._0.png", "cats/@eaDir/0.png/T.jpg")
+    put_pictures(tmp_path, "cats/0.png", "cats/._0.png", *junk)
+    for name, kind in (("results", "run"), ("made", "images")):
+        Artifact(tmp_path / name, kind).claim()
+    put_pictures(tmp_path, "results/generated/image_0000.png", "made/image_0000.png")
+    source = open_dataset(tmp_path)
     assert (len(source), source.class_names) == (1, ("cats",))
     assert {left.reason: left.count for left in source.left_out} == {
         "hidden or system files": 4,
@@ -100,15 +88,12 @@ def test_hidden_system_and_own_folders_are_left_out_and_counted(tmp_path: Path) 
     }
     (tmp_path / "made" / ".imagegram").unlink()
     put(tmp_path / "made" / "report.json", b'{"accuracy": 1}')  # somebody else's
-    assert open_dataset(str(tmp_path)).class_names == ("cats", "made")
+    assert open_dataset(tmp_path).class_names == ("cats", "made")
 
 
 # What root may do as well has to be given up first.
-AS_USER = (
-    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
-    if os.geteuid() == 0
-    else []
-)
+SETPRIV = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all"
+AS_USER = [] if os.geteuid() else SETPRIV.split()
 OPEN = "import sys; from imagegram.data.spec import DatasetSpec; DatasetSpec(sys.argv[1]).open()"
 
 
@@ -122,49 +107,42 @@ OPEN = "import sys; from imagegram.data.spec import DatasetSpec; DatasetSpec(sys
 def test_forbidden_folders_stop_everything(
     tmp_path: Path, forbidden: str, mode: int, named: str
 ) -> None:
-    put(tmp_path / "d" / "cats" / "0.png", picture(0))
-    put(tmp_path / "far" / "owls" / "0.png", picture(1))
+    put_pictures(tmp_path, "d/cats/0.png", "far/owls/0.png")
     (tmp_path / "d" / "owls").symlink_to("../far/owls")
     (tmp_path / forbidden).chmod(mode)
     command = [*AS_USER, sys.executable, "-c", OPEN, str(tmp_path / "d")]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     (tmp_path / forbidden).chmod(0o755)
-    assert (
-        f"UserError: cannot read the folder {tmp_path / named} (Permission denied)" in result.stderr
-    )
+    fault = f"cannot read the folder {tmp_path / named} (Permission denied)"
+    assert f"UserError: {fault}" in result.stderr
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    put(tmp_path / "0.png", picture(0))
+    put_pictures(tmp_path, "0.png")
     os.mkfifo(tmp_path / "1.png")
-    source = open_dataset(str(tmp_path))
-    assert len(source) == 1
-    assert "pipes, sockets or devices" in description(source)
+    assert len(open_dataset(tmp_path)) == 1
+    assert "pipes, sockets or devices" in described(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM"])
 def test_changed_pictures_and_labels_of_the_same_size_are_other_data(
     tmp_path: Path, form: str
 ) -> None:
-    file = put(tmp_path / "d" / "a" / f"0.{form.lower()}", picture(0, form))
-    before = open_dataset(str(tmp_path / "d")).fingerprint
+    content = picture(0, form)
+    file = put(tmp_path / "d" / "a" / f"0.{form.lower()}", content)
+    before = open_dataset(tmp_path / "d").fingerprint
     os.utime(file, (1, 1))  # a copy has another date
-    assert open_dataset(str(tmp_path / "d")).fingerprint == before
-    changed = bytearray(file.read_bytes())
+    assert open_dataset(tmp_path / "d").fingerprint == before
+    changed = bytearray(content)
     changed[len(changed) // 2] ^= 1
     file.write_bytes(changed)
-    assert open_dataset(str(tmp_path / "d")).fingerprint != before
-    prints = {
-        open_dataset(
-            str(write_tar(tmp_path / "x.tar", ("0.bmp", content), ("0.cls", label)))
-        ).fingerprint
-        for content, label in (
-            (picture(0, form), b"0"),
-            (bytes(changed), b"0"),
-            (picture(0, form), b"1"),
-        )
-    }
-    assert len(prints) == 3
+    assert open_dataset(tmp_path / "d").fingerprint != before
+
+    def of_tar(content: bytes, label: bytes) -> str:
+        tar = write_tar(tmp_path / "x.tar", ("0.bmp", content), ("0.cls", label))
+        return open_dataset(tar).fingerprint
+
+    assert len({of_tar(content, b"0"), of_tar(bytes(changed), b"0"), of_tar(content, b"1")}) == 3
 
 
 @pytest.mark.parametrize("whole", [10**9, 10])
@@ -172,29 +150,20 @@ def test_what_changes_after_the_data_set_was_opened_is_not_read_as_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
 ) -> None:
     monkeypatch.setattr("imagegram.data.contents.WHOLE", whole)
-    files = [put(tmp_path / "d" / "a" / f"{i}.bmp", picture(i, "BMP")) for i in range(4)]
-    folder = open_dataset(str(tmp_path / "d"))
-    tar = open_dataset(
-        str(
-            write_tar(
-                tmp_path / "x.tar", ("0.bmp", picture(0, "BMP")), ("1.bmp", picture(1, "BMP"))
-            )
-        )
-    )
+    pictures = [picture(i, "BMP") for i in range(4)]
+    files = [put(tmp_path / "d" / "a" / f"{i}.bmp", one) for i, one in enumerate(pictures)]
+    folder = open_dataset(tmp_path / "d")
+    file = write_tar(tmp_path / "x.tar", ("0.bmp", pictures[0]), ("1.bmp", pictures[1]))
+    tar = open_dataset(file)
     files[1].unlink()
     put(files[2], picture(9, "BMP"))  # of the same size
     files[3].unlink()
     files[3].mkdir()
-    write_tar(tmp_path / "x.tar", ("1.bmp", picture(1, "BMP")), ("0.bmp", picture(0, "BMP")))
-    assert np.array_equal(
-        np.asarray(folder.read(0)[0]), np.asarray(open_picture(picture(0, "BMP")))
-    )
+    write_tar(file, ("1.bmp", pictures[1]), ("0.bmp", pictures[0]))
+    assert same_pictures(folder, [image(0)])
     for source, i in ((folder, 1), (folder, 2), (folder, 3), (tar, 0), (tar, 1)):
         with pytest.raises(ChangedError):
             source.read(i)
-
-
-# Tars.
 
 
 @pytest.mark.parametrize("place", [0, 10_000, 19_999])
@@ -203,11 +172,9 @@ def test_of_a_large_data_set_the_ends_and_the_middle_of_every_file_count(
 ) -> None:
     monkeypatch.setattr("imagegram.data.contents.WHOLE", 10)
     content = bytearray(20_000)
-    file = put(tmp_path / "large", bytes(content))
-    compared = contents_of([Part(file)])
-    (before,) = compared.hashes
-    assert "4 kB at the beginning, in the middle and at the end" in compared.note
+    part = Part(put(tmp_path / "large", bytes(content)))
+    before = contents_of([part])
+    assert "4 kB at the beginning, in the middle and at the end" in before.note
     content[place] = 1
-    put(file, bytes(content))
-    (after,) = contents_of([Part(file)]).hashes
-    assert before != after
+    put(part.path, bytes(content))
+    assert before.hashes != contents_of([part]).hashes

@@ -6,6 +6,7 @@ import sys
 import zlib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,12 +17,21 @@ from PIL import Image, ImageOps
 from imagegram.cli import UserError
 from imagegram.data.contents import open_picture
 from imagegram.data.dataset import ImageDataset, held_out
-from imagegram.data.loading import load_batches
+from imagegram.data.loading import Item, load_batches
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
 from imagegram.index.indexed import IndexedImages
 from imagegram.tokens import TokenFolder
-from tests.support.datasets import open_dataset, save, write_tar
+from tests.support.datasets import (
+    described,
+    labels,
+    open_dataset,
+    put,
+    refused,
+    same_pictures,
+    save,
+    write_tar,
+)
 from tests.support.tokenize import tokenize
 
 
@@ -30,14 +40,25 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def tar_of(pictures: list[Image.Image], path: Path) -> Path:
     """A WebDataset tar of pictures with labels 0, 1, 2, 0, ..."""
     members = []
     for i, picture in enumerate(pictures):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        members += [(f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.cls", str(i % 3).encode())]
+        members += [(f"{i:03d}.png", encoded(picture, "PNG")), (f"{i:03d}.cls", b"%d" % (i % 3))]
     return write_tar(path, *members)
+
+
+def loaded(source: ImageDataset) -> list[Item]:
+    """All images of a data set, of 32 pixels."""
+    (batch,) = load_batches(source, [list(range(len(source)))], 32, workers=0)
+    return batch
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -55,10 +76,9 @@ def test_shapes_depend_on_seed_and_ordinal_alone_and_scale_with_the_size() -> No
     assert 0 <= label < len(KINDS)
     assert (scene(1, 7)[0] != first).any()
     assert (scene(0, 8)[0] != first).any()
-    large = np.asarray(
-        Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX), np.float32
-    )
-    assert np.abs(large - first).mean() < 3  # the same scene at another resolution
+    large = Image.fromarray(scene(0, 7, 256)[0]).resize((32, 32), Image.Resampling.BOX)
+    difference = np.abs(np.asarray(large, np.float32) - first)
+    assert difference.mean() < 3  # the same scene at another resolution
     labels = [scene(0, i)[1] for i in range(600)]
     assert np.bincount(labels, minlength=len(KINDS)).min() > 60
 
@@ -78,33 +98,22 @@ def test_folder_tar_and_saved_data_set_give_the_same_pictures(
     features = {"caption": datasets.Value("string"), "img": datasets.Image(), "fine": classes}
     rows = {"caption": ["x"] * 12, "img": pictures, "fine": [i % 3 for i in range(12)]}
     saved = open_dataset(save(tmp_path / "saved", rows, features))
-    assert (saved.image_column, saved.label_column, saved.class_names) == (
-        "img",
-        "fine",
-        ("a", "b", "c"),
-    )
-    tar = open_dataset(str(tar_of(pictures, tmp_path / "a.tar")))
-    for i, picture in enumerate(pictures):
-        for source in (saved, tar):
-            image, label = source.read(i)
-            assert (pixels(image) == pixels(picture)).all()
-            assert label == i % 3
-    folder = open_dataset(str(image_folder))
-    order = [*range(0, 12, 2), *range(1, 12, 2)]
-    assert [folder.read(i)[1] for i in range(12)] == [0] * 6 + [1] * 6
-    assert all(
-        (pixels(folder.read(i)[0]) == pixels(pictures[j])).all() for i, j in enumerate(order)
-    )
+    assert (saved.image_column, saved.label_column) == ("img", "fine")
+    assert saved.class_names == ("a", "b", "c")
+    for source in (saved, open_dataset(tar_of(pictures, tmp_path / "a.tar"))):
+        assert same_pictures(source, pictures)
+        assert labels(source) == [i % 3 for i in range(12)]
+    folder = open_dataset(image_folder)
+    assert labels(folder) == [0] * 6 + [1] * 6
+    assert same_pictures(folder, pictures[::2] + pictures[1::2])
 
 
 def test_a_data_set_dict_needs_a_split_it_has(tmp_path: Path, pictures: list[Image.Image]) -> None:
     data = datasets.Dataset.from_dict({"image": pictures}).cast_column("image", datasets.Image())
     datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
-    assert len(open_dataset(str(tmp_path / "saved"))) == 12
-    with pytest.raises(UserError, match="no split 'test'; it has train"):
-        open_dataset(str(tmp_path / "saved"), split="test")
-    with pytest.raises(UserError, match="no column 'label'; it has image"):
-        open_dataset(str(tmp_path / "saved"), label_column="label")
+    assert len(open_dataset(tmp_path / "saved")) == 12
+    refused(tmp_path / "saved", "no split 'test'; it has train", split="test")
+    refused(tmp_path / "saved", "no column 'label'; it has image", label_column="label")
 
 
 def test_a_truncated_tar_keeps_its_complete_samples(
@@ -113,10 +122,8 @@ def test_a_truncated_tar_keeps_its_complete_samples(
     tar = tar_of(pictures, tmp_path / "a.tar")
     data = tar.read_bytes()
     tar.write_bytes(data[: data.index(b"007.png") + 700])  # inside of the picture
-    source = open_dataset(str(tar))
-    assert len(source) == 7
-    assert "complete samples are kept" in " ".join(source.notes)
-    assert [source.read(i)[1] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert labels(open_dataset(tar)) == [0, 1, 2, 0, 1, 2, 0]
+    assert "complete samples are kept" in described(tar)
 
 
 def test_unusual_pictures_become_the_expected_rgb() -> None:
@@ -129,9 +136,8 @@ def test_unusual_pictures_become_the_expected_rgb() -> None:
     palette = Image.new("P", (4, 4), 3)
     palette.putpalette([0, 0, 0] * 3 + [0, 255, 0])
     assert pixels(to_rgb(palette))[0, 0].tolist() == [0, 255, 0]
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG", transparency=3)
-    assert pixels(to_rgb(Image.open(buffer)))[0, 0].tolist() == [255, 255, 255]
+    clear = Image.open(io.BytesIO(encoded(palette, "PNG", transparency=3)))
+    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]
     deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
     assert pixels(to_rgb(deep))[0, 0].tolist() == [127, 127, 127]
 
@@ -145,44 +151,28 @@ def test_preprocess_resizes_the_shorter_side_and_crops_the_centre() -> None:
     assert preprocess(Image.new("L", (8, 8), 255), 32).shape == (3, 32, 32)
 
 
-def test_bad_pictures_are_reported_with_their_reason(tmp_path: Path, image_folder: Path) -> None:
+def test_bad_pictures_are_reported_with_their_reason(image_folder: Path) -> None:
     good = (image_folder / "class0" / "00.png").read_bytes()
-    (image_folder / "class0" / "empty.jpg").write_bytes(b"")
-    (image_folder / "class0" / "page.jpg").write_text("<html></html>")
-    (image_folder / "class0" / "short.png").write_bytes(good[: len(good) // 2])
-    bomb = Image.new("1", (20_000, 20_000))
-    bomb.save(image_folder / "class1" / "bomb.png")
-    source = open_dataset(str(image_folder))
-    items = [
-        item
-        for batch in load_batches(source, [list(range(len(source)))], 32, workers=0)
-        for item in batch
-    ]
-    reasons = {
-        source_name: reason
-        for source_name, (_, image, _, reason) in enumerate(items)
-        if image is None
-    }
-    assert len(reasons) == 4
-    assert not any("0x" in reason for reason in reasons.values())
-    assert sorted(r.split(":")[0] for r in reasons.values()) == [
-        "DecompressionBombError",
-        "OSError",
-        "UnidentifiedImageError",
-        "UnidentifiedImageError",
-    ]
+    put(image_folder / "class0" / "empty.jpg")
+    put(image_folder / "class0" / "page.jpg", b"<html></html>")
+    put(image_folder / "class0" / "short.png", good[: len(good) // 2])
+    Image.new("1", (20_000, 20_000)).save(image_folder / "class1" / "bomb.png")
+    items = loaded(open_dataset(image_folder))
     assert [i for i, *_ in items] == list(range(16))
+    reasons = [reason for _, image, _, reason in items if image is None]
+    assert not any("0x" in reason for reason in reasons)
+    kinds = ["DecompressionBombError", "OSError", *["UnidentifiedImageError"] * 2]
+    assert sorted(reason.split(":")[0] for reason in reasons) == kinds
 
 
 def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
-    source: ImageDataset = open_dataset(str(image_folder))
-    batches = [[0, 1, 2], [3], [10, 11]]
+    source = open_dataset(image_folder)
 
-    def read(workers: int) -> list[list[tuple[int, int, int]]]:
-        loaded = load_batches(source, batches, 32, workers)
+    def read(workers: int) -> list[list[tuple[int, int, bytes]]]:
+        batches = load_batches(source, [[0, 1, 2], [3], [10, 11]], 32, workers)
         return [
-            [(i, label, int(image.sum())) for i, image, label, _ in batch if image is not None]
-            for batch in loaded
+            [(i, label, np.asarray(image).tobytes()) for i, image, label, _ in one]
+            for one in batches
         ]
 
     assert read(0) == read(2)
@@ -191,18 +181,13 @@ def test_workers_and_no_workers_read_the_same(image_folder: Path) -> None:
 def test_what_stands_beside_the_pixels_does_not_decide_over_them() -> None:
     """A damaged eXIf chunk, two megabytes of text, a profile as large: the same pixels as without
     them."""
-    plain = io.BytesIO()
     picture = Image.fromarray(scene(1, 3)[0])
-    picture.save(plain, "PNG")
+    plain = encoded(picture, "PNG")
 
     def with_chunk(kind: bytes, content: bytes) -> bytes:
-        chunk = (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-        return plain.getvalue()[:33] + chunk + plain.getvalue()[33:]  # after the header
+        length, check = len(content), zlib.crc32(kind + content)
+        chunk = struct.pack(">I", length) + kind + content + struct.pack(">I", check)
+        return plain[:33] + chunk + plain[33:]  # after the header
 
     for kind, content in (
         (b"eXIf", b"II*\0\x08\0\0\0\x01\0" + b"\xff" * 3),
@@ -236,10 +221,9 @@ def test_every_exif_orientation_is_that_of_pillow() -> None:
         for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
             exif = Image.Exif()
             exif[0x0112] = orientation
-            buffer = io.BytesIO()
-            picture.save(buffer, kind, exif=exif)
-            turned = ImageOps.exif_transpose(Image.open(buffer))
-            assert (pixels(to_rgb(Image.open(buffer))) == pixels(turned)).all()
+            data = encoded(picture, kind, exif=exif)
+            turned = ImageOps.exif_transpose(open_picture(data))
+            assert (pixels(to_rgb(open_picture(data))) == pixels(turned)).all()
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -266,24 +250,19 @@ def test_one_warning_a_picture_is_none(
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHII", 0x0112, 3, 1, 6)
     # a directory of places beyond the end
     exif += struct.pack("<HHII", 0x8825, 4, 1, 0xFFFFFF) + b"\0\0\0\0"
-    buffer = io.BytesIO()
-    Image.fromarray(scene(1, 3)[0]).save(buffer, "JPEG")
+    jpeg = encoded(Image.fromarray(scene(1, 3)[0]), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
-    (tmp_path / "0.jpg").write_bytes(buffer.getvalue()[:2] + segment + buffer.getvalue()[2:])
+    put(tmp_path / "0.jpg", jpeg[:2] + segment + jpeg[2:])
     Image.new("1", (40, 40)).save(tmp_path / "1.png")
     # it warns from there on, and refuses from twice as many on
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    source = open_dataset(str(tmp_path))
-    items = [item for batch in load_batches(source, [[0, 1]], 32, workers=0) for item in batch]
-    assert all(pixels is not None for _, pixels, _, _ in items)
+    assert all(pixels is not None for _, pixels, _, _ in loaded(open_dataset(tmp_path)))
     assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
 
 
 def photograph() -> Image.Image:
     """A photograph of 640 x 427 pixels that scikit-learn carries."""
-    return Image.open(
-        io.BytesIO(files("sklearn.datasets").joinpath("images/china.jpg").read_bytes())
-    )
+    return open_picture(files("sklearn.datasets").joinpath("images/china.jpg").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -313,9 +292,7 @@ def test_whole_jpegs_are_resized_alike(decoder: str, monkeypatch: pytest.MonkeyP
     pictures = [(photograph().convert(mode), Image.Exif()) for mode in ("RGB", "L", "CMYK")]
     for picture, exif in (*pictures, (photograph(), turned)):
         for shape in ((300, 200), (400, 40), (256, 256)):
-            buffer = io.BytesIO()
-            picture.crop((0, 0, *shape)).save(buffer, "JPEG", exif=exif)
-            data = buffer.getvalue()
+            data = encoded(picture.crop((0, 0, *shape)), "JPEG", exif=exif)
             exact, quick = (preprocess(open_picture(data), 256, margin) for margin in (0, 1))
             assert (exact.int() - quick.int()).abs().max() <= 2
     with pytest.raises(OSError, match="truncated"):
@@ -325,23 +302,21 @@ def test_whole_jpegs_are_resized_alike(decoder: str, monkeypatch: pytest.MonkeyP
 def test_simplejpeg_decodes_what_pillow_does(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
-        buffer = io.BytesIO()
-        photograph().save(buffer, "JPEG", **options)
-        quick = preprocess(open_picture(buffer.getvalue()), 256, 1000)
+        data = encoded(photograph(), "JPEG", **options)
+        quick = preprocess(open_picture(data), 256, 1000)
         with monkeypatch.context() as without:
             without.setitem(sys.modules, "simplejpeg", None)
-            assert torch.equal(quick, preprocess(open_picture(buffer.getvalue()), 256, 1000))
+            assert torch.equal(quick, preprocess(open_picture(data), 256, 1000))
 
 
 def test_tokens_of_whole_and_of_smaller_jpegs_are_never_mixed(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for number in range(4):
-        photograph().crop((100 * number, 0, 100 * number + 300, 400)).save(
-            tmp_path / f"images/{number}.jpg"
-        )
-    whole = tokenize(str(tmp_path / "images"), tmp_path / "whole").path
-    smaller = tokenize(str(tmp_path / "images"), tmp_path / "smaller", jpeg_margin=2).path
+    for i in range(4):
+        crop = photograph().crop((100 * i, 0, 100 * i + 300, 400))
+        put(tmp_path / "images" / f"{i}.jpg", encoded(crop, "JPEG"))
+    images = str(tmp_path / "images")
+    whole = tokenize(images, tmp_path / "whole").path
+    smaller = tokenize(images, tmp_path / "smaller", jpeg_margin=2).path
     with pytest.raises(UserError, match="preprocessing"):
-        tokenize(str(tmp_path / "images"), whole, jpeg_margin=2)
+        tokenize(images, whole, jpeg_margin=2)
     with pytest.raises(UserError, match="preprocessing"):
         IndexedImages([TokenFolder.open(whole), TokenFolder.open(smaller)])

@@ -6,26 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tyro
 
 import overnight_run
 import tokenize_fast
 import train_tiny_flextok
-from imagegram.cli import UserError
 from imagegram.data.dataset import DatasetOptions, permutation, sample
 from imagegram.data.spec import DatasetSpec
 from imagegram.report.pictures import Originals
 from imagegram.tokens import TokenFolder
-from tests.support.datasets import picture, put
+from tests.support.datasets import picture, put, put_pictures, refused
 from tests.support.tokenize import tokenize
 
 
 def sorted_folder(path: Path, each: int = 60) -> Path:
     """Two classes, one after the other, as every folder of classes has them."""
-    for i in range(2 * each):
-        put(path / "ab"[i // each] / f"{i:03d}.png", picture(i))
-    return path
+    return put_pictures(path, *(f"{'ab'[i // each]}/{i:03d}.png" for i in range(2 * each)))
 
 
 def test_a_sample_is_nested_in_order_and_takes_from_everywhere() -> None:
@@ -58,8 +54,7 @@ def test_images_takes_a_sample_of_a_sorted_data_set_and_its_ordinals_stay(tmp_pa
         assert np.array_equal(getattr(some, part), getattr(everything, part)[some.ordinals])
     manifest = json.loads((tmp_path / "few" / "manifest.json").read_text())
     assert (manifest["images"], manifest["available"], manifest["sample_seed"]) == (40, 120, 0)
-    with pytest.raises(UserError, match="has 120 images, 121 were asked for"):
-        DatasetSpec(str(whole), images=121).open()
+    refused(whole, "has 120 images, 121 were asked for", images=121)
 
 
 def test_a_tokenized_sample_names_its_bad_images_by_their_ordinals(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Random trees of folders: every file is an image, a bad image, or counted; the labels are those of
 ImageFolder."""
 
-import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,62 +10,25 @@ from unittest import mock
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset
 from imagegram.data.loading import load_batches
 from imagegram.data.spec import DatasetSpec
+from tests.support.datasets import picture, put
 
-FOLDERS = (
-    "cats",
-    "dogs",
-    "v1.0",
-    ".hidden",
-    "__MACOSX",
-    "Zoo",
-    "ca ts",
-    "日本",
-    "x.png",
-    os.fsdecode(b"caf\xe9"),
-)
-NAMES = (
-    "0.png",
-    "1.JPG",
-    ".2.png",
-    "._3.png",
-    "notes.txt",
-    "README",
-    "4.webp",
-    "5.heic",
-    "6.tar.gz",
-    "7.b.png",
-    "é.jpg",
-)
+LATIN = os.fsdecode(b"caf\xe9")  # no UTF-8
+FOLDERS = ("cats", "dogs", "v1.0", ".hidden", "__MACOSX", "Zoo", "ca ts", "日本", "x.png", LATIN)
+IMAGES = ("0.png", "1.JPG", ".2.png", "._3.png", "4.webp", "5.heic", "7.b.png", "é.jpg")
+NAMES = (*IMAGES, "notes.txt", "README", "6.tar.gz")
 KINDS = ("picture", "broken", "empty", "gone", "link", "loop", "folder link", "up")
+PICTURE = picture(0)
 
-
-Entry = tuple[list[str], str, str]
-
-
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (9, 99, 199)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PICTURE = picture()
-
-trees = st.lists(
-    st.tuples(
-        st.lists(st.sampled_from(FOLDERS), max_size=3),  # the folder
-        st.sampled_from(NAMES),
-        st.sampled_from(KINDS),
-    ),
-    min_size=1,
-    max_size=14,
-)
+Entry = tuple[list[str], str, str]  # folders, name, kind
+folders = st.lists(st.sampled_from(FOLDERS), max_size=3)
+entries = st.tuples(folders, st.sampled_from(NAMES), st.sampled_from(KINDS))
+trees = st.lists(entries, min_size=1, max_size=14)
 
 
 def grow(root: Path, tree: list[Entry]) -> None:
@@ -117,21 +79,19 @@ def read_all(source: ImageDataset) -> tuple[dict[str, int], dict[str, str]]:
     """The labels of the readable images by name, and the reasons of the others."""
     good: dict[str, int] = {}
     bad: dict[str, str] = {}
-    for batch in load_batches(source, [list(range(len(source)))], 8, workers=0):
-        for i, pixels, label, reason in batch:
-            if pixels is None:
-                bad[source.name_of(i)] = reason
-            else:
-                good[source.name_of(i)] = label
+    (batch,) = load_batches(source, [list(range(len(source)))], 8, workers=0)
+    for i, pixels, label, reason in batch:
+        if pixels is None:
+            bad[source.name_of(i)] = reason
+        else:
+            good[source.name_of(i)] = label
     return good, bad
 
 
-def compare_with_imagefolder(
-    root: Path, top: Path, source: ImageDataset, good: dict[str, int]
-) -> None:
+def compare_with_imagefolder(root: Path, source: ImageDataset, good: dict[str, int]) -> None:
     """Every picture that both read has the class of ImageFolder; its number too, where no folder is
     without images."""
-    reference = ImageFolder(str(top), allow_empty=True)
+    reference = ImageFolder(str(root), allow_empty=True)
     equal = list(source.class_names) == [text(name) for name in reference.classes]
     for path, number in reference.samples:
         name = text(os.path.relpath(path, root))
@@ -146,8 +106,7 @@ def test_every_file_is_accounted_for_and_labels_are_those_of_imagefolder(tree: l
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "data"
         root.mkdir()
-        (Path(place) / "store").mkdir()
-        (Path(place) / "store" / "real.png").write_bytes(PICTURE)
+        put(Path(place) / "store" / "real.png", PICTURE)
         grow(root, tree)
         source, error = attempt(root)
         if source is None:
@@ -159,16 +118,15 @@ def test_every_file_is_accounted_for_and_labels_are_those_of_imagefolder(tree: l
         # 1) Every file is an image, a bad image, or counted with a reason.
         assert len(good) + len(bad) == len(source)
         assert all(bad.values())
-        assert len(source) + sum(left.count for left in source.left_out) == count(
-            root, (root.resolve(),)
-        )
+        left_out = sum(left.count for left in source.left_out)
+        assert len(source) + left_out == count(root, (root.resolve(),))
 
         # 2) ImageFolder reads the same tree, from the folder on that holds the classes; it follows
         #    circles for ever, those in hidden folders as well.
         circles = any(kind == "up" for _, _, kind in tree)
         wrapped = any("holds everything" in note for note in source.notes)
         if source.class_names and not circles and not wrapped:
-            compare_with_imagefolder(root, root, source, good)
+            compare_with_imagefolder(root, source, good)
 
 
 def attempt(root: Path) -> tuple[ImageDataset | None, str]:
@@ -192,8 +150,7 @@ def attempt(root: Path) -> tuple[ImageDataset | None, str]:
 
 def test_a_circle_of_links_is_walked_once(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "0.png").write_bytes(PICTURE)
+        put(tmp_path / name / "0.png", PICTURE)
         (tmp_path / name / "up").symlink_to(tmp_path)
     (tmp_path / "self").symlink_to("self")
     source, error = attempt(tmp_path)
