@@ -19,7 +19,7 @@ from imagegram.index.builders import build_with_fastgram, find_tg_build_index
 from imagegram.index.folder import Index, file_record, verify_index
 from imagegram.index.table import pointer_width, verify_table
 from imagegram.tokens import TokenFolder
-from tests.support.corpora import corpora, index_of, token_folder
+from tests.support.corpora import corpora, index_of, indexed, token_folder
 
 CORPORA = corpora()
 
@@ -29,16 +29,14 @@ def test_images_keep_their_identity_and_held_out_ones_stay_out(tmp_path: Path) -
     first, second = rng.integers(0, 512, (300, 6)), rng.integers(0, 512, (200, 6))
     a = token_folder(tmp_path / "a", first, held_out_share=0.3)
     b = token_folder(tmp_path / "b", second, held_out_share=0.3)
-    index = build_index([a, b], tmp_path / "input", tmp_path / "index", builder="divsufsort")
+    index = indexed(tmp_path, "a", "b")
     kept = [np.flatnonzero(~held_out(np.arange(n), 0.3)) for n in (300, 200)]
     assert index.sources == [str(a), str(b)]
     assert index.images[:, 0].tolist() == [0] * len(kept[0]) + [1] * len(kept[1])
     assert index.images[:, 1].tolist() == [*kept[0], *kept[1]]
     assert np.array_equal(index.tokens, np.concatenate([first[kept[0]], second[kept[1]]]))
     assert index.labels.tolist() == [i % 3 for i in (*kept[0], *kept[1])]
-    split = build_index(
-        [a, b], tmp_path / "input", tmp_path / "split", builder="divsufsort", shard_images=50
-    )
+    split = indexed(tmp_path, "a", "b", index="split", shard_images=50)
     assert len(split.shards) == -(-index.num_images // 50)
     assert np.array_equal(split.tokens, index.tokens)
     line = np.concatenate([shard.tokens[:-3] for shard in split.shards])
@@ -49,17 +47,16 @@ def test_a_wrong_table_never_becomes_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swapped(tokens: NDArray[np.uint16], table: Path, *, progress: bool) -> None:
-        right = np.argsort(np.arange(len(tokens)))  # positions in order of place: no suffix order
-        (right * 2).astype("<u8").view(np.uint8).reshape(-1, 8)[
-            :, : pointer_width(len(tokens))
-        ].tofile(table)
+        entries = 2 * np.arange(len(tokens), dtype="<u8")  # in order of place: no suffix order
+        width = pointer_width(len(tokens))
+        entries.view(np.uint8).reshape(-1, 8)[:, :width].tofile(table)
 
     index_of(tmp_path, CORPORA["one image"])
     good = (tmp_path / "index" / "index.json").read_bytes()
     monkeypatch.setattr("imagegram.index.builders.build_with_divsufsort", swapped)
-    other = token_folder(tmp_path / "other", CORPORA["random, two tokens"])
+    token_folder(tmp_path / "other", CORPORA["random, two tokens"])
     with pytest.raises(UserError, match="out of order at entry"):
-        build_index([other], tmp_path / "input", tmp_path / "index", builder="divsufsort")
+        indexed(tmp_path, "other")
     assert (tmp_path / "index" / "index.json").read_bytes() == good
 
 
@@ -70,9 +67,8 @@ def test_a_table_with_a_column_or_a_row_less_is_refused(tmp_path: Path) -> None:
     whole = np.array(shard.table)
     for wrong in (whole[:, :-1], whole[:-1]):
         table.write_bytes(wrong.tobytes())
-        with pytest.raises(
-            UserError, match=f"has {wrong.size} bytes, {len(whole)} tokens need {whole.size}"
-        ):
+        said = f"has {wrong.size} bytes, {len(whole)} tokens need {whole.size}"
+        with pytest.raises(UserError, match=said):
             verify_table(shard.tokens, table)
 
 
@@ -95,9 +91,7 @@ def test_changed_files_are_refused_and_the_same_command_builds_them_again(
         with pytest.raises(UserError, match=problem):
             Index.open(tmp_path / "index")
         capsys.readouterr()
-        build_index(
-            [tmp_path / "tokens"], tmp_path / "input", tmp_path / "index", builder="divsufsort"
-        )
+        indexed(tmp_path)
         assert f"not kept: {file} {problem}" in capsys.readouterr().out
         assert file.read_bytes() == right
 
@@ -111,37 +105,27 @@ def test_verify_reads_what_opening_trusts_and_closes_what_is_wrong(
     assert re.search(r"shards: 2\nverified_seconds: [0-9.e-]+\n", capsys.readouterr().out)
     file, info = tmp_path / "index" / "table.1", tmp_path / "index" / "index.json"
 
-    def hide(hashes: bool) -> None:
+    def hide(file: Path, *, hashes: bool) -> None:
         """Make the record agree with the changed file: in its time, or in its hash as well."""
         trusted = json.loads(info.read_text())
-        entry = trusted["files"]["table.1"]
-        trusted["files"]["table.1"] = (
-            file_record(file) if hashes else entry | {"mtime_ns": file.stat().st_mtime_ns}
-        )
+        record = file_record(file)
+        known = record if hashes else {"mtime_ns": record["mtime_ns"]}
+        trusted["files"][file.name] |= known
         info.write_text(json.dumps(trusted))
 
     for hashes, problem in ((False, "differs from its hash"), (True, "out of order at entry")):
         data = bytearray(file.read_bytes())
         data[4:6], data[8:10] = data[8:10], data[4:6]  # two entries of two bytes change places
         file.write_bytes(data)
-        hide(hashes)
+        hide(file, hashes=hashes)
         Index.open(tmp_path / "index")
         with pytest.raises(UserError, match=problem):
             verify_index(tmp_path / "index")
         with pytest.raises(UserError, match="no index in"):
             Index.open(tmp_path / "index")
-        build_index(
-            [tmp_path / "tokens"],
-            tmp_path / "input",
-            tmp_path / "index",
-            builder="divsufsort",
-            shard_images=20,
-        )
-        verify_index(tmp_path / "index")
+        verify_index(indexed(tmp_path, shard_images=20).path)
     (offsets := tmp_path / "index" / "offset.0").write_bytes(offsets.read_bytes()[::-1])
-    trusted = json.loads(info.read_text())
-    trusted["files"]["offset.0"] = file_record(offsets)
-    info.write_text(json.dumps(trusted))
+    hide(offsets, hashes=True)
     with pytest.raises(UserError, match=r"offset\.0 does not list the separators"):
         verify_index(tmp_path / "index")
 
@@ -150,68 +134,46 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no index in .*: run build_index\.sh first"):
         Index.open(tmp_path)
     with pytest.raises(UserError, match=r"no tokens in .*: run tokenize_fast\.py first"):
-        build_index([tmp_path / "none"], tmp_path / "input", tmp_path / "index")
+        indexed(tmp_path, "none")
     (tmp_path / "index.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match=r"has format 1, not 2: run build_index\.sh again"):
         Index.open(tmp_path)
     a = token_folder(tmp_path / "a", np.zeros((3, 4), int))
-    b = token_folder(tmp_path / "b", np.zeros((3, 5), int))
-    with pytest.raises(
-        UserError, match=r"tokens_per_image 5, .*: an index holds tokens made in one way"
-    ):
-        build_index([a, b], tmp_path / "input", tmp_path / "index")
+    token_folder(tmp_path / "b", np.zeros((3, 5), int))
+    token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)
+    said = r"tokens_per_image 5, .*: an index holds tokens made in one way"
+    with pytest.raises(UserError, match=said):
+        indexed(tmp_path, "a", "b")
     with pytest.raises(UserError, match="every image is held out"):
-        build_index(
-            [token_folder(tmp_path / "c", np.zeros((3, 4), int), 512, 1.0)],
-            tmp_path / "i",
-            tmp_path / "index",
-        )
+        indexed(tmp_path, "c")
     data = bytearray((a / "shard-00000.npy").read_bytes())
     data[-1] ^= 1
     (a / "shard-00000.npy").write_bytes(data)
     with pytest.raises(UserError, match="differs from its hash"):
-        build_index([a], tmp_path / "input", tmp_path / "index")
+        indexed(tmp_path, "a")
 
 
-needs_tool = pytest.mark.skipif(
+@pytest.mark.skipif(
     not find_tg_build_index(),
-    reason=(
-        "tg_build_index is not found: set TG_BUILD_INDEX, the PATH, or build Fastgram in "
-        "Fastgram/build/"
-    ),
+    reason="no tg_build_index: set TG_BUILD_INDEX, the PATH, or build Fastgram in Fastgram/build/",
 )
-
-
-@needs_tool
 def test_tg_build_index_gives_the_same_bytes_or_is_refused_where_the_pointers_widen(
     tmp_path: Path,
 ) -> None:
     tool, refused = find_tg_build_index(), 0
     assert tool
     # Around 128 and 32,768 tokens, two more or less decide the width.
-    for n, length in (
-        (1, 123),
-        (1, 124),
-        (1, 125),
-        (1, 126),
-        (1, 127),
-        (56, 583),
-        (5, 6552),
-        (5, 6553),
-        (6, 5460),
-    ):
-        tokens = np.random.default_rng(n).integers(0, 3, (n, length))
-        right = index_of(tmp_path / f"{n}-{length}", tokens)
-        table, source = tmp_path / "table", tmp_path / f"{n}-{length}" / "input"
-        if pointer_width(len(right.shards[0].tokens)) != pointer_width(
-            len(right.shards[0].tokens) - 2
-        ):
+    around = [(1, length) for length in range(123, 128)]
+    for n, length in (*around, (56, 583), (5, 6552), (5, 6553), (6, 5460)):
+        folder = tmp_path / f"{n}-{length}"
+        right = index_of(folder, np.random.default_rng(n).integers(0, 3, (n, length)))
+        table, source = tmp_path / "table", folder / "input"
+        size = len(right.shards[0].tokens)
+        if pointer_width(size) != pointer_width(size - 2):
             refused += 1
             with pytest.raises(UserError, match="use --builder divsufsort"):
                 build_with_fastgram(tool, source, table)
-            auto = build_index(
-                [tmp_path / f"{n}-{length}" / "tokens"], source, tmp_path / f"auto-{n}-{length}"
-            )
+            auto = build_index([folder / "tokens"], source, folder / "auto")
             assert auto.info["builder"].startswith("pydivsufsort ")
         else:
             build_with_fastgram(tool, source, table)
@@ -279,7 +241,7 @@ def test_the_token_folders_are_found_by_path_and_known_by_their_contents(
     here.mkdir()
     monkeypatch.chdir(here)
     token_folder(Path("tokens"), rows)
-    build_index([Path("tokens")], Path("input"), Path("index"), builder="divsufsort")
+    indexed(Path())
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(Index.open(Path("here/index")).token_folders()[0].load().tokens, rows)
 
@@ -302,5 +264,4 @@ def test_tokens_made_again_with_the_same_bytes_are_the_same(tmp_path: Path) -> N
     folder = TokenFolder.open(token_folder(tmp_path / "tokens", rows))
     marker = folder.path / "shard-00000.json"
     marker.write_text(marker.read_text().replace('"seconds": 1.0', '"seconds": 2.0'))
-    again = build_index([folder.path], tmp_path / "input", tmp_path / "index", builder="divsufsort")
-    assert again.info == index.info
+    assert indexed(tmp_path).info == index.info

@@ -1,5 +1,4 @@
-"""Several processes build one index in a shared folder, as torchrun starts them: the bytes of a
-single one."""
+"""Several processes build one index, as torchrun starts them: the bytes of a single one."""
 
 import os
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from imagegram import machine
 from imagegram.artifact import MARKER, Artifact
 from imagegram.cli import UserError
-from imagegram.index.build import build_index, build_share
+from imagegram.index.build import build_share
 from imagegram.index.folder import Index
 from imagegram.machine import Processes
 from tests.index.test_build import files_of
@@ -63,19 +62,12 @@ def test_one_is_killed_and_another_number_goes_on(
     said = capsys.readouterr().out
     assert said.count("suffixes\n") == missing  # sorted now; the others are kept
     assert files_of(index.path) == right
-    hidden = {
-        file.name for file in (tmp_path / "shared").rglob(".*") if not file.name.startswith(".lock")
-    }
-    assert hidden == {MARKER}
+    hidden = {file.name for file in (tmp_path / "shared").rglob(".*")}
+    assert {name for name in hidden if not name.startswith(".lock")} == {MARKER}
 
     assert share(tmp_path, 1, 2) is not None  # one that comes too late finds it finished
-    build_index(
-        [tmp_path / "tokens"],
-        tmp_path / "shared" / "input",
-        index.path,
-        builder="divsufsort",
-        shard_images=10,
-    )
+    capsys.readouterr()
+    assert share(tmp_path, 0, 1) is not None
     assert "nothing to build" in capsys.readouterr().out
 
 
@@ -111,24 +103,10 @@ def test_what_a_process_is_writing_is_left_alone_by_the_others(
 def test_torchrun(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 3, (1600, 40))
     right = files_of(index_of(tmp_path, tokens, shard_images=200).path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [
-        "-m",
-        "imagegram.index",
-        "build",
-        "--tokens",
-        str(tmp_path / "tokens"),
-        "--shard-images",
-        "200",
-    ]
-    command += [
-        "--index-input",
-        str(tmp_path / "in"),
-        "--index",
-        str(tmp_path / "out"),
-        "--builder",
-        "divsufsort",
-    ]
+    started = "-m torch.distributed.run --standalone --nproc-per-node=2 -m imagegram.index build"
+    places = ["--tokens", tmp_path / "tokens", "--index-input", tmp_path / "in"]
+    how = ["--shard-images", "200", "--builder", "divsufsort", "--index"]
+    command = [sys.executable, *started.split(), *map(str, places), *how, str(tmp_path / "out")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

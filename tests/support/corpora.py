@@ -61,10 +61,15 @@ def index_of(
     path: Path, tokens: NDArray[np.integer], vocab_size: int = 512, shard_images: int = 0
 ) -> Index:
     """An index of all rows of `tokens` [n, L], below `path`."""
-    folder = token_folder(path / "tokens", tokens, vocab_size)
-    return build_index(
-        [folder], path / "input", path / "index", builder="divsufsort", shard_images=shard_images
-    )
+    token_folder(path / "tokens", tokens, vocab_size)
+    return indexed(path, shard_images=shard_images)
+
+
+def indexed(path: Path, *tokens: str, index: str = "index", shard_images: int = 0) -> Index:
+    """The index of the token folders of these names below `path`."""
+    folders = [path / name for name in tokens or ["tokens"]]
+    places = folders, path / "input", path / index
+    return build_index(*places, builder="divsufsort", shard_images=shard_images)
 
 
 PLACE = tempfile.TemporaryDirectory(prefix="indexes-")  # gone when the tests end
