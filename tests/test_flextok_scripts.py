@@ -1,5 +1,4 @@
-"""The scripts end to end with a tiny random FlexTok in a local folder and a saved data set with
-cifar10's columns."""
+"""The scripts end to end: a tiny random FlexTok, a saved data set with cifar10's columns."""
 
 import importlib.util
 import json
@@ -16,7 +15,7 @@ from imagegram.data.preprocess import preprocess
 from imagegram.data.scenes import scene
 from imagegram.tokens import TokenFolder
 from tests.support.random_flextok import Shape, save_random_flextok
-from tests.test_scripts import build, run_generate, run_tokenize
+from tests.support.scripts import build, run_generate, run_tokenize
 
 if importlib.util.find_spec("flextok") is None:
     pytest.skip(
@@ -35,61 +34,31 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cifar")
-    features = datasets.Features(
-        {"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
-    )
-    rows = {
-        "img": [Image.fromarray(scene(2, i)[0]) for i in range(IMAGES)],
-        "label": [i % 10 for i in range(IMAGES)],
-    }
-    data = datasets.Dataset.from_dict(rows, features=features)
+    types = {"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    pictures = [Image.fromarray(scene(2, i)[0]) for i in range(IMAGES)]
+    rows = {"img": pictures, "label": [i % 10 for i in range(IMAGES)]}
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(types))
     datasets.DatasetDict({"train": data, "test": data.select(range(5))}).save_to_disk(folder)
     return folder
 
 
 def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -> None:
-    arguments = [
-        "--dataset",
-        str(cifar),
-        "--codec",
-        str(codec),
-        "--shard-size",
-        "10",
-        "--batch-size",
-        "7",
-    ]
-    assert run_tokenize(*arguments, "--workers", "1", "--out", str(tmp_path / "tokens")) == 0
+    tokenizing = f"--dataset {cifar} --codec {codec} --shard-size 10 --batch-size 7 --workers 1"
+    assert run_tokenize(tokenizing, f"--out {tmp_path}/tokens") == 0
     folder = TokenFolder.open(tmp_path / "tokens")
     m, corpus = folder.manifest, folder.load()
-    assert (m.codec, m.precision, m.tokens_per_image, m.vocab_size) == (
-        str(codec),
-        "float32",
-        TOKENS,
-        64000,
-    )
-    assert (m.image_size, m.image_column, m.label_column, m.class_names) == (
-        256,
-        "img",
-        "label",
-        tuple(NAMES),
-    )
+    sizes = (m.precision, m.tokens_per_image, m.vocab_size, m.image_size)
+    assert sizes == ("float32", TOKENS, 64000, 256)
+    columns = (m.codec, m.image_column, m.label_column, m.class_names)
+    assert columns == (str(codec), "img", "label", tuple(NAMES))
     assert corpus.labels.tolist() == [i % 10 for i in range(IMAGES)]
     pixels = preprocess(Image.fromarray(scene(2, 23)[0]), 256)
     assert np.array_equal(load_codec(str(codec)).encode(pixels[None])[0], corpus.tokens[23])
 
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
-    arguments = [
-        "--index",
-        str(tmp_path / "index"),
-        "--sequences",
-        "8",
-        "--decoded",
-        "2",
-        "--timesteps",
-        "2",
-    ]
-    assert run_generate(*arguments, "--prefixes", "1", "--out", str(tmp_path / "made")) == 0
+    asked = f"--index {tmp_path}/index --sequences 8 --decoded 2 --timesteps 2 --prefixes 1"
+    assert run_generate(asked, f"--out {tmp_path}/made") == 0
     assert np.load(tmp_path / "made" / "tokens.npy").shape == (8, TOKENS)
     assert Image.open(tmp_path / "made" / "image_0001.png").size == (256, 256)
     # 1, 2, 4, 8, 16, 32 tokens

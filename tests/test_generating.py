@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from imagegram.cli import UserError
-from imagegram.codec import Codec
 from imagegram.generating import Request, Run
 from imagegram.index.folder import Index
 from imagegram.machine import Processes
@@ -19,7 +18,18 @@ from imagegram.samplers import Aligned
 from imagegram.samplers.draw import Draw
 from tests.support.corpora import index_of
 from tests.support.fake_codec import FakeCodec
-from tests.test_scripts import build, run_generate, run_tokenize
+from tests.support.scripts import build, run_generate, run_tokenize
+
+
+def real_images(count: int) -> HeldOut:
+    """Held-out images of four tokens below 500 and three classes."""
+    tokens = np.random.default_rng(1).integers(0, 500, (count, 4)).astype(np.uint16)
+    return HeldOut(tokens, np.arange(count) % 3, np.zeros((count, 2), np.int64))
+
+
+def random_index(folder: Path, seed: int = 0) -> Index:
+    tokens = np.random.default_rng(seed).integers(0, 500, (60, 4))
+    return index_of(folder, tokens, vocab_size=500)
 
 
 def test_parts_come_back_and_are_joined_with_what_is_decoded_first(tmp_path: Path) -> None:
@@ -50,16 +60,8 @@ def test_parts_come_back_and_are_joined_with_what_is_decoded_first(tmp_path: Pat
 
 def test_fewer_sequences_than_pictures_asked_for_are_all_shown(tmp_path: Path) -> None:
     index = index_of(tmp_path, np.zeros((5, 4), int), vocab_size=500)
-    held_out = HeldOut(
-        np.zeros((0, 4), np.uint16), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-    )
-    run = Run(
-        index,
-        FakeCodec(),
-        held_out,
-        Request(Draw(Aligned()), sequences=9, decoded=9, seed=2),
-        tmp_path,
-    )
+    request = Request(Draw(Aligned()), sequences=9, decoded=9, seed=2)
+    run = Run(index, FakeCodec(), real_images(0), request, tmp_path)
     images, noises = run.decode(index.tokens, 2)
     assert len(images) == 5
     assert noises.tolist() == [2_000_000 + i for i in range(5)]
@@ -69,15 +71,11 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 2)
-    assert (
-        run_tokenize("--images", "30", "--held-out-share", "0", "--out", str(tmp_path / "tokens"))
-        == 0
-    )
+    assert run_tokenize(f"--images 30 --held-out-share 0 --out {tmp_path}/tokens") == 0
     assert build(tmp_path, tmp_path / "tokens").returncode == 0
     capsys.readouterr()
-    asked = ["--sequences", "8", "--decoded", "0"]
-    out = tmp_path / "generated/kernel-seed0"
-    assert run_generate("--index", str(tmp_path / "index"), *asked, "--out", str(out)) == 0
+    out = f"--out {tmp_path}/generated/kernel-seed0"
+    assert run_generate(f"--index {tmp_path}/index --sequences 8 --decoded 0", out) == 0
     printed = capsys.readouterr().out
     assert printed.count("no held-out images:") == 1
     assert "closer_than_held_out: -\n" in printed
@@ -93,32 +91,15 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
 def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
-    indexes = [
-        index_of(tmp_path / name, rng.integers(0, 500, (60, 4)), vocab_size=500) for name in "ab"
-    ]
-    held_out = HeldOut(
-        rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64)
-    )
+    real = real_images(9)
     request = Request(Draw(Aligned()), sequences=5, decoded=0, seed=0)
+    usual: dict[str, Any] = {"index": random_index(tmp_path / "a"), "codec": FakeCodec()}
+    usual |= {"held_out": real, "request": request, "path": tmp_path / "out"}
 
-    def is_made(index: Index = indexes[0], codec: Codec | None = None, **changes: Any) -> bool:
-        asked = replace(
-            request, **{name: value for name, value in changes.items() if name != "held_out"}
-        )
-        real = changes.get("held_out", held_out)
-        return Run(index, codec or FakeCodec(), real, asked, tmp_path / "out").generate().new
+    def is_made(**changes: Any) -> bool:
+        return Run(**usual | changes).generate().new
 
-    assert is_made()
-    assert not is_made()
-    for change in (
-        {"index": indexes[1]},
-        {"codec": FakeCodec(name="another")},
-        {"codec": FakeCodec(revision="2")},
-        {"codec": FakeCodec(timesteps=7)},
-        {"codec": FakeCodec(guidance_scale=2.0)},
-        {"held_out": replace(held_out, tokens=held_out.tokens[::-1])},
-        {"held_out": replace(held_out, labels=held_out.labels[::-1])},
+    requests = [
         {"draw": Draw(Aligned(context=1))},
         {"draw": Draw(Aligned(), length=3)},
         {"draw": Draw(Aligned(), prompt=1)},
@@ -129,12 +110,24 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         {"seeds": 2},
         {"timesteps": 3},
         {"guidance_scale": 1.5},
+    ]
+    assert is_made()
+    assert not is_made()
+    for change in (
+        {"index": random_index(tmp_path / "b", seed=2)},
+        {"codec": FakeCodec(name="another")},
+        {"codec": FakeCodec(revision="2")},
+        {"codec": FakeCodec(timesteps=7)},
+        {"codec": FakeCodec(guidance_scale=2.0)},
+        {"held_out": replace(real, tokens=real.tokens[::-1])},
+        {"held_out": replace(real, labels=real.labels[::-1])},
+        *({"request": replace(request, **other)} for other in requests),
     ):
         assert is_made(**change), change
         assert not is_made(**change), change
         assert is_made()
-    assert is_made(decoded=5)
-    assert not is_made(decoded=9)  # there are five
+    assert is_made(request=replace(request, decoded=5))
+    assert not is_made(request=replace(request, decoded=9))  # there are five
     assert is_made()
     for constant in ("generating.FIGURES_VERSION", "samplers.Aligned.version"):
         monkeypatch.setattr(f"imagegram.{constant}", 99)
@@ -144,16 +137,12 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
 def test_seeds_of_several_processes_make_the_report_of_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng = np.random.default_rng(0)
-    index = index_of(tmp_path, rng.integers(0, 500, (60, 4)), vocab_size=500)
-    held_out = HeldOut(
-        rng.integers(0, 500, (9, 4)).astype(np.uint16), np.arange(9) % 3, np.zeros((9, 2), np.int64)
-    )
+    index, real = random_index(tmp_path), real_images(9)
     request = Request(Draw(Aligned(), prompt=1), sequences=5, decoded=2, seed=3, seeds=3)
 
     def made(name: str, rank: int = 0, world_size: int = 1, request: Request = request) -> Run:
         processes = Processes(rank, world_size)
-        return Run(index, FakeCodec(), held_out, request, tmp_path / name, processes).generate()
+        return Run(index, FakeCodec(), real, request, tmp_path / name, processes).generate()
 
     one = made("one")
     assert not made("one").new

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +22,9 @@ from imagegram.data.spec import DatasetSpec
 from imagegram.generating import Run
 from imagegram.samplers import Aligned, Kernel, Ntd
 from overnight import night
-from tests.support.kills import killed
+from tests.support.kills import fork, killed
 from tests.support.overnight import make_nights_quick, run
+from tests.support.scripts import one_line
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +33,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(out: Path) -> dict[str, object]:
-    """All that a night computes: the bytes of tokens, index, samples and pictures, and the
-    figures."""
+    """All that a night computes: bytes of tokens, index, samples and pictures; the figures."""
     found: dict[str, object] = {}
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))
@@ -64,8 +65,7 @@ def finished(folder: Path, tmp_path: Path, _quick: None) -> Path:
 def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     right = results(finished)
     out = tmp_path / "killed"
-    rng = random.Random(1)
-    kills = 0
+    rng, kills = random.Random(1), 0
     while kills < 10:
         if killed(lambda: run(out), at_event=rng.randint(5, 60)):
             kills += 1
@@ -78,13 +78,8 @@ def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_p
 
 
 def test_every_folder_of_a_night_has_its_marker(finished: Path) -> None:
-    made = {
-        folder.name
-        for folder in (finished, *finished.rglob("*"))
-        if folder.is_dir() and folder.name != "generated"
-    }
-    marked = {file.parent.name for file in finished.rglob(MARKER)}
-    assert marked == made
+    made = {path for path in (finished, *finished.rglob("*")) if path.is_dir()}
+    assert {file.parent for file in finished.rglob(MARKER)} == made - {finished / "generated"}
 
 
 def test_two_data_sets_share_an_index_and_their_classes_stay_apart(finished: Path) -> None:
@@ -102,16 +97,8 @@ def test_every_data_set_has_an_index_of_its_own_when_asked(
 ) -> None:
     monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Aligned(context=0)})
     (tmp_path / "empty").mkdir()
-    arguments = [
-        "--separate",
-        "--dataset",
-        "digits",
-        str(tmp_path / "empty"),
-        "shapes",
-        "--sequences",
-        "20",
-    ]
-    assert run(tmp_path / "out", *arguments) == 1
+    data = f"--dataset digits {tmp_path}/empty shapes"
+    assert run(tmp_path / "out", "--separate --sequences 20", data) == 1
     assert "out/empty: " in capsys.readouterr().err  # named, and the others are finished
     for name in ("digits", "shapes"):
         assert (tmp_path / "out" / name / "report.html").exists()
@@ -149,8 +136,7 @@ def test_a_new_sampler_costs_only_itself(
     assert said.count("generated in") == 1
     assert "three" in (finished / "report.html").read_text()
     after = durations(finished)
-    # not measured anew
-    assert before == {name: seconds for name, seconds in after.items() if name != "three"}
+    assert before == {name: after[name] for name in after if name != "three"}  # not measured anew
 
 
 def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
@@ -175,12 +161,25 @@ def test_bytes_of_the_index_that_flipped_are_found_and_made_again(
     (finished / "report.html").unlink()  # the night is to go on
     table = finished / "index" / "table.0"
     time_before = table.stat().st_mtime_ns
-    content = table.read_bytes()
-    table.write_bytes(content[:100] + bytes([content[100] ^ 2]) + content[101:])
+    content = bytearray(table.read_bytes())
+    content[100] ^= 2
+    table.write_bytes(content)
     os.utime(table, ns=(time_before, time_before))
     assert run(finished) == 0
     assert f"not kept: {table} differs from its hash" in capsys.readouterr().out
     assert results(finished) == right
+
+
+def break_copies(monkeypatch: pytest.MonkeyPatch, breaks: Callable[[Run], object]) -> None:
+    """Something happens when the sampler "copies" is run."""
+    whole = Run.generate
+
+    def generate(run: Run) -> Run:
+        if run.request.draw.sampler == Ntd(context=9):
+            breaks(run)
+        return whole(run)
+
+    monkeypatch.setattr(Run, "generate", generate)
 
 
 @pytest.mark.parametrize(
@@ -192,17 +191,13 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
     capsys: pytest.CaptureFixture[str],
     fault: Exception,
 ) -> None:
-    whole = Run.generate
-
-    def make(run: Run) -> Run:
-        if run.request.draw.sampler == Ntd(context=9):
-            Artifact(run.path, "images").claim()
-            (run.path / "image_0000.png").touch()
-            raise fault
-        return whole(run)
+    def fails(run: Run) -> None:
+        Artifact(run.path, "images").claim()
+        (run.path / "image_0000.png").touch()
+        raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "generate", make)
+        break_copies(patch, fails)
         assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert f"error: copies: {fault}" in said.err
@@ -230,10 +225,8 @@ def test_a_page_that_cannot_be_written_does_not_end_the_night(
         assert run(tmp_path) == 1
     said = capsys.readouterr()
     assert said.out.count("generated in") == 4  # three samplers and the held-out images
-    assert (
-        "writing the page failed, as said above; 3 of 3 samplers finished"
-        in said.err.splitlines()[-1]
-    )
+    last = said.err.splitlines()[-1]
+    assert "writing the page failed, as said above; 3 of 3 samplers finished" in last
     assert run(tmp_path) == 0
     assert (tmp_path / "report.html").exists()
 
@@ -281,43 +274,28 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
         raise OSError(30, "Read-only file system")
 
     little = SimpleNamespace(free=1_000_000)
+    memory = "1.0 GiB are available: end other programs, or take fewer"
     for place, value, message in (
         ("imagegram.files.shutil.disk_usage", lambda path: little, "1.0 MB are free: free"),
-        (
-            "overnight.plan.memory_available",
-            lambda: 2**30,
-            "1.0 GiB are available: end other programs, or take fewer",
-        ),
-        (
-            "overnight.plan.tempfile.TemporaryFile",
-            read_only,
-            f"{tmp_path} cannot be written to (Read-only file sys",
-        ),
+        ("overnight.plan.memory_available", lambda: 2**30, memory),
+        ("overnight.plan.tempfile.TemporaryFile", read_only, "written to (Read-only file sys"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
             assert run(tmp_path / "out") == 1
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1
+        assert message in one_line(capsys)
         assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_of_other_settings_is_not_replaced(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = results(finished)
-    assert run(finished, "--decoded", "5") == 1
-    assert (
-        "two-seed0 holds a finished run of other settings (decoded: 6 -> 5): give"
-        in capsys.readouterr().err
-    )
+    right, other = results(finished), "holds a finished run of other settings"
+    assert run(finished, "--decoded 5") == 1
+    assert f"two-seed0 {other} (decoded: 6 -> 5): give" in capsys.readouterr().err
     monkeypatch.setitem(overnight_run.SAMPLERS, "one", Aligned(context=1))
     assert run(finished) == 1
-    assert (
-        "one-seed0 holds a finished run of other settings (context: 0 -> 1): give"
-        in capsys.readouterr().err
-    )
+    assert f"one-seed0 {other} (context: 0 -> 1): give" in capsys.readouterr().err
     assert results(finished) == right
 
 
@@ -328,14 +306,7 @@ def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
     capsys: pytest.CaptureFixture[str],
     stop: signal.Signals,
 ) -> None:
-    whole = Run.generate
-
-    def make(run: Run) -> Run:
-        if run.request.draw.sampler == Ntd(context=9):
-            os.kill(os.getpid(), stop)
-        return whole(run)
-
-    monkeypatch.setattr(Run, "generate", make)
+    break_copies(monkeypatch, lambda run: os.kill(os.getpid(), stop))
     # SIGHUP is ignored under nohup, by the night as well
     before = signal.signal(stop, signal.SIG_DFL)
     try:
@@ -352,14 +323,14 @@ def test_everything_is_checked_before_anything_is_made(
 ) -> None:
     out = tmp_path / "out"
     for samplers, arguments, message in (
-        ({"a/b": Aligned()}, [], "the sampler 'a/b' names a folder"),
-        ({}, [], "no sampler"),
-        ({"one": Aligned()}, ["--sequences", "0"], "--sequences must be at least 1"),
-        ({"one": Aligned()}, ["--dataset", "digits", "digits"], "stands twice"),
+        ({"a/b": Aligned()}, "", "the sampler 'a/b' names a folder"),
+        ({}, "", "no sampler"),
+        ({"one": Aligned()}, "--sequences 0", "--sequences must be at least 1"),
+        ({"one": Aligned()}, "--dataset digits digits", "stands twice"),
     ):
         monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
-        assert run(out, *arguments) == 1
-        assert message in capsys.readouterr().err
+        assert run(out, arguments) == 1
+        assert message in one_line(capsys)
         assert not out.exists()
 
 
@@ -368,12 +339,13 @@ def test_a_second_night_in_the_same_folder_is_refused(
 ) -> None:
     (finished / "night.json").unlink()
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def hold() -> None:
         with Artifact(finished, "run").lock():
             os.write(writer, b".")
             time.sleep(60)
-        os._exit(0)
+
+    child = fork(hold)
     os.read(reader, 1)
     try:
         assert run(finished) == 1

@@ -1,5 +1,4 @@
-"""The same command gives the same bytes, whatever the threads, batches, shards and processes, and
-where it stopped."""
+"""The same command gives the same bytes, whatever threads, batches, shards, processes and stops."""
 
 import json
 from collections.abc import Iterator
@@ -10,20 +9,17 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-import generate_images
-import tokenize_fast
 import tokenize_imagenet_large
 from imagegram.cli import run_script
-from imagegram.index import __main__ as build_index
+from imagegram.index import __main__ as index
+from tests.support.scripts import run, run_generate, run_tokenize
 
 SAMPLERS = ("kernel", "ntd")
-DURATIONS = {"sequences_per_second", "decoded_images_per_second"}
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Classifiers and kernels hardly trained; with 20 steps the order of sums would show in the
-    figures."""
+    """Classifiers and kernels hardly trained: 20 steps show the order of sums in the figures."""
     monkeypatch.setattr("imagegram.metrics.coherence.STEPS", 20)
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
     threads = torch.get_num_threads()
@@ -34,45 +30,23 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def night(
     folder: Path, *, threads: int, batch_size: int, shard_images: int
 ) -> dict[str, dict[str, Any]]:
-    """Pictures of each sampler from the first image on, in `folder`; their reports without
-    durations."""
+    """Pictures of each sampler in `folder`, from the first image on; their reports."""
     torch.set_num_threads(threads)
-    options = [
-        f"--out={folder}/t",
-        "--images=500",
-        f"--batch-size={batch_size}",
-        "--shard-size=100",
-    ]
-    commands = [
-        (tokenize_fast, options),
-        (
-            build_index,
-            ["build", f"--tokens={folder}/t", f"--index={folder}/i", f"--index-input={folder}/in"],
-        ),
-        *(
-            (
-                generate_images,
-                [
-                    name,
-                    f"--index={folder}/i",
-                    f"--out={folder}/{name}",
-                    "--sequences=60",
-                    "--decoded=5",
-                ],
-            )
-            for name in SAMPLERS
-        ),
-    ]
-    commands[1][1].append(f"--shard-images={shard_images}")
+    sizes = f"--images=500 --batch-size={batch_size} --shard-size=100"
+    places = f"--tokens={folder}/t --index={folder}/i --index-input={folder}/in"
     with threadpool_limits(threads):
-        for script, options in commands:
-            config = script.Build | script.Verify if script is build_index else script.Config
-            assert run_script(script.main, config, script.__doc__, options) == 0
-    reports = {name: json.loads((folder / name / "report.json").read_text()) for name in SAMPLERS}
-    return {
-        n: {key: value for key, value in each.items() if key not in DURATIONS}
-        for n, each in reports.items()
-    }
+        assert run_tokenize(f"--out={folder}/t", sizes) == 0
+        arguments = ["build", *places.split(), f"--shard-images={shard_images}"]
+        assert run_script(index.main, index.Build | index.Verify, None, arguments) == 0
+        reports = {}
+        for name in SAMPLERS:
+            asked = f"{name} --index={folder}/i --out={folder}/{name} --sequences=60 --decoded=5"
+            assert run_generate(asked) == 0
+            reports[name] = json.loads((folder / name / "report.json").read_text())
+    for report in reports.values():
+        for duration in ("sequences_per_second", "decoded_images_per_second"):
+            del report[duration]
+    return reports
 
 
 @pytest.mark.usefixtures("hasty")
@@ -86,20 +60,12 @@ def test_a_report_depends_on_no_number_of_threads_batches_shards_or_processes(
     # The second time another process has tokenized its share, and was killed in its last shard.
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    share = [
-        "--dataset=digits",
-        "--codec=tiny",
-        "--images=500",
-        "--shard-size=100",
-        f"--out={folder}/t",
-    ]
-    assert run_script(tokenize_imagenet_large.main, tokenize_imagenet_large.Config, "", share) == 0
+    share = "--dataset=digits --codec=tiny --images=500 --shard-size=100"
+    assert run(tokenize_imagenet_large, share, f"--out={folder}/t") == 0
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name)
-    assert sorted(file.name for file in (folder / "t").glob("shard-*.json")) == [
-        "shard-00001.json",
-        "shard-00003.json",
-    ]
+    shards = sorted(file.name for file in (folder / "t").glob("shard-*.json"))
+    assert shards == ["shard-00001.json", "shard-00003.json"]
     (folder / "t" / "shard-00003.json").unlink()
     (folder / "t" / "shard-00003.npy").write_bytes(b"cut sho")
 
@@ -109,8 +75,6 @@ def test_a_report_depends_on_no_number_of_threads_batches_shards_or_processes(
     for sampler in SAMPLERS:
         assert one[sampler]["request"].pop("index") != many[sampler]["request"].pop("index")
         for name in ("tokens.npy", *(f"image_{i:04d}.png" for i in range(5))):
-            files = [
-                (place / sampler / name).read_bytes() for place in (folder, tmp_path / "before")
-            ]
-            assert files[0] == files[1]
+            before = tmp_path / "before" / sampler / name
+            assert (folder / sampler / name).read_bytes() == before.read_bytes()
     assert one == many

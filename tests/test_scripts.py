@@ -1,11 +1,7 @@
-"""Every script on tiny input: they chain, they agree with the overnight run, bad input ends in one
-line."""
+"""Every script on tiny input: they chain, and agree with the overnight run; bad input is a line."""
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,15 +12,22 @@ from PIL import Image
 
 import generate_images
 import overnight_run
-import tokenize_fast
-from imagegram.cli import run_script
 from imagegram.codec.tiny import TinyCodec
 from imagegram.metrics import coherence
 from imagegram.samplers import Aligned
 from imagegram.samplers.kernel import fit as kernel_fit
 from imagegram.tokens import TokenFolder
+from tests.support.scripts import (
+    ROOT,
+    build,
+    one_line,
+    program,
+    run,
+    run_generate,
+    run_overnight,
+    run_tokenize,
+)
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = (
     "tokenize_fast",
     "tokenize_imagenet_large",
@@ -32,40 +35,6 @@ SCRIPTS = (
     "overnight_run",
     "train_tiny_flextok",
 )
-
-
-def run_tokenize(*arguments: str) -> int:
-    return run_script(
-        tokenize_fast.main, tokenize_fast.Config, tokenize_fast.__doc__, list(arguments)
-    )
-
-
-def run_generate(*arguments: str) -> int:
-    script = generate_images
-    return run_script(
-        script.main, script.Config, script.__doc__, list(arguments), renamed=script.RENAMED
-    )
-
-
-def run_overnight(*arguments: str) -> int:
-    return run_script(
-        overnight_run.main, overnight_run.Config, overnight_run.__doc__, list(arguments)
-    )
-
-
-def build(folder: Path, tokens: Path) -> subprocess.CompletedProcess[str]:
-    """build_index.sh with everything below `folder`."""
-    command = [
-        ROOT / "build_index.sh",
-        "--tokens",
-        tokens,
-        "--index-input",
-        folder / "input",
-        "--index",
-        folder / "index",
-    ]
-    environment = os.environ | {"PYTHON": sys.executable}
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,18 +51,19 @@ def few_steps() -> Iterator[None]:
 
 
 # of these images, 43 are held out
-SMALL = ("--images", "500", "--sequences", "30", "--decoded", "4")
+IMAGES, SMALL = "--images 500", "--sequences 30 --decoded 4"
 
 
 @pytest.fixture(scope="module")
 def overnight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished overnight run."""
     out = tmp_path_factory.mktemp("overnight")
-    assert run_overnight(*SMALL, "--out", str(out)) == 0
+    assert run_overnight(IMAGES, SMALL, f"--out {out}") == 0
     return out
 
 
 def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -> None:
+    corpus = TokenFolder.open(overnight / "tokens").load()
     for name in overnight_run.SAMPLERS:
         folder = overnight / "generated" / f"{name}-seed0"
         tokens, sources = np.load(folder / "tokens.npy"), np.load(folder / "sources.npy")
@@ -102,22 +72,18 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
         assert Image.open(folder / "grid.png").width > 300
         assert (folder / "listening.png").exists() == (name == "kernel")
         report = json.loads((folder / "report.json").read_text())
-        assert (
-            0
-            <= report["generated"]["exact_copies"]["low"]
-            <= report["generated"]["exact_copies"]["high"]
-            <= 1
-        )
+        generated = report["generated"]
+        copies = generated["exact_copies"]
+        assert 0 <= copies["low"] <= copies["high"] <= 1
         assert report["held_out"]["exact_copies"]["value"] == 0
-        assert "coherence" not in report["generated"]  # four images cannot tell
-        corpus = TokenFolder.open(overnight / "tokens").load()
+        assert "coherence" not in generated  # four images cannot tell
         rows = np.searchsorted(corpus.ordinals, sources[..., 1])
         # one data set, none of whose bad images shifts the ordinals
         assert (sources[..., 0] == 0).all()
         if name != "kernel":  # whose tokens step away from their sources
             assert np.array_equal(corpus.tokens[rows, sources[..., 2]], tokens)
-        assert 0 <= report["generated"]["exact_copy_probability"]["value"] < 1 + 1e-9
-        assert report["generated"]["held_out_bits"]["value"] > 4
+        assert 0 <= generated["exact_copy_probability"]["value"] < 1 + 1e-9
+        assert generated["held_out_bits"]["value"] > 4
     page = (overnight / "report.html").read_text()
     assert all(f'id="{name}"' in page for name in overnight_run.SAMPLERS)
     walls = len(overnight_run.SAMPLERS) + 1  # and the held-out images
@@ -129,34 +95,22 @@ def test_the_overnight_run_leaves_pictures_numbers_and_a_page(overnight: Path) -
 def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
     overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_tokenize("--images", "500", "--out", str(tmp_path / "tokens")) == 0
+    assert run_tokenize(IMAGES, f"--out {tmp_path}/tokens") == 0
     built = build(tmp_path, tmp_path / "tokens")
     assert built.returncode == 0, built.stderr
-    arguments = ["--index", str(tmp_path / "index"), *SMALL[2:], "--out", str(tmp_path / "g")]
-    assert run_generate(*arguments) == 0
+    asked = f"--index {tmp_path}/index", SMALL
+    assert run_generate(*asked, f"--out {tmp_path}/g") == 0
     assert "exact_copies: " in capsys.readouterr().out
     name = next(n for n, s in overnight_run.SAMPLERS.items() if s == generate_images.SAMPLER)
+    by_night = overnight / "generated" / f"{name}-seed0"
     for file in ("tokens.npy", "sources.npy", "image_0003.png"):
-        assert (tmp_path / "g" / file).read_bytes() == (
-            overnight / "generated" / f"{name}-seed0" / file
-        ).read_bytes()
-    assert run_generate(*arguments) == 0
+        assert (tmp_path / "g" / file).read_bytes() == (by_night / file).read_bytes()
+    assert run_generate(*asked, f"--out {tmp_path}/g") == 0
     assert "nothing to do" in capsys.readouterr().out
     assert all((tmp_path / "g" / f"{strip}.png").exists() for strip in ("prefixes", "seeds"))
-    other = [
-        *arguments[:-1],
-        str(tmp_path / "other"),
-        "--seed",
-        "1",
-        "--decoded",
-        "0",
-        "--length=6",
-        "--prompt=2",
-    ]
-    assert run_generate(*other) == 0
-    tokens, sources = (
-        np.load(tmp_path / "other" / f"{name}.npy") for name in ("tokens", "sources")
-    )
+    other = f"--out {tmp_path}/other --seed 1 --decoded 0 --length=6 --prompt=2"
+    assert run_generate(*asked, other) == 0
+    tokens, sources = (np.load(tmp_path / f"other/{name}.npy") for name in ("tokens", "sources"))
     assert (tokens != np.load(tmp_path / "g" / "tokens.npy")[:, :6]).any()
     assert (sources[:, :2] == -1).all()
     assert (sources[:, 2:] >= 0).all()
@@ -165,20 +119,11 @@ def test_the_scripts_by_hand_give_what_the_overnight_run_gives(
 def test_a_refused_command_and_foreign_folders_lose_nothing(
     overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything is checked before a finished folder is touched; a folder of somebody else is never
-    written to."""
+    """Everything is checked before a finished folder is touched; others' folders never are."""
     finished = tmp_path / "finished"
-    arguments = [
-        "--index",
-        str(overnight / "index"),
-        "--sequences",
-        "20",
-        "--decoded",
-        "2",
-        "--prefixes",
-        "0",
-    ]
-    assert run_generate("aligned", *arguments, "--out", str(finished)) == 0
+    asked = f"aligned --index {overnight}/index --sequences 20 --decoded 2 --prefixes 0"
+    asked += f" --out {finished}"
+    assert run_generate(asked) == 0
     before = {file: file.read_bytes() for file in finished.iterdir()}
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -187,42 +132,39 @@ def test_a_refused_command_and_foreign_folders_lose_nothing(
     (foreign / "notes.txt").write_bytes(b"holiday")
     capsys.readouterr()
     for wrong, message in (
-        (["--label", "99"], "holds no image of class '99'"),
-        (["--length", "40"], "has 16"),
-        (["--prompt", "-2"], "one must be left to draw"),
-        (["--sequences", "0"], "--sequences 0"),
-        (["--decoded", "-5"], "must not be negative"),
-        (["--seed", "-1"], "a seed lies between"),
-        (["--timesteps", "-3"], "timesteps must be positive"),
-        (["--out", str(foreign)], "holds files that are not generated images"),
-        (["--out", str(foreign / "image_0001.png")], "is a file"),
+        ("--label 99", "holds no image of class '99'"),
+        ("--length 40", "has 16"),
+        ("--prompt -2", "one must be left to draw"),
+        ("--sequences 0", "--sequences 0"),
+        ("--decoded -5", "must not be negative"),
+        ("--seed -1", "a seed lies between"),
+        ("--timesteps -3", "timesteps must be positive"),
+        (f"--out {foreign}", "holds files that are not generated images"),
+        (f"--out {foreign}/image_0001.png", "is a file"),
     ):
-        assert run_generate("aligned", *arguments, "--out", str(finished), *wrong) == 1, wrong
+        assert run_generate(asked, wrong) == 1, wrong
         assert message in one_line(capsys)
     assert {file: file.read_bytes() for file in finished.iterdir()} == before
     assert sorted(file.read_bytes() for file in foreign.iterdir()) == [b"", b"holiday", b"holiday"]
 
-    # Other settings replace a finished run of a named folder with a line that says so; figures only
-    # is a wish as well.
-    assert run_generate("aligned", *arguments, "--out", str(finished), "--decoded", "0") == 0
+    # Other settings replace a finished run with a line that says so; figures only is one as well.
+    assert run_generate(asked, "--decoded 0") == 0
     assert "replaces a finished run of other settings (decoded: 2 -> 0)" in capsys.readouterr().out
     assert sorted(file.suffix for file in finished.iterdir()) == ["", "", ".json", ".npy", ".npy"]
 
 
 def test_the_default_folder_carries_what_differs_from_the_default() -> None:
-    config = generate_images.Config()
-    assert generate_images.default_out(config) == Path("data/generated/kernel-seed0")
-    config = generate_images.Config(sampler=Aligned(context=3, temperature=0.5), prompt=2, seed=3)
-    assert (
-        generate_images.default_out(config).name == "aligned-context3-temperature0.5-prompt2-seed3"
-    )
+    name, config = generate_images.default_out, generate_images.Config
+    assert name(config()) == Path("data/generated/kernel-seed0")
+    changed = config(sampler=Aligned(context=3, temperature=0.5), prompt=2, seeds=4, seed=3)
+    assert name(changed).name == "aligned-context3-temperature0.5-prompt2-seeds4-seed3"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     script = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:
-        run_script(script.main, script.Config, script.__doc__, ["--help"])
+        run(script, "--help")
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert str(script.__doc__).splitlines()[0] in said
@@ -237,8 +179,7 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "train_tiny_flextok"])
 def test_help_waits_for_no_library_of_the_work_itself(name: str) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / f"{name}.py"), "--help"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = program("-X", "importtime", ROOT / f"{name}.py", "--help")
     assert result.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "tyro" in imported
@@ -246,38 +187,27 @@ def test_help_waits_for_no_library_of_the_work_itself(name: str) -> None:
     assert not slow & imported
 
 
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error that a script ended with: a single line."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
 def test_bad_input_ends_in_one_line_and_a_non_zero_exit(
     overnight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = str(tmp_path / "out")
+    out = f"--out {tmp_path}/out"
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        (["--dataset", "no-such-data-set"], "cannot load the data set"),
-        (["--dataset", str(tmp_path / "empty")], "holds no images"),
-        (["--dataset", str(tmp_path / "missing")], "no data set at"),
-        (["--codec", "no-such-codec"], "unknown codec"),
-        (["--images", "2000"], "2000 were asked for"),
+        ("--dataset no-such-data-set", "cannot load the data set"),
+        (f"--dataset {tmp_path}/empty", "holds no images"),
+        (f"--dataset {tmp_path}/missing", "no data set at"),
+        ("--codec no-such-codec", "unknown codec"),
+        ("--images 2000", "2000 were asked for"),
     ):
-        assert run_tokenize("--out", out, *arguments) == 1
+        assert run_tokenize(out, arguments) == 1
         assert message in one_line(capsys)
-    assert run_generate("--index", str(tmp_path / "none"), "--out", out) == 1
+    assert run_generate(f"--index {tmp_path}/none", out) == 1
     assert "run build_index.sh first" in one_line(capsys)
-    index = str(overnight / "index")
-    assert (
-        run_generate("--index", index, "--codec", "EPFL-VILAB/flextok_d18_d28_dfn", "--out", out)
-        == 1
-    )
+    index = f"--index {overnight}/index"
+    assert run_generate(index, "--codec EPFL-VILAB/flextok_d18_d28_dfn", out) == 1
     assert "holds tokens of codec 'tiny'" in one_line(capsys)
     for option, instead in generate_images.RENAMED.items():
-        assert run_generate("--index", index, f"{option}=3", "--out", out) == 1
+        assert run_generate(index, f"{option}=3", out) == 1
         assert f"{option} has another name now: {instead}" in one_line(capsys)
     built = build(tmp_path, tmp_path / "no-tokens")
     assert (built.returncode, built.stderr.count("\n")) == (1, 1)

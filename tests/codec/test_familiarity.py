@@ -20,8 +20,8 @@ from imagegram.data.spec import DatasetSpec
 from imagegram.files import read_json
 from tests.support.datasets import put
 from tests.support.fake_codec import FakeCodec
+from tests.support.scripts import build, run_generate, run_tokenize
 from tests.support.tokenize import tokenize
-from tests.test_scripts import build, run_generate, run_tokenize
 
 
 def test_errors_are_those_of_the_decoded_images() -> None:

@@ -6,30 +6,24 @@ import pytest
 
 import overnight_run
 from imagegram import generating, tokenizing
-from imagegram.cli import run_script
 from imagegram.codec import miniatures
 from imagegram.metrics import coherence
 from imagegram.samplers import Aligned, Ntd
 from overnight import night
 from overnight.plan import sweep
 from tests.support.nights import ColourCodec
+from tests.support.scripts import run_overnight
 
-BOTH = ("--dataset", "digits", "shapes", "--images", "300", "--sequences", "30", "--decoded", "6")
+BOTH = "--dataset digits shapes --images 300 --sequences 30 --decoded 6"
 
 
-def run(out: Path, *arguments: str) -> int:
+def run(out: Path, *words: str) -> int:
     """The exit code of `overnight_run.py` into a folder."""
-    return run_script(
-        overnight_run.main,
-        overnight_run.Config,
-        overnight_run.__doc__,
-        [*BOTH, "--out", str(out), *arguments],
-    )
+    return run_overnight(BOTH, f"--out {out}", *words)
 
 
 def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that costs nothing, three samplers, a sweep of four, and classifiers hardly
-    trained."""
+    """A free codec, three samplers, a sweep of four, classifiers hardly trained."""
     codec = ColourCodec()
     monkeypatch.setattr(tokenizing, "load_codec", lambda name: codec)
     monkeypatch.setattr(generating, "load_codec", lambda name, revision: codec)
