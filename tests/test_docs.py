@@ -1,18 +1,16 @@
-"""What the documentation shows, runs: examples in docstrings, the README's ten lines, the
-notebook."""
+"""What the documentation shows, runs: examples in docstrings, the README, the notebook."""
 
 import doctest
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.scripts import ROOT, program
+
 FOLDERS = ("imagegram", "overnight", "experiments", "training")
 CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 WITH_EXAMPLES = [path for path in sorted(CODE) if ">>> " in path.read_text()]
@@ -27,25 +25,19 @@ def test_examples_in_docstrings_give_what_they_say(
     monkeypatch.setattr("builtins.print", lambda *words, **how: None)
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     module = importlib.import_module(name)
-    finder = doctest.DocTestFinder()
-    for test in finder.find(module, name):
+    for test in doctest.DocTestFinder().find(module, name):
         runner = doctest.DocTestRunner(verbose=False)
         assert runner.run(test).failed == 0, f"{test.name}: {capsys.readouterr().out[-2000:]}"
 
 
 def test_the_ten_lines_of_the_readme_run_in_an_empty_folder(tmp_path: Path) -> None:
-    (lines,) = re.findall(
-        r"```python\n(import imagegram as ig\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    pattern = r"```python\n(import imagegram as ig\n.*?)```"
+    (lines,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in lines.splitlines() if line.strip()]) <= 10
     # On fewer digits, which takes a third of the time.
-    fewer = lines.replace(
-        'ig.tokenize("digits", "tokens")', 'ig.tokenize("digits", "tokens", images=300)'
-    )
+    fewer = lines.replace('("digits", "tokens")', '("digits", "tokens", images=300)')
     assert fewer != lines
-    command = [sys.executable, "-c", fewer]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = program("-c", fewer, cwd=tmp_path, PATH="/usr/bin:/bin", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
@@ -57,15 +49,13 @@ def test_the_notebook_runs_and_is_saved_with_what_it_shows(
     notebook = nbformat.read(ROOT / "notebooks" / "01_where_does_it_come_from.ipynb", 4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in cells)
-    assert (
-        sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 3
-    )
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) == 3
     # On fewer digits, which takes a third of the time.
     first = next(cell for cell in cells if "ig.tokenize" in cell.source)
     first.source = first.source.replace('"notebook/tokens")', '"notebook/tokens", images=400)')
     assert "images=400" in first.source
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
-    nbclient.NotebookClient(
-        notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=200, resources=place).execute()

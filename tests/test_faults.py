@@ -1,9 +1,9 @@
-"""Tokenizing when things go wrong: killed processes, full disks, bad images, dead loaders; under
-torchrun as well."""
+"""Tokenizing when things go wrong: killed processes, full disks, dead loaders, odd machines."""
 
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,27 +14,21 @@ from types import SimpleNamespace
 
 import pytest
 
-import tokenize_fast
 from imagegram import files, tokenizing
 from imagegram.artifact import Artifact
-from imagegram.cli import UserError, run_script
+from imagegram.cli import UserError
+from imagegram.data.loading import load_batches
+from imagegram.data.spec import DatasetSpec
 from imagegram.files import is_held
 from imagegram.machine import stops_wait
 from tests.support.fake_codec import SMALL_JOB, FakeCodec
 from tests.support.kills import fork
+from tests.support.scripts import ROOT, one_line, program, run_tokenize
 from tests.support.tokenize import contents, tokenize
 
-ROOT = Path(__file__).parent.parent
-LARGE = [
-    str(ROOT / "tokenize_imagenet_large.py"),
-    "--dataset",
-    "shapes",
-    "--images",
-    "600",
-    "--codec",
-    "tiny",
-]
-SMALL_BATCHES = ["--shard-size", "10", "--batch-size", "5", "--workers", "1"]
+SMALL_BATCHES = "--shard-size 10 --batch-size 5 --workers 1"
+# a machine whose text is not UTF-8
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.fixture
@@ -46,16 +40,10 @@ def undisturbed(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
 
 def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
     """tokenize_imagenet_large.py as the README starts it."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        *LARGE,
-    ]
+    start = f"-m torch.distributed.run --standalone --nproc-per-node={processes}"
+    script = f"{ROOT}/tokenize_imagenet_large.py --dataset shapes --images 600 --codec tiny"
     return subprocess.Popen(
-        [*command, *SMALL_BATCHES, "--out", str(out)],
+        [sys.executable, *shlex.split(f"{start} {script} {SMALL_BATCHES} --out {out}")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -63,9 +51,14 @@ def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
     )
 
 
+def finished(out: Path) -> int:
+    """The number of shards that are done."""
+    return len(list(out.glob("shard-*.json")))
+
+
 def wait_for_shards(out: Path, count: int) -> None:
     deadline = time.monotonic() + 90
-    while len(list(out.glob("shard-*.json"))) < count and time.monotonic() < deadline:
+    while finished(out) < count and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -83,7 +76,7 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(
     for lock in locks:  # torchrun's processes outlive it
         os.kill(int(lock.read_text()), signal.SIGKILL)
     killed.communicate(timeout=30)
-    after_kill = len(list(out.glob("shard-*.json")))
+    after_kill = finished(out)
     assert 3 <= after_kill < 60, "the kill came too late or too early to test anything"
 
     stopped = torchrun(3, out)
@@ -92,11 +85,11 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(
     _, errors = stopped.communicate(timeout=60)
     assert stopped.returncode != 0
     assert "the same command goes on from it" in errors
-    assert after_kill < len(list(out.glob("shard-*.json"))) < 60
+    assert after_kill < finished(out) < 60
 
-    finished = torchrun(2, out)
-    said, errors = finished.communicate(timeout=120)
-    assert finished.returncode == 0, errors
+    last = torchrun(2, out)
+    said, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors
     tokenize("shapes", tmp_path / "plain", images=600, shard_size=10, batch_size=5, workers=0)
     assert contents(out) == contents(tmp_path / "plain")
     assert not list(out.glob(".tmp-*-shard-*"))
@@ -106,10 +99,7 @@ def test_torchrun_killed_stopped_and_resumed_with_other_numbers_of_processes(
 
 
 def test_a_damaged_shard_is_named_and_redone_alone(
-    tmp_path: Path,
-    codec: FakeCodec,
-    undisturbed: dict[str, bytes],
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     tokenize(out=out, **SMALL_JOB)
@@ -124,9 +114,8 @@ def test_a_damaged_shard_is_named_and_redone_alone(
     assert "shard 9: labels-00009.npy is missing; tokenized again" in said
     assert contents(out) == undisturbed
     redone = {n for n, t in times.items() if (out / n).stat().st_mtime_ns != t}
-    assert redone == {
-        f"{kind}-0000{shard}.npy" for kind in ("shard", "labels", "hashes") for shard in (7, 9)
-    }
+    kinds = ("shard", "labels", "hashes")
+    assert redone == {f"{kind}-0000{shard}.npy" for kind in kinds for shard in (7, 9)}
     (out / "bad.jsonl").unlink()  # killed before it was written
     tokenize(out=out, **SMALL_JOB)
     assert contents(out) == undisturbed
@@ -179,16 +168,11 @@ def test_progress_counts_the_finished_shards_of_the_others(
 def test_numbers_of_loaders_are_shared_by_the_processes_of_a_machine(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imagegram.data.loading import load_batches
-    from imagegram.data.spec import DatasetSpec
-
     source = DatasetSpec(str(image_folder)).open()
     monkeypatch.setattr("imagegram.data.loading.cores", lambda: 16)
-    assert load_batches(source, [[0]], 32).num_workers == 16
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert load_batches(source, [[0]], 32).num_workers == 2
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert load_batches(source, [[0]], 32).num_workers == 1
+    for processes, loaders in ((1, 16), (8, 2), (64, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert load_batches(source, [[0]], 32).num_workers == loaders
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
@@ -196,18 +180,9 @@ def test_loaders_end_with_the_run_and_let_go_of_its_pipe(
     tmp_path: Path, stop: signal.Signals
 ) -> None:
     """Whatever ends a run, a pipe behind it (`| tee log`) ends as well, and no process stays."""
-    command = [
-        sys.executable,
-        "tokenize_fast.py",
-        "--dataset",
-        "shapes",
-        "--images",
-        "50000",
-        "--workers",
-        "2",
-    ]
+    command = f"tokenize_fast.py --dataset shapes --images 50000 --workers 2 --out {tmp_path}/t"
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "t")],
+        [sys.executable, *shlex.split(command)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -251,13 +226,8 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert (
-        run_script(tokenize_fast.main, tokenize_fast.Config, "", [f"--out={tmp_path}/file/below"])
-        == 1
-    )
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/file/below")
-    assert said.count("\n") == 1
+    assert run_tokenize(f"--out={tmp_path}/file/below") == 1
+    assert one_line(capsys).startswith(f"error: {tmp_path}/file/below")
 
 
 def test_a_finished_folder_that_is_read_only_is_finished(
@@ -282,34 +252,17 @@ def test_a_finished_folder_that_is_read_only_is_finished(
 
 
 def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Path) -> None:
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    commands = [
-        [str(ROOT / "tokenize_fast.py"), "--images", "60", "--workers", "0", "--out", "出"],
-        ["-m", "imagegram.index", "build", "--tokens=出", "--index-input=入", "--index=索引"],
-        [
-            str(ROOT / "generate_images.py"),
-            "ntd",
-            "--index=索引",
-            "--sequences=5",
-            "--decoded=0",
-            "--out=絵",
-        ],
-    ]
-    for command in commands:
-        python = [sys.executable, *command]
-        done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    for command in (
+        f"{ROOT}/tokenize_fast.py --images 60 --workers 0 --out 出",
+        "-m imagegram.index build --tokens=出 --index-input=入 --index=索引",
+        f"{ROOT}/generate_images.py ntd --index=索引 --sequences=5 --decoded=0 --out=絵",
+    ):
+        done = program(*command.split(), cwd=tmp_path, **PLAIN)
         assert done.returncode == 0, done.stderr[-1000:]
     assert (tmp_path / "絵" / "report.json").exists()
 
 
 def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
-    environment = os.environ | {
-        "LC_ALL": "C",
-        "PYTHONUTF8": "0",
-        "PYTHONCOERCECLOCALE": "0",
-        "PYTHONPATH": str(ROOT),
-    }
     code = """if True:
         import sys
         from pathlib import Path
@@ -320,18 +273,14 @@ def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
         write_stopped_page(Path(), night)
         print(ascii(short_names([sys.argv[1]])))
     """
-    python = [sys.executable, "-c", code, "日本"]
-    done = subprocess.run(python, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = program("-c", code, "日本", cwd=tmp_path, **PLAIN)
     assert done.stdout == f"{['日本']!a}\n", done.stderr
     assert "日本</" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_too_little_memory_for_pytorch_is_one_line(tmp_path: Path) -> None:
-    command = (
-        f"ulimit -v 2500000; exec {sys.executable} {ROOT}/tokenize_fast.py --images 20 --out "
-        f"{tmp_path}/t"
-    )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    script = f"{sys.executable} {ROOT}/tokenize_fast.py --images 20 --out {tmp_path}/t"
+    done = program("-c", f"ulimit -v 2500000; exec {script}", start="bash")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

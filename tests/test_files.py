@@ -4,8 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +19,7 @@ from imagegram.files import atomic, is_held, require_space, run_lock, turn
 from overnight.begin import remove_leftovers
 from overnight.plan import require_writable
 from tests.support.corpora import token_folder
-
-ROOT = Path(__file__).parent.parent
+from tests.support.scripts import ROOT, program
 
 
 def no_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -52,11 +49,8 @@ def test_a_held_lock_is_told_from_a_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     no_locks(monkeypatch, number)
-    with (
-        pytest.raises(UserError, match="in use by process unknown"),
-        run_lock(tmp_path, tmp_path / ".lock"),
-    ):
-        pass
+    with pytest.raises(UserError, match="in use by process unknown"):
+        run_lock(tmp_path, tmp_path / ".lock").__enter__()
     assert is_held(tmp_path / ".lock")
 
 
@@ -120,9 +114,8 @@ def test_space_is_asked_for_to_the_byte_and_told_in_numbers_that_differ(
     free = {tmp_path: SimpleNamespace(free=1_999_999)}
     monkeypatch.setattr(files.shutil, "disk_usage", free.__getitem__)
     require_space(tmp_path / "not" / "yet", 1_999_999)
-    with pytest.raises(
-        UserError, match=r"yet needs 2\.0 MB, 1\.9 MB are free: free some space first$"
-    ):
+    said = r"yet needs 2\.0 MB, 1\.9 MB are free: free some space first$"
+    with pytest.raises(UserError, match=said):
         require_space(tmp_path / "not" / "yet", 2_000_000)
 
 
@@ -136,8 +129,8 @@ def test_a_place_to_write_to_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_leftovers_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
     gone = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    (tmp_path / "below").mkdir()
     for name in (f".tmp-{gone}-a", f".tmp-{os.getpid()}-a", ".tmp-folder-a", f"tmp-{gone}-a"):
-        (tmp_path / "below").mkdir(exist_ok=True)
         (tmp_path / "below" / name).touch()
     (tmp_path / f".tmp-{gone}-folder").mkdir()
     before = set(tmp_path.rglob("*"))
@@ -189,30 +182,15 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_build_index_sh_works_from_anywhere(tmp_path: Path) -> None:
     """Through a link, beside files that bear the names of modules, with spaces in paths."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "build").symlink_to(ROOT / "build_index.sh")
-    job = tmp_path / "my job"
+    link, job = tmp_path / "build", tmp_path / "my job"
+    link.symlink_to(ROOT / "build_index.sh")
     job.mkdir()
-    (job / "random.py").write_text(
-        "raise SystemExit('the folder that one stands in is no part of the program')"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
-        "PYTHON": sys.executable
-    }
-
-    def call(command: Path, *arguments: str) -> str:
-        result = subprocess.run(
-            [command, *arguments], cwd=job, env=environment, capture_output=True, text=True
-        )
-        return result.stdout + result.stderr
-
+    fault = "raise SystemExit('the folder that one stands in is no part of the program')"
+    (job / "random.py").write_text(fault)
     for number, name in enumerate(("one", "a b")):
         token_folder(job / name, np.random.default_rng(number).integers(0, 9, (20, 4)))
-    assert "index: x\n" in call(
-        tmp_path / "bin" / "build", "--tokens", "a b", "--index", "x", "--index-input", "in"
-    )
-    assert "index: y y\n" in call(
-        ROOT / "build_index.sh", "--tokens", "one", "a b", "--index", "y y", "--index-input", "in"
-    )
-    assert (job / "x" / "index.json").exists()
-    assert (job / "y y" / "index.json").exists()
+    for script, tokens, index in ((link, ["a b"], "x"), (link.resolve(), ["one", "a b"], "y y")):
+        words = ["--tokens", *tokens, "--index", index, "--index-input", "in"]
+        done = program(*words, start=script, cwd=job, PYTHONPATH="")
+        assert f"index: {index}\n" in done.stdout, done.stderr
+        assert (job / index / "index.json").exists()

@@ -1,9 +1,7 @@
-"""The jobs of docs/cluster.md, as they stand there, run one after another by a program in the place
-of sbatch."""
+"""The jobs of docs/cluster.md, as they stand there, run one after another in place of sbatch."""
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +11,9 @@ from imagegram.files import read_json
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Ntd
+from tests.support.scripts import ROOT, program
 from tests.support.tokenize import contents, tokenize
 
-ROOT = Path(__file__).parents[1]
 SMALL = {  # what the document says -> what is run
     "--dataset /shared/images --workers 4": (
         "--dataset shapes --images 300 --codec tiny --shard-size 50 --workers 0"
@@ -40,16 +38,13 @@ echo 1
 
 
 def project(folder: Path, changes: dict[str, str]) -> Path:
-    """A folder that looks like the project, with the scripts of the document in it, changed, and an
-    sbatch."""
+    """A folder that looks like the project, with the document's scripts, changed, and sbatch."""
     folder.mkdir()
     for name in ("imagegram", "build_index.sh", "tokenize_imagenet_large.py", "generate_images.py"):
         (folder / name).symlink_to(ROOT / name)
     # A script stands after its name: "`NAME.sbatch`: ..." or "`NAME.sh`".
-    pattern = re.compile(
-        r"^`(\w+\.(?:sbatch|sh))`.*?\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL
-    )
-    found = dict(pattern.findall((ROOT / "docs/cluster.md").read_text()))
+    pattern = r"(?ms)^`(\w+\.(?:sbatch|sh))`.*?\n```bash\n(.*?)^```"
+    found = dict(re.findall(pattern, (ROOT / "docs/cluster.md").read_text()))
     assert set(found) == {"tokenize.sbatch", "index.sbatch", "generate.sbatch", "submit.sh"}
     for old, new in changes.items():
         assert any(old in text for text in found.values()), f"{old} is not in the document"
@@ -63,17 +58,10 @@ def project(folder: Path, changes: dict[str, str]) -> Path:
 def test_the_jobs_of_the_document_make_what_one_process_makes(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     folder = project(tmp_path / "project", SMALL | {"/shared": str(shared)})
-    environment = os.environ | {"PYTHON": sys.executable, "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "submit.sh"], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "1\n"
-    for left in (
-        "3 of 6 shards to tokenize",
-        "1 of 3 shards are finished",
-        "1 of 2 seeds are drawn",
-    ):
+    path = f"{folder}:{os.environ['PATH']}"
+    done = program("submit.sh", start="bash", cwd=folder, PATH=path)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    for left in ("3 of 6 shards to tok", "1 of 3 shards are finished", "1 of 2 seeds are drawn"):
         assert done.stderr.count(left) == 1, done.stderr
     tokens = tokenize("shapes", tmp_path / "tokens", images=300, codec="tiny", shard_size=50).path
     assert contents(shared / "tokens") == contents(tokens)
@@ -84,8 +72,7 @@ def test_the_jobs_of_the_document_make_what_one_process_makes(tmp_path: Path) ->
 
     report = read_json(shared / "generated/ntd-seed0/report.json")
     assert report["request"]["seeds"] == 2
-    drawn = [
-        Ntd(context=3).sample(index, 40, np.random.default_rng(seed)).tokens for seed in (0, 1)
-    ]
+    seeds = map(np.random.default_rng, (0, 1))
+    drawn = [Ntd(context=3).sample(index, 40, rng).tokens for rng in seeds]
     assert np.array_equal(np.load(shared / "generated/ntd-seed0/tokens.npy"), np.concatenate(drawn))
     assert "<dd>0 to 1</dd>" in (shared / "report.html").read_text()
