@@ -1,5 +1,4 @@
-"""What the tests share: a data set on disk in every supported form, and a quick way to run a
-script's main."""
+"""What the tests share: how they run, a quick codec, a few pictures."""
 
 import os
 from collections.abc import Iterator
@@ -19,8 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # its own, which sees those that the first of pytest's processes saw.
 GPUS = os.environ.setdefault("TESTS_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# One thread: what is small gains nothing from two, and threads that wait for each other stand still
-# on a busy machine.
+# One thread: what is small gains nothing from two, which wait for each other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
@@ -36,8 +34,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs in the tests' own process is one process of several, and the others are not about
-    to begin."""
+    """Where the tests' own process is one of several, no others are about to begin."""
     monkeypatch.setattr(artifact, "GRACE", -1)
 
 

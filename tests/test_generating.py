@@ -99,7 +99,7 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
     def is_made(**changes: Any) -> bool:
         return Run(**usual | changes).generate().new
 
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"draw": Draw(Aligned(context=1))},
         {"draw": Draw(Aligned(), length=3)},
         {"draw": Draw(Aligned(), prompt=1)},
@@ -113,7 +113,7 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
     ]
     assert is_made()
     assert not is_made()
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"index": random_index(tmp_path / "b", seed=2)},
         {"codec": FakeCodec(name="another")},
         {"codec": FakeCodec(revision="2")},
@@ -122,7 +122,8 @@ def test_a_finished_folder_is_made_anew_whenever_anything_its_figures_depend_on_
         {"held_out": replace(real, tokens=real.tokens[::-1])},
         {"held_out": replace(real, labels=real.labels[::-1])},
         *({"request": replace(request, **other)} for other in requests),
-    ):
+    ]
+    for change in changes:
         assert is_made(**change), change
         assert not is_made(**change), change
         assert is_made()

@@ -18,8 +18,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     names = ["pyproject.toml", "README.md", "LICENSE", "requirements.txt", "imagegram"]
     subprocess.run(["cp", "-r", *(ROOT / name for name in names), place], check=True)
     uv = Path(sys.executable).with_name("uv")
-    command = [uv, "build", "--wheel", "--quiet", "--out-dir", place / "dist", place]
-    subprocess.run(command, check=True, timeout=200)
+    options = ["--wheel", "--quiet", "--out-dir", str(place / "dist")]
+    subprocess.run([uv, "build", *options, place], check=True, timeout=200)
     (file,) = (place / "dist").glob("*.whl")
     return zipfile.ZipFile(file)
 

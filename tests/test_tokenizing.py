@@ -1,8 +1,8 @@
-"""Tokenizing: the same bytes however it is interrupted, split over processes or hindered by bad
-images."""
+"""Tokenizing: the same bytes, whatever happens to the images or their folder meanwhile."""
 
+import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +12,85 @@ from imagegram import tokenizing, tokens
 from imagegram.cli import UserError
 from imagegram.data.loading import Item, load_batches
 from imagegram.index.build import build_index
+from imagegram.tokens import TokenFolder
 from tests.support.fake_codec import FakeCodec
 from tests.support.tokenize import contents, tokenize
 
-ROOT = Path(__file__).parent.parent
+
+def job(folder: Path, out: Path, **options: Any) -> TokenFolder:
+    """A folder of pictures in shards of four."""
+    return tokenize(str(folder), out, **{"shard_size": 4, "workers": 0} | options)
+
+
+def before_batch(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
+    """Do something before the loader reads the batch of that number."""
+
+    def load(*arguments: Any) -> Iterator[list[Item]]:
+        batches = iter(load_batches(*arguments))
+        for number in itertools.count():
+            actions.get(number, lambda: None)()
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
+
+    monkeypatch.setattr(tokenizing, "load_batches", load)
 
 
 def test_nothing_but_bad_images_is_an_error(tmp_path: Path, codec: FakeCodec) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"none of the 3 images can be read: .*bad\.jsonl names them"
-    ):
-        tokenize(str(tmp_path), tmp_path / "tokens", workers=0)
+    said = r"none of the 3 images can be read: .*bad\.jsonl names them"
+    with pytest.raises(UserError, match=said):
+        job(tmp_path, tmp_path / "tokens")
 
 
 def test_a_data_set_that_is_gone_for_a_while_costs_no_shard(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenize(str(image_folder), tmp_path / "whole", shard_size=4, batch_size=4, workers=0)
-    encode = codec.encode
+    job(image_folder, tmp_path / "whole")
+    encode, away, out = codec.encode, tmp_path / "away", tmp_path / "tokens"
 
     def unmount(images: Any) -> Any:
         if image_folder.exists():
-            image_folder.rename(tmp_path / "away")
+            image_folder.rename(away)
         return encode(images)
 
     monkeypatch.setattr(codec, "encode", unmount)
-    with pytest.raises(
-        UserError, match=r"changed while it was tokenized: [1-4] of 4 images of shard [12] "
-    ):
-        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
-    finished = sorted((tmp_path / "tokens").glob("shard-*.json"))
-    assert finished
-    (tmp_path / "away").rename(image_folder)
+    said = r"changed while it was tokenized: [1-4] of 4 images of shard [12] "
+    with pytest.raises(UserError, match=said):
+        job(image_folder, out)
+    assert list(out.glob("shard-*.json"))
+    away.rename(image_folder)
     monkeypatch.setattr(codec, "encode", encode)
-    tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=4, workers=0)
-    assert contents(tmp_path / "tokens") == contents(tmp_path / "whole")
+    job(image_folder, out)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_shard_in_whose_midst_the_data_set_went_is_not_finished(
     tmp_path: Path,
-    codec: FakeCodec,
     image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
+    codec: FakeCodec,
     returns: bool,
 ) -> None:
-    def unmount(*args: Any) -> Iterator[list[Item]]:
-        for number, batch in enumerate(load_batches(*args)):
-            if number == 5:
-                image_folder.rename(tmp_path / "away")
-            yield batch
-            if number == 6 and returns:
-                (tmp_path / "away").rename(image_folder)
-
-    monkeypatch.setattr(tokenizing, "load_batches", unmount)
-    gone = 1 if returns else 2
-    with pytest.raises(
-        UserError,
-        match=rf"{gone} of 4 images of shard 1 .*class\d/\d\d.png .*cannot be read any more",
-    ):
-        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=1, workers=0)
-    assert [path.name for path in (tmp_path / "tokens").glob("shard-*.json")] == [
-        "shard-00000.json"
-    ]
+    away = tmp_path / "away"
+    actions: dict[int, Callable[[], object]] = {6: lambda: image_folder.rename(away)}
+    if returns:
+        actions[7] = lambda: away.rename(image_folder)
+    before_batch(monkeypatch, actions)
+    what = rf"{1 if returns else 2} of 4 images of shard 1 "
+    with pytest.raises(UserError, match=what + r".*class\d/\d\d.png .*cannot be read any more"):
+        job(image_folder, tmp_path / "tokens", batch_size=1)
+    (finished,) = (tmp_path / "tokens").glob("shard-*.json")
+    assert finished.name == "shard-00000.json"
 
 
 def test_one_image_that_is_deleted_meanwhile_is_a_bad_image(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def delete(*args: Any) -> Iterator[list[Item]]:
-        for number, batch in enumerate(load_batches(*args)):
-            if number == 3:
-                (image_folder / "class0" / "08.png").unlink()
-            yield batch
-
-    monkeypatch.setattr(tokenizing, "load_batches", delete)
-    folder = tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, batch_size=1, workers=0)
+    before_batch(monkeypatch, {4: (image_folder / "class0" / "08.png").unlink})
+    folder = job(image_folder, tmp_path / "tokens", batch_size=1)
     assert next(iter(folder.bad().values())).startswith("ChangedError")
 
 
@@ -97,19 +98,20 @@ def test_too_many_bad_images_stop_the_run(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "MAX_BAD", 1)
+    out = tmp_path / "tokens"
     for i in (0, 2, 4):
         (image_folder / "class0" / f"{i:02d}.png").write_bytes(b"")
     for _ in range(2):  # what was refused is refused again, and is no input of an index
         with pytest.raises(UserError, match="3 of 4 images cannot be read"):
-            tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+            job(image_folder, out)
     # A folder that was finished all the same.
     monkeypatch.setattr(tokens, "MAX_BAD", 100)
-    tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+    job(image_folder, out)
     monkeypatch.setattr(tokens, "MAX_BAD", 1)
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
-        tokenize(str(image_folder), tmp_path / "tokens", shard_size=4, workers=0)
+        job(image_folder, out)
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
-        build_index([tmp_path / "tokens"], tmp_path / "input", tmp_path / "index")
+        build_index([out], tmp_path / "input", tmp_path / "index")
     assert not (tmp_path / "index").exists()
 
 
@@ -119,7 +121,8 @@ def test_too_many_bad_images_stop_the_run(
         ({"images": -5}, "--images must be at least 0"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"shard_size": 0}, "--shard-size must be at least 1"),
-        ({"workers": -2}, "--workers"),
+        ({"workers": -2}, "--workers must be -1"),
+        ({"jpeg_margin": -1}, "--jpeg-margin must not be negative, is -1; 0 decodes"),
         ({"held_out_share": 10.0}, "from 0 to below 1"),
         ({"held_out_share": float("nan")}, "from 0 to below 1"),
     ],
@@ -135,18 +138,17 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(
 def test_the_same_data_elsewhere_is_resumed(
     tmp_path: Path, codec: FakeCodec, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its fingerprint says what a data set is; its path may be another one after every job of a
-    cluster."""
-    out = tmp_path / "tokens"
-    tokenize(str(image_folder), out, shard_size=5, workers=0)
+    """Its fingerprint says what a data set is; every job of a cluster may see another path."""
+    out, copy = tmp_path / "tokens", tmp_path / "scratch" / "copy"
+    job(image_folder, out)
     before = contents(out)
     (out / "shard-00002.json").unlink()
-    shutil.copytree(image_folder, tmp_path / "scratch" / "copy")
+    shutil.copytree(image_folder, copy)
     calls = codec.calls
-    tokenize(str(tmp_path / "scratch" / "copy"), out, shard_size=5, workers=0)
+    job(copy, out)
     assert contents(out) == before
     assert codec.calls == calls + 1
     capsys.readouterr()
-    tokenize(str(image_folder), out, shard_size=5, workers=0)
+    job(image_folder, out)
     assert codec.calls == calls + 1
     assert "nothing to tokenize" in capsys.readouterr().out

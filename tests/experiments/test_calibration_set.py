@@ -12,9 +12,8 @@ def test_a_set_whose_half_is_copied_has_that_rate() -> None:
     images = rng.integers(0, 256, (200, 8, 8)).astype(np.uint8)
     held_out = images[120:200]
     mixed = np.concatenate([images[:20], held_out[20:40]])
-    found = measure(
-        {"pictures": np.stack([mixed]), "training": images[:120], "held_out": held_out}, 0, 0
-    )
+    sets = {"pictures": np.stack([mixed]), "training": images[:120], "held_out": held_out}
+    found = measure(sets, 0, 0)
     for key in ("f_mem", "near_duplicates", "calibrated"):
         assert found["generated"][key].value == pytest.approx(0.5)
         assert found["held_out"][key].value == 0
@@ -22,15 +21,12 @@ def test_a_set_whose_half_is_copied_has_that_rate() -> None:
 
 def test_a_measure_sees_a_rate_where_it_sees_all_larger_ones_too() -> None:
     def rows(key: str, values: list[float]) -> list[dict[str, object]]:
-        shares = (0.01, 0.05, 0.2, 0.5)
+        real = {"measure": key, "held_out_low": 0.0, "held_out_high": 0.1}
         return [
-            {"set": f"mixed-{share}", "truth": share, "measure": key, "low": v, "high": v + 0.1}
-            | {"held_out_low": 0.0, "held_out_high": 0.1}
-            for share, v in zip(shares, values, strict=True)
+            {"set": f"mixed-{share}", "truth": share, "low": v, "high": v + 0.1} | real
+            for share, v in zip((0.01, 0.05, 0.2, 0.5), values, strict=True)
         ]
 
-    table = pd.DataFrame(
-        [*rows("f_mem", [0.05, 0.2, 0.3, 0.5]), *rows("fd", [0.2, 0, 0, 0]), *rows("kid", [0] * 4)]
-    )
-    found = seen(table)
+    every = rows("f_mem", [0.05, 0.2, 0.3, 0.5]) + rows("fd", [0.2, 0, 0, 0])
+    found = seen(pd.DataFrame(every + rows("kid", [0] * 4)))
     assert (found["f_mem"], found["fd"], found["kid"]) == ("0.050", "none", "none")

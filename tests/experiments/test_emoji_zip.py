@@ -1,5 +1,4 @@
-"""The script that makes the pictures of `--dataset emoji`: the same bytes each time, without skin
-tones."""
+"""The pictures of `--dataset emoji` are made to the same bytes each time, without skin tones."""
 
 import io
 import json
@@ -24,9 +23,9 @@ def test_a_zip_is_made_of_packages(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     # a skin tone, and one without a category
-    names = ("1f600", "0023-fe0f-20e3", "1f44b-1f3fb", "1f9ff")
+    files = ("1f600", "0023-fe0f-20e3", "1f44b-1f3fb", "1f9ff")
     for package, folder in HANDS.values():
-        members = {f"{folder}{name}.png": buffer.getvalue() for name in names}
+        members = {f"{folder}{name}.png": buffer.getvalue() for name in files}
         with tarfile.open(tmp_path / package, "w:gz") as tar:
             for name, content in (members | {NAMES: json.dumps(known).encode()}).items():
                 info = tarfile.TarInfo(name)
@@ -36,14 +35,11 @@ def test_a_zip_is_made_of_packages(tmp_path: Path) -> None:
         main(Config(tmp_path, tmp_path / out))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.namelist() == [
-            f"{place}-{hand}.webp"
-            for place in ("Symbols/23-20e3", "Smileys and Emotion/1f600")
-            for hand in ("fluent", "noto", "twemoji")
-        ]
-        pixels = np.asarray(
-            Image.open(io.BytesIO(archive.read(archive.namelist()[0]))).convert("RGB")
-        )
+        names = archive.namelist()
+        picture = Image.open(io.BytesIO(archive.read(names[0])))
+        pixels = np.asarray(picture.convert("RGB"))
+    places, hands = ("Symbols/23-20e3", "Smileys and Emotion/1f600"), ("fluent", "noto", "twemoji")
+    assert names == [f"{place}-{hand}.webp" for place in places for hand in hands]
     assert pixels.shape == (SIDE, SIDE, 3)
     assert (pixels[:20] == 255).all()
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) <= COLOURS

@@ -1,5 +1,4 @@
-"""The variants of the kernel are models of images: their probabilities of all images there are sum
-to one."""
+"""The kernel's variants are models of images: probabilities of all there are sum to one."""
 
 from pathlib import Path
 

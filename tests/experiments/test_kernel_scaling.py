@@ -25,10 +25,8 @@ def test_each_size_is_a_row_and_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel_scaling, "SMALLEST", 24)
-    rng = np.random.default_rng(0)
-    folder = tokens_from(
-        rng.integers(0, 4, (120, 2)).astype(np.uint16), tmp_path / "tokens", levels=LEVELS
-    )
+    tokens = np.random.default_rng(0).integers(0, 4, (120, 2)).astype(np.uint16)
+    folder = tokens_from(tokens, tmp_path / "tokens", levels=LEVELS)
     config = Config(folder.path, largest=100, asked=8, out=tmp_path / "scaling.csv")
     main(config)
     table = pd.read_csv(config.out)

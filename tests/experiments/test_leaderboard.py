@@ -1,5 +1,4 @@
-"""A row of the leaderboard is what the sampler's likelihood says, and takes the place of an older
-one."""
+"""A row of the leaderboard is what the sampler's likelihood says, in place of an older one."""
 
 from pathlib import Path
 

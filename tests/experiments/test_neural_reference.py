@@ -1,5 +1,4 @@
-"""The transformers of the neural reference are distributions over whole images, and go on where
-they were stopped."""
+"""The reference's transformers are distributions over images, and go on where they stopped."""
 
 import itertools
 from pathlib import Path
@@ -25,8 +24,7 @@ from imagegram.token_arrays import tokens_from
 
 @pytest.mark.parametrize("values", [(6,), (3, 2)])
 def test_the_chances_of_all_images_sum_to_one(values: tuple[int, ...]) -> None:
-    """They would not if a token saw itself or a later one, or if digits that do not exist had a
-    chance."""
+    """They would not if a token saw itself or a later one, or with digits that do not exist."""
     alphabet = Alphabet(values, tokens_per_image=3)
     torch.manual_seed(0)
     model = Transformer(alphabet).eval()
@@ -59,10 +57,8 @@ def test_training_learns_and_goes_on_from_its_checkpoint(
 
 
 def test_the_kernel_stands_beside_them_as_fitted(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    tokens = tokens_from(
-        rng.integers(0, 6, (80, 2)).astype(np.uint16), tmp_path / "tokens", levels=(3, 2)
-    )
+    images = np.random.default_rng(0).integers(0, 6, (80, 2)).astype(np.uint16)
+    tokens = tokens_from(images, tmp_path / "tokens", levels=(3, 2))
     index = build_index([tokens.path], tmp_path / "input", tmp_path / "index")
     asked = index.tokens[:9]
     found = measure("kernel", Config(), index, asked)["held_out_bits"]

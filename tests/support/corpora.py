@@ -19,19 +19,9 @@ from imagegram.tokens import TERMINATOR, TokenFolder
 
 def manifest_of(**values: Any) -> Manifest:
     """A manifest in which these values matter."""
-    usual: dict[str, Any] = {
-        "dataset": DatasetSpec("fake"),
-        "split": "train",
-        "image_size": 32,
-        "shard_size": 1000,
-    }
-    usual |= {
-        "codec": "tiny",
-        "revision": "r",
-        "precision": "float32",
-        "preprocessing": "none",
-        "held_out_share": 0.0,
-    }
+    usual: dict[str, Any] = {"dataset": DatasetSpec("fake"), "split": "train"}
+    usual |= {"codec": "tiny", "revision": "r", "precision": "float32", "image_size": 32}
+    usual |= {"preprocessing": "none", "held_out_share": 0.0, "shard_size": 1000}
     return Manifest(**usual | values)
 
 
@@ -89,8 +79,7 @@ def _built(data: bytes, shape: tuple[int, int], vocab_size: int, shard_images: i
 
 
 def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
-    """Images [n, length], of levels (8, 8, 8), whose digits lie near one of their own: a context
-    tells a lot."""
+    """Images [n, length] of levels (8, 8, 8), each near digits of its own: contexts tell a lot."""
     rng = np.random.default_rng(seed)
     digits = (rng.integers(1, 7, (n, 1, 1)) + rng.integers(-1, 2, (n, length, 3))).clip(0, 7)
     return (digits @ np.array([1, 8, 64])).astype(np.uint16)
@@ -98,12 +87,9 @@ def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
 
 @st.composite
 def token_arrays(draw: st.DrawFn, max_images: int = 12, max_length: int = 300) -> NDArray[np.int64]:
-    """Corpora [n, L] over alphabets from one token to all 65,279, rich in repeated rows and
-    runs."""
-    n, length = (
-        draw(st.integers(1, max_images)),
-        draw(st.one_of(st.integers(1, 8), st.integers(1, max_length))),
-    )
+    """Corpora [n, L] over one token to all 65,279, rich in repeated rows and runs."""
+    n = draw(st.integers(1, max_images))
+    length = draw(st.one_of(st.integers(1, 8), st.integers(1, max_length)))
     alphabet = draw(st.one_of(st.integers(1, 4), st.integers(1, TERMINATOR)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     letters = rng.choice(TERMINATOR, alphabet, replace=False)

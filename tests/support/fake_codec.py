@@ -10,21 +10,13 @@ from torch import Tensor
 
 from imagegram.tokens import Prefixes
 
-SMALL_JOB: dict[str, Any] = {
-    "dataset": "shapes",
-    "images": 200,
-    "shard_size": 10,
-    "batch_size": 5,
-    "workers": 0,
-}
+SMALL_JOB: dict[str, Any] = {"dataset": "shapes", "images": 200}
+SMALL_JOB |= {"shard_size": 10, "batch_size": 5, "workers": 0}
 
 
 class FakeCodec:
-    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. Counts the
-    calls of `encode`.
-
-    changes: attributes that are others.
-    """
+    """Four tokens an image: sums of its quarters; decodes to the colour of the seed. `changes`:
+    attributes that are others. Counts the `calls` of `encode`."""
 
     name, revision, precision = "fake", "1", "int"
     image_size, tokens_per_image, vocab_size = 32, 4, 500
@@ -38,11 +30,8 @@ class FakeCodec:
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         self.calls += 1
-        return (
-            (images.long().flatten(1).unflatten(1, (4, -1)).sum(2) % self.vocab_size)
-            .numpy()
-            .astype(np.uint16)
-        )
+        sums = images.long().flatten(1).unflatten(1, (4, -1)).sum(2)
+        return (sums % self.vocab_size).numpy().astype(np.uint16)
 
     def decode(
         self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float

@@ -15,15 +15,13 @@ from imagegram.machine import die_with_parent
 
 
 def fork(work: Callable[[], object], report: Path | None = None) -> int:
-    """Start `work` in a copy of this process, which ends with it; returns its id. An error is
-    written to `report`."""
+    """Start `work` in a copy of this process, and return its id; `report` is for its error."""
     parent = os.getpid()
     if child := os.fork():
         return child
     try:
         die_with_parent(parent)
-        # tqdm's lock is shared by all copies: one that is killed while it holds the lock would stop
-        # every later one.
+        # tqdm's lock is shared by all copies: one killed while holding it would stop the later ones
         tqdm.set_lock(threading.RLock())
         work()
         os._exit(0)
@@ -35,8 +33,8 @@ def fork(work: Callable[[], object], report: Path | None = None) -> int:
 
 
 def killed(build: Callable[[], object], at_event: int) -> bool:
-    """Run `build` in a copy of this process and SIGKILL it before its n-th change of a folder;
-    False where it ended before."""
+    """SIGKILL `build` in a copy of this process before its n-th change of a folder; False where it
+    ended before."""
     events = 0
 
     def count(event: str, arguments: Any) -> None:

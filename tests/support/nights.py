@@ -53,15 +53,13 @@ class ColourCodec(FakeCodec):
 def small_night(
     out: Path, datasets: Sequence[tuple[str, int]] = (("shapes", 500),), failed: str = ""
 ) -> Sources:
-    """A night over (data set, images) with a page in `out`; `failed`: a sampler that is said to
-    have failed."""
+    """A night over (data set, images) with a page; `failed`: a sampler that is said to have."""
     codec = ColourCodec()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizing, "load_codec", lambda name: codec)
         patch.setattr(coherence, "STEPS", 2)
         folders = [
-            tokenize(name, out / f"tokens-{name}", images=images, workers=0)
-            for name, images in datasets
+            tokenize(name, out / f"tokens-{name}", images=n, workers=0) for name, n in datasets
         ]
         index = build_index([folder.path for folder in folders], out / "index_input", out / "index")
         held_out = read_held_out(index)

@@ -1,5 +1,4 @@
-"""FlexToks of any size with random weights, also saved as the hub would hold them: where the
-package is installed."""
+"""FlexToks of any size with random weights, also saved as the hub would hold them."""
 
 import json
 import re
@@ -33,36 +32,27 @@ CONFIG = Path(__file__).with_name("flextok.yaml")  # as the hub has them, in sho
 def config(shape: Shape, vae: Path | None) -> dict[str, Any]:
     """The configuration of a FlexTok for 256 x 256 images and tokens of 64,000; the VAE is a saved
     one, or of real size where `vae` is None."""
-    values = {
-        f"{side}_{name}": value
-        for side, size in (("enc", shape.encoder), ("dec", shape.decoder))
-        for name, value in zip(("width", "depth"), size, strict=True)
-    }
-    values |= {"tokens": shape.tokens, "expansion": shape.expansion}
+    sizes = [*shape.encoder, *shape.decoder, shape.tokens, shape.expansion]
+    names = ("enc_width", "enc_depth", "dec_width", "dec_depth", "tokens", "expansion")
+    values: dict[str, Any] = dict(zip(names, sizes, strict=True))
     flags = {"checkpoint": shape.checkpoint, "apart": shape.expansion == 2, "vae": vae and str(vae)}
-    text = Template(CONFIG.read_text()).substitute(
-        values, **{name: json.dumps(value) for name, value in flags.items()}
-    )
-    text = re.sub(
-        r"_target_: (?!hydra)(\.?)", lambda at: "_target_: flextok." + "model." * len(at[1]), text
-    )
-    return yaml.safe_load(text)
+    values |= {name: json.dumps(value) for name, value in flags.items()}
+    text = Template(CONFIG.read_text()).substitute(values)
+
+    def target(at: re.Match[str]) -> str:
+        return "_target_: flextok." + "model." * len(at[1])
+
+    return yaml.safe_load(re.sub(r"_target_: (?!hydra)(\.?)", target, text))
 
 
 def randomize(model: Any) -> Any:
-    """Heads and adaptive norms start at zero, which would make every token the same: random weights
-    everywhere."""
+    """Random weights everywhere: zero heads and norms would make every token the same."""
     rng = torch.Generator(model.device).manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("vae.") and parameter.requires_grad:
-                scale = (
-                    0.1
-                    if parameter.ndim < 2
-                    else 0.5
-                    if "register" in name
-                    else parameter.shape[-1] ** -0.5
-                )
+                scale = 0.1 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
+                scale = 0.5 if parameter.ndim >= 2 and "register" in name else scale
                 parameter.normal_(0, scale, generator=rng)
     return model.eval()
 

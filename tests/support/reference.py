@@ -7,8 +7,7 @@ from imagegram.tokens import TERMINATOR
 
 
 def ntd(engine: Engine, context: Sequence[int], max_support: int = 1 << 16) -> dict[int, int]:
-    """The tokens that follow the longest suffix of `context` that has one after it, with their
-    counts.
+    """What follows the longest suffix of `context` that has a token after it, with counts.
 
     A suffix after which only images end is passed over for the next shorter one. Of more than
     `max_support` matches Fastgram looks at a part.

@@ -1,8 +1,10 @@
 """Tokenizing with the options spelt out, for the tests."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from imagegram.data.dataset import DatasetOptions
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import Processes
 from imagegram.options import Options
@@ -14,21 +16,13 @@ def tokenize(
     dataset: str, out: Path, rank: int = 0, world_size: int = 1, **options: Any
 ) -> TokenFolder:
     """`tokenize_dataset`, its options given one by one."""
-    given = {
-        name: options.pop(name)
-        for name in ("split", "images", "image_column", "label_column", "group")
-        if name in options
-    }
-    return tokenize_dataset(
-        DatasetSpec(dataset, **given), out, Options(**options), Processes(rank, world_size)
-    )
+    of_the_data = {field.name for field in fields(DatasetOptions)} & options.keys()
+    spec = DatasetSpec(dataset, **{name: options.pop(name) for name in of_the_data})
+    return tokenize_dataset(spec, out, Options(**options), Processes(rank, world_size))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The arrays and the bad images of a token folder, byte for byte.
-
-    A process killed while it wrote bad.jsonl leaves its unfinished copy, which may as well be that
-    of a live one.
-    """
+    """The arrays and the bad images of a token folder, byte for byte; not the unfinished bad.jsonl
+    that a killed process leaves."""
     files = (f for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl"))
     return {f.name: f.read_bytes() for f in files if not f.name.endswith("-bad.jsonl")}

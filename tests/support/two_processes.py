@@ -1,5 +1,4 @@
-"""Two processes that tokenize one data set together, as torchrun starts them: copies of the tests'
-own process."""
+"""Two processes that tokenize one data set together: copies of the tests' own process."""
 
 import ctypes
 import os
@@ -49,8 +48,7 @@ class Process:
         raise AssertionError("the job ended well")
 
     def finish(self, **changes: Any) -> None:
-        """Run the job to its end: the tokens are what one process that nothing happens to
-        leaves."""
+        """Run the job to its end: the tokens are those of a single quiet process."""
         self.run(**changes)
         self.barrier("finished")
         if self.rank == 0:
@@ -67,13 +65,9 @@ def in_two_processes(
 
     def both() -> None:
         if own_mounts:
-            maps = {
-                "setgroups": "deny",
-                "uid_map": f"0 {os.getuid()} 1",
-                "gid_map": f"0 {os.getgid()} 1",
-            }
+            ids = {"uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
             assert ctypes.CDLL(None).unshare(NEW_NAMESPACES) == 0
-            for name, text in maps.items():
+            for name, text in ({"setgroups": "deny"} | ids).items():
                 Path(f"/proc/self/{name}").write_text(text)
         processes = [
             fork(partial(scenario, Process(folder, rank)), reports[1 + rank]) for rank in (0, 1)
@@ -81,6 +75,5 @@ def in_two_processes(
         assert [os.waitpid(process, 0)[1] for process in processes] == [0, 0]
 
     ended = os.waitpid(fork(both, reports[0]), 0)[1]
-    assert ended == 0, "\n".join(
-        report.read_text() for report in reversed(reports) if report.exists()
-    )
+    said = [report.read_text() for report in reversed(reports) if report.exists()]
+    assert ended == 0, "\n".join(said)
