@@ -41,10 +41,11 @@ def _check_packages() -> None:
     if not missing:
         return
     here = Path(__file__).parents[1]
-    message = (
-        f"{sys.executable} lacks {', '.join(missing)}, which Imagegram needs: run `make setup` in "
-        f"{here}, then use .venv/bin/python instead, or `pip install {here}`"
+    what = f"{sys.executable} lacks {', '.join(missing)}, which Imagegram needs"
+    remedy = (
+        f"run `make setup` in {here}, then use .venv/bin/python instead, or `pip install {here}`"
     )
+    message = f"{what}: {remedy}"
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script and Path(script).resolve().parent == here:
         sys.exit(f"error: {message}")

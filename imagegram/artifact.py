@@ -120,9 +120,8 @@ class Artifact:
     def record(self) -> dict[str, Any] | None:
         """What the folder was made from; None where it is not ours, or not finished."""
         file = self.path / self.kind.record
-        found: dict[str, Any] | None = None
-        if self.is_ours() and file.is_file():
-            found = read_json(file)
+        there = self.is_ours() and file.is_file()
+        found: dict[str, Any] | None = read_json(file) if there else None
         return found
 
     def finish(self, record: Mapping[str, Any]) -> None:

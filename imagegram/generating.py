@@ -120,10 +120,8 @@ def open_codec(index: Index, name: str = "") -> Codec:
     else:
         codec = load_codec(name if local else made_with, index.revision)
     if codec.revision != index.revision:
-        raise UserError(
-            f"{index.path} holds tokens of {made_with!r} revision {index.revision}, here is "
-            f"{codec.revision}: tokenize and index again"
-        )
+        what = f"{index.path} holds tokens of {made_with!r} revision {index.revision}"
+        raise UserError(f"{what}, here is {codec.revision}: tokenize and index again")
     return codec
 
 
@@ -152,8 +150,7 @@ class Run:
         a line says what differs. UserError, with nothing touched, on bad input or others' files.
         """
         self.request.check(self.index)
-        path = self.index.path
-        none_held_out = not len(self.held_out.tokens)
+        path, none_held_out = self.index.path, not len(self.held_out.tokens)
         if self.request.draw.prompt and none_held_out:
             raise UserError(f"{path} holds out no images whose first tokens could be a prompt")
         with self.locked(self.asked()):
@@ -238,9 +235,8 @@ class Run:
         rng = np.random.default_rng(self.request.seed)
         figures = copying.measure(tokens, self.index, real, rng)
         if self.request.draw.is_whole(self.index):
-            sampler = self.request.draw.sampler
-            bootstrap = np.random.default_rng(0)
-            figures["generated"] |= exact_figures(self.index, sampler, real, bootstrap)
+            sampler, apart = self.request.draw.sampler, np.random.default_rng(0)
+            figures["generated"] |= exact_figures(self.index, sampler, real, apart)
         if not len(images):
             return figures
         length = tokens.shape[1]

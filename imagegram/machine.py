@@ -85,8 +85,8 @@ def stops_wait() -> Iterator[None]:
         yield
         return
     asked: list[int] = []
-    found = {stop: signal.getsignal(stop) for stop in STOPS}
-    handlers = {stop: of for stop, of in found.items() if of is not signal.SIG_IGN}  # nohup
+    stops = [stop for stop in STOPS if signal.getsignal(stop) is not signal.SIG_IGN]  # nohup
+    handlers = {stop: signal.getsignal(stop) for stop in stops}
     for stop in handlers:
         signal.signal(stop, lambda number, frame: asked.append(number))
     try:

@@ -34,12 +34,8 @@ class Options:
             what = f"must not be negative, is {self.jpeg_margin}"
             raise UserError(f"--jpeg-margin {what}; 0 decodes every JPEG whole")
         if self.workers < -1:
-            raise UserError(
-                "--workers must be -1 (one for each core), 0 (none) or a number of processes, not "
-                f"{self.workers}"
-            )
+            what = "-1 (one for each core), 0 (none) or a number of processes"
+            raise UserError(f"--workers must be {what}, not {self.workers}")
         if not 0 <= self.held_out_share < 1:
-            raise UserError(
-                "--held-out-share is a share of the images from 0 to below 1 (0.1: a tenth), not "
-                f"{self.held_out_share}"
-            )
+            what = "a share of the images from 0 to below 1 (0.1: a tenth)"
+            raise UserError(f"--held-out-share is {what}, not {self.held_out_share}")

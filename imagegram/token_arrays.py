@@ -37,10 +37,9 @@ def read_tokens(path: Path, vocab_size: int, length: int = 0) -> NDArray[np.uint
         has = f"{found.shape[1]} tokens an image"
         raise UserError(f"{path} has {has}, the training images {length}")
     if found.min() < 0 or found.max() >= vocab_size:
-        raise UserError(
-            f"{path} holds tokens from {found.min()} to {found.max()}, the vocabulary has "
-            f"{vocab_size}: give its --levels (FSQ), or its --vocab-size"
-        )
+        what = f"{path} holds tokens from {found.min()} to {found.max()}"
+        remedy = "give its --levels (FSQ), or its --vocab-size"
+        raise UserError(f"{what}, the vocabulary has {vocab_size}: {remedy}")
     return check_tokens(found, vocab_size)
 
 

@@ -68,10 +68,8 @@ class Corpus:
 def check_tokens(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.uint16]:
     """Cast to uint16; UserError on ids outside [0, vocab_size), which would wrap to others."""
     if vocab_size > MAX_VOCAB:
-        raise UserError(
-            f"a vocabulary of {vocab_size} does not fit: uint16 tokens have {MAX_VOCAB} ids, the "
-            "rest mark ends"
-        )
+        remain = f"uint16 tokens have {MAX_VOCAB} ids, the rest mark ends"
+        raise UserError(f"a vocabulary of {vocab_size} does not fit: {remain}")
     if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
         found = f"{tokens.min()} to {tokens.max()}"
         raise UserError(f"the codec returned a token outside [0, {vocab_size}): {found}")
@@ -200,7 +198,6 @@ class TokenFolder:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal
         -> reason. `names`: the file, member or row of every bad image; `others`: groups [n] and
         hashes [n] of the readable ones."""
-        named = names or {}
         marker = self._marker(shard)
         marker.unlink(missing_ok=True)
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed
@@ -216,7 +213,7 @@ class TokenFolder:
         record = {
             "first": int(self.asked[self.range(shard).start]),
             "ok": len(tokens),
-            "bad": [[i, reason, named.get(i, "")] for i, reason in sorted(bad.items())],
+            "bad": [[i, reason, (names or {}).get(i, "")] for i, reason in sorted(bad.items())],
             "bytes": {kind: file.stat().st_size for kind, file in files.items()},
             "sha256": {kind: sha256(file) for kind, file in files.items()},
             "seconds": round(seconds, 3),
