@@ -26,17 +26,12 @@ print(torch.cuda.is_available())
 
 
 @pytest.mark.skipif(not Path("/dev/nvidia0").exists() or not GPUS, reason="no NVIDIA GPU")
-def test_a_gpu_predicts_and_draws_what_the_cpu_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
+def test_a_gpu_predicts_and_draws_what_the_cpu_does(tmp_path: Path) -> None:
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 512, (60, 6)))
     expected = Kernel().probabilities(index, np.array(index.tokens[:20]))  # and the fit is kept
-    environment = {
-        name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"
-    }
-    if GPUS != "all":
-        environment["CUDA_VISIBLE_DEVICES"] = GPUS
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": GPUS}
+    if GPUS == "all":
+        del environment["CUDA_VISIBLE_DEVICES"]
     files = [tmp_path / "found.npy", tmp_path / "drawn.npy"]
     command = [sys.executable, "-c", ASK, str(index.path), *map(str, files)]
     done = subprocess.run(

@@ -1,13 +1,10 @@
 """The likelihood of every sampler: brute force, what it draws, and laws that must hold."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed, matches
-from tests.support.corpora import index_of
+from tests.support.corpora import shared_index_of
 
 WAYS = {
     "ntd": Ntd(context=2),
@@ -22,27 +19,18 @@ WAYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-
-
-@pytest.fixture
-def rows() -> NDArray[np.int64]:
-    """Images that share many contexts, some of them twice or three times there."""
-    rng = np.random.default_rng(4)
-    distinct = rng.integers(0, 4, (40, 4)) * 73
-    return distinct[rng.permutation(np.repeat(np.arange(40), rng.integers(1, 4, 40)))]
+RNG = np.random.default_rng(4)
+DISTINCT = RNG.integers(0, 4, (40, 4)) * 73
+# Images that share many contexts, some of them twice or three times there.
+ROWS = DISTINCT[RNG.permutation(np.repeat(np.arange(40), RNG.integers(1, 4, 40)))].astype(np.uint16)
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_sequences_come_out_as_often_as_their_likelihood_says(
-    tmp_path: Path, rows: NDArray[np.int64], name: str
-) -> None:
-    index = index_of(tmp_path, rows)
+def test_sequences_come_out_as_often_as_their_likelihood_says(name: str) -> None:
+    index = shared_index_of(ROWS)
     n = 5_000 if name == "smoothed, sharpened" else 20_000  # whose sequences are drawn one by one
     drawn = WAYS[name].sample(index, n, np.random.default_rng(1)).tokens
-    distinct = np.unique(rows, axis=0).astype(np.uint16)
+    distinct = np.unique(ROWS, axis=0)
     for length in (1, 2, 4):
         starts = np.unique(distinct[:, :length], axis=0)
         expected = WAYS[name].probabilities(index, starts).prod(1)
@@ -52,41 +40,31 @@ def test_sequences_come_out_as_often_as_their_likelihood_says(
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_the_next_token_is_one_of_the_vocabulary(
-    tmp_path: Path, rows: NDArray[np.int64], name: str
-) -> None:
-    index = index_of(tmp_path, rows)
-    contexts = np.tile(rows[3], (512, 1)).astype(np.uint16)
+def test_the_next_token_is_one_of_the_vocabulary(name: str) -> None:
+    contexts = np.tile(ROWS[3, :3], (512, 1))
     contexts[:, 2] = np.arange(512)
-    assert WAYS[name].probabilities(index, contexts[:, :3])[:, 2].sum() == pytest.approx(
-        1, abs=1e-5
-    )
+    p = WAYS[name].probabilities(shared_index_of(ROWS), contexts)[:, 2]
+    assert p.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [1, 50, 1 << 22])
-def test_many_matches_are_looked_at_in_parts(
-    tmp_path: Path, rows: NDArray[np.int64], at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = index_of(tmp_path, rows)
-    sampler = Aligned(context=1, min_images=1)
-    expected = np.empty((len(rows), 4))
-    for r, row in enumerate(rows):
+def test_many_matches_are_looked_at_in_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = np.empty((len(ROWS), 4))
+    for r, row in enumerate(ROWS):
         for i in range(4):
-            pool = rows if i == 0 else rows[rows[:, i - 1] == row[i - 1]]
+            pool = ROWS if i == 0 else ROWS[ROWS[:, i - 1] == row[i - 1]]
             expected[r, i] = (pool[:, i] == row[i]).mean()
     monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
-    assert np.allclose(sampler.probabilities(index, rows.astype(np.uint16)), expected)
+    sampler = Aligned(context=1, min_images=1)
+    assert np.allclose(sampler.probabilities(shared_index_of(ROWS), ROWS), expected)
 
 
-def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates(
-    tmp_path: Path, rows: NDArray[np.int64]
-) -> None:
+def test_an_unbounded_context_copies_for_certain_and_by_the_law_of_duplicates() -> None:
     """The product telescopes to the empirical distribution: what is there m times comes out m times
     as often."""
-    index = index_of(tmp_path, rows)
-    distinct, times = np.unique(rows, axis=0, return_counts=True)
-    p = Ntd(context=99).probabilities(index, distinct.astype(np.uint16)).prod(1)
-    assert np.allclose(p, times / len(rows))
+    distinct, times = np.unique(ROWS, axis=0, return_counts=True)
+    p = Ntd(context=99).probabilities(shared_index_of(ROWS), distinct).prod(1)
+    assert np.allclose(p, times / len(ROWS))
     assert p.sum() == pytest.approx(1)
 
 
@@ -103,11 +81,7 @@ LEFT_OUT = {
 @pytest.mark.parametrize("at_once", [1, 1 << 22])
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_left_out_images_are_predicted_as_from_an_index_without_them(
-    tmp_path: Path,
-    rows: NDArray[np.int64],
-    name: str,
-    at_once: int,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where others share its context; where nobody does, a sampler of the smaller index would
     shorten it."""
@@ -115,11 +89,9 @@ def test_left_out_images_are_predicted_as_from_an_index_without_them(
         "imagegram.samplers.smoothed.discounts", lambda levels: [0.0, 0.5][: len(levels.low)]
     )
     monkeypatch.setattr(matches, "MATCHES_AT_ONCE", at_once)
-    index = index_of(tmp_path, rows)
+    index = shared_index_of(ROWS)
     asked = np.array([30, 0, 17])
-    left_out = LEFT_OUT[name].probabilities(index, rows[asked].astype(np.uint16), leave_out=asked)
+    left_out = LEFT_OUT[name].probabilities(index, ROWS[asked], leave_out=asked)
     for row, p in zip(asked, left_out, strict=True):
-        smaller = index_of(tmp_path / f"without-{row}", np.delete(rows, row, axis=0))
-        assert np.allclose(
-            p, LEFT_OUT[name].probabilities(smaller, rows[row : row + 1].astype(np.uint16))
-        )
+        smaller = shared_index_of(np.delete(ROWS, row, axis=0))
+        assert np.allclose(p, LEFT_OUT[name].probabilities(smaller, ROWS[row : row + 1]))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from imagegram.samplers import Ntd
 from imagegram.samplers.ntd import longest_runs, unique_contexts
-from tests.support.corpora import corpora, shared_index_of
+from tests.support.corpora import assert_same, corpora, shared_index_of
 
 
 @pytest.mark.parametrize("shard_images", [0, 5])
@@ -21,20 +21,14 @@ def test_longest_runs_agree_with_brute_force(name: str, shard_images: int) -> No
     if length > 2:
         sequences[4:8, :2] = training[rng.integers(0, len(training), 4), -2:]
     index = shared_index_of(training, 65_279, shard_images)
-    known = {
-        tuple(row[i:j])
-        for row in training.tolist()
-        for i in range(length)
-        for j in range(i + 1, length + 1)
-    }
-    expected = [
-        [
-            max((j - i for j in range(i + 1, length + 1) if tuple(row[i:j]) in known), default=0)
-            for i in range(length)
-        ]
-        for row in sequences.tolist()
-    ]
-    assert longest_runs(index, sequences).tolist() == expected
+    runs = [(i, j) for i in range(length) for j in range(i + 1, length + 1)]
+    known = {tuple(row[i:j]) for row in training.tolist() for i, j in runs}
+    expected = np.zeros(sequences.shape, int)
+    for r, row in enumerate(sequences.tolist()):
+        for i, j in runs:  # longer ones later
+            if tuple(row[i:j]) in known:
+                expected[r, i] = j - i
+    assert np.array_equal(longest_runs(index, sequences), expected)
 
 
 @pytest.mark.parametrize("whole", [0, 10**9])
@@ -101,21 +95,14 @@ def test_copying_without_a_search_draws_the_same_matches(
     # and half of it shuffled
     given = training[rng.integers(0, len(training), 300)].astype(np.uint16)[:, : length // 2]
     given[::2] = rng.permuted(given[::2], axis=1)
+    monkeypatch.setattr("imagegram.samplers.ntd.PAYS_MORE", 0)
     for prefix in (None, given):
         answers = []
-        for pays in (0, 10**9):
-            monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
-            monkeypatch.setattr("imagegram.samplers.ntd.PAYS_MORE", 0)
-            index.kept.clear()
-            answers.append(
-                Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix)
-            )
         # The third way searches for every token: no sequence is ever known to copy.
-        monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", False)
-        answers.append(
-            Ntd(context=context).sample(index, 300, np.random.default_rng(3), prefix=prefix)
-        )
-        monkeypatch.undo()
-        for answer in answers[1:]:
-            assert np.array_equal(answers[0].tokens, answer.tokens)
-            assert np.array_equal(answers[0].sources, answer.sources)
+        for pays, follow in ((0, True), (10**9, True), (0, False)):
+            monkeypatch.setattr("imagegram.samplers.ntd.PAYS", pays)
+            monkeypatch.setattr("imagegram.samplers.ntd.FOLLOW_COPIES", follow)
+            index.kept.clear()
+            rng = np.random.default_rng(3)
+            answers.append(Ntd(context=context).sample(index, 300, rng, prefix=prefix))
+        assert_same(*answers)

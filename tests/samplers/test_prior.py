@@ -1,5 +1,4 @@
-"""A sampler behind the interface of search-over-tokens: a stub of its base class, and the one
-property that counts."""
+"""A sampler behind the interface of search-over-tokens, of whose base class there is a stub."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -28,12 +27,7 @@ class BaseARPrior(ABC):
 
     @abstractmethod
     def generate_next_tokens(
-        self,
-        prompt: Any,
-        current_tokens: torch.Tensor,
-        num_new_tokens: int = 1,
-        num_samples: int = 1,
-        **kwargs: Any,
+        self, prompt: Any, current_tokens: Any, num_new_tokens: int, num_samples: int, **kwargs: Any
     ) -> Any: ...
 
     @abstractmethod
@@ -55,12 +49,9 @@ class Prior(NgramPrior, BaseARPrior):
 
 @pytest.fixture
 def prior(tmp_path: Path) -> Prior:
-    tokens = np.random.default_rng(0).integers(0, 6, (200, 8))
-    index = index_of(tmp_path, tokens)
-    return Prior(
-        {"index": index.path, "sampler": "aligned", "options": {"context": 1, "min_images": 1}},
-        "cpu",
-    )
+    index = index_of(tmp_path, np.random.default_rng(0).integers(0, 6, (200, 8)))
+    options = {"context": 1, "min_images": 1}
+    return Prior({"index": index.path, "sampler": "aligned", "options": options}, "cpu")
 
 
 def test_it_proposes_as_its_sampler_draws(prior: Prior) -> None:
@@ -70,17 +61,14 @@ def test_it_proposes_as_its_sampler_draws(prior: Prior) -> None:
     first, chances = prior.generate_next_tokens("a cat", nothing, num_new_tokens=2, num_samples=3)
     assert first.shape == (3, 2)
     assert chances.shape == (3,)
-    many, chances = prior.generate_next_tokens(
-        "a cat", first[:2], num_new_tokens=1, num_samples=4000
-    )
+    many, chances = prior.generate_next_tokens("a cat", first[:2], num_samples=4000)
     assert many.shape == (8000, 3)
     assert (many[:4000, :2] == first[0]).all()
     assert (many[4000:, :2] == first[1]).all()
 
     # The chances are those of the sampler, and those of what was drawn.
-    wanted = Aligned(context=1, min_images=1).probabilities(
-        prior.index, many.numpy().astype(np.uint16)
-    )[:, 2]
+    sampler = Aligned(context=1, min_images=1)
+    wanted = sampler.probabilities(prior.index, many.numpy().astype(np.uint16))[:, 2]
     assert chances.numpy() == pytest.approx(np.log(wanted), rel=1e-5)
     for token in range(6):
         here = (many[:4000, 2] == token).numpy()

@@ -1,31 +1,26 @@
-"""Samplers draw from exactly the distributions that brute force gives, and name where each token
-came from."""
+"""Samplers draw from exactly the distributions of brute force, and name where tokens came from."""
 
 import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from scipy.stats import chi2, norm
 
 from imagegram.cli import UserError
 from imagegram.codec.fsq import fsq_codes
 from imagegram.codec.tiny_flextok import FSQ
 from imagegram.index.engine import Engine
-from imagegram.samplers import SAMPLERS, Aligned, Ntd, Sampler, Smoothed, sampler_named
+from imagegram.samplers import SAMPLERS, Aligned, Ntd, Sampler, Samples, Smoothed, sampler_named
 from imagegram.samplers.matches import truncated
 from imagegram.samplers.ntd import matches_anywhere
 from imagegram.tokens import SEPARATOR, TERMINATOR
-from tests.support.corpora import corpora, shared_index_of
+from tests.support.corpora import assert_same, corpora, shared_index_of
 from tests.support.reference import ntd
 
 Distribution = dict[int, float]
-
-
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels hardly fitted."""
-    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
 
 
 def anywhere(training: list[list[int]], prefix: list[int], context: int) -> Distribution:
@@ -79,12 +74,8 @@ def check(
         if n >= 200:
             statistic += sum((counts[t] - n * p) ** 2 / (n * p) for t, p in wanted.items())
             freedom += len(wanted) - 1
-    # Wilson & Hilferty's cube-root normal approximation, at five sigma: the seed is fixed, a wrong
-    # sampler is far off
-    if freedom:
-        assert ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(
-            2 / (9 * freedom)
-        ) < 5
+    if freedom:  # at five sigma: the seed is fixed, a wrong sampler is far off
+        assert chi2.sf(statistic, freedom) > norm.sf(5)
 
 
 SMALL = np.random.default_rng(5).integers(0, 3, (30, 5))
@@ -123,24 +114,20 @@ def test_aligned_samples_the_exact_distribution(context: int, images: int, ancho
     index = shared_index_of(SMALL)
     sampler = Aligned(context=context, min_images=images, anchor=anchor)
     drawn = sampler.sample(index, 20_000, np.random.default_rng(2)).tokens
-    rows = SMALL.tolist()
+    rows, how = SMALL.tolist(), (context, images, anchor)
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        check(
-            drawn, {p: aligned(rows, list(p), context, images, anchor) for p in prefixes}, position
-        )
+        check(drawn, {p: aligned(rows, list(p), *how) for p in prefixes}, position)
 
 
-def discounted(
-    rows: list[list[int]], prefix: list[int], context: int, floor: Distribution
-) -> Distribution:
+def discounted(rows: list[list[int]], prefix: list[int], context: int) -> Distribution:
     """p = (c - D + D * t * p_shorter) / n from the shortest context up to the longest that occurs,
-    where D is n1 / (n1 + 2 n2) of all contexts of that length at that position; without a floor,
-    counts at the bottom."""
-    i, p = len(prefix), floor
+    where D is n1 / (n1 + 2 n2) of all contexts of that length at that position; counts at the
+    bottom."""
+    i, p = len(prefix), Distribution()
     for length in range(min(context, i) + 1):
         follows = Counter(row[i] for row in rows if row[i - length : i] == prefix[i - length :])
-        if length == 0 and not floor:
+        if length == 0:
             p = {token: c / follows.total() for token, c in follows.items()}
             continue
         times = Counter(Counter((*row[i - length : i], row[i]) for row in rows).values())
@@ -167,7 +154,7 @@ def test_smoothed_samples_the_exact_distribution(rows: NDArray[np.int64], contex
     exact = sampler.probabilities(index, drawn[:50])
     for position in range(5):
         prefixes = {tuple(r[:position]) for r in drawn.tolist()}
-        expected = {p: discounted(rows.tolist(), list(p), context, {}) for p in prefixes}
+        expected = {p: discounted(rows.tolist(), list(p), context) for p in prefixes}
         check(drawn, expected, position)
         of_rows = [expected[tuple(r[:position])][r[position]] for r in drawn[:50].tolist()]
         assert exact[:, position] == pytest.approx(np.array(of_rows))
@@ -184,7 +171,7 @@ def test_temperature_top_k_and_top_p_reweigh_the_final_distribution(method: str)
         full = {
             "ntd": lambda p: anywhere(rows, p, 1),
             "aligned": lambda p: aligned(rows, p, 1, 1, 0),
-            "smoothed": lambda p: discounted(rows, p, 1, {}),
+            "smoothed": lambda p: discounted(rows, p, 1),
         }[method](list(prefix))
         kept = sorted(full.items(), key=lambda item: (-item[1], item[0]))[:3]
         total, nucleus, reached = sum(p**2 for _, p in kept), {}, 0.0
@@ -229,12 +216,9 @@ def test_every_token_stands_where_its_source_says(name: str, sampler: Sampler) -
 
 
 def test_codes_are_those_of_the_quantizer() -> None:
-    import torch
-
     ids = np.arange(8 * 5 * 3)
-    assert np.allclose(
-        fsq_codes(ids, (8, 5, 3)), FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy()
-    )
+    expected = FSQ((8, 5, 3)).to_codes(torch.from_numpy(ids)).numpy()
+    assert np.allclose(fsq_codes(ids, (8, 5, 3)), expected)
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
@@ -243,8 +227,7 @@ def test_fewer_tokens_are_the_first_of_the_whole(method: str) -> None:
     whole, part = (
         SAMPLERS[method]().sample(index, 50, np.random.default_rng(1), length=k) for k in (0, 3)
     )
-    assert np.array_equal(part.tokens, whole.tokens[:, :3])
-    assert np.array_equal(part.sources, whole.sources[:, :3])
+    assert_same(part, Samples(whole.tokens[:, :3], whole.sources[:, :3]))
     with pytest.raises(UserError, match="has 5"):
         SAMPLERS[method]().sample(index, 1, np.random.default_rng(1), length=6)
 
@@ -292,9 +275,7 @@ def test_truncation_by_hand() -> None:
     ],
 )
 def test_a_seed_draws_what_it_always_drew(sampler: Sampler, tokens: int, sources: int) -> None:
-    """Checksums of what samplers drew before they were classes: finished nights stay comparable."""
+    """Finished nights stay comparable."""
     drawn = sampler.sample(shared_index_of(RARE * 73), 200, np.random.default_rng(1))
-    assert (zlib.crc32(drawn.tokens.tobytes()), zlib.crc32(drawn.sources.tobytes())) == (
-        tokens,
-        sources,
-    )
+    assert zlib.crc32(drawn.tokens.tobytes()) == tokens
+    assert zlib.crc32(drawn.sources.tobytes()) == sources

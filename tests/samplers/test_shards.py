@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Aligned, Kernel, Ntd, Smoothed
-from tests.support.corpora import index_of
+from tests.support.corpora import assert_same, index_of, indexed
 
 SAMPLERS = {
     "ntd": Ntd(context=3),
@@ -34,31 +33,21 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
     tokens = rng.choice([3, 130, 256, 257, 511], (90, 10), p=[0.4, 0.3, 0.1, 0.1, 0.1])
     tokens[::4, 3:8] = rng.integers(0, 512, 5)
     one = index_of(folder, tokens)
-    twelve = build_index(
-        [folder / "tokens"],
-        folder / "input",
-        folder / "twelve",
-        builder="divsufsort",
-        shard_images=8,
-    )
+    twelve = indexed(folder, index="twelve", shard_images=8)
     assert len(twelve.shards) == 12
     return one, twelve
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_same_seed_draws_the_same_tokens(
-    indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
+def test_the_same_seed_draws_the_same_tokens(indexes: tuple[Index, Index], name: str) -> None:
     one, twelve = (SAMPLERS[name].sample(index, 300, np.random.default_rng(1)) for index in indexes)
-    assert np.array_equal(one.tokens, twelve.tokens)
     if name.startswith("ntd"):
-        # Where several images go on alike, another of them may be named; it holds the token all the
-        # same.
+        # Where several images go on alike, another of them may be named, which has the token too.
         rows, positions = np.moveaxis(twelve.sources, -1, 0)
-        assert np.array_equal(indexes[1].tokens[rows, positions], twelve.tokens)
+        assert np.array_equal(indexes[1].tokens[rows, positions], one.tokens)
+        assert np.array_equal(one.tokens, twelve.tokens)
     else:
-        assert np.array_equal(one.sources, twelve.sources)
+        assert_same(one, twelve)
 
 
 def test_matches_are_the_same_listed_and_bisected(
@@ -69,27 +58,20 @@ def test_matches_are_the_same_listed_and_bisected(
         monkeypatch.setattr("imagegram.samplers.ntd.LISTED", listed)
         monkeypatch.setattr("imagegram.samplers.ntd.FEW", 0)
         answers.append(Ntd(context=3).sample(indexes[1], 300, np.random.default_rng(1)))
-    for answer in answers[1:]:
-        assert np.array_equal(answers[0].tokens, answer.tokens)
-        assert np.array_equal(answers[0].sources, answer.sources)
+    assert_same(*answers)
 
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed", "kernel"])
-def test_the_same_probabilities(
-    indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-    one, twelve = (
-        SAMPLERS[name].probabilities(index, np.array(indexes[0].tokens[:9])) for index in indexes
-    )
+def test_the_same_probabilities(indexes: tuple[Index, Index], name: str) -> None:
+    asked = np.array(indexes[0].tokens[:9])
+    one, twelve = (SAMPLERS[name].probabilities(index, asked) for index in indexes)
     assert np.allclose(one, twelve)
 
 
 @pytest.mark.parametrize("name", ["ntd", "aligned", "smoothed"])
 def test_the_corpus_is_not_copied_into_memory(tmp_path: Path, name: str) -> None:
-    index = index_of(
-        tmp_path, np.random.default_rng(0).integers(0, 512, (700, 1500)), shard_images=100
-    )
+    tokens = np.random.default_rng(0).integers(0, 512, (700, 1500))
+    index = index_of(tmp_path, tokens, shard_images=100)
     # imports and tables of the codes
     SAMPLERS[name].sample(index, 2, np.random.default_rng(0), length=1)
     index = Index.open(index.path)

@@ -14,6 +14,7 @@ from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.manifest import Manifest
+from imagegram.samplers import Samples
 from imagegram.tokens import TERMINATOR, TokenFolder
 
 
@@ -83,6 +84,13 @@ def related(n: int, length: int = 4, seed: int = 0) -> NDArray[np.uint16]:
     rng = np.random.default_rng(seed)
     digits = (rng.integers(1, 7, (n, 1, 1)) + rng.integers(-1, 2, (n, length, 3))).clip(0, 7)
     return (digits @ np.array([1, 8, 64])).astype(np.uint16)
+
+
+def assert_same(samples: Samples, *others: Samples) -> None:
+    """The same tokens from the same places."""
+    for other in others:
+        assert np.array_equal(samples.tokens, other.tokens)
+        assert np.array_equal(samples.sources, other.sources)
 
 
 @st.composite
