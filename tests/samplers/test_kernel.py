@@ -1,5 +1,4 @@
-"""The kernel n-gram is the formula of its docstring, draws what it says, and learns from the
-training images alone."""
+"""The kernel n-gram is its formula, draws what it says, and learns from training images alone."""
 
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from scipy.stats import chisquare
 
 from docs.kernel_in_30_lines import token_probability
 from imagegram.cli import UserError
-from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
 from imagegram.samplers import Kernel
 from imagegram.samplers.kernel import fit as module
@@ -19,9 +17,8 @@ from imagegram.samplers.kernel import votes as kernel_votes
 from imagegram.samplers.kernel.fit import fit, open_kernel
 from imagegram.samplers.kernel.model import OWN_TOKENS, MovedVotes, context_places, digits_of
 from imagegram.samplers.kernel.regression import JITTER, Regression
-from tests.support.corpora import index_of, related
+from tests.support.corpora import assert_same, index_of, related
 
-CPU = torch.device("cpu")
 LEVELS = (8, 8, 8)
 FITTED = Kernel(temperature=1.0)
 
@@ -31,9 +28,9 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEPS", 12)
 
 
-def digits_in(tokens: NDArray[np.integer]) -> NDArray[np.int64]:
-    """[n, L] -> [n, F]."""
-    return fsq_digits(tokens, LEVELS).reshape(len(tokens), -1)
+def digits_in(tokens: NDArray[np.integer]) -> torch.Tensor:
+    """[n, L] -> uint8 [n, F]."""
+    return digits_of(tokens.astype(np.uint16), LEVELS, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -42,8 +39,7 @@ def index(tmp_path: Path) -> Index:
 
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the votes of a hundred images are counted in blocks and tiles, the last of which is
-    not full."""
+    """So that votes are counted in several blocks and tiles, the last of which is not full."""
     monkeypatch.setattr(kernel_votes, "GROUP", 7)
     monkeypatch.setattr(kernel_votes, "TILE", 28)
     monkeypatch.setattr(kernel_votes, "ROWS", 3)
@@ -57,9 +53,31 @@ def whole(y: torch.Tensor) -> torch.Tensor:
 
 
 def heard(distances: torch.Tensor) -> torch.Tensor:
-    """Squared distances as the votes take them: no image counts as if nearer than the fourth
-    nearest."""
+    """Squared distances as the votes take them: none is nearer than the fourth nearest."""
     return distances.maximum(distances.sort()[0][3])
+
+
+def chance(
+    model: MovedVotes,
+    position: int,
+    wanted: torch.Tensor,
+    distances: torch.Tensor,
+    near: torch.Tensor,
+) -> float:
+    """p of a token [3] by images at squared distances [N] that offer `near` [N, 3]."""
+    votes = torch.softmax(-heard(distances), 0)
+    for digit in range(3):
+        offers = near[None, :, digit]
+        votes = votes * model.chances(position, digit, wanted[None, digit, None], offers)[0]
+    shares = model.shares(position)
+    return (shares[0] * votes.sum() + shares[2] / 512).item()
+
+
+def assert_drawn_from(expected: NDArray[np.float64], observed: NDArray[np.integer]) -> None:
+    """Counts of what is common follow the expected ones, by a chi-square test."""
+    common = expected > 5
+    expected, observed = expected[common], observed[common]
+    assert chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
 
 
 def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,10 +87,9 @@ def test_probabilities_are_the_thirty_lines(index: Index, monkeypatch: pytest.Mo
         name: value.double().numpy() for name, value in open_kernel(index).state_dict().items()
     }
     rows = np.vstack([related(3, seed=1), index.tokens[:2]]).astype(np.uint16)
-    training = digits_in(index.tokens)
+    training, asked = digits_in(index.tokens).numpy(), digits_in(rows).numpy()
     expected = [
-        [token_probability(fitted, training, image, t, 3) for t in range(4)]
-        for image in digits_in(rows)
+        [token_probability(fitted, training, image, t, 3) for t in range(4)] for image in asked
     ]
     assert FITTED.probabilities(index, rows) == pytest.approx(np.array(expected), rel=1e-3)
 
@@ -84,32 +101,22 @@ def test_an_image_left_out_neither_votes_nor_shapes_its_own_mean(
     small_tiles(monkeypatch)
     model = open_kernel(index)
     image, position = 50, 2
-    digits = digits_of(index.tokens, LEVELS, CPU)
+    digits = digits_in(index.tokens)
     codes = model.training_codes(digits, position)
     others = torch.arange(60) != image
     refitted = refit(model.regression_at(position), codes, others)
-    near = (
-        refitted.predict(codes[image : image + 1])
-        + model.residuals(digits, position, torch.arange(60))[others]
-    )
-    own = digits[image, 6:9].long()
+    residuals = model.residuals(digits, position, torch.arange(60))[others]
+    near = refitted.predict(codes[image : image + 1]) + residuals
     y = whole(model.project(digits, position))
-    votes = torch.softmax(-heard((y[others] - y[image]).square().sum(1)), 0)
-    for digit in range(3):
-        votes = (
-            votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
-        )
-    shares = model.shares(position)
-    expected = shares[0] * votes.sum() + shares[2] / 512
-    found = FITTED.probabilities(
-        index, index.tokens[image : image + 1], leave_out=np.array([image])
-    )
-    assert found[0, position] == pytest.approx(expected.item(), rel=1e-3)
+    distances = (y[others] - y[image]).square().sum(1)
+    expected = chance(model, position, digits[image, 6:9].long(), distances, near)
+    asked = index.tokens[image : image + 1]
+    found = FITTED.probabilities(index, asked, leave_out=np.array([image]))
+    assert found[0, position] == pytest.approx(expected, rel=1e-3)
 
 
 def refit(regression: Regression, codes: torch.Tensor, rows: torch.Tensor) -> Regression:
-    """The same regression of some rows, by the normal equations of each digit, with the same center
-    and axes."""
+    """The same of some rows, by the normal equations, with the same center and axes."""
     features = regression.features(codes)[rows].double()
     other = Regression(regression.context // 3, LEVELS, len(regression.landmarks))
     other.load_state_dict(regression.state_dict())
@@ -133,8 +140,8 @@ def test_left_out_residuals_are_those_of_refits_without_the_image(
     components."""
     monkeypatch.setattr("imagegram.samplers.kernel.regression.BLOCK", 7)
     tokens = related(40, max(4, position + 2))
-    model = fit(tokens.astype(np.uint16), LEVELS)
-    digits = digits_of(tokens, LEVELS, CPU)
+    model = fit(tokens, LEVELS)
+    digits = digits_in(tokens)
     row = model.row(position)
     codes = model.training_codes(digits, row)
     for image in (7, 30):
@@ -157,21 +164,16 @@ def test_late_tokens_of_long_images_share_their_numbers(
     model = open_kernel(index)
     assert model.rows == OWN_TOKENS + 1
     position = length - 1
-    digits = digits_of(index.tokens, LEVELS, CPU)
+    digits = digits_in(index.tokens)
     context = context_places(position, 3)
     places = [min(place, OWN_TOKENS * 3 + place % 3) for place in context]
     embedded = model.codes[places].gather(1, digits[:, context].T.long()).T
     y = whole(embedded @ model.projections[-1].T * (model.sharpness[-1] / 2).exp())
-    votes = torch.softmax(-heard((y[0] - y).square().sum(1)), 0)
-    own = digits[0, position * 3 :].long()
+    distances = (y[0] - y).square().sum(1)
     near = model.means(digits[:1], position) + model.residuals(digits, position, torch.arange(24))
-    for digit in range(3):
-        votes = (
-            votes * model.chances(position, digit, own[None, digit, None], near[None, :, digit])[0]
-        )
-    shares = model.shares(position)
+    expected = chance(model, position, digits[0, position * 3 :].long(), distances, near)
     found = FITTED.probabilities(index, index.tokens[:1])[0, position]
-    assert found == pytest.approx((shares[0] * votes.sum() + shares[2] / 512).item(), rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("sampler", [Kernel(), Kernel(step=0.5, top_p=0.9)])
@@ -202,13 +204,7 @@ def test_the_sampler_draws_from_these_probabilities(
     common = expected >= 5
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(expected[common], n - expected[common].sum())  # of all others together
-    keep = expected > 5
-    assert (
-        chisquare(
-            observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()
-        ).pvalue
-        > 1e-3
-    )
+    assert_drawn_from(expected, observed)
 
 
 @pytest.mark.parametrize("rounds", [[slice(0, 1)], [slice(0, 1), slice(1, 64)]])
@@ -221,29 +217,20 @@ def test_sources_are_drawn_by_their_votes(
     monkeypatch.setattr(kernel_votes, "NEAREST", 1)
     n = 20_000
     prefix = np.tile(index.tokens[7, :2], (n, 1))
-    samples = Kernel(temperature=0.8).sample(
-        index, n, np.random.default_rng(0), length=3, prefix=prefix
-    )
+    rng = np.random.default_rng(0)
+    samples = Kernel(temperature=0.8).sample(index, n, rng, length=3, prefix=prefix)
     assert (samples.sources[:, 2, 1] == 2).all()
     model = open_kernel(index)
-    y = whole(model.project(digits_of(index.tokens, LEVELS, CPU), 2))
+    y = whole(model.project(digits_in(index.tokens), 2))
     expected = n * torch.softmax(-heard((y - y[7]).square().sum(1)).double() / 0.8, 0).numpy()
     observed = np.bincount(samples.sources[:, 2, 0], minlength=60)
-    common = expected > 5
-    assert (
-        chisquare(
-            observed[common], expected[common] * observed[common].sum() / expected[common].sum()
-        ).pvalue
-        > 1e-3
-    )
-    assert observed[~common].sum() == pytest.approx(
-        expected[~common].sum(), abs=4 * np.sqrt(n / 10)
-    )
+    assert_drawn_from(expected, observed)
+    rare = expected <= 5
+    assert observed[rare].sum() == pytest.approx(expected[rare].sum(), abs=4 * np.sqrt(n / 10))
 
 
 def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index: Index) -> None:
-    """Images that are their source in all but some earlier tokens: put back, no other one changes
-    anything."""
+    """Images that are their source in all but some earlier tokens: only these change anything."""
     sources = np.tile(np.arange(20)[:, None], (1, 4))
     tokens = np.array(index.tokens[:20])
     tokens[:10, 1] ^= 4  # the highest bit of a digit
@@ -261,10 +248,9 @@ def test_a_token_was_moved_by_the_earlier_ones_that_differ_from_its_source(index
 
 def test_without_a_step_every_token_is_that_of_its_source(index: Index) -> None:
     samples = Kernel(step=0).sample(index, 200, np.random.default_rng(0))
-    assert np.array_equal(
-        index.tokens[samples.sources[..., 0], samples.sources[..., 1]], samples.tokens
-    )
-    assert (samples.sources[..., 1] == np.arange(4)).all()
+    rows, positions = np.moveaxis(samples.sources, -1, 0)
+    assert np.array_equal(index.tokens[rows, positions], samples.tokens)
+    assert (positions == np.arange(4)).all()
 
 
 def test_the_same_tokens_in_blocks_of_any_size_on_any_number_of_threads(
@@ -276,41 +262,32 @@ def test_the_same_tokens_in_blocks_of_any_size_on_any_number_of_threads(
         monkeypatch.setattr(kernel_votes, "ROWS", rows)
         monkeypatch.setattr(kernel_votes, "TILE", tile)
         torch.set_num_threads(1 if rows == 7 else 4)
-        found = Kernel().sample(index, 300, np.random.default_rng(1))
-        assert np.array_equal(found.tokens, expected.tokens)
-        assert np.array_equal(found.sources, expected.sources)
+        assert_same(Kernel().sample(index, 300, np.random.default_rng(1)), expected)
     torch.set_num_threads(threads)
 
 
 def test_the_fit_learns_from_others_and_not_from_the_image_itself() -> None:
-    """Left out, unrelated images are no better predicted than by chance; related ones are, held-out
-    ones alike."""
-    rng = np.random.default_rng(0)
-    unrelated = rng.integers(0, 512, (200, 4))
-    assert mean_bits(fit(unrelated.astype(np.uint16), LEVELS), unrelated) > 8.8
-    model = fit(related(200).astype(np.uint16), LEVELS)
-    assert mean_bits(model, related(200)) < 6.5
+    """Left out, unrelated images are no better predicted than by chance; related ones are."""
+    unrelated = np.random.default_rng(0).integers(0, 512, (200, 4)).astype(np.uint16)
+    assert mean_bits(fit(unrelated, LEVELS), unrelated) > 8.8
+    assert mean_bits(fit(related(200), LEVELS), related(200)) < 6.5
 
 
 def mean_bits(model: MovedVotes, tokens: NDArray[np.integer]) -> float:
     """Leave-one-out bits a token of all training images."""
-    digits = digits_of(tokens.astype(np.uint16), LEVELS, CPU)
-    images = torch.arange(len(tokens))
-    bits = [
-        module.left_out_bits(
-            model, digits, model.residuals(digits, position, images), position, len(tokens)
-        ).item()
-        for position in range(tokens.shape[1])
-    ]
+    digits = digits_in(tokens)
+    bits = []
+    for position in range(tokens.shape[1]):
+        residuals = model.residuals(digits, position, torch.arange(len(tokens)))
+        bits.append(module.left_out_bits(model, digits, residuals, position, len(tokens)).item())
     return float(np.mean(bits))
 
 
 def test_what_is_fitted_is_the_leave_one_out_likelihood(index: Index) -> None:
     rows = np.arange(index.num_images)
     p = FITTED.probabilities(index, np.array(index.tokens), leave_out=rows)
-    assert -np.log2(p).mean() == pytest.approx(
-        mean_bits(open_kernel(index), index.tokens), rel=1e-3
-    )  # votes are rounded
+    expected = mean_bits(open_kernel(index), index.tokens)
+    assert -np.log2(p).mean() == pytest.approx(expected, rel=1e-3)  # votes are rounded
 
 
 def test_a_token_listens_to_the_first_and_the_latest_tokens() -> None:
@@ -318,15 +295,16 @@ def test_a_token_listens_to_the_first_and_the_latest_tokens() -> None:
     assert {place // 6 for place in context_places(100, 6)} == {*range(8), *range(76, 100)}
 
 
+def noise(like: torch.Tensor) -> torch.Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+
+
 def test_listening_is_the_share_of_the_mean_distance_between_images() -> None:
-    """Against all pairs of images, where every digit is as frequent as any other and stands
-    alone."""
+    """Against all pairs of images, where every digit is as frequent as any other and alone."""
     model = MovedVotes(LEVELS, 3, 4)
     with torch.no_grad():
         for parameter in (model.codes, *model.projections):
-            parameter.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) / 3
-            )
+            parameter.add_(noise(parameter) / 3)
         pairs = torch.cartesian_prod(torch.arange(8), torch.arange(8))
         heard = np.zeros(2)
         for place in range(6):
@@ -344,9 +322,7 @@ def test_beyond_the_fit_steps_move_and_widen_alone() -> None:
     fit."""
     model = MovedVotes(LEVELS, 3, 4)
     with torch.no_grad():
-        model.edges.add_(
-            torch.randn(model.edges.shape, generator=torch.Generator().manual_seed(0)) / 9
-        )
+        model.edges.add_(noise(model.edges) / 9)
     offers, wanted = torch.linspace(-2, 2, 50)[None], torch.tensor([[3]])
     beyond = model.chances(1, 0, wanted, offers, step=2.0, temperature=0.5)
     assert torch.allclose(beyond, model.chances(1, 0, wanted, offers))
@@ -363,9 +339,7 @@ def test_levels_of_different_sizes_never_give_a_digit_that_does_not_exist() -> N
     model = MovedVotes(levels, 3)
     offers = torch.linspace(-3, 3, 50)[None]
     for digit, level in enumerate(levels):
-        p = torch.stack(
-            [model.chances(1, digit, torch.tensor([[value]]), offers)[0] for value in range(level)]
-        )
+        p = model.chances(1, digit, torch.arange(level)[:, None], offers)
         assert p.sum(0).numpy(force=True) == pytest.approx(1, abs=1e-5)
     tokens = np.random.default_rng(0).integers(0, 120, (80, 3)).astype(np.uint16)
     assert fit(tokens, levels).log_width.isfinite().all()
@@ -378,5 +352,3 @@ def test_too_few_images_and_codecs_without_codes_are_refused(tmp_path: Path) -> 
     no_codes = index_of(tmp_path / "no_codes", np.arange(240).reshape(60, 4), vocab_size=1000)
     with pytest.raises(UserError, match="no FSQ levels"):
         Kernel().sample(no_codes, 5, np.random.default_rng(0))
-    with pytest.raises(UserError, match="must not be negative"):
-        Kernel(step=-1)

@@ -1,5 +1,4 @@
-"""What is fitted is kept, no narrower than it should be, and not learned by heart; axes are those
-of another solver."""
+"""What is fitted is kept, as narrow as it should be, and not learned by heart; and its axes."""
 
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,11 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against the bits of votes a little wider and a little narrower, of all training images left
-    out one by one."""
+    """Against the bits of votes a little wider and narrower, of images left out one by one."""
     monkeypatch.setattr(module, "LIBRARY", 64)
     rng = np.random.default_rng(0)
     paths = rng.uniform(0, 7, (1500, 1)) + rng.uniform(-2, 2, (1500, 1)) * np.sin(3 * np.arange(4))
-    tokens = np.repeat(paths.clip(0, 7)[:, :, None], 3, 2).round().astype(np.int64) @ np.array(
-        [1, 8, 64]
-    )
+    tokens = paths.clip(0, 7).round().astype(np.uint16) * (1 + 8 + 64)  # three equal digits
     tried: dict[float, float] = {}
     left_out_bits = module.left_out_bits
 
@@ -45,9 +41,9 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(
         return bits
 
     monkeypatch.setattr(module, "left_out_bits", noted)
-    model = fit(tokens.astype(np.uint16), LEVELS)
+    model = fit(tokens, LEVELS)
     monkeypatch.setattr(module, "_narrow", lambda *_: None)
-    wide = fit(tokens.astype(np.uint16), LEVELS)
+    wide = fit(tokens, LEVELS)
     factor = (model.sharpness - wide.sharpness)[1].item()
     assert factor == pytest.approx(np.log(min(tried, key=tried.__getitem__)), abs=1e-4)
     assert factor >= np.log(module.NARROWER) - 1e-4
@@ -55,11 +51,10 @@ def test_in_a_large_corpus_the_votes_are_as_narrow_as_predicts_best(
     bits = {}
     for change in (-factor, -0.7, 0.0, 0.7):
         model.sharpness.add_(change)
-        every = (model.residuals(digits, position, images) for position in range(4))
-        bits[change] = sum(
-            module.left_out_bits(model, digits, residuals, position, 500).item()
-            for position, residuals in enumerate(every)
-        )
+        bits[change] = 0.0
+        for position in range(4):
+            residuals = model.residuals(digits, position, images)
+            bits[change] += left_out_bits(model, digits, residuals, position, 500).item()
         model.sharpness.sub_(change)
     assert bits[0.0] < bits[-factor]
     assert bits[0.0] < min(bits[-0.7], bits[0.7]) + 0.05  # the batch is small
@@ -111,16 +106,15 @@ def test_a_step_predicts_every_position_or_a_few_for_all_that_share_their_number
 
 
 def test_few_images_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They predict others better than uniform tokens (9 bits), and no worse than after the steps
-    many images get."""
+    """They predict others better than uniform tokens, and as well as after many images' steps."""
     monkeypatch.setattr(module, "STEPS", 100)
-    few, others = related(50).astype(np.uint16), related(300, seed=9).astype(np.uint16)
+    few, others = related(50), related(300, seed=9)
     bits = []
     for passes in (module.PASSES, 1000):
         monkeypatch.setattr(module, "PASSES", passes)
         model = fit(few, LEVELS)
         bits.append(-np.log2(model_probabilities(model, few, others, Drawing())).mean())
-    assert bits[0] < min(9, bits[1] + 0.05)
+    assert bits[0] < min(9, bits[1] + 0.05)  # uniform tokens have 9
 
 
 def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
@@ -139,10 +133,9 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
     # Fitted otherwise, it is another one.
     key = module._made_from(index)
     for name in [name for name in vars(module) if name.isupper() and name != "LEAST_IMAGES"]:
+        value = getattr(module, name)
         with monkeypatch.context() as patch:
-            patch.setattr(
-                module, name, {"another": 1} if name == "RATES" else getattr(module, name) + 1
-            )
+            patch.setattr(module, name, {"another": 1} if name == "RATES" else value + 1)
             assert module._made_from(index) != key, name
     monkeypatch.setattr(module, "VERSION", 99)
     open_kernel(index)
@@ -153,9 +146,8 @@ def test_a_fit_is_kept_beside_its_index_and_made_anew_for_another(
 def test_principal_axes_hold_what_a_singular_value_decomposition_says(images: int) -> None:
     digits = np.random.default_rng(0).integers(0, 8, (images, 192))
     numbers = torch.from_numpy(digits / 4 - 1).float()
-    numbers[1:] = numbers[:1] + numbers[1:] * (
-        torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1
-    )
+    changing = torch.rand(192, generator=torch.Generator().manual_seed(0)) < 0.1
+    numbers[1:] = numbers[:1] + numbers[1:] * changing
     numbers = numbers - numbers.mean(0)
     axes = principal_axes(numbers, 48)
     assert torch.allclose(axes.T @ axes, torch.eye(48), atol=1e-4)
