@@ -56,7 +56,9 @@ WARM_UP = 100  # steps
 AVERAGED = 300  # steps whose weights are averaged, exponentially; fewer at the beginning
 STOPPING_SHARE = 0.1  # of the training images, set aside for early stopping
 MOST_STOPPING = 2000  # images set aside: more would tell no better when to stop
-PATIENCE = 10  # looks at them without a gain, after which training ends
+# Training ends after so many looks at them without a gain, and two epochs.
+PATIENCE = 10
+PATIENT_EPOCHS = 2
 LOOK_EVERY = 50  # steps
 
 
@@ -204,7 +206,8 @@ class Training:
     @property
     def stopped(self) -> bool:
         """Whether the images set aside have not been predicted better for a while."""
-        return self.step - self.best_step >= PATIENCE * LOOK_EVERY
+        patience = max(PATIENCE * LOOK_EVERY, PATIENT_EPOCHS * len(self.known) // BATCH)
+        return self.step - self.best_step >= patience
 
     def one_step(self) -> None:
         """Learn from a batch."""

@@ -56,6 +56,18 @@ def test_training_learns_and_goes_on_from_its_checkpoint(
     assert parts["stopping_bits"] == pytest.approx(whole["stopping_bits"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("images", "patience"), [(200, 500), (53_929, 1622)])
+def test_training_stops_after_ten_looks_and_two_epochs_without_a_gain(
+    images: int, patience: int
+) -> None:
+    training = Training(Alphabet((3, 2), tokens_per_image=2), np.zeros((images, 2), np.uint16), 0)
+    training.best_step = 7
+    training.step = 7 + patience - 1
+    assert not training.stopped
+    training.step += 1
+    assert training.stopped
+
+
 def test_the_kernel_stands_beside_them_as_fitted(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 6, (80, 2)).astype(np.uint16)
     tokens = tokens_from(images, tmp_path / "tokens", levels=(3, 2))
