@@ -32,7 +32,7 @@ from imagegram.data.labels import (
     text_of,
 )
 from imagegram.data.survey import Tree
-from imagegram.data.wording import first_names
+from imagegram.data.wording import first_names, taken
 
 # Names of pictures and of labels in archives, alone or beside the name of a split: x_test,
 # train_labels.
@@ -66,8 +66,7 @@ def read_idx(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     labels = _read_idx_file(tree.root / found[partner]) if partner else None
     for other in sorted({*files} - {pictures[0], partner}):
         tree.leave_out("other IDX files", found[other])
-    labels_from = f"labels from {found[partner]}" if partner else "no file of labels"
-    notes = [note, f"images from {file}, {labels_from}"]
+    notes = [note, taken(file, found.get(partner, ""), none="no file of labels")]
     return _arrays(tree, values, labels, notes, name=name, split=split, kind="IDX files")
 
 
@@ -112,8 +111,6 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     label_key = wanted.label_column or _named(others, ARRAY_LABELS)
     labels = _load(path, label_key) if label_key else None
     rest = [key for key in keys if key not in (image_key, label_key)]
-    labels_from = f"labels from {label_key}" if label_key else "no labels"
-    unused = f"; not used: {first_names(rest)}" * bool(rest)
     values = _load(path, image_key)
     groups = None
     if wanted.group:
@@ -126,7 +123,7 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         tree,
         values,
         labels,
-        [note, f"images from array {image_key}, {labels_from}{unused}"],
+        [note, taken(f"array {image_key}", label_key, rest)],
         name=name,
         split=split,
         kind="a NumPy archive",

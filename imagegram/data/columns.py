@@ -29,19 +29,15 @@ def columns_of(name: str, features: Any, wanted: DatasetOptions) -> tuple[str, s
 
 def _holds_image(feature: object) -> bool:
     """Whether a feature is a picture, or the bytes or the path of one."""
-    import datasets
-
     if isinstance(feature, dict):
         return {"bytes", "path"} >= set(feature) >= {"bytes"}
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (*BYTES, *TEXT)
+    return in_words(feature) == "pictures" or _dtype(feature) in (*BYTES, *TEXT)
 
 
 def image_candidates(features: Any) -> list[str]:
     """Columns of pictures: by type, else structs of bytes and path, else bytes by usual names."""
-    import datasets
-
-    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     possible = [name for name, feature in features.items() if _holds_image(feature)]
+    typed = [name for name in possible if in_words(features[name]) == "pictures"]
     structs = [name for name in possible if isinstance(features[name], dict)]
     named = [name for name in possible if name in IMAGE_NAMES and _dtype(features[name]) in BYTES]
     return typed or structs or named
@@ -56,11 +52,14 @@ def _described(features: Any) -> str:
     return first_names(f"{name} ({in_words(feature)})" for name, feature in features.items())
 
 
+def has_names(feature: object) -> bool:
+    """Whether a column's values are rows of names."""
+    return type(feature).__name__ == "ClassLabel"
+
+
 def in_words(feature: object) -> str:
     """The type of a column."""
-    import datasets
-
-    if isinstance(feature, datasets.Image):
+    if type(feature).__name__ == "Image":
         return "pictures"
     each = getattr(feature, "feature", None)
     if each is not None:
@@ -97,7 +96,6 @@ def _image_column(name: str, features: Any, given: str) -> str:
 
 def _label_column(name: str, features: Any, given: str) -> str:
     """The column of labels, "" for none; UserError where the named one holds no classes."""
-    import datasets
 
     def classes(feature: object) -> bool:  # those of ClassLabel are int64
         return _dtype(feature) in (*TEXT, *FLOATS, "bool") or "int" in _dtype(feature)
@@ -107,6 +105,6 @@ def _label_column(name: str, features: Any, given: str) -> str:
         raise UserError(
             f"column {given!r} of {name} holds {kind}, no classes (integers, strings or ClassLabel)"
         )
-    typed = [one for one, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    typed = [column for column, feature in features.items() if has_names(feature)]
     named = [column for column in LABEL_NAMES if column in features and classes(features[column])]
     return given or _one_of(name, typed or named[:1], LABEL_NAMES, "label-column")

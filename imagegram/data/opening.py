@@ -17,7 +17,7 @@ from imagegram.cli import UserError
 from imagegram.data import arrays, folders, shipped, tables, webdataset
 from imagegram.data.dataset import DatasetOptions, ImageDataset, counted, permutation
 from imagegram.data.preprocess import deep_to_8_bit, to_rgb
-from imagegram.data.survey import KINDS, ZIPPED, Tree, kind_of_file, survey, unreadable_folder
+from imagegram.data.survey import KINDS, SAVED, ZIPPED, Tree, cannot_read, kind_of_file, survey
 from imagegram.data.wording import first_names, printable
 
 LOOKED_AT = 8  # pictures, to say what is taken of them
@@ -129,9 +129,9 @@ def _open_file(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
 def _open_folder(name: str, path: Path, wanted: DatasetOptions) -> ImageDataset:
     """A folder: saved by `datasets`, or of files of one kind; UserError for more than one."""
     try:
-        saved = any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
+        saved = any((path / file).exists() for file in SAVED)
     except PermissionError as error:
-        raise unreadable_folder(path, error) from None
+        raise cannot_read(path, error) from None
     if saved:
         return tables.read_saved(name, wanted)
     tree = survey(path)

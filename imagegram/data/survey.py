@@ -25,7 +25,7 @@ SYSTEM = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information",
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 UNOPENED = {".heic", ".heif", ".jxl", ".svg", ".exr", ".hdr"}
 RAW = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw"}
-OWN = "files of Imagegram's own results"
+SAVED = ("dataset_dict.json", "state.json")  # what `datasets` writes
 ZIPPED = {".zip", ".7z", ".rar"}
 TABLES = {".csv", ".tsv", ".xlsx", ".jsonl"}
 LEFT_OUT = [
@@ -35,6 +35,7 @@ LEFT_OUT = [
 ]
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
+MASK = re.compile(r"(?i)(?:(.+)[ _.-])?(masks?|seg(mentation(class)?)?s?|trimaps?|depths?|labels?)")
 KINDS = {
     "pictures": "pictures",
     "tars": ".tar files",
@@ -54,26 +55,21 @@ def endings() -> set[str]:
     return {ending for ending, kind in known if kind in Image.OPEN and kind not in NOT_PICTURES}
 
 
-MASK = re.compile(
-    r"(?:(.+)[ _.-])?(masks?|segmentation(class)?s?|segs?|trimaps?|depths?|labels?)", re.IGNORECASE
-)
-
-
 def masks_among(pictures: Sequence[str]) -> str:
     """A line about pictures named like masks: X_mask beside X, masks/X beside images/X; else ""."""
     places = [PurePath(picture) for picture in pictures]
     beside = {(place.parent, place.stem) for place in places}
     elsewhere = {place.stem for place in places if not MASK.fullmatch(place.parent.name)}
-    masks = [
-        str(place)
-        for place in places
-        if ((found := MASK.fullmatch(place.stem)) and (place.parent, found[1]) in beside)
-        or (MASK.fullmatch(place.parent.name) and place.stem in elsewhere)
-    ]
-    if not masks:
+
+    def is_mask(place: PurePath) -> bool:
+        named = MASK.fullmatch(place.stem)
+        of_another = named is not None and (place.parent, named[1]) in beside
+        return of_another or (place.stem in elsewhere and bool(MASK.fullmatch(place.parent.name)))
+
+    if not (masks := list(filter(is_mask, places))):
         return ""
     what = f"{len(masks)} pictures are named like masks of others"
-    return f"{what}, e.g. {printable(masks[0])}: move them if they are"
+    return f"{what}, e.g. {printable(str(masks[0]))}: move them if they are"
 
 
 @dataclass
@@ -103,10 +99,8 @@ class Tree:
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """All that was left out, most first."""
-        return tuple(
-            LeftOut(reason, count, printable(self.examples[reason]))
-            for reason, count in self.reasons.most_common()
-        )
+        reasons = self.reasons.most_common()
+        return tuple(LeftOut(why, n, printable(self.examples[why])) for why, n in reasons)
 
 
 def survey(root: Path) -> Tree:
@@ -121,12 +115,12 @@ def survey(root: Path) -> Tree:
     while waiting:
         prefix, above = waiting.pop()
         entries = _entries(root / prefix)
-        names = {entry.name for entry in entries}
-        if prefix and ("state.json" in names or "dataset_dict.json" in names):
+        names = {entry.name for entry in entries if prefix}
+        if not names.isdisjoint(SAVED):
             tree.files["saved"].append(prefix.rstrip("/"))
             continue
-        if prefix and MARKER in names:
-            tree.leave_out(OWN, prefix, _below(root / prefix))
+        if MARKER in names:
+            tree.leave_out("files of Imagegram's own results", prefix, _below(root / prefix))
             continue
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -148,11 +142,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         for entry in entries[:1]:
             entry.stat(follow_symlinks=False)
     except OSError as error:
-        raise unreadable_folder(folder, error) from None
+        raise cannot_read(folder, error) from None
     return entries
 
 
-def unreadable_folder(folder: Path, error: OSError) -> UserError:
+def cannot_read(folder: Path, error: OSError) -> UserError:
     """That a folder, or one that a link in it points to, cannot be read."""
     what = f"cannot read the folder {printable(str(folder))} ({error.strerror})"
     remedy = "give yourself the permission or move it elsewhere"
@@ -172,7 +166,7 @@ def _visit(
             gone = error.errno == errno.ENOENT
             tree.unreadable[path] = "the link's target is gone" if gone else str(error.strerror)
         elif error.errno == errno.EACCES:  # it may be a class
-            raise unreadable_folder(tree.root / path, error) from None
+            raise cannot_read(tree.root / path, error) from None
         else:
             tree.leave_out("links whose target is gone", path)
         return None

@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 
 from imagegram.cli import UserError
-from imagegram.data.columns import LABEL_NAMES, columns_of, image_candidates, in_words
+from imagegram.data.columns import LABEL_NAMES, columns_of, has_names, image_candidates, in_words
 from imagegram.data.contents import Part, contents_of, digest, open_picture
 from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset
 from imagegram.data.labels import Classes, choose, fraction_among, labelled, text_of
 from imagegram.data.survey import Tree
-from imagegram.data.wording import first_names
+from imagegram.data.wording import first_names, taken
 
 LOOKED_AT = 20  # rows, to see whether a column of text names files
 REMEDY = (
@@ -105,13 +105,11 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
 
 
 def _load(paths: Sequence[Path], column: str, feature: Any, fingerprint: str) -> Any:
-    """A column of parquet files, through the cache of `datasets`.
-
-    That knows files by path and date: under our fingerprint as its name it does not give the former
-    content of a file that was rewritten with its date kept.
-    """
+    """A column of parquet files, through the cache of `datasets`."""
     import datasets
 
+    # The cache knows files by path and date: without a name of our own it gives the former content
+    # of a file that was rewritten with its date kept.
     return datasets.load_dataset(
         "parquet",
         name=fingerprint,
@@ -214,10 +212,9 @@ def _read_table(
     import datasets
 
     image_column, label_column = columns
-    labels = f"labels from {label_column!r}" if label_column else "no label column"
     rest = sorted(set(files[0][0]) - set(columns))
-    unused = f"; not used: {first_names(rest)}" * bool(rest)
-    used = f"images from column {image_column!r}, {labels}{unused}"
+    labels = repr(label_column) if label_column else ""
+    used = taken(f"column {image_column!r}", labels, rest, none="no label column")
     groups = None
     if group := facts["group"]:
         groups = [text_of(value) for _, values_of in files for value in values_of(group)]
@@ -260,11 +257,6 @@ def _classes(name: str, column: str, files: Sequence[File], wanted: DatasetOptio
 
     UserError where some files have names for them and others have none.
     """
-    import datasets
-
-    def has_names(feature: object) -> bool:
-        return isinstance(feature, datasets.ClassLabel)
-
     features = [columns[column] for columns, _ in files]
     values = [values_of(column) for _, values_of in files]
     types = {"ClassLabel" if has_names(one) else in_words(one) for one in features}

@@ -23,7 +23,7 @@ from imagegram.data.contents import Part, contents_of, digest, open_picture
 from imagegram.data.dataset import DatasetOptions, ImageDataset, counted
 from imagegram.data.labels import Classes, labelled, parts_of_names, text_of
 from imagegram.data.survey import Tree, endings
-from imagegram.data.wording import first_names, printable
+from imagegram.data.wording import first_names, printable, taken
 
 KEY = re.compile(r"^((?:.*/|)[^./][^./]*)[.]([^/]*)$")  # webdataset's base_plus_ext: key and column
 DOTTED = (
@@ -88,8 +88,7 @@ def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
             raise FileNotFoundError("a link to a member that the tar does not hold")
         return open_picture(contents.read(i))
 
-    labels = f"labels from {label_column}" if label_column else "no labels"
-    notes = [note, f"images from {', '.join(columns)}, {labels}", label_hint]
+    notes = [note, taken(", ".join(columns), label_column), label_hint]
     return labelled(
         read,
         classes,
@@ -116,9 +115,8 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
     """The samples of a tar, and its flaw: one that ends early keeps what is complete."""
     with path.open("rb") as f:
         if f.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
-            raise UserError(
-                f"{path} is compressed: decompress it first (gunzip, bunzip2, unxz, unzstd)"
-            )
+            remedy = "decompress it first (gunzip, bunzip2, unxz, unzstd)"
+            raise UserError(f"{path} is compressed: {remedy}")
     found: dict[str, tuple[int, int] | str] = {}
     superseded = 0
     flaw = ""
@@ -144,7 +142,6 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
         flaw = f"{shown}: {error}; its complete samples are kept"
     if superseded:
         tree.leave_out("members that a later one of the same name replaces", shown, superseded)
-
     return _samples(path, shown, found, tree), flaw
 
 
@@ -160,14 +157,13 @@ def _samples(
             target = found.get(target, target)
         place = f"{shown}:{printable(name)}"
         member = Member(path, name, place, *((0, -1) if isinstance(target, str) else target))
-        split = KEY.match(name)
+        parts = KEY.match(name)
         if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
             tree.leave_out("hidden or system files", place)
-        elif split is None:
+        elif parts is None:
             tree.leave_out("members without an ending", place)
         else:
-            sample = samples.setdefault(split[1], {})
-            column = split[2].lower()
+            sample, column = samples.setdefault(parts[1], {}), parts[2].lower()
             while column in sample:  # 7.jpg and 7.JPG
                 column += "'"
             sample[column] = member
@@ -182,8 +178,8 @@ def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) ->
     if wanted:
         found = [wanted.lower().lstrip(".")]
         if found[0] not in columns:
-            ends = first_names(columns)
-            raise UserError(f"{name} has no column {wanted!r}; its files end in {ends}")
+            has = f"its files end in {first_names(columns)}"
+            raise UserError(f"{name} has no column {wanted!r}; {has}")
     for sample in samples:
         both = [column for column in found if column in sample]
         if len(both) > 1:
@@ -223,10 +219,9 @@ def _label_texts(
     hint = ""
     if len(folders) > 1:
         hint = "the folders in the tars are no labels (WebDataset's rule): unpack them"
-        hint += " to make them classes"
     elif len(names) > 1:
         hint = "the names of the tars are no labels: unpack each into a folder of its own"
-        hint += " to make them classes"
+    hint += " to make them classes" * bool(hint)
     if "json" in columns:
         if fields := _fields(samples, LABEL_NAMES):
             return fields, "json", ""

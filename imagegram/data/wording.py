@@ -13,6 +13,13 @@ def first_names(names: Iterable[object]) -> str:
     return ", ".join(everything[:SHOWN]) + more
 
 
+def taken(images: str, labels: str, rest: Iterable[object] = (), none: str = "no labels") -> str:
+    """What is taken of a data set, and what is not: `none` stands for no labels."""
+    unused = first_names(rest)
+    said = f"images from {images}, {f'labels from {labels}' if labels else none}"
+    return said + f"; not used: {unused}" * bool(unused)
+
+
 def look_alikes(names: Iterable[str]) -> str:
     """Names that people would take for one, their differences spelled out; "" for none."""
     groups: dict[str, list[str]] = {}
