@@ -1,12 +1,10 @@
 """Every form of data set gives the same pictures; every bad picture is named and stops nothing."""
 
-import io
 import struct
 import sys
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,14 +14,15 @@ from PIL import Image, ImageOps
 
 from imagegram.cli import UserError
 from imagegram.data.contents import open_picture
-from imagegram.data.dataset import ImageDataset, held_out
-from imagegram.data.loading import Item, load_batches
+from imagegram.data.dataset import held_out
+from imagegram.data.loading import load_batches, load_images
 from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
 from imagegram.index.indexed import IndexedImages
 from imagegram.tokens import TokenFolder
 from tests.support.datasets import (
     described,
+    encoded,
     labels,
     open_dataset,
     put,
@@ -40,25 +39,12 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of a picture's file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def tar_of(pictures: list[Image.Image], path: Path) -> Path:
     """A WebDataset tar of pictures with labels 0, 1, 2, 0, ..."""
     members = []
     for i, picture in enumerate(pictures):
         members += [(f"{i:03d}.png", encoded(picture, "PNG")), (f"{i:03d}.cls", b"%d" % (i % 3))]
     return write_tar(path, *members)
-
-
-def loaded(source: ImageDataset) -> list[Item]:
-    """All images of a data set, of 32 pixels."""
-    (batch,) = load_batches(source, [list(range(len(source)))], 32, workers=0)
-    return batch
 
 
 def test_held_out_is_a_stable_share_that_ignores_the_size_of_the_data() -> None:
@@ -127,19 +113,17 @@ def test_a_truncated_tar_keeps_its_complete_samples(
 
 
 def test_unusual_pictures_become_the_expected_rgb() -> None:
-    red = Image.new("RGB", (4, 4), (255, 0, 0))
-    assert pixels(to_rgb(red.convert("CMYK")))[0, 0].tolist() == [255, 0, 0]
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    # transparent: the white behind it
-    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]
-    assert pixels(to_rgb(Image.new("LA", (4, 4), (0, 127))))[0, 0].tolist() == [128, 128, 128]
     palette = Image.new("P", (4, 4), 3)
     palette.putpalette([0, 0, 0] * 3 + [0, 255, 0])
-    assert pixels(to_rgb(palette))[0, 0].tolist() == [0, 255, 0]
-    clear = Image.open(io.BytesIO(encoded(palette, "PNG", transparency=3)))
-    assert pixels(to_rgb(clear))[0, 0].tolist() == [255, 255, 255]
-    deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
-    assert pixels(to_rgb(deep))[0, 0].tolist() == [127, 127, 127]
+    for picture, expected in (
+        (Image.new("RGB", (4, 4), (255, 0, 0)).convert("CMYK"), [255, 0, 0]),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), [255, 255, 255]),  # the white behind it
+        (Image.new("LA", (4, 4), (0, 127)), [128, 128, 128]),
+        (palette, [0, 255, 0]),
+        (open_picture(encoded(palette, "PNG", transparency=3)), [255, 255, 255]),
+        (Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16)), [127, 127, 127]),
+    ):
+        assert pixels(to_rgb(picture))[0, 0].tolist() == expected
 
 
 def test_preprocess_resizes_the_shorter_side_and_crops_the_centre() -> None:
@@ -157,7 +141,8 @@ def test_bad_pictures_are_reported_with_their_reason(image_folder: Path) -> None
     put(image_folder / "class0" / "page.jpg", b"<html></html>")
     put(image_folder / "class0" / "short.png", good[: len(good) // 2])
     Image.new("1", (20_000, 20_000)).save(image_folder / "class1" / "bomb.png")
-    items = loaded(open_dataset(image_folder))
+    source = open_dataset(image_folder)
+    items = list(load_images(source, source.ordinals, 32, workers=0))
     assert [i for i, *_ in items] == list(range(16))
     reasons = [reason for _, image, _, reason in items if image is None]
     assert not any("0x" in reason for reason in reasons)
@@ -256,7 +241,8 @@ def test_one_warning_a_picture_is_none(
     Image.new("1", (40, 40)).save(tmp_path / "1.png")
     # it warns from there on, and refuses from twice as many on
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    assert all(pixels is not None for _, pixels, _, _ in loaded(open_dataset(tmp_path)))
+    items = load_images(open_dataset(tmp_path), np.arange(2), 32, workers=0)
+    assert all(pixels is not None for _, pixels, _, _ in items)
     assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
 
 

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset
-from imagegram.data.loading import load_batches
+from imagegram.data.loading import load_images
 from imagegram.data.spec import DatasetSpec
 from tests.support.datasets import picture, put
 
@@ -79,8 +79,7 @@ def read_all(source: ImageDataset) -> tuple[dict[str, int], dict[str, str]]:
     """The labels of the readable images by name, and the reasons of the others."""
     good: dict[str, int] = {}
     bad: dict[str, str] = {}
-    (batch,) = load_batches(source, [list(range(len(source)))], 8, workers=0)
-    for i, pixels, label, reason in batch:
+    for i, pixels, label, reason in load_images(source, source.ordinals, 8, workers=0):
         if pixels is None:
             bad[source.name_of(i)] = reason
         else:

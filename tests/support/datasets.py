@@ -38,6 +38,13 @@ def refused(place: str | Path, match: str, **options: Any) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def encoded(shown: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture's file."""
+    buffer = io.BytesIO()
+    shown.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def image(i: int) -> Image.Image:
     """A small picture, another one for every `i`."""
     return Image.fromarray(scene(2, i, 8)[0])
@@ -45,9 +52,7 @@ def image(i: int) -> Image.Image:
 
 def picture(i: int, kind: str = "PNG") -> bytes:
     """The bytes of a small picture, another one for every `i`."""
-    buffer = io.BytesIO()
-    image(i).save(buffer, kind)
-    return buffer.getvalue()
+    return encoded(image(i), kind)
 
 
 def put_pictures(folder: Path, *names: str) -> Path:
