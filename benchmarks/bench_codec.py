@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from experiments.common import print_head, print_row
 from imagegram.cli import run_script
-from imagegram.codec import load_codec
+from imagegram.codec import miniatures
 from imagegram.codec.linear import features
 from imagegram.codec.linear_fit import open_linear, training_images
 from imagegram.codec.tiny import TinyCodec
@@ -50,35 +51,24 @@ class Config:
     """now | before: measure one of them and print its rates (what this program starts)"""
 
 
-def miniature() -> TinyCodec:
-    codec = load_codec("tiny")
-    assert isinstance(codec, TinyCodec)
-    return codec
-
-
 def measure(mode: str) -> dict[str, float]:
     """Images a second of one way."""
-    codec = miniature()
+    codec = TinyCodec(miniatures.SHIPPED / "tiny", "tiny")
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (TOKENIZED, 3, 32, 32), np.uint8))
-    tokens = [
-        row.astype(np.uint16)
-        for row in rng.integers(0, codec.vocab_size, (DECODED, codec.tokens_per_image))
-    ]
-
-    def tokenize() -> None:
-        if mode == "now":
-            codec.encode(images)
-        else:
-            codec.model.tokenize(to_signed(images))
-
-    def decode() -> None:
-        if mode == "now":
-            codec.decode(tokens, list(range(DECODED)), 10, 2.5)
-        else:
-            rows = [torch.from_numpy(row.astype(np.int64))[None] for row in tokens]
-            codec.model.detokenize(rows, 10, 2.5, torch.Generator())
-
+    tokens = rng.integers(0, codec.vocab_size, (DECODED, codec.tokens_per_image))
+    few = tokens.astype(np.uint16)
+    rows = list(torch.from_numpy(tokens).split(1))
+    tokenize, decode = {
+        "now": (
+            lambda: codec.encode(images),
+            lambda: codec.decode(few, range(DECODED), 10, 2.5),
+        ),
+        "before": (
+            lambda: codec.model.tokenize(to_signed(images)),
+            lambda: codec.model.detokenize(rows, 10, 2.5, torch.Generator()),
+        ),
+    }[mode]
     rates = {"threads": float(torch.get_num_threads())}
     codec.encode(images[:8])
     for name, work, count in (("tokenize", tokenize, TOKENIZED), ("decode", decode, DECODED)):
@@ -92,23 +82,18 @@ def in_own_process(mode: str) -> dict[str, float]:
     """The same in a process whose OpenMP is as the mode wants it: it is set when PyTorch is
     imported, once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    first = "" if mode == "now" else "import torch; "  # before the package can say how threads wait
-    program = (
-        f"{first}import runpy; runpy.run_module('benchmarks.bench_codec', run_name='__main__')"
-    )
+    first = "imagegram" if mode == "now" else "torch"  # the package says how torch's threads wait
+    module = "benchmarks.bench_codec"
+    program = f"import {first}, runpy; runpy.run_module({module!r}, run_name='__main__')"
     command = [sys.executable, "-c", program, "--worker", mode]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    return json.loads(said.splitlines()[-1])
 
 
 def under_load(rounds: int) -> None:
     """Print the first table."""
-    print(
-        "| | other busy processes | before, img/s | now, img/s | times |\n| --- | --- | --- | --- "
-        "| --- |"
-    )
+    print("| | other busy processes | before, img/s | now, img/s | times |")
+    print_row(*["---"] * 5)
     for busy in (0, 2):
         beside = [subprocess.Popen([sys.executable, "-c", "while 1: pass"]) for _ in range(busy)]
         try:
@@ -118,16 +103,10 @@ def under_load(rounds: int) -> None:
                 process.kill()
                 process.wait()
         for work in ("tokenize", "decode"):
-            before, now = (
-                statistics.median(run[mode][work] for run in runs) for mode in ("before", "now")
-            )
-            print(
-                f"| {work} | {busy} | {before:.1f} | {now:.1f} | {now / before:.2f} |", flush=True
-            )
-    print(
-        f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: "
-        f"{'yes' if has_bfloat16() else 'no'}\n"
-    )
+            now, before = (statistics.median(run[mode][work] for run in runs) for mode in MODES)
+            print_row(work, busy, f"{before:.1f}", f"{now:.1f}", f"{now / before:.2f}")
+    bfloat16 = "yes" if has_bfloat16() else "no"
+    print(f"\nthreads: {runs[0]['now']['threads']:.0f}, bfloat16: {bfloat16}\n")
 
 
 def core_seconds(rounds: int, work: Callable[[], object]) -> float:
@@ -146,7 +125,7 @@ def linear(size: int, rounds: int) -> None:
     images = torch.from_numpy(training_images(data, 0.1, size)[:TOKENIZED])
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         codec = open_linear(f"linear:size={size}", data, 0.1, Path(folder))
-        tokens = list(codec.encode(images))
+        tokens = codec.encode(images)
         sums = features(images.numpy()).astype(np.float64)
         coefficients = codec.coefficients(tokens)
         cells = []
@@ -155,11 +134,9 @@ def linear(size: int, rounds: int) -> None:
             (lambda: codec.decode(tokens), lambda: coefficients @ codec.basis),
         ):
             seconds = core_seconds(rounds, whole)
-            cells += [
-                f"{len(images) / seconds:.0f}",
-                f"{core_seconds(rounds, product) / seconds:.0%}",
-            ]
-    print(f"| {size} | {' | '.join(cells)} |", flush=True)
+            share = core_seconds(rounds, product) / seconds
+            cells += [f"{len(images) / seconds:.0f}", f"{share:.0%}"]
+    print_row(size, *cells)
 
 
 def main(config: Config) -> None:
@@ -167,10 +144,9 @@ def main(config: Config) -> None:
         print(json.dumps(measure(config.worker)))
         return
     under_load(config.rounds)
-    print(
-        "\n| pixels | encode, img a core-second | of it the product | decode | of it the product |"
-    )
-    print("| --- | --- | --- | --- | --- |")
+    print()
+    of_it = "of it the product"
+    print_head("pixels", "encode, img a core-second", of_it, "decode", of_it)
     for size in (64, 128):
         linear(size, config.rounds)
 

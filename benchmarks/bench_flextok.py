@@ -27,12 +27,13 @@ import torch._dynamo
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.common import print_head, print_row
 from imagegram.cli import run_script, summary
 from imagegram.codec.flextok import DECODE_DTYPE, ENCODE_DTYPE, use_plain_attention
 from imagegram.data.preprocess import to_signed
-from imagegram.data.scenes import scene
 from imagegram.machine import choose_device
 from imagegram.tokens import SEPARATOR
+from tests.support.images import scenes
 
 SCALE = 7.5
 FLIP_IMAGES = 64  # tokenized in every precision
@@ -99,31 +100,38 @@ def operations(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+@dataclass(frozen=True)
+class Run:
+    """A way to compute some images."""
+
+    path: str  # stock or dense
+    images: Callable[[int], object]  # so many of them
+    dtype: torch.dtype
+
+
 class Table:
     """Rows of the Markdown table; ratios are to the first row of the same task and batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.stock: dict[tuple[str, int], float] = {}
         self.best: dict[str, float] = {}
-        print("| task | path | batch | img/s | times stock | share of peak |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print_head("task", "path", "batch", "img/s", "times stock", "share of peak")
 
-    def add(self, task: str, path: str, batch: int, time: float, share: float) -> None:
-        """share: of the peak, for one image a second."""
-        rate = batch / time
-        if path.startswith("stock"):
+    def measure(self, task: str, run: Run, batch: int, repeats: int, work: int) -> None:
+        """A row of `run` for a batch; `work`: operations of an image."""
+        rate = batch / seconds(functools.partial(run.images, batch), repeats)
+        if run.path == "stock":
             self.stock[task, batch] = rate
         ratio = rate / self.stock.get((task, batch), math.nan)
-        figures = ((rate, ".4g"), (ratio, ".2f"), (rate * share, ".0%"))
+        share = rate * work / peak(self.device, run.dtype)
+        figures = ((rate, ".4g"), (ratio, ".2f"), (share, ".0%"))
         cells = [format(figure, form) if math.isfinite(figure) else "" for figure, form in figures]
-        print(f"| {task} | {path} | {batch} | {' | '.join(cells)} |", flush=True)
+        path = f"{run.path} {str(run.dtype).removeprefix('torch.')}"
+        print_row(task, path, batch, *cells)
         key = f"{task} {path}".replace(" ", "_")
         if rate > self.best.get(key, 0):
             self.best[key] = rate
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def bench_encode(
@@ -148,54 +156,39 @@ def bench_encode(
         return lower.tokens(pixels[:batch].to(device)).to(torch.uint16).cpu()
 
     for batch in batches:
-        for path, run, kind in (("stock", stock, torch.float32), ("dense", dense, dtype)):
-            time = seconds(functools.partial(run, batch), repeats)
-            table.add("tokenize", f"{path} {name_of(kind)}", batch, time, work / peak(device, kind))
+        for run in (Run("stock", stock, torch.float32), Run("dense", dense, dtype)):
+            table.measure("tokenize", run, batch, repeats, work)
     return exact.tokens(pixels[: max(batches)].to(device))
 
 
-def bench_decode(
-    model: Any,
-    tokens: Tensor,
-    kept: int,
-    batches: Sequence[int],
-    stock_batches: Sequence[int],
-    timesteps: int,
-    repeats: int,
-    table: Table,
-) -> None:
+def bench_decode(config: Config, model: Any, tokens: Tensor, kept: int, table: Table) -> None:
     """Both paths for decoding the first `kept` of `tokens` [n, L] to images on the device."""
     from imagegram.codec.flextok_dense import FastDecoder
 
-    device = model.device
+    _, batches, stock_batches = SMALL if config.small else LARGE
+    steps = config.timesteps
     cuda = model.device.type == "cuda"
     dtype = DECODE_DTYPE if cuda else torch.float32
     exact = FastDecoder(model)
     lower = FastDecoder(model, dtype, compiled=cuda)
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(max(batches), model.pipeline.out_channels, 32, 32, generator=rng).to(device)
-    work = operations(lambda: exact.images(tokens[:1], [kept], noise[:1], timesteps, SCALE))
+    shape = max(batches), model.pipeline.out_channels, 32, 32
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    work = operations(lambda: exact.images(tokens[:1], [kept], noise[:1], steps, SCALE))
     table.best[f"gflop_decode_{kept}"] = work / 1e9
 
     def stock(batch: int) -> Tensor:
+        rows = [row[None, :kept] for row in tokens[:batch]]
         options = {"guidance_scale": SCALE, "perform_norm_guidance": True, "verbose": False}
-        return model.detokenize(
-            [row[None, :kept] for row in tokens[:batch]], timesteps=timesteps, **options
-        )
+        return model.detokenize(rows, timesteps=steps, **options)
 
     def dense(batch: int) -> Tensor:
-        return lower.images(tokens[:batch], [kept] * batch, noise[:batch], timesteps, SCALE)
+        return lower.images(tokens[:batch], [kept] * batch, noise[:batch], steps, SCALE)
 
+    task = f"decode {kept}"
     for batch in stock_batches:
-        time = seconds(functools.partial(stock, batch), 1)
-        table.add(
-            f"decode {kept}", "stock float32", batch, time, work / peak(device, torch.float32)
-        )
+        table.measure(task, Run("stock", stock, torch.float32), batch, 1, work)
     for batch in batches:
-        time = seconds(functools.partial(dense, batch), repeats)
-        table.add(
-            f"decode {kept}", f"dense {name_of(dtype)}", batch, time, work / peak(device, dtype)
-        )
+        table.measure(task, Run("dense", dense, dtype), batch, config.repeats, work)
 
 
 def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
@@ -208,21 +201,16 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
         encoder = FastEncoder(model, dtype)
         return torch.cat([encoder.tokens(part.to(model.device)) for part in pixels.split(16)])
 
-    print("\n| precision | tokens that differ from float32 |\n| --- | --- |")
+    print()
+    print_head("precision", "tokens that differ from float32")
     reference = tokens(torch.float32, False)
     flips = {}
-    for name, dtype in (
-        ("tf32", torch.float32),
-        ("float16", torch.float16),
-        ("bfloat16", torch.bfloat16),
-    ):
+    precisions = {"tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    for name, dtype in precisions.items():
         found = tokens(dtype, name == "tf32")
-        flips[f"flips_{name}"] = float((found != reference).float().mean())
+        share = flips[f"flips_{name}"] = float((found != reference).float().mean())
         overflown = int((found == SEPARATOR).any(1).sum())
-        print(
-            f"| {name} | "
-            f"{flips[f'flips_{name}']:.2%}{f', {overflown} images overflow' if overflown else ''} |"
-        )
+        print_row(name, f"{share:.2%}" + (f", {overflown} images overflow" if overflown else ""))
     return flips
 
 
@@ -230,35 +218,19 @@ def bench_flips(model: Any, pixels: Tensor) -> dict[str, float]:
 def main(config: Config) -> None:
     device = choose_device()
     torch._dynamo.config.recompile_limit = 64  # the stock call compiles every batch size anew
-    encode_batches, decode_batches, stock_batches = SMALL if config.small else LARGE
+    batches = (SMALL if config.small else LARGE)[0]
     model = build(config.small, device)
     length = int(model.encoder.module_dict["enc_register_module"].n_max)
-    pixels = [
-        torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1)
-        for i in range(max(FLIP_IMAGES, *encode_batches))
-    ]
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    print(
-        f"{name}, torch {torch.__version__}, {'a toy' if config.small else 'the size of d18-d28'}"
-    )
-    table = Table()
-    images = torch.stack(pixels)
-    tokens = bench_encode(model, images, encode_batches, config.repeats, table)
+    name = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    size = "a toy" if config.small else "the size of d18-d28"
+    print(f"{name}, torch {torch.__version__}, {size}")
+    table = Table(device)
+    images = scenes(max(FLIP_IMAGES, *batches), size=256)
+    tokens = bench_encode(model, images, batches, config.repeats, table)
     for kept in (length, PREFIX):
-        bench_decode(
-            model,
-            tokens,
-            kept,
-            decode_batches,
-            stock_batches,
-            config.timesteps,
-            config.repeats,
-            table,
-        )
+        bench_decode(config, model, tokens, kept, table)
     flips = bench_flips(model, images[:FLIP_IMAGES])
     summary(device=name, **table.best, **flips)
 
