@@ -76,9 +76,8 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
         taken = time.perf_counter() - started
     seconds: dict[str, float] = defaultdict(float, {CLOCK: taken})
     for each in profiled.key_averages():
-        seconds[each.key[:NAME]] += (
-            each.self_device_time_total if gpu else each.self_cpu_time_total
-        ) / 1e6
+        own = each.self_device_time_total if gpu else each.self_cpu_time_total
+        seconds[each.key[:NAME]] += own / 1e6
     return seconds
 
 
@@ -98,9 +97,8 @@ def measure(config: Config, index: Index) -> None:
     model = open_kernel(index)
     fit_seconds = time.monotonic() - started
     length = index.tokens_per_image
-    where = (
-        torch.cuda.get_device_name() if model.codes.device.type == "cuda" else f"{cores()} cores"
-    )
+    gpu = model.codes.device.type == "cuda"
+    where = torch.cuda.get_device_name() if gpu else f"{cores()} cores"
     print(f"{index.num_images} images of {length} tokens, {where}")
 
     n = min(config.sequences, index.num_images)
@@ -111,27 +109,21 @@ def measure(config: Config, index: Index) -> None:
     taken = [profile_token(library, position, queries) for position in positions.tolist()]
 
     # Tokens in between take what lies between.
-    names = sorted({name for seconds in taken for name in seconds})
-    whole = {
-        name: np.interp(
-            np.arange(length), positions, [seconds.get(name, 0.0) for seconds in taken]
-        ).sum()
-        / n
-        for name in names
-    }
-    total = sum(seconds for name, seconds in whole.items() if name != CLOCK)
+    whole = {}
+    for name in sorted({name for seconds in taken for name in seconds}):
+        seconds = [each.get(name, 0.0) for each in taken]
+        whole[name] = np.interp(np.arange(length), positions, seconds).sum() / n
+    clock = whole.pop(CLOCK)
     print(f"\nmilliseconds a sequence of all threads, {n} at a time")
-    for name in sorted(set(names) - {CLOCK}, key=lambda name: -whole[name])[:10]:
-        print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {whole[name] / total:4.0%}")
-    products = (
-        sum(len(model.projections[model.row(position)]) for position in range(length))
-        * index.num_images
-    )
+    for name in sorted(whole, key=lambda name: -whole[name])[:10]:
+        share = whole[name] / sum(whole.values())
+        print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {share:4.0%}")
+    projected = sum(len(model.projections[model.row(position)]) for position in range(length))
     rates = {"drawn_per_second": drawn_per_second(index, config.drawn)} if config.drawn else {}
     summary(
-        sequences_per_second=1 / whole[CLOCK],
+        sequences_per_second=1 / clock,
         **rates,
-        billion_products_a_sequence=products / 1e9,
+        billion_products_a_sequence=projected * index.num_images / 1e9,
         votes_a_sequence=length * index.num_images,
         fit_seconds=fit_seconds,
     )

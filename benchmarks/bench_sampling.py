@@ -45,6 +45,7 @@ from imagegram.samplers import Aligned, Ntd, Smoothed
 from imagegram.tokens import SEPARATOR, TERMINATOR
 from tests.support.reference import ntd
 
+Draw = Callable[[np.random.Generator], object]
 CONTEXT = 10  # of the first experiments
 SAMPLERS = {  # and how many sequences are drawn at a time
     "ntd, 100,000 at a time": (Ntd(context=CONTEXT), 100_000),
@@ -73,6 +74,11 @@ class Config:
     shards: int = 0  # compared with one shard, in place of everything else
 
 
+def drawn_from(follows: dict[int, int], rng: np.random.Generator) -> int:
+    weights = np.array(list(follows.values()), float)
+    return int(rng.choice(list(follows), p=weights / weights.sum()))
+
+
 def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
     """The first experiments' way: one sequence, one token, one context after another."""
     for _ in range(n):
@@ -83,8 +89,7 @@ def ten_contexts(engine: Engine, n: int, rng: np.random.Generator) -> None:
                 follows = {t: v["cont_cnt"] for t, v in answer.items() if t < TERMINATOR}
                 if follows:
                     break
-            weights = np.array(list(follows.values()), float)
-            text.append(int(rng.choice(list(follows), p=weights / weights.sum())))
+            text.append(drawn_from(follows, rng))
 
 
 def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
@@ -93,9 +98,7 @@ def one_ntd(engine: Engine, n: int, rng: np.random.Generator) -> None:
     for _ in range(n):
         text = [SEPARATOR]
         for _ in range(engine.index.tokens_per_image):
-            follows = ntd(engine, text[-CONTEXT:], max_support=1000)
-            weights = np.array(list(follows.values()), float)
-            text.append(int(rng.choice(list(follows), p=weights / weights.sum())))
+            text.append(drawn_from(ntd(engine, text[-CONTEXT:], max_support=1000), rng))
 
 
 def one_find(engine: Engine, n: int, rng: np.random.Generator) -> None:
@@ -118,11 +121,9 @@ def one_find(engine: Engine, n: int, rng: np.random.Generator) -> None:
             ((low, high),) = find(text[len(text) - depth :]).segment_by_shard
             token = SEPARATOR
             for _ in range(100 if high > low else 0):
-                rank = draw(low, high)
-                place = (
-                    int.from_bytes(table[rank * width : (rank + 1) * width], "little") // 2 + depth
-                )
-                token = tokens[min(place, len(tokens) - 1)]
+                entry = draw(low, high) * width
+                byte = int.from_bytes(table[entry : entry + width], "little")
+                token = tokens[min(byte // 2 + depth, len(tokens) - 1)]
                 if token < TERMINATOR:
                     break
             if token >= TERMINATOR:
@@ -143,7 +144,7 @@ class Rate:
     per_core_second: float
 
 
-def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) -> Rate:
+def rate(draw: Draw, n: int, repeats: int) -> Rate:
     """How fast `draw` draws `n` sequences."""
     seconds = []
     core_seconds = []
@@ -156,7 +157,7 @@ def rate(draw: Callable[[np.random.Generator], object], n: int, repeats: int) ->
     return Rate(n / statistics.median(seconds), n / statistics.median(core_seconds))
 
 
-def memory(draw: Callable[[np.random.Generator], object]) -> float:
+def memory(draw: Draw) -> float:
     """The peak of NumPy's arrays, in MB."""
     draw(np.random.default_rng(0))  # what is made once
     tracemalloc.start()
@@ -170,22 +171,14 @@ def compare_shards(folder: Path, shards: int, repeats: int) -> None:
     """One shard beside several, in turns."""
     images, length = SHARDED
     one = unrelated(folder, images, length)
-    several = build_index(
-        [folder / "tokens"],
-        folder / "input-shards",
-        folder / "shards",
-        shard_images=-(-images // shards),
-    )
+    tokens, into = [folder / "tokens"], (folder / "input-shards", folder / "shards")
+    several = build_index(tokens, *into, shard_images=-(-images // shards))
+    both = one, several
     for name, (sampler, n) in OF_SHARDS.items():
-        turns = [
-            [rate(functools.partial(sampler.sample, i, n), n, 1) for i in (one, several)]
-            for _ in range(repeats)
-        ]
-        first, second = (
-            statistics.median(r.per_core_second for r in column)
-            for column in zip(*turns, strict=True)
-        )
-        peaks = [memory(functools.partial(sampler.sample, index, 8)) for index in (one, several)]
+        drawn = [functools.partial(sampler.sample, index, n) for index in both]
+        turns = [[rate(draw, n, 1).per_core_second for draw in drawn] for _ in range(repeats)]
+        first, second = np.median(turns, 0)
+        peaks = [memory(functools.partial(sampler.sample, index, 8)) for index in both]
         print(
             f"{name}: {first:.4g} sequences a core-second with one shard, {second:.4g} with "
             f"{len(several.shards)}: {second / first:.2f}; memory {peaks[0]:.1f} and "
@@ -203,25 +196,21 @@ def main(config: Config) -> None:
         engine = Engine(index)
         print(f"{index.num_images} images of {index.tokens_per_image} tokens, {cores()} cores")
 
-        rates: dict[str, Rate] = {}
-        for name, way in BASELINES.items():
-            few = config.few_sequences
-            rates[name] = rate(functools.partial(way, engine, few), few, config.repeats)
-            print(
-                f"{name}: {rates[name].per_second:.4g} sequences/s, "
-                f"{rates[name].per_core_second:.4g} a core-second"
-            )
+        few = config.few_sequences
+        ways: dict[str, tuple[Draw, int]] = {
+            name: (functools.partial(way, engine, few), few) for name, way in BASELINES.items()
+        }
         for name, (sampler, n) in SAMPLERS.items():
-            rates[name] = rate(functools.partial(sampler.sample, index, n), n, config.repeats)
-            ratios = [
-                f"{rates[name].per_core_second / rates[way].per_core_second:.3g} x {way}"
-                for way in BASELINES
-            ]
-            print(
-                f"{name}: {rates[name].per_second:.4g} sequences/s, "
-                f"{rates[name].per_core_second:.4g} a core-second; " + ", ".join(ratios),
-                flush=True,
-            )
+            ways[name] = functools.partial(sampler.sample, index, n), n
+        rates: dict[str, Rate] = {}
+        for name, (draw, n) in ways.items():
+            rates[name] = rate(draw, n, config.repeats)
+            fast = rates[name].per_core_second
+            line = f"{name}: {rates[name].per_second:.4g} sequences/s, {fast:.4g} a core-second"
+            if name in SAMPLERS:
+                times = {way: fast / rates[way].per_core_second for way in BASELINES}
+                line += "; " + ", ".join(f"{ratio:.3g} x {way}" for way, ratio in times.items())
+            print(line, flush=True)
         summary(**{name: rate.per_second for name, rate in rates.items()})
 
 

@@ -30,11 +30,8 @@ def unrelated(folder: Path, images: int, length: int = LENGTH) -> Index:
     for first in range(0, images, AT_ONCE):
         shape = min(AT_ONCE, images - first), length
         ranks = (2000 * rng.random(shape) ** 3).astype(np.int64)
-        rows = np.where(
-            rng.random(shape) < 0.9,
-            common[np.arange(length), ranks],
-            rng.integers(0, 64_000, shape),
-        )
+        usual = common[np.arange(length), ranks]
+        rows = np.where(rng.random(shape) < 0.9, usual, rng.integers(0, 64_000, shape))
         parts.append(rows.astype(np.uint16))
     return _index(folder, parts)
 
@@ -52,14 +49,9 @@ def frequencies(folder: Path, images: int) -> Index:
         scenes = trange(first, min(first + AT_ONCE, images), desc="scenes", unit="image")
         numbers = np.stack([_waves(scene(0, i)[0]) for i in scenes])
         if not edges:
-            levels = np.tile(LEVELS, LENGTH)
-            edges = [
-                np.quantile(column, np.arange(1, n) / n)
-                for column, n in zip(numbers.T, levels, strict=True)
-            ]
-        digits = np.stack(
-            [np.searchsorted(e, column) for e, column in zip(edges, numbers.T, strict=True)], 1
-        )
+            levels = zip(numbers.T, LENGTH * LEVELS, strict=True)
+            edges = [np.quantile(column, np.arange(1, n) / n) for column, n in levels]
+        digits = np.stack(list(map(np.searchsorted, edges, numbers.T)), 1)
         ids = digits.reshape(len(digits), LENGTH, len(LEVELS)) @ np.cumprod([1, *LEVELS[:-1]])
         parts.append(ids.astype(np.uint16))
     return _index(folder, parts)
@@ -71,10 +63,8 @@ def _waves(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     red, green, blue = np.moveaxis(image.astype(np.float32), 2, 0)
     channels = np.stack([red + green + blue, red - blue, red - 2 * green + blue])
     waves = scipy.fft.dctn(channels, axes=(1, 2), norm="ortho")
-    order = np.argsort(np.add.outer(np.arange(32), np.arange(32)), axis=None, kind="stable")[
-        : 2 * LENGTH
-    ]
-    return waves.reshape(3, -1)[:, order].T.ravel()
+    order = np.argsort(np.add.outer(np.arange(32), np.arange(32)), axis=None, kind="stable")
+    return waves.reshape(3, -1)[:, order[: 2 * LENGTH]].T.ravel()
 
 
 CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
@@ -82,7 +72,6 @@ CORPORA = {"unrelated": unrelated, "frequencies": frequencies}
 
 def _index(folder: Path, parts: list[Tokens]) -> Index:
     """The index of all parts, of which no image is held out."""
-    tokens = tokens_from(
-        np.concatenate(parts), folder / "tokens", levels=LEVELS, held_out_share=0.0
-    )
+    whole = np.concatenate(parts)
+    tokens = tokens_from(whole, folder / "tokens", levels=LEVELS, held_out_share=0.0)
     return build_index([tokens.path], folder / "input", folder / "index", builder="divsufsort")

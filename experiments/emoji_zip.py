@@ -32,9 +32,7 @@ HANDS = {
 NAMES = "package/emoji.json"  # of the first package: the category of every code point
 SKIN_TONES = {f"1f3f{tone}" for tone in "bcdef"}
 SIDE = 64  # pixels
-# of a picture: off by 3 grey levels of 255; a lossy WebP of this size, whose colours are blurred,
-# by 7
-COLOURS = 64
+COLOURS = 64  # of a picture: off by 3 grey levels of 255; a lossy WebP of this size is by 7
 DATE = (2024, 10, 1, 0, 0, 0)  # in the zip, so that the bytes are the same whenever it is made
 
 
@@ -60,13 +58,9 @@ def pictures_of(package: Path, folder: str) -> Iterator[tuple[str, Image.Image]]
     with tarfile.open(package) as tar:
         for member in tar:
             code = code_point(PurePath(member.name).stem)
-            if (
-                member.name.startswith(folder)
-                and member.isfile()
-                and SKIN_TONES.isdisjoint(code.split("-"))
-            ):
-                file = tar.extractfile(member)
-                assert file is not None
+            # a folder has no file
+            file = tar.extractfile(member) if member.name.startswith(folder) else None
+            if file and SKIN_TONES.isdisjoint(code.split("-")):
                 yield code, Image.open(io.BytesIO(file.read()))
 
 
@@ -99,13 +93,8 @@ def main(config: Config) -> None:
         for (_, name), content in sorted(found.items()):
             archive.writestr(zipfile.ZipInfo(name, DATE), content)
     codes = {PurePath(name).stem.rpartition("-")[0] for _, name in found}
-    summary(
-        pictures=len(found),
-        code_points=len(codes),
-        unknown=unknown,
-        bytes=config.out.stat().st_size,
-        out=config.out,
-    )
+    counts = {"pictures": len(found), "code_points": len(codes), "unknown": unknown}
+    summary(**counts, bytes=config.out.stat().st_size, out=config.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.common import Corpus
+from experiments.common import Corpus, print_head, print_row
 from imagegram.cli import run_script, summary
 from imagegram.codec.fsq import fsq_digits
 from imagegram.index.folder import Index
@@ -60,8 +61,8 @@ class MovedLinearly(MovedVotes):
 class GivenCodes(MovedVotes):
     """For the distance, digits lie where the quantizer has them, and so do the edges of steps."""
 
-    def __init__(self, levels: tuple[int, ...], tokens_per_image: int, rank: int, images: int):
-        super().__init__(levels, tokens_per_image, rank, images)
+    def __init__(self, *sizes: Any):
+        super().__init__(*sizes)
         self.codes.requires_grad_(False)
         self.edges.requires_grad_(False)
 
@@ -69,25 +70,15 @@ class GivenCodes(MovedVotes):
 class AllAlike(MovedVotes):
     """All images vote alike: the regression and the spread of its errors."""
 
-    def __init__(self, levels: tuple[int, ...], tokens_per_image: int, rank: int, images: int):
-        super().__init__(levels, tokens_per_image, rank, images)
+    def __init__(self, *sizes: Any):
+        super().__init__(*sizes)
         self.sharpness.requires_grad_(False).fill_(-50)
 
 
-def fitted_bits(
-    index: Index,
-    held_out: NDArray[np.uint16],
-    *,
-    kind: type[MovedVotes] = MovedVotes,
-    seed: int = 0,
-    rank: int = 0,
-) -> Floats:
-    """Bits a token of every held-out image, by a variant fitted to the training images: float64
-    [M].
-
-    rank: 0 for the default.
-    """
-    model = fit(index.tokens, index.levels, seed=seed, kind=kind, rank=rank)
+def fitted_bits(index: Index, held_out: NDArray[np.uint16], **variant: Any) -> Floats:
+    """Bits a token of every held-out image [M], by a variant (options of `fit`) that is fitted to
+    the training images."""
+    model = fit(index.tokens, index.levels, **variant)
     return -np.log2(model_probabilities(model, index.tokens, held_out, Drawing())).mean(1)
 
 
@@ -102,12 +93,11 @@ def bits_of_a_vote_a_digit(index: Index, held_out: NDArray[np.uint16]) -> Floats
         for tokens in (index.tokens, held_out)
     )
     digits = training.shape[1]
+    wide = fit_file.WIDE_TOKENS * len(index.levels)
     with (
         # Every digit has numbers of its own, and all digits before it for its context.
         patch.multiple(model_file, FIRST_TOKENS=digits, OWN_TOKENS=digits),
-        patch.multiple(
-            fit_file, OWN_TOKENS=digits, WIDE_TOKENS=fit_file.WIDE_TOKENS * len(index.levels)
-        ),
+        patch.multiple(fit_file, OWN_TOKENS=digits, WIDE_TOKENS=wide),
     ):
         model = fit(training, levels)
         chances = model_probabilities(model, training, asked, Drawing())
@@ -122,11 +112,9 @@ VARIANTS: dict[str, Callable[[Index, NDArray[np.uint16]], Floats]] = {
     "all images vote alike": partial(fitted_bits, kind=AllAlike),
     "digits and edges where the quantizer has them": partial(fitted_bits, kind=GivenCodes),
     "a vote a digit: no source": bits_of_a_vote_a_digit,
-    **{
-        f"{rank} projected numbers of a context": partial(fitted_bits, rank=rank)
-        for rank in (4, 8, 16, 32)
-    },
 }
+for rank in (4, 8, 16, 32):
+    VARIANTS[f"{rank} projected numbers of a context"] = partial(fitted_bits, rank=rank)
 
 
 @dataclass
@@ -142,15 +130,12 @@ def main(config: Config) -> None:
     if config.asked:
         held_out = held_out[rng.permutation(len(held_out))[: config.asked]]
     measured: dict[str, Floats] = {}
-    print("| variant | held-out bits | more than the default |\n| --- | --- | --- |")
+    print_head("variant", "held-out bits", "more than the default")
     for name, ask in VARIANTS.items():
         bits = measured[name] = ask(index, held_out)
         more = mean(bits - measured["the default"], rng)
         difference = f"{more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
-        print(
-            f"| {name} | {bits.mean():.3f} | {difference if len(measured) > 1 else ''} |",
-            flush=True,
-        )
+        print_row(name, f"{bits.mean():.3f}", difference if len(measured) > 1 else "")
     means = {name: bits.mean() for name, bits in measured.items()}
     summary(training_images=index.num_images, held_out_images=len(held_out), **means)
 

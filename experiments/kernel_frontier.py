@@ -27,7 +27,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from tqdm import tqdm
 
-from experiments.common import Corpus, has, read_table, save_plot, write_table
+from experiments.common import (
+    Corpus,
+    has,
+    print_head,
+    print_row,
+    read_table,
+    save_plot,
+    write_table,
+)
 from imagegram.cli import run_script, summary
 from imagegram.metrics.exact import exact_figures
 from imagegram.metrics.registry import (
@@ -39,17 +47,16 @@ from imagegram.metrics.registry import (
 )
 from imagegram.samplers import Kernel
 
-GRID = [
-    (step, temperature) for temperature in (1.0, 0.3, 0.2, 0.1, 0.05) for step in (1.0, 0.85, 0.7)
-]
 GOAL = (0.45, 0.55)  # of P(closer)
 MOST_COPIES = 1e-6  # of P(exact copy)
 COHERENT = 0.95
 COPIES = EXACT_COPY_PROBABILITY.key
 FIGURES = {COPIES: ".1e", CLOSER.key: ".2f", CLOSER_IN_CODES.key: ".2f", COHERENCE.key: ".2f"}
+PLAIN = {"edgecolor": "black", "lw": 0.6, "zorder": 2}  # of a point that misses a goal
 POINT = ["data", "step", "temperature"]
 MARKERS = {1.0: "s", 0.3: "v", 0.2: "^", 0.1: "o", 0.05: "P"}  # of a temperature
 SIZES = {1.0: 110, 0.85: 55, 0.7: 22}  # of a step
+GRID = [(step, temperature) for temperature in MARKERS for step in SIZES]
 
 
 @dataclass
@@ -68,9 +75,8 @@ def measure_point(config: Config, corpus: Corpus, sampler: Kernel) -> pd.DataFra
     rng = np.random.default_rng(config.seed)
     tokens = sampler.sample(corpus.index, config.sequences, rng).tokens
     figures = corpus.measure(tokens, config.images, rng)["generated"]
-    figures |= exact_figures(
-        corpus.index, sampler, corpus.held_out.tokens[:0], np.random.default_rng(0)
-    )
+    nobody = corpus.held_out.tokens[:0]
+    figures |= exact_figures(corpus.index, sampler, nobody, np.random.default_rng(0))
     point = (config.name, sampler.step, sampler.temperature)
     rows = [(*point, key, f.value, f.low, f.high) for key in FIGURES for f in [figures[key]]]
     return pd.DataFrame(rows, columns=[*POINT, "figure", "value", "low", "high"])
@@ -83,32 +89,22 @@ def reaches(values: pd.Series) -> bool:
 
 
 def plot(path: Path, table: pd.DataFrame) -> None:
-    """P(closer) in codes over P(closer) in tokens, the coherence as a colour; a square says where
-    real images are."""
+    """P(closer) in codes over that in tokens, coherence as a colour; a square: as real images."""
     points = table.pivot(index=POINT, columns="figure", values="value").reset_index()
     names = list(table.data.unique())
     figure = Plot(figsize=(3.6 * len(names) + 0.6, 4.6), layout="constrained")
     panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    shades: dict[str, Any] = {
-        "vmin": points[COHERENCE.key].min(),
-        "vmax": points[COHERENCE.key].max(),
-    }
+    coherence = points[COHERENCE.key]
+    shades: dict[str, Any] = {"vmin": coherence.min(), "vmax": coherence.max()}
+    low, side = GOAL[0], GOAL[1] - GOAL[0]
     for name, axes in zip(names, panels, strict=True):
-        axes.add_patch(
-            Rectangle(
-                (GOAL[0], GOAL[0]), GOAL[1] - GOAL[0], GOAL[1] - GOAL[0], color="0.88", zorder=0
-            )
-        )
+        axes.add_patch(Rectangle((low, low), side, side, color="0.88", zorder=0))
         for temperature, some in points[points.data == name].groupby("temperature"):
             axes.plot(some[CLOSER.key], some[CLOSER_IN_CODES.key], color="0.6", lw=0.8, zorder=1)
             for _, each in some.iterrows():
                 met = reaches(each)
-                look = {
-                    "marker": MARKERS[temperature],
-                    "s": SIZES[each.step],
-                    "zorder": 3 if met else 2,
-                }
-                look |= {"edgecolor": "red" if met else "black", "lw": 2 if met else 0.6}
+                look = {"marker": MARKERS[temperature], "s": SIZES[each.step]}
+                look |= {"edgecolor": "red", "lw": 2, "zorder": 3} if met else PLAIN
                 place = (each[CLOSER.key], each[CLOSER_IN_CODES.key])
                 dots = axes.scatter(*place, c=[each[COHERENCE.key]], **look, **shades)
         axes.set_title(name)
@@ -116,28 +112,14 @@ def plot(path: Path, table: pd.DataFrame) -> None:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("P(closer), codes")
     figure.colorbar(dots, ax=list(panels), label="coherence", shrink=0.7)
-    black: dict[str, Any] = {"color": "none", "markeredgecolor": "black"}
-    handles: list[Artist] = [
-        Line2D([], [], marker=m, ms=7, label=f"temperature {t:g}", **black)
-        for t, m in MARKERS.items()
-    ]
-    handles += [
-        Line2D([], [], marker="o", ms=s**0.5, label=f"step {step:g}", **black)
-        for step, s in SIZES.items()
-    ]
-    handles += [
-        Line2D(
-            [],
-            [],
-            marker="o",
-            ms=7,
-            color="none",
-            markeredgecolor="red",
-            mew=2,
-            label="meets all goals",
-        )
-    ]
-    handles += [Patch(color="0.88", label="as real images")]
+
+    def sign(label: str, edge: str = "black", **look: Any) -> Artist:
+        return Line2D([], [], color="none", markeredgecolor=edge, label=label, **look)
+
+    signs = [sign(f"temperature {t:g}", marker=m, ms=7) for t, m in MARKERS.items()]
+    signs += [sign(f"step {step:g}", marker="o", ms=s**0.5) for step, s in SIZES.items()]
+    signs.append(sign("meets all goals", "red", marker="o", ms=7, mew=2))
+    handles = [*signs, Patch(color="0.88", label="as real images")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     save_plot(figure, path)
 
@@ -152,35 +134,26 @@ def least_off(table: pd.DataFrame) -> str:
 
 
 def main(config: Config) -> None:
-    corpus = (
-        Corpus.of_training_images(config.index, config.inner)
-        if config.inner
-        else Corpus.open(config.index)
-    )
+    if config.inner:
+        corpus = Corpus.of_training_images(config.index, config.inner)
+    else:
+        corpus = Corpus.open(config.index)
     table = read_table(config.out)
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
         if not has(table, data=config.name, step=step, temperature=temperature):
-            sampler = Kernel(step=step, temperature=temperature)
-            table = write_table(
-                config.out, pd.concat([table, measure_point(config, corpus, sampler)])
-            )
+            point = measure_point(config, corpus, Kernel(step=step, temperature=temperature))
+            table = write_table(config.out, pd.concat([table, point]))
     plot(config.out.with_suffix(".png"), table)
-    print(
-        f"| step | temperature | {' | '.join(BY_KEY[key].title for key in FIGURES)} | all goals |"
-    )
-    print("| --- " * (3 + len(FIGURES)) + "|")
-    for (step, temperature), rows in table[table.data == config.name].groupby(
-        POINT[1:], sort=False
-    ):
+    print_head("step", "temperature", *(BY_KEY[key].title for key in FIGURES), "all goals")
+    mine = table[table.data == config.name].groupby(POINT[1:], sort=False)
+    for (step, temperature), rows in mine:
         figures = rows.set_index("figure")
         cells = [
             "{:{f}} [{:{f}}, {:{f}}]".format(*figures.loc[key, ["value", "low", "high"]], f=f)
             for key, f in FIGURES.items()
         ]
-        print(
-            f"| {step:g} | {temperature:g} | {' | '.join(cells)} | "
-            f"{'yes' if reaches(figures.value) else ''} |"
-        )
+        met = "yes" if reaches(figures.value) else ""
+        print_row(f"{step:g}", f"{temperature:g}", *cells, met)
     summary(least_off=least_off(table), table=config.out, plot=config.out.with_suffix(".png"))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.common import Corpus, has, read_table, write_table
+from experiments.common import Corpus, print_head, print_row, read_table, write_table
 from imagegram.cli import run_script, summary
 from imagegram.metrics.exact import exact_figures
 from imagegram.metrics.intervals import Figure
@@ -69,9 +69,7 @@ def measure(config: Config, corpus: Corpus, sampler: Sampler) -> dict[str, objec
         for each in (as_fitted, sampler)
     ]
     copies = EXACT_COPY_PROBABILITY.key
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True)
     return {
         "training images": corpus.index.num_images,
         "held-out bits, as fitted": text(exact[0]["held_out_bits"], ".2f"),
@@ -91,12 +89,12 @@ def main(config: Config) -> None:
     row = {"data": config.name, "model": config.sampler}
     figures = measure(config, Corpus.open(config.index), sampler_named(config.sampler))
     table = read_table(config.out)
-    if has(table, **row):
-        table = table[~((table.data == config.name) & (table.model == config.sampler))]
+    if len(table):
+        table = table[(table.data != config.name) | (table.model != config.sampler)]
     table = write_table(config.out, pd.concat([table, pd.DataFrame([row | figures])]))
-    print(f"| {' | '.join(table)} |\n{'| --- ' * len(table.columns)}|")
-    for cells in table.fillna("").astype(str).to_numpy():
-        print(f"| {' | '.join(cells)} |")
+    print_head(*table)
+    for cells in table.fillna("").to_numpy():
+        print_row(*cells)
     summary(leaderboard=config.out)
 
 

@@ -60,6 +60,13 @@ MOST_STOPPING = 2000  # images set aside: more would tell no better when to stop
 PATIENCE = 10
 PATIENT_EPOCHS = 2
 LOOK_EVERY = 50  # steps
+# of a training, in its checkpoint
+PARTS = ("model", "average", "best", "optimizer")
+NUMBERS = ("step", "best_step", "best_bits", "seconds")
+
+
+# tokens [n, L] -> the log2 of their probabilities [n, L]
+Ask = Callable[[NDArray[np.uint16]], NDArray[np.float64]]
 
 
 @dataclass
@@ -82,10 +89,6 @@ class Alphabet:
 
     values: tuple[int, ...]  # of each kind
     tokens_per_image: int
-
-    @property
-    def kinds(self) -> int:
-        return len(self.values)
 
     def symbols(self, tokens: NDArray[np.uint16]) -> Tensor:
         """Tokens [n, L] -> symbols int64 [n, L, kinds]."""
@@ -135,10 +138,8 @@ class Transformer(nn.Module):
     def __init__(self, alphabet: Alphabet):
         super().__init__()
         self.alphabet = alphabet
-        most = max(alphabet.values)
-        kinds = alphabet.kinds
-        allowed = torch.arange(most) < torch.tensor(alphabet.values)[:, None]
-        self.register_buffer("allowed", allowed)
+        most, kinds = max(alphabet.values), len(alphabet.values)
+        self.register_buffer("allowed", torch.arange(most) < torch.tensor(alphabet.values)[:, None])
         self.register_buffer("first", torch.arange(kinds) * most)
         self.symbols = nn.Embedding(kinds * most, WIDTH)
         self.start = nn.Parameter(torch.zeros(WIDTH))
@@ -150,13 +151,8 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.heads = nn.Parameter(torch.zeros(kinds, WIDTH, most))
         self.dropout = nn.Dropout(DROPOUT)
-        for weights in (
-            self.symbols.weight,
-            self.symbols_of_own.weight,
-            self.positions,
-            self.start,
-            self.heads,
-        ):
+        tables = self.symbols.weight, self.symbols_of_own.weight
+        for weights in (*tables, self.positions, self.start, self.heads):
             nn.init.normal_(weights, std=0.02)
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -187,11 +183,8 @@ class Training:
         self.best = copy.deepcopy(self.average)
         matrices = [weights for weights in self.model.parameters() if weights.ndim > 1]
         others = [weights for weights in self.model.parameters() if weights.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": WEIGHT_DECAY},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.95))
+        groups = [dict(params=matrices, weight_decay=WEIGHT_DECAY), dict(params=others)]
+        self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.95), weight_decay=0.0)
 
         symbols = alphabet.symbols(tokens)
         order = torch.randperm(len(symbols), generator=self.rng)
@@ -221,8 +214,7 @@ class Training:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
-        # Averaged weights do what a falling rate does, without a length of training fixed
-        # beforehand.
+        # What a falling rate does as well, but for a length of training that is fixed beforehand.
         share = 1 / min(AVERAGED, 1 + self.step / 4)
         with torch.no_grad():
             for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -240,13 +232,8 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write everything that `load` needs to go on."""
-        state = {
-            name: getattr(self, name).state_dict()
-            for name in ("model", "average", "best", "optimizer")
-        }
-        state |= {
-            name: getattr(self, name) for name in ("step", "best_step", "best_bits", "seconds")
-        }
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
+        state |= {name: getattr(self, name) for name in NUMBERS}
         state |= {"rng": self.rng.get_state(), "dropout": torch.get_rng_state()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
@@ -255,9 +242,9 @@ class Training:
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote."""
         state = torch.load(path, weights_only=True)
-        for name in ("model", "average", "best", "optimizer"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "best_step", "best_bits", "seconds"):
+        for name in NUMBERS:
             setattr(self, name, state[name])
         self.rng.set_state(state["rng"])
         torch.set_rng_state(state["dropout"])
@@ -274,10 +261,8 @@ def train(training: Training, checkpoint: Path, most_steps: int) -> dict[str, An
             training.one_step()
             bar.update()
             if training.step % LOOK_EVERY == 0:
-                bits = training.look()
-                bar.set_postfix_str(
-                    f"{bits:.3f} bits a token, images set aside; best {training.best_bits:.3f}"
-                )
+                bits = f"{training.look():.3f} bits a token, images set aside"
+                bar.set_postfix_str(f"{bits}; best {training.best_bits:.3f}")
                 training.seconds = time.monotonic() - started
                 training.save(checkpoint)
     return {
@@ -294,19 +279,13 @@ def train(training: Training, checkpoint: Path, most_steps: int) -> dict[str, An
 
 @torch.inference_mode()
 def log2_probabilities(model: Transformer, symbols: Tensor) -> NDArray[np.float64]:
-    """log2 of the probability of every token of images given as symbols [n, L, kinds]: float64 [n,
-    L]."""
+    """Those of every token [n, L] of images given as symbols [n, L, kinds]."""
     nats = torch.cat([model(part).double() for part in symbols.split(512)])
     return nats.numpy() / np.log(2)
 
 
-def figures(
-    ask: Callable[[NDArray[np.uint16]], NDArray[np.float64]],
-    index: Index,
-    held_out: NDArray[np.uint16],
-) -> dict[str, Any]:
-    """The figures of a model whose log2 probabilities [n, L] of tokens [n, L] are given by
-    `ask`."""
+def figures(ask: Ask, index: Index, held_out: NDArray[np.uint16]) -> dict[str, Any]:
+    """The figures of the model that answers `ask`."""
     rng = np.random.default_rng(0)
     training = ask(np.unique(index.tokens, axis=0))
     real = ask(held_out)
@@ -327,11 +306,8 @@ def measure(
     """Train one of MODELS, or go on with it, and measure it."""
     if name == "kernel":
         started = time.monotonic()
-        measured = figures(
-            lambda tokens: np.log2(Kernel(temperature=1).probabilities(index, tokens)),
-            index,
-            held_out,
-        )
+        kernel = Kernel(temperature=1)
+        measured = figures(lambda x: np.log2(kernel.probabilities(index, x)), index, held_out)
         return measured | {"seconds": round(time.monotonic() - started)}
     values = index.levels if name == "digits" else (index.vocab_size,)
     alphabet = Alphabet(tuple(values), index.tokens_per_image)
@@ -339,10 +315,12 @@ def measure(
     checkpoint = config.checkpoints / f"{index.identity[:16]}-{name}-{config.seed}.pt"
     went = train(training, checkpoint, config.steps)
 
-    def ask(tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
-        return log2_probabilities(training.best, alphabet.symbols(tokens))
+    best = training.best
+    return figures(lambda x: log2_probabilities(best, alphabet.symbols(x)), index, held_out) | went
 
-    return figures(ask, index, held_out) | went
+
+def read_results(config: Config) -> dict[str, Any]:
+    return read_json(config.out) if config.out.exists() else {}
 
 
 def main(config: Config) -> None:
@@ -355,23 +333,17 @@ def main(config: Config) -> None:
         )
     held_out = Corpus.open(config.held_out_from or config.index).held_out.tokens
 
-    results = read_json(config.out) if config.out.exists() else {}
     for name in MODELS if config.model == "all" else (config.model,):
         entry = f"{config.name}, {name}, seed {config.seed}"
-        before = results.get(entry, {})
+        before = read_results(config).get(entry, {})
         if before.get("index") == index.identity and before.get("stopped_early", True):
             print(f"{entry}: measured before")
             continue
         print(f"{entry}: {index.num_images} training images, {len(held_out)} held out")
         measured = measure(name, config, index, held_out)
-        results = read_json(config.out) if config.out.exists() else {}
-        results[entry] = {
-            "index": index.identity,
-            "training_images": index.num_images,
-            "held_out_images": len(held_out),
-            **to_json(measured),
-        }
-        write_json(config.out, results)
+        images = {"training_images": index.num_images, "held_out_images": len(held_out)}
+        found = {"index": index.identity, **images, **to_json(measured)}
+        write_json(config.out, read_results(config) | {entry: found})
         summary(
             entry=entry,
             held_out_bits=measured["held_out_bits"].value,

@@ -14,6 +14,7 @@ docs/frontier_NAME.png as well, coherence against P(closer). What the page opens
         "file://NIGHT/report.html#kernel/0/3"
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,8 @@ def rows_above_sources(corpus: Corpus, drawn: dict[str, Samples], decode: Decode
     for r, (label, name) in enumerate(ROWS.items()):
         if name:
             tokens = drawn[name].tokens[:COLUMNS]
-            sources = np.array(
-                [shares(row[:, :1])[0][0][0] for row in drawn[name].sources[:COLUMNS]]
-            )
+            given = drawn[name].sources[:COLUMNS, :, :1]
+            sources = np.array([shares(row)[0][0][0] for row in given])
         else:
             tokens = corpus.held_out.tokens[held_out]
             sources = nearest(tokens, corpus.index.tokens)[0]
@@ -92,30 +92,26 @@ def growing(index: Index, samples: Samples, decode: Decoder) -> list[Image.Image
     """Frames: an image from its first 0, 1, 2, ... tokens, the training image of the last one, and
     all so far."""
     length = samples.tokens.shape[1]
-    few = -(-(length**0.5) // 1)  # sources in a row
+    few = math.ceil(length**0.5)  # sources in a row
+    cell = FRAME // few
     frames = []
-    for i, (row, sources) in enumerate(
-        zip(samples.tokens[:GROWING], samples.sources, strict=False)
-    ):
+    titles = "{} of {} tokens", "gave this token", "gave all so far"
+    for i, sources in enumerate(samples.sources[:GROWING]):
         seeds = np.full(length + 1, i)
-        images = decode([row[:t] for t in range(length + 1)], seeds)
+        images = decode([samples.tokens[i, :t] for t in range(length + 1)], seeds)
         rebuilt = decode(index.tokens[sources[:, 0]], seeds[1:])
         strip = Image.new("RGB", (FRAME, FRAME), "#eee")
         for t, image in enumerate(images):
             frame = Image.new("RGB", (3 * FRAME + 40, FRAME + 46), "white")
             draw = ImageDraw.Draw(frame)
-            for c, words in enumerate(
-                (f"{t} of {length} tokens", "gave this token", "gave all so far")
-            ):
-                draw.text((10 + c * (FRAME + 10), 8), words, "#111", ImageFont.load_default(22))
+            for c, words in enumerate(titles):
+                place = 10 + c * (FRAME + 10), 8
+                draw.text(place, words.format(t, length), "#111", ImageFont.load_default(22))
             frame.paste(enlarged(image, FRAME), (10, 40))
             if t:
                 frame.paste(enlarged(rebuilt[t - 1], FRAME), (20 + FRAME, 40))
-                cell = int(FRAME // few)
-                strip.paste(
-                    enlarged(rebuilt[t - 1], cell - 1),
-                    (int((t - 1) % few) * cell, int((t - 1) // few) * cell),
-                )
+                row, column = divmod(t - 1, few)
+                strip.paste(enlarged(rebuilt[t - 1], cell - 1), (column * cell, row * cell))
             frame.paste(strip, (30 + 2 * FRAME, 40))
             frames.append(frame)
     return frames
@@ -134,11 +130,8 @@ def pictures(config: Config, corpus: Corpus) -> dict[str, Path]:
     palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(256)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     length = len(frames) // GROWING
-    options = {
-        "duration": ([700] * (length - 1) + [3000]) * GROWING,
-        "loop": 0,
-        "append_images": frames[1:],
-    }
+    shown = ([700] * (length - 1) + [3000]) * GROWING  # milliseconds
+    options = {"duration": shown, "loop": 0, "append_images": frames[1:]}
     paths = {kind: config.docs / f"{kind}_{config.name}.png" for kind in ("samplers", "prefixes")}
     paths["tokens"] = config.docs / f"tokens_{config.name}.gif"
     with atomic(paths["samplers"]) as temporary:
