@@ -183,7 +183,7 @@ class Training:
         self.best = copy.deepcopy(self.average)
         matrices = [weights for weights in self.model.parameters() if weights.ndim > 1]
         others = [weights for weights in self.model.parameters() if weights.ndim < 2]
-        groups = [dict(params=matrices, weight_decay=WEIGHT_DECAY), dict(params=others)]
+        groups: list[Any] = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others}]
         self.optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.95), weight_decay=0.0)
 
         symbols = alphabet.symbols(tokens)
