@@ -93,8 +93,7 @@ def _shard_size(
 
 
 def _clean(building: Path, jobs: Sequence[Job], processes: Processes) -> list[Job]:
-    """The shards of this process that are still to be built, in a folder without what killed runs
-    left of its share."""
+    """This process's shards still to be built; what killed runs left of its share is removed."""
     Artifact(building, "index").mark()
     mine = {job.number for job in jobs if job.number % processes.world_size == processes.rank}
     done = [job for job in jobs if job.done()]

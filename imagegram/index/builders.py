@@ -64,8 +64,7 @@ def suits_fastgram(tokens: int) -> bool:
 
 
 def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
-    """Run `tg_build_index` on the folder `source` (tokenized.0, offset.0) and move its table to
-    `table`."""
+    """Run `tg_build_index` on `source` (tokenized.0, offset.0) and move its table to `table`."""
     tokens = (source / "tokenized.0").stat().st_size // 2
     if not suits_fastgram(tokens):
         raise UserError(

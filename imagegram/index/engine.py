@@ -71,8 +71,7 @@ class Engine:
         return low[:, which], high[:, which]
 
     def offsets(self, run: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Where a run of tokens [c] stands, as offsets in `index.corpus`, [m], at most MOST_OFFSETS
-        of every shard."""
+        """Where a run of tokens [c] stands in `index.corpus`: [m], at most MOST_OFFSETS a shard."""
         found = []
         start = 0
         segments = self.core.find(run.tolist()).segment_by_shard

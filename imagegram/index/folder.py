@@ -95,8 +95,7 @@ class Shard:
 
 
 def open_tokens(path: Path) -> NDArray[np.uint16]:
-    """Memory-map a flat corpus; as a plain array, whose parts are taken faster than those of a
-    memmap."""
+    """Memory-map a flat corpus; as a plain array, which is faster than a memmap."""
     return np.memmap(path, np.dtype("<u2"), "r").view(np.ndarray)
 
 
@@ -222,8 +221,7 @@ class Index:
 
     @cached_property
     def corpus(self) -> NDArray[np.uint16]:
-        """All images as one shard would hold them, on disk: uint16 [N * (tokens_per_image + 1) +
-        3]."""
+        """All images as one shard holds them, on disk: uint16 [N * (tokens_per_image + 1) + 3]."""
         return self.shards[0].tokens if len(self.shards) == 1 else open_tokens(self.path / CORPUS)
 
     @cached_property

@@ -58,8 +58,7 @@ class IndexedImages:
             folder.check_shard(shard, hashes=True)
 
     def chunks(self, images: range) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.int64]]]:
-        """Some images in order, a token shard at a time: tokens [n, L], and source (number of the
-        folder), ordinal and label [n, 3]."""
+        """Some images by token shards: tokens [n, L]; number of folder, ordinal, label [n, 3]."""
         for number, folder, shard, part in self._parts(images):
             rows = np.flatnonzero(~folder.held_out(shard))[part]
             tokens, labels = folder.read(shard)

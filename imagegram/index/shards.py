@@ -1,5 +1,4 @@
-"""The shards of an index: each is built and proved by itself, in whatever process, and leaves a
-marker."""
+"""The shards of an index: each is built and proved by itself, and leaves a marker."""
 
 import re
 import shutil

@@ -43,8 +43,7 @@ def pointers_at(table: NDArray[np.uint8], ranks: NDArray[np.int64] | slice) -> N
 
 
 def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
-    """Memory-map a table as uint8 [tokens, width]; UserError unless it has the size that `tokens`
-    asks for."""
+    """Memory-map a table as uint8 [tokens, width]; UserError where it has another size."""
     width = pointer_width(tokens)
     size = path.stat().st_size
     if size != tokens * width:

@@ -138,8 +138,7 @@ def backoff(
             if anchor:
                 order = order[np.argsort(image_anchors[order], kind="stable")]
 
-        # 2) Contexts as numbers, which are sorted in the order of the images; and the same of the
-        #    sequences.
+        # 2) Contexts as numbers, those of the images in their order, so sorted.
         backs = range(1, min(context, position - anchor) + 1)
         longer = ((columns[back][order], drawn[:, position - back]) for back in backs)
         ranges = list(_ranges(image_anchors[order], anchors, longer, least))

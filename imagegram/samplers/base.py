@@ -152,8 +152,7 @@ class Sampler(ABC):
 
     def reasons(self, index: Index, tokens: Tokens, sources: Ints) -> Ints | None:
         """The earlier tokens that moved each token [n, k] most from its source, a row of the index
-        [n, k]: int64 [n, k, 2], most first, -1 where there is none; None where tokens are not
-        moved."""
+        [n, k]: int64 [n, k, 2], -1 where there is none; None where tokens are not moved."""
         return None
 
     # Its fields, as text and on disk.

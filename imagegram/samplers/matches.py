@@ -138,9 +138,8 @@ def share_of(
 def _left_out_tokens(
     rows: Ints, images: Ints, tokens: Tokens, groups: Ints, leave_out: Ints
 ) -> Ints:
-    """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those that are in the
-    group of a sequence of n and in the image that it leaves out: the number of the sequence and the
-    token, int64 [*, 2]."""
+    """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those in the group of a
+    sequence of n and in the image that it leaves out: the sequence and the token, int64 [*, 2]."""
     order = np.lexsort((leave_out, groups))
     asked = (groups << 32 | leave_out)[order]
     found = rows << 32 | images

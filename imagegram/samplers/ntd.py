@@ -83,8 +83,7 @@ def unique_contexts(corpus: Tokens, context: int) -> NDArray[np.bool_]:
 
 
 def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | None:
-    """The same of an index, kept for its next draws; None where it does not pay for so few
-    `tokens`."""
+    """The same of an index, kept for its next draws; None where it does not pay for `tokens`."""
     name = f"unique contexts of {context}"
     if name not in index.kept:
         if (PAYS + PAYS_MORE * (len(index.shards) - 1)) * tokens <= len(index.corpus):
@@ -94,8 +93,7 @@ def _unique_of(index: Index, context: int, tokens: int) -> NDArray[np.bool_] | N
 
 
 def _hashes(tokens: Tokens, context: int) -> NDArray[np.uint64]:
-    """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], a polynomial modulo
-    2^64."""
+    """Of every `context` tokens in a row of [n]: uint64 [n + 1 - context], polynomials."""
     power = partial(pow, MULTIPLIER, mod=1 << 64)
     run = tokens.astype(np.uint64) + np.uint64(1)  # of `width` tokens from each on, by doubling
     width = 1
@@ -134,8 +132,7 @@ class MatchesAnywhere:
         return np.concatenate([self.low, self.high, self.depth[None], self.copy_from[None]]).T
 
     def offsets(self, rows: Ints, picks: Ints) -> Ints:
-        """Where in the corpus the tokens stand that follow match `picks` [m] of sequence `rows`
-        [m]."""
+        """Where in the corpus the tokens are that follow match `picks` of sequence `rows`: [m]."""
         offsets = self.copy_from[rows]
         searched = np.flatnonzero(offsets == 0)
         if searched.size:
@@ -149,8 +146,7 @@ class MatchesAnywhere:
         depth = self.depth[rows]
         picks = picks.copy()
 
-        # 1) Where several shards have matches: those of the token that the pick falls on, and its
-        #    number among them.
+        # 1) Where several shards have matches: those of the token that the pick falls on.
         several = np.flatnonzero((high > low).sum(0) > 1)
         known = np.full(len(rows), -1)
         for first in range(0, len(several), AT_ONCE):
@@ -162,8 +158,7 @@ class MatchesAnywhere:
                 low[:, rest], high[:, rest], picks[rest], depth[rest]
             )
 
-        # 2) These are numbered through the shards: the first whose count reaches beyond the pick
-        #    holds it.
+        # 2) These are numbered through the shards: the first that reaches beyond the pick holds it.
         ends = np.cumsum(high - low, 0)
         shard = (picks >= ends).sum(0)
         each = np.arange(len(rows))
@@ -174,8 +169,7 @@ class MatchesAnywhere:
         """What follows match `picks` [m] of the ranges [shards, m], as an offset, where all matches
         are few enough, for the picks that share them, to be looked at; -1 elsewhere."""
         shards = len(low)
-        # Ranges of one depth that start at the same rank of the same shard are those of one
-        # context.
+        # Ranges of one depth that start at one rank of one shard are those of one context.
         in_shard = (high > low).argmax(0)
         key = (depth * shards + in_shard) << RANK_BITS | low[in_shard, np.arange(len(picks))]
         _, of_context, which, sharing = np.unique(
@@ -213,8 +207,8 @@ class MatchesAnywhere:
         return low, high, picks
 
     def _first_from(self, low: Ints, high: Ints, token: Ints, depth: Ints) -> Ints:
-        """The first rank of each range [shards, m] that goes on with `token` [m] or a higher one,
-        by bisection."""
+        """By bisection the first rank of each range [shards, m] that goes on with `token` [m] or a
+        higher one."""
         low = low.copy()
         high = high.copy()
         while (unknown := low < high).any():
@@ -228,8 +222,7 @@ class MatchesAnywhere:
         return low
 
     def _next_offsets(self, shards: Ints, ranks: Ints, depth: Ints) -> Ints:
-        """The offsets in the corpus, `depth` tokens behind those that the tables of `shards` have
-        at `ranks`: [m]."""
+        """The offsets `depth` tokens behind those in the tables of `shards` at `ranks`: [m]."""
         offsets = depth.copy()
         start = 0
         for number, shard in enumerate(self.index.shards):

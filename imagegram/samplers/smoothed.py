@@ -32,8 +32,7 @@ class Smoothed(InPlace):
     def matches(
         self, index: Index, drawn: Tokens, rng: np.random.Generator
     ) -> Iterator[DrawnTokens]:
-        """One match each, drawn from the smoothed distribution, reweighed where that is asked
-        for."""
+        """One match each, drawn from the smoothed distribution, perhaps reweighed."""
         for contexts in backoff(index.tokens, drawn, self.context):
             if self.reweigh is None:
                 images = draw(contexts, rng)
@@ -83,8 +82,7 @@ def discounts(contexts: Backoff) -> list[float]:
     Never below 0.1, so that what was not seen stays possible; but 0 without context, where every
     token has a source.
     """
-    # Sorted by the token too, images that share a context and the token are neighbours: pairs are
-    # counted unsorted.
+    # Sorted by the token too, images that share a context and the token are neighbours.
     order = contexts.order[contexts.by_token]
     starts = np.ones(len(order) + 2, bool)  # of another pair, or of the end
     starts[1:-2] = False
@@ -154,8 +152,8 @@ def distributions(
 
 
 def draw_from(p: Floats, contexts: Backoff, row: int, rng: np.random.Generator) -> int:
-    """An image whose next token is drawn from `p` [vocab_size], of those that share the longest
-    context with sequence `row`."""
+    """An image that shares the longest context with sequence `row`, whose next token is drawn
+    from `p` [vocab_size]."""
     token = rng.choice(len(p), p=p)
     for low, high in zip(contexts.low[::-1, row], contexts.high[::-1, row], strict=True):
         if len(found := np.flatnonzero(contexts.following[low:high] == token)):

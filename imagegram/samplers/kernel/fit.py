@@ -175,8 +175,7 @@ def _descend(
 
 
 def _tasks(model: MovedVotes, rng: np.random.Generator) -> list[tuple[int, float]]:
-    """The positions predicted in a step, and how often they count: of those that share their
-    numbers a few."""
+    """The positions predicted in a step, few of those that share numbers; how often each counts."""
     tasks = [(position, 1.0) for position in range(min(model.tokens, OWN_TOKENS))]
     if later := model.tokens - len(tasks):
         few = min(LATER_TOKENS, later)
@@ -283,8 +282,7 @@ def open_kernel(index: Index) -> MovedVotes:
 
 
 def _made_from(index: Index) -> dict[str, str]:
-    """All that a fit depends on, as text: every constant of this file, of the model and of its
-    regression."""
+    """All that a fit depends on, as text: every constant here, of the model and its regression."""
     constants = sorted((vars(model_file) | vars(regression_file) | globals()).items())
     settings = {name: value for name, value in constants if name.isupper() and name != "VERSION"}
     made_from = {

@@ -83,21 +83,15 @@ class MovedVotes(nn.Module):
         assert isinstance(regression, Regression)
         return regression
 
-    def codes_at(self, position: int) -> Tensor:
-        """Where the digits of a token lie for the distance: [D, values]."""
-        first = self.row(position) * self.digits
-        return self.codes[first : first + self.digits]
-
     def embed(self, digits: Tensor, position: int) -> Tensor:
-        """The context of `position` for the distance: digits uint8 [n, >= position * D] -> [n,
-        C]."""
+        """Digits uint8 [n, >= position * D] -> the context for the distance: [n, C]."""
         context = context_places(position, self.digits)
-        codes = self.codes[self._code_rows(position).to(digits.device)]  # [C, values]
+        codes = self.codes[self.code_rows(position)]  # [C, values]
         return codes.gather(1, digits[:, context].T.long()).T
 
-    def _code_rows(self, position: int) -> Tensor:
+    def code_rows(self, position: int) -> Tensor:
         """The rows of `codes` of a context: int64 [C]."""
-        context = torch.tensor(context_places(position, self.digits))
+        context = torch.tensor(context_places(position, self.digits), dtype=torch.int64)
         row = (context // self.digits).clamp(max=self.rows - 1)
         return row * self.digits + context % self.digits
 
@@ -111,8 +105,7 @@ class MovedVotes(nn.Module):
         return self.projections[row] * (self.sharpness[row] / 2).exp()
 
     def shares(self, position: int, step: float = 1.0) -> Tensor:
-        """The shares of moved votes, of votes as they stand, and of uniform tokens, which `step`
-        scales: [3]."""
+        """Of moved votes, of votes as they stand, of uniform tokens, which `step` scales: [3]."""
         logits = self.share_logits[self.row(position)]
         if position:
             logits = torch.stack([logits[0], logits.new_tensor(-math.inf), logits[2]])
@@ -200,23 +193,21 @@ class MovedVotes(nn.Module):
 
     @torch.no_grad()
     def listening(self) -> Tensor:
-        """Which position listens to which: [L, L], rows sum to 1. Row i: the share that each
-        earlier token has in the squared distance that decides the votes at i, were all digits
-        uniform."""
+        """Which position listens to which: [L, L], rows sum to 1. The share that each earlier token
+        has in the squared distance that decides the votes, were all digits uniform."""
         shares = torch.zeros(self.tokens, self.tokens)
         spread = self.codes.var(1, correction=0).cpu()
         for position in range(1, self.tokens):
             context = torch.tensor(context_places(position, self.digits))
             weights = self.projections[self.row(position)].square().sum(0).cpu()
-            weights = weights * spread[self._code_rows(position)]
+            weights = weights * spread[self.code_rows(position)]
             shares[position].index_add_(0, context // self.digits, weights)
         shares[0, 0] = 1
         return shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
 
 
 def _first_projection(row: int, digits: int, rank: int) -> Tensor:
-    """Where the metric starts: the digits themselves [C, C], or the last `rank` of them until there
-    is data."""
+    """Where the metric starts: the last `rank` digits themselves, [<= rank, C]."""
     size = len(context_places(row, digits))
     return torch.eye(size)[-min(size, rank) :]
 
@@ -256,8 +247,7 @@ def fsq_places(levels: tuple[int, ...]) -> Tensor:
 
 
 def _given_codes(digits: Tensor, places: list[int], levels: tuple[int, ...]) -> Tensor:
-    """The codes of digits uint8 [n, F] at some places, as the quantizer has them: float32 [n,
-    places]."""
+    """Digits uint8 [n, F] -> the quantizer's codes at some places: float32 [n, places]."""
     halves = [levels[place % len(levels)] // 2 for place in places]
     return digits[:, places].float() / torch.tensor(halves, device=digits.device) - 1
 

@@ -40,8 +40,7 @@ def landmarks_of(images: int, rows: int) -> int:
 def principal_axes(numbers: Tensor, count: int) -> Tensor:
     """The `count` directions [C, count] in which centred `numbers` [M, C] vary most."""
     spread = numbers.T @ numbers
-    # Where images are few, or digits are always the same, most of the spectrum is rounding: the
-    # solver may fail.
+    # Where images are few or digits never change, the spectrum is rounding: the solver may fail.
     with contextlib.suppress(torch.linalg.LinAlgError):
         axes = torch.linalg.eigh(spread)[1][:, -count:]
         if axes.isfinite().all():
@@ -51,24 +50,20 @@ def principal_axes(numbers: Tensor, count: int) -> Tensor:
 
 
 def _inverse_root(matrix: Tensor) -> Tensor:
-    """Upper triangular R with R R^T = `matrix`^-1, of a positive definite one [n, n], float64.
-
-    Only its lower triangle is looked at.
-    """
+    """Upper triangular R with R R^T = `matrix`^-1, of a positive definite one's lower triangle [n,
+    n], float64."""
     one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), one, upper=False).T
 
 
 def _times_upper(rows: Tensor, upper: Tensor) -> Tensor:
-    """`rows` [n, P] times an upper triangular matrix [P, P], but for its zeros: in little more than
-    half the time."""
+    """`rows` [n, P] times an upper triangular matrix [P, P], mostly without its zeros."""
     firsts = range(0, len(upper), BLOCK) or [0]
     return torch.cat([rows[:, : i + BLOCK] @ upper[: i + BLOCK, i : i + BLOCK] for i in firsts], 1)
 
 
 def _add_square(gram: Tensor, rows: Tensor) -> None:
-    """Add `rows`^T `rows` to the lower triangle of `gram` [P, P], float64; what is above it may be
-    wrong."""
+    """Add `rows`^T `rows` to the lower triangle of `gram` [P, P], float64; above it is anything."""
     for i in range(0, len(gram), BLOCK):
         gram[i : i + BLOCK, : i + BLOCK] += rows[:, i : i + BLOCK].T @ rows[:, : i + BLOCK]
 
@@ -134,8 +129,7 @@ class Regression(nn.Module):
         return torch.cat(parts, 1)
 
     def predict(self, codes: Tensor, expected: Tensor | None = None) -> Tensor:
-        """Codes [n, C + D] -> the mean codes of the token's digits [n, D]; the last digit is not
-        looked at.
+        """Codes [n, C + D] -> the mean codes of the token's digits [n, D], whose last is not seen.
 
         expected: what `expect` makes of the context, where that is known already.
         """
@@ -151,10 +145,9 @@ class Regression(nn.Module):
     @torch.no_grad()
     def fit(self, codes: Tensor, landmarks: Tensor) -> Tensor:
         """Fit to training images [M, C + D]: their leverage [M, D], the diagonal h of the hat
-        matrix.
+        matrix. Left out of the regression, an image's error r would be r / (1 - h).
 
-        Left out of the regression, an image's error r would be r / (1 - h). landmarks: int64 [K],
-        of the images.
+        landmarks: int64 [>= K], of the images.
         """
         self.center.copy_(codes.mean(0))
         context = (codes - self.center)[:, : self.context]
@@ -163,8 +156,7 @@ class Regression(nn.Module):
         self.landmarks.copy_(context[landmarks[: len(self.landmarks)]])
         self.spread.copy_(context.square().mean(0).sum().clamp(min=LEAST_SPREAD))
 
-        # Nearness in an orthogonal basis of the landmarks' own, so that its ridge is that of the
-        # kernel.
+        # Nearness in an orthogonal basis of the landmarks' own: its ridge is that of the kernel.
         one = torch.eye(len(self.landmarks), dtype=torch.float64, device=codes.device)
         white = _inverse_root(self.nearness(self.landmarks).double() + JITTER * one).float()
         parts = [self.features(part) for part in codes.split(IMAGES_AT_ONCE)]
@@ -173,8 +165,7 @@ class Regression(nn.Module):
             features[:, self.near] = _times_upper(features[:, self.near], white)
             _add_square(gram, features)
 
-        # In an orthogonal basis of all features the prediction of a digit is a sum over its first
-        # ones.
+        # In an orthogonal basis of all features a digit's prediction is a sum over its first ones.
         root = _inverse_root(gram)
         root32 = root.float()
         targets = (codes - self.center)[:, self.context :].split(IMAGES_AT_ONCE)

@@ -95,10 +95,9 @@ class Library:
         """Project the contexts of all images, for the distances at a position."""
         model = self.model
         context = context_places(position, model.digits)
-        for place in context:
+        for place, codes in zip(context, model.codes[model.code_rows(position)], strict=True):
             row = self.rows[place]
             if self.held[row] != place:
-                codes = model.codes_at(place // model.digits)[place % model.digits]
                 torch.index_select(codes, 0, self.digits[place].int(), out=self.context[row])
                 self.held[row] = place
 
@@ -140,8 +139,7 @@ class Library:
         return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
 
     def distances(self, own: Tensor, part: slice, out: Tensor | None = None) -> Tensor:
-        """The squared distances of a part of the images, in squares of a step, less what all have
-        in common: [n, part]."""
+        """Squared distances to some images, in steps, less what all have in common: [n, part]."""
         numbers = self.numbers[: own.shape[1], part]
         fast = not self.gpu and torch.cpu._is_vnni_supported()
         products = (
@@ -172,8 +170,7 @@ class Library:
         return list(self.pool.map(torch.inference_mode()(run), *parts))
 
     def blocks(self, n: int, size: int, run: Callable[[slice, slice], None]) -> None:
-        """Call `run` with a block of n sequences and a tile of `size` images or groups, all pairs,
-        on all cores."""
+        """Call `run` with every block of n sequences and tile of `size` images, on all cores."""
         rows = slices(n, self.tile if self.gpu else ROWS)
         tiles, blocks = zip(*itertools.product(slices(size, self.tile), rows), strict=True)
         list(self.pool.map(torch.inference_mode()(run), blocks, tiles))
@@ -197,14 +194,13 @@ class Library:
         return best
 
     def nearest(self, own: Tensor, best: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The groups of the `count` nearest images or more [n, m], and the distances of all in them
-        [n, m, GROUP]."""
+        """The groups of at least the `count` nearest images [n, m]; all distances [n, m, GROUP]."""
         groups = best.topk(min(max(NEAREST, count), self.groups), 1, largest=False).indices
         return groups, self.distances_in(own, groups)
 
     def heard(self, distances: Tensor) -> Tensor:
-        """How far the last image is that is heard as loud as the nearest, of `distances` [n, m,
-        GROUP]: [n, 1]."""
+        """How far the last image is that is heard as loud as the nearest, of distances [n, m, *]:
+        [n, 1]."""
         count = min(self.neighbours, self.size)
         return distances.flatten(1).topk(count, 1, largest=False)[0][:, -1:]
 
@@ -281,8 +277,7 @@ class Library:
         return images
 
     def _image_at(self, place: Tensor, groups: Tensor, sums: Tensor) -> Tensor:
-        """The image of some groups [n, m] where the sums of their votes [n, m * GROUP] reach a
-        place [n, 1]."""
+        """The image [n, 1] of groups [n, m] where sums of votes [n, m * GROUP] reach a place."""
         member = torch.searchsorted(sums, place, right=True).clamp(max=sums.shape[1] - 1)
         return groups.gather(1, member // GROUP) + self.groups * (member % GROUP)
 
