@@ -11,9 +11,11 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import tokenize_fast
 from imagegram import files, tokenizing
 from imagegram.artifact import Artifact
 from imagegram.cli import UserError
@@ -23,12 +25,12 @@ from imagegram.files import is_held
 from imagegram.machine import stops_wait
 from tests.support.fake_codec import SMALL_JOB, FakeCodec
 from tests.support.kills import fork
-from tests.support.scripts import ROOT, one_line, program, run_tokenize
+from tests.support.scripts import ROOT, program, refused
 from tests.support.tokenize import contents, tokenize
 
 SMALL_BATCHES = "--shard-size 10 --batch-size 5 --workers 1"
 # a machine whose text is not UTF-8
-PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+PLAIN: dict[str, Any] = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.fixture
@@ -222,12 +224,10 @@ def test_a_stop_that_arrives_during_a_fork_is_not_lost() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_folder_that_cannot_be_written_is_named_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert run_tokenize(f"--out={tmp_path}/file/below") == 1
-    assert one_line(capsys).startswith(f"error: {tmp_path}/file/below")
+    said = refused(tokenize_fast, f"--out={tmp_path}/file/below")
+    assert said.startswith(f"error: {tmp_path}/file/below")
 
 
 def test_a_finished_folder_that_is_read_only_is_finished(
@@ -257,8 +257,7 @@ def test_names_that_are_no_text_in_the_locale_are_read_all_the_same(tmp_path: Pa
         "-m imagegram.index build --tokens=出 --index-input=入 --index=索引",
         f"{ROOT}/generate_images.py ntd --index=索引 --sequences=5 --decoded=0 --out=絵",
     ):
-        done = program(*command.split(), cwd=tmp_path, **PLAIN)
-        assert done.returncode == 0, done.stderr[-1000:]
+        program(*command.split(), cwd=tmp_path, **PLAIN)
     assert (tmp_path / "絵" / "report.json").exists()
 
 
@@ -280,8 +279,7 @@ def test_a_page_is_text_whatever_the_locale(tmp_path: Path) -> None:
 
 def test_too_little_memory_for_pytorch_is_one_line(tmp_path: Path) -> None:
     script = f"{sys.executable} {ROOT}/tokenize_fast.py --images 20 --out {tmp_path}/t"
-    done = program("-c", f"ulimit -v 2500000; exec {script}", start="bash")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "(ulimit -v)" in done.stderr
+    done = program("-c", f"ulimit -v 2500000; exec {script}", start="bash", ends=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "(ulimit -v)" in line

@@ -44,7 +44,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -> None:
     tokenizing = f"--dataset {cifar} --codec {codec} --shard-size 10 --batch-size 7 --workers 1"
-    assert run_tokenize(tokenizing, f"--out {tmp_path}/tokens") == 0
+    run_tokenize(tokenizing, f"--out {tmp_path}/tokens")
     folder = TokenFolder.open(tmp_path / "tokens")
     m, corpus = folder.manifest, folder.load()
     sizes = (m.precision, m.tokens_per_image, m.vocab_size, m.image_size)
@@ -55,10 +55,9 @@ def test_tokenize_index_and_generate(codec: Path, cifar: Path, tmp_path: Path) -
     pixels = preprocess(Image.fromarray(scene(2, 23)[0]), 256)
     assert np.array_equal(load_codec(str(codec)).encode(pixels[None])[0], corpus.tokens[23])
 
-    built = build(tmp_path, tmp_path / "tokens")
-    assert built.returncode == 0, built.stderr
+    build(tmp_path, tmp_path / "tokens")
     asked = f"--index {tmp_path}/index --sequences 8 --decoded 2 --timesteps 2 --prefixes 1"
-    assert run_generate(asked, f"--out {tmp_path}/made") == 0
+    run_generate(asked, f"--out {tmp_path}/made")
     assert np.load(tmp_path / "made" / "tokens.npy").shape == (8, TOKENS)
     assert Image.open(tmp_path / "made" / "image_0001.png").size == (256, 256)
     # 1, 2, 4, 8, 16, 32 tokens

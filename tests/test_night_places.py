@@ -7,12 +7,10 @@ import pytest
 
 import overnight_run
 from tests.support.datasets import picture, put
-from tests.support.scripts import one_line, run_overnight
+from tests.support.scripts import refused
 
 
-def test_what_is_not_of_a_night_is_refused_before_anything_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_not_of_a_night_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for file, message in (
         ("report.html", "that are not results of a night, e.g. 'report.html'"),
@@ -21,18 +19,16 @@ def test_what_is_not_of_a_night_is_refused_before_anything_is_made(
     ):
         (out / file).parent.mkdir(parents=True)
         (out / file).write_text("my own page")
-        assert run_overnight(f"--out {out}") == 1
-        assert f"holds files {message}" in one_line(capsys)
+        assert f"holds files {message}" in refused(overnight_run, f"--out {out}")
         assert [file.read_text() for file in out.rglob("*") if file.is_file()] == ["my own page"]
         shutil.rmtree(out)
     out.symlink_to(tmp_path / "gone")
-    assert run_overnight(f"--out {out}") == 1
-    assert "a link whose target is gone" in capsys.readouterr().err
+    assert "a link whose target is gone" in refused(overnight_run, f"--out {out}")
     out.unlink()
     out.mkdir()
     # pictures of the night would be among those of the data set
-    assert run_overnight(f"--out {out} --dataset {out}") == 1
-    assert f"choose another one, {out}/results for example" in capsys.readouterr().err
+    said = refused(overnight_run, f"--out {out} --dataset {out}")
+    assert f"choose another one, {out}/results for example" in said
     assert not list(out.iterdir())
 
 
@@ -47,24 +43,20 @@ def test_separate_data_sets_of_one_name_have_folders_of_their_own(
 
 
 def test_one_data_set_under_two_spellings_is_refused_before_anything_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     for i in range(3):
         put(tmp_path / "d" / f"{i}.png", picture(i))
     (tmp_path / "link").symlink_to("d")
     for other in ("./d/", "link"):
         command = f"--out {tmp_path}/out --dataset {tmp_path}/d {tmp_path}/{other}"
-        assert run_overnight(command) == 1
-        assert "are the same data set" in one_line(capsys)
+        assert "are the same data set" in refused(overnight_run, command)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("out", ["x" * 300, "/".join(["x" * 100] * 60)])
-def test_a_name_or_a_path_that_is_too_long_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
-) -> None:
+def test_a_name_or_a_path_that_is_too_long_is_one_line(tmp_path: Path, out: str) -> None:
     for option in ("--out", "--dataset"):
-        assert run_overnight(f"--out {tmp_path}/out", f"{option} {tmp_path}/{out}") == 1
-        said = one_line(capsys)
+        said = refused(overnight_run, f"--out {tmp_path}/out", f"{option} {tmp_path}/{out}")
         assert "File name too long: choose shorter names" in said
         assert len(said) < 500

@@ -24,7 +24,7 @@ from imagegram.samplers import Aligned, Kernel, Ntd
 from overnight import night
 from tests.support.kills import fork, killed
 from tests.support.overnight import make_nights_quick, run
-from tests.support.scripts import one_line
+from tests.support.scripts import refused
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def finished(folder: Path, tmp_path: Path, _quick: None) -> Path:
     """A copy of a finished night."""
     whole = folder / "whole"
     if not whole.exists():
-        assert run(whole) == 0
+        run(whole)
     shutil.copytree(whole, tmp_path / "night")
     return tmp_path / "night"
 
@@ -72,7 +72,7 @@ def test_a_night_killed_ten_times_ends_as_one_that_was_not(finished: Path, tmp_p
         else:  # it came to its end
             assert results(out) == right
             shutil.rmtree(out)
-    assert run(out) == 0
+    run(out)
     assert results(out) == right
     assert not list(out.rglob(".tmp-*"))
 
@@ -93,23 +93,20 @@ def test_two_data_sets_share_an_index_and_their_classes_stay_apart(finished: Pat
 
 
 def test_every_data_set_has_an_index_of_its_own_when_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overnight_run, "SAMPLERS", {"one": Aligned(context=0)})
     (tmp_path / "empty").mkdir()
     data = f"--dataset digits {tmp_path}/empty shapes"
-    assert run(tmp_path / "out", "--separate --sequences 20", data) == 1
-    assert "out/empty: " in capsys.readouterr().err  # named, and the others are finished
+    said = run(tmp_path / "out", "--separate --sequences 20", data, ends=1)
+    assert "out/empty: " in said  # named, and the others are finished
     for name in ("digits", "shapes"):
         assert (tmp_path / "out" / name / "report.html").exists()
 
 
-def test_a_finished_night_says_its_figures_again_and_touches_nothing(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_night_says_its_figures_again_and_touches_nothing(finished: Path) -> None:
     times = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
-    assert run(finished) == 0
-    said = capsys.readouterr().out
+    said = run(finished)
     assert "is finished, nothing to do" in said
     assert re.search(r"^ +P\(exact copy\) +exact copies ", said, re.MULTILINE)
     assert re.search(r"^copies +[\d.]+ \(exact\) +100 % \(", said, re.MULTILINE)
@@ -122,16 +119,13 @@ def durations(out: Path) -> dict[str, str]:
     return dict(part.rsplit(" ", 1) for part in line.split(", "))
 
 
-def test_a_new_sampler_costs_only_itself(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_sampler_costs_only_itself(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = json.loads((finished / "tokens-1-shapes" / "shard-00000.json").read_text())
     before = durations(finished)
     assert float(before["tokenizing shapes"]) == pytest.approx(marker["seconds"], abs=0.06)
     assert {"building the index", "training the classifiers", "held-out", "two"} < set(before)
     monkeypatch.setitem(overnight_run.SAMPLERS, "three", Ntd(context=1))
-    assert run(finished) == 0
-    said = capsys.readouterr().out
+    said = run(finished)
     assert said.count("finished before") == 4  # three samplers and the held-out images
     assert said.count("generated in") == 1
     assert "three" in (finished / "report.html").read_text()
@@ -139,15 +133,12 @@ def test_a_new_sampler_costs_only_itself(
     assert before == {name: after[name] for name in after if name != "three"}  # not measured anew
 
 
-def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(finished: Path) -> None:
     right = results(finished)
     (finished / "tokens-1-shapes" / "shard-00000.npy").unlink()
     table = finished / "index" / "table.0"
     table.write_bytes(table.read_bytes()[:-5])
-    assert run(finished) == 0
-    said = capsys.readouterr().out
+    said = run(finished)
     assert "shard-00000.npy is missing; tokenized again" in said
     assert "table.0 is cut short" in said
     assert said.count("finished before") == 4  # the same index as before: nothing is drawn again
@@ -160,8 +151,7 @@ def test_lost_tokens_and_a_broken_index_are_made_again_to_the_same_bytes(
     content[100] ^= 2
     table.write_bytes(content)
     os.utime(table, ns=(time_before, time_before))
-    assert run(finished) == 0
-    assert f"not kept: {table} differs from its hash" in capsys.readouterr().out
+    assert f"not kept: {table} differs from its hash" in run(finished)
     assert results(finished) == right
 
 
@@ -181,10 +171,7 @@ def break_copies(monkeypatch: pytest.MonkeyPatch, breaks: Callable[[Run], object
     "fault", [RuntimeError("out of luck"), OSError(28, "No space left on device")]
 )
 def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    fault: Exception,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     def fails(run: Run) -> None:
         Artifact(run.path, "images").claim()
@@ -193,54 +180,51 @@ def test_a_sampler_that_fails_is_named_and_the_others_are_finished(
 
     with monkeypatch.context() as patch:
         break_copies(patch, fails)
-        assert run(tmp_path) == 1
-    said = capsys.readouterr()
-    assert f"error: copies: {fault}" in said.err
-    assert "copies failed, as said above; 2 of 3 samplers finished" in said.err.splitlines()[-1]
+        said = run(tmp_path, ends=1)
+    assert f"error: copies: {fault}" in said
+    assert "copies failed, as said above; 2 of 3 samplers finished" in said.splitlines()[-1]
     # a fault of the program says where
-    assert ("Traceback" in said.err) == isinstance(fault, RuntimeError)
+    assert ("Traceback" in said) == isinstance(fault, RuntimeError)
     assert str(fault) in (tmp_path / "report.html").read_text()
     # a full disk has room for the page again
     assert not (tmp_path / "generated" / "copies-seed0").exists()
     log = (tmp_path / "night.log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d error: copies: ", log, re.MULTILINE)
     assert "ended by UserError: copies failed" in log
-    assert run(tmp_path) == 0  # the same command tries again
+    run(tmp_path)  # the same command tries again
     assert "copies failed" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_page_that_cannot_be_written_does_not_end_the_night(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(sources: object) -> None:
         raise RuntimeError("a fault of the template")
 
     with monkeypatch.context() as patch:
         patch.setattr(night, "write_page", full)
-        assert run(tmp_path) == 1
-    said = capsys.readouterr()
-    assert said.out.count("generated in") == 4  # three samplers and the held-out images
-    last = said.err.splitlines()[-1]
+        said = run(tmp_path, ends=1)
+    assert said.count("generated in") == 4  # three samplers and the held-out images
+    last = said.splitlines()[-1]
     assert "writing the page failed, as said above; 3 of 3 samplers finished" in last
-    assert run(tmp_path) == 0
+    run(tmp_path)
     assert (tmp_path / "report.html").exists()
 
 
 def test_a_sampler_that_is_impossible_is_named_and_the_others_are_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samplers = {"class-77": Kernel(label="77"), "one": Aligned(context=0)}
     monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
-    assert run(tmp_path) == 1
-    said = capsys.readouterr()
-    assert "error: class-77: " in said.err
-    assert "class-77 failed, as said above; 1 of 2 samplers finished" in said.err.splitlines()[-1]
-    assert said.out.count("sampler 2 of 2, one") == 1
+    said = run(tmp_path, ends=1)
+    assert "error: class-77: " in said
+    assert "class-77 failed, as said above; 1 of 2 samplers finished" in said.splitlines()[-1]
+    assert said.count("sampler 2 of 2, one") == 1
     assert "holds no image of class &#39;77&#39;" in (tmp_path / "report.html").read_text()
 
 
 def test_a_data_set_that_fails_stops_the_night_and_the_page_says_why(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (finished / "night.json").unlink()
     for name in ("tokens-0-digits", "tokens-1-shapes"):
@@ -254,16 +238,16 @@ def test_a_data_set_that_fails_stops_the_night_and_the_page_says_why(
 
     with monkeypatch.context() as patch:
         patch.setattr(night, "tokenize_dataset", fails)
-        assert run(finished) == 1
-    assert "tokenizing digits failed, as said above: no sampler was run" in capsys.readouterr().err
+        said = run(finished, ends=1)
+    assert "tokenizing digits failed, as said above: no sampler was run" in said
     assert (finished / "tokens-1-shapes" / "shard-00000.npy").exists()  # the rest is done
     assert "tokenizing digits failed</b>: no &lt;luck&gt;" in (finished / "report.html").read_text()
-    assert run(finished) == 0
+    run(finished)
     assert "failed</b>" not in (finished / "report.html").read_text()
 
 
 def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(dir: Path) -> object:
         raise OSError(30, "Read-only file system")
@@ -277,44 +261,39 @@ def test_a_small_machine_is_refused_in_one_line_and_nothing_is_made(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
-            assert run(tmp_path / "out") == 1
-        assert message in one_line(capsys)
+            assert message in refused(overnight_run, f"--out {tmp_path}/out")
         assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_of_other_settings_is_not_replaced(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, other = results(finished), "holds a finished run of other settings"
-    assert run(finished, "--decoded 5") == 1
-    assert f"two-seed0 {other} (decoded: 6 -> 5): give" in capsys.readouterr().err
+    said = run(finished, "--decoded 5", ends=1)
+    assert f"two-seed0 {other} (decoded: 6 -> 5): give" in said
     monkeypatch.setitem(overnight_run.SAMPLERS, "one", Aligned(context=1))
-    assert run(finished) == 1
-    assert f"one-seed0 {other} (context: 0 -> 1): give" in capsys.readouterr().err
+    assert f"one-seed0 {other} (context: 0 -> 1): give" in run(finished, ends=1)
     assert results(finished) == right
 
 
 @pytest.mark.parametrize("stop", [signal.SIGHUP, signal.SIGTERM])
 def test_a_closed_terminal_and_a_scheduler_stop_the_night_cleanly(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stop: signal.Signals,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
 ) -> None:
     break_copies(monkeypatch, lambda run: os.kill(os.getpid(), stop))
     # SIGHUP is ignored under nohup, by the night as well
     before = signal.signal(stop, signal.SIG_DFL)
     try:
-        assert run(tmp_path) == 130
+        said = run(tmp_path, ends=130)
     finally:
         signal.signal(stop, before)
-    assert "the same command goes on from it" in capsys.readouterr().err
+    assert "the same command goes on from it" in said
     assert "ended by KeyboardInterrupt" in (tmp_path / "night.log").read_text()
     assert "<b>Not finished yet</b>: copies, one." in (tmp_path / "report.html").read_text()
 
 
 def test_everything_is_checked_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     for samplers, arguments, message in (
@@ -324,14 +303,11 @@ def test_everything_is_checked_before_anything_is_made(
         ({"one": Aligned()}, "--dataset digits digits", "stands twice"),
     ):
         monkeypatch.setattr(overnight_run, "SAMPLERS", samplers)
-        assert run(out, arguments) == 1
-        assert message in one_line(capsys)
+        assert message in refused(overnight_run, f"--out {out}", arguments)
         assert not out.exists()
 
 
-def test_a_second_night_in_the_same_folder_is_refused(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_night_in_the_same_folder_is_refused(finished: Path) -> None:
     (finished / "night.json").unlink()
     reader, writer = os.pipe()
 
@@ -343,8 +319,7 @@ def test_a_second_night_in_the_same_folder_is_refused(
     child = fork(hold)
     os.read(reader, 1)
     try:
-        assert run(finished) == 1
-        assert f"is in use by process {child}" in capsys.readouterr().err
+        assert f"is in use by process {child}" in run(finished, ends=1)
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)

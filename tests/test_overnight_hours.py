@@ -12,7 +12,7 @@ from imagegram.generating import Run
 from imagegram.samplers import Aligned, Ntd
 from overnight import plan
 from tests.support.overnight import make_nights_quick, run
-from tests.support.scripts import ROOT, one_line, program
+from tests.support.scripts import ROOT, program
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Run.generate
     begun = []
@@ -34,18 +34,15 @@ def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "generate", slow)
-        assert run(tmp_path, "--hours 0.5") == 0
-    said = capsys.readouterr().out
+        said = run(tmp_path, "--hours 0.5")
     assert len(begun) == 4
     [line] = re.findall("left out after 0.5 hours: (.*); the same command goes on from there", said)
     assert line.count("ntd-context") == 3
     assert "3 samplers were left out" in (tmp_path / "report.html").read_text()
-    assert run(tmp_path, "--hours 0.5") == 0
-    said = capsys.readouterr().out
+    said = run(tmp_path, "--hours 0.5")
     assert said.count("generated in") == 3
     assert said.count("finished before") == 5  # four samplers and the held-out images
-    assert run(tmp_path, "--hours 0.5") == 0
-    assert "is finished, nothing to do" in capsys.readouterr().out
+    assert "is finished, nothing to do" in run(tmp_path, "--hours 0.5")
 
 
 @pytest.mark.parametrize(
@@ -59,11 +56,11 @@ def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
 def test_a_misspelt_sampler_is_one_line(tmp_path: Path, wrong: str, message: str) -> None:
     script = (ROOT / "overnight_run.py").read_text().replace("Kernel(step=0.85)", wrong)
     (tmp_path / "my_night.py").write_text(script)
-    done = program(tmp_path / "my_night.py", "--dry-run")
+    done = program(tmp_path / "my_night.py", "--dry-run", ends=1)
     line = 1 + script[: script.index(wrong)].count("\n")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith(f"error: my_night.py, line {line}: ")
-    assert message in done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"error: my_night.py, line {line}: ")
+    assert message in said
 
 
 def test_the_sweep_leaves_out_what_the_samplers_are() -> None:
@@ -76,25 +73,20 @@ def test_the_sweep_leaves_out_what_the_samplers_are() -> None:
 
 
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1"])
-def test_hours_are_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str], hours: str) -> None:
-    assert run(tmp_path / "out", f"--hours {hours}") == 1
-    assert f"--hours {float(hours)}: give a number of hours" in one_line(capsys)
+def test_hours_are_a_number(tmp_path: Path, hours: str) -> None:
+    said = run(tmp_path / "out", f"--hours {hours}", ends=1)
+    assert f"--hours {float(hours)}: give a number of hours" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, "--dry-run --hours 1") == 0
-    said = capsys.readouterr().out
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(tmp_path: Path) -> None:
+    said = run(tmp_path, "--dry-run --hours 1")
     assert "one index of 2 data sets" in said
     assert said.count("300 images, to tokenize") == 2
     assert said.count("; 30 sequences, 6 decoded") == 7
     assert not list(tmp_path.iterdir())
-    assert run(tmp_path) == 0
-    capsys.readouterr()
-    assert run(tmp_path, "--dry-run --hours 1") == 0
-    said = capsys.readouterr().out
+    run(tmp_path)
+    said = run(tmp_path, "--dry-run --hours 1")
     assert said.count("300 images, tokenized") == 2
     assert said.count("; finished") == 3
     assert said.count("; 30 sequences, 6 decoded") == 4
@@ -115,22 +107,18 @@ def test_a_dry_run_loads_nothing(tmp_path: Path) -> None:
         ("--codec tinny", "unknown codec 'tinny': fashion, tiny"),
     ],
 )
-def test_a_dry_run_names_what_is_misspelt(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
-) -> None:
-    assert run(tmp_path, "--dry-run", arguments) == 1
-    assert message in one_line(capsys)
+def test_a_dry_run_names_what_is_misspelt(tmp_path: Path, arguments: str, message: str) -> None:
+    assert message in run(tmp_path, "--dry-run", arguments, ends=1)
 
 
 def test_an_interrupted_dry_run_claims_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(plan: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(overnight_run, "say_plan", stopped)
-    assert run(tmp_path, "--dry-run") == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert run(tmp_path, "--dry-run", ends=130) == "interrupted\n"
 
 
 def test_the_sizes_of_a_codec_are_those_of_its_weights() -> None:

@@ -78,42 +78,20 @@ def test_a_codec_that_keeps_nothing_is_named_though_its_own_card_is_no_better(
     assert found.flat == pytest.approx(np.median(flat.numpy()), abs=0.01)
 
 
-def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_unlike_its_own_are_named_when_tokenizing_and_generating(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     (tmp_path / "noise").mkdir()
     for i, picture in enumerate(noise):
         Image.fromarray(picture).save(tmp_path / "noise" / f"{i:02d}.png")
-    arguments = [
-        "--dataset",
-        str(tmp_path / "noise"),
-        "--out",
-        str(tmp_path / "tokens"),
-        "--workers",
-        "0",
-    ]
     for _ in range(2):  # the second run finds all finished and says it again
-        assert run_tokenize(*arguments) == 0
-        assert (
-            capsys.readouterr().out.count("warning: the codec tiny does not know images like these")
-            == 1
-        )
-    assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    arguments = [
-        f"--index={tmp_path}/index",
-        "--sequences=8",
-        "--decoded=0",
-        f"--out={tmp_path}/made",
-    ]
-    assert run_generate(*arguments) == 0
-    assert "does not know images like these" in capsys.readouterr().out
+        said = run_tokenize(f"--dataset {tmp_path}/noise --out {tmp_path}/tokens --workers 0")
+        assert said.count("warning: the codec tiny does not know images like these") == 1
+    build(tmp_path, tmp_path / "tokens")
+    asked = f"--index={tmp_path}/index --sequences=8 --decoded=0 --out={tmp_path}/made"
+    assert "does not know images like these" in run_generate(asked)
 
-    assert (
-        run_tokenize("--dataset", "digits", "--images", "40", "--out", str(tmp_path / "digits"))
-        == 0
-    )
-    assert "does not know" not in capsys.readouterr().out
+    said = run_tokenize(f"--dataset digits --images 40 --out {tmp_path}/digits")
+    assert "does not know" not in said
     assert familiarity.warning_of(tmp_path / "digits") == ""
 
 
@@ -140,59 +118,29 @@ def test_images_from_all_over_the_data_set_are_judged_whatever_the_batches(
     assert found[0]["error"] == np.median(np.where(whites, 255 - np.arange(32), np.arange(32)))
 
 
-def test_a_codec_in_a_folder_is_known_by_its_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_codec_in_a_folder_is_known_by_its_weights(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(miniatures.SHIPPED / "tiny", mine)
     assert load_codec(str(mine)).revision == load_codec("tiny").revision
 
-    tokens = [
-        "--dataset",
-        "digits",
-        "--images",
-        "60",
-        "--out",
-        str(tmp_path / "tokens"),
-        "--workers",
-        "0",
-    ]
-    assert run_tokenize(*tokens, "--codec", str(mine)) == 0
-    assert build(tmp_path, tmp_path / "tokens").returncode == 0
-    made = [
-        "ntd",
-        "--index",
-        str(tmp_path / "index"),
-        "--sequences",
-        "8",
-        "--decoded",
-        "2",
-        "--prefixes",
-        "0",
-    ]
-    assert run_generate(*made, "--out", str(tmp_path / "a")) == 0
+    tokens = f"--dataset digits --images 60 --out {tmp_path}/tokens --workers 0"
+    run_tokenize(tokens, f"--codec {mine}")
+    build(tmp_path, tmp_path / "tokens")
+    made = f"ntd --index {tmp_path}/index --sequences 8 --decoded 2 --prefixes 0 --out {tmp_path}/"
+    run_generate(made + "a")
 
-    mine.rename(tmp_path / "moved")
-    capsys.readouterr()
+    moved = mine.rename(tmp_path / "moved")
     # the same codec: nothing to do
-    assert run_tokenize(*tokens, "--codec", str(tmp_path / "moved")) == 0
-    assert "all 1 shards are finished" in capsys.readouterr().out
-    assert run_generate(*made, "--out", str(tmp_path / "b")) == 1
-    assert "is gone: say where it is with --codec" in capsys.readouterr().err
-    assert (
-        run_generate(*made, "--out", str(tmp_path / "b"), "--codec", str(tmp_path / "moved")) == 0
-    )
-    assert (tmp_path / "a/image_0001.png").read_bytes() == (
-        tmp_path / "b/image_0001.png"
-    ).read_bytes()
+    assert "all 1 shards are finished" in run_tokenize(tokens, f"--codec {moved}")
+    assert "is gone: say where it is with --codec" in run_generate(made + "b", ends=1)
+    run_generate(made + "b", f"--codec {moved}")
+    pictures = [(tmp_path / run / "image_0001.png").read_bytes() for run in "ab"]
+    assert pictures[0] == pictures[1]
 
-    weights = tmp_path / "moved" / miniatures.WEIGHTS
     torch.manual_seed(0)
-    TinyFlexTok().save(weights)
-    assert (
-        run_generate(*made, "--out", str(tmp_path / "c"), "--codec", str(tmp_path / "moved")) == 1
-    )
-    assert "tokenize and index again" in " ".join(capsys.readouterr().err.split())
+    TinyFlexTok().save(moved / miniatures.WEIGHTS)
+    said = run_generate(made + "c", f"--codec {moved}", ends=1)
+    assert "tokenize and index again" in said
 
 
 def test_a_training_that_is_not_finished_is_no_codec(tmp_path: Path) -> None:

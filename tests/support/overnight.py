@@ -17,9 +17,9 @@ from tests.support.scripts import run_overnight
 BOTH = "--dataset digits shapes --images 300 --sequences 30 --decoded 6"
 
 
-def run(out: Path, *words: str) -> int:
-    """The exit code of `overnight_run.py` into a folder."""
-    return run_overnight(BOTH, f"--out {out}", *words)
+def run(out: Path, *words: str, ends: int = 0) -> str:
+    """What `overnight_run.py` says, run into a folder."""
+    return run_overnight(BOTH, f"--out {out}", *words, ends=ends)
 
 
 def make_nights_quick(monkeypatch: pytest.MonkeyPatch) -> None:
