@@ -2,6 +2,7 @@
 force."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,35 +29,23 @@ from tests.support.corpora import index_of
 def rows() -> NDArray[np.uint16]:
     """Images that share many contexts, some of them several times there."""
     rng = np.random.default_rng(4)
-    distinct = rng.integers(0, 4, (60, 6)) * 73
+    distinct = (rng.integers(0, 4, (60, 6)) * 73).astype(np.uint16)
     distinct[:30] = rng.integers(0, 512, (30, 6))
-    return distinct[rng.permutation(np.repeat(np.arange(60), rng.integers(1, 4, 60)))].astype(
-        np.uint16
-    )
+    return distinct[rng.permutation(np.repeat(np.arange(60), rng.integers(1, 4, 60)))]
 
 
 @pytest.mark.parametrize("context", [0, 1, 2, 3, 5, 9])
-@pytest.mark.parametrize(
-    ("method", "min_images"), [("ntd", 1), ("aligned", 1), ("aligned", 2), ("aligned", 5)]
-)
+@pytest.mark.parametrize(("aligned", "min_images"), [(False, 1), (True, 1), (True, 2), (True, 5)])
 def test_figures_are_those_of_the_samplers_likelihood(
-    tmp_path: Path, rows: NDArray[np.uint16], method: str, min_images: int, context: int
+    tmp_path: Path, rows: NDArray[np.uint16], aligned: bool, min_images: int, context: int
 ) -> None:
-    index = index_of(tmp_path, rows)
-    sampler = (
-        Aligned(context=context, min_images=min_images)
-        if method == "aligned"
-        else Ntd(context=context)
-    )
-    p = sampler.probabilities(index, rows)
-    figures = copy_figures(rows, [context], aligned=method == "aligned", min_images=min_images)[
-        context
-    ]
+    kind = partial(Aligned, min_images=min_images) if aligned else Ntd
+    p = kind(context=context).probabilities(index_of(tmp_path, rows), rows)
+    found = copy_figures(rows, [context], aligned=aligned, min_images=min_images)[context]
     distinct = np.unique(rows, axis=0, return_index=True)[1]
-    assert np.exp(figures.log_copy) == pytest.approx(p[distinct].prod(1).sum())
-    assert figures.extraction == pytest.approx(
-        {start: p[:, start:].prod(1).mean() for start in (1, 2, 4)}
-    )
+    assert np.exp(found.log_copy) == pytest.approx(p[distinct].prod(1).sum())
+    rest = {start: p[:, start:].prod(1).mean() for start in (1, 2, 4)}
+    assert found.extraction == pytest.approx(rest)
 
 
 def test_the_smallest_corpus_of_docs_scaling_has_the_figures_that_are_published() -> None:
@@ -68,20 +57,14 @@ def test_the_smallest_corpus_of_docs_scaling_has_the_figures_that_are_published(
     published = table[(table.dataset == "shapes") & (table.images == 1000) & (table.corpus == 0)]
     published = published.set_index(["quantity", "sampler", "context"]).value
     # Another processor may round a few tokens otherwise.
-    for name, aligned, min_images in (
-        ("ntd", False, 1),
-        ("aligned", True, 1),
-        ("aligned, 2 images", True, 2),
-    ):
-        for context, figures in copy_figures(
-            tokens, range(1, 11), aligned=aligned, min_images=min_images
-        ).items():
+    for name, least in (("ntd", 1), ("aligned", 1), ("aligned, 2 images", 2)):
+        found = copy_figures(tokens, range(1, 11), aligned=name != "ntd", min_images=least)
+        for context, figures in found.items():
             copied = published["copy_probability", name, context]
             assert np.exp(figures.log_copy) == pytest.approx(copied, rel=0.05, abs=0.02)
-            if min_images == 1:
-                assert figures.competitors == pytest.approx(
-                    published["competitors", name, context], rel=0.05, abs=0.02
-                )
+            if least == 1:
+                others = published["competitors", name, context]
+                assert figures.competitors == pytest.approx(others, rel=0.05, abs=0.02)
     for length, bits in gram_entropies(tokens, 3).items():
         assert bits == pytest.approx(published["collision_bits", "corpus", length], rel=0.05)
 
@@ -93,17 +76,11 @@ def test_counts_are_those_of_every_context_written_out(rows: NDArray[np.uint16])
     for counts in counted:
         c = counts.context
         before = [[tuple(line[max(0, i + 1 - c) : i + 1]) for i in range(6)] for line in text]
+        after = [list(zip(own, row, strict=True)) for own, row in zip(before, rows, strict=True)]
         sizes = Counter(context for line in before for context in line)
-        hits = Counter(
-            (context, line[i + 1])
-            for line, own in zip(text, before, strict=True)
-            for i, context in enumerate(own)
-        )
-        for row, (line, own) in enumerate(zip(text, before, strict=True)):
-            assert counts.sizes[row].tolist() == [sizes[context] for context in own]
-            assert counts.hits[row].tolist() == [
-                hits[context, line[i + 1]] for i, context in enumerate(own)
-            ]
+        hits = Counter(gram for line in after for gram in line)
+        assert counts.sizes.tolist() == [[sizes[context] for context in line] for line in before]
+        assert counts.hits.tolist() == [[hits[gram] for gram in line] for line in after]
 
 
 def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> None:
@@ -111,10 +88,8 @@ def test_collision_entropy_is_that_of_all_pairs(rows: NDArray[np.uint16]) -> Non
         grams = [tuple(row[i : i + length]) for row in rows.tolist() for i in range(7 - length)]
         equal = sum(a == b for i, a in enumerate(grams) for b in grams[:i])
         assert bits == pytest.approx(-np.log2(equal / (len(grams) * (len(grams) - 1) / 2)))
-    assert [list(gram_entropies(rows, longest)) for longest in (2, 99)] == [
-        [1, 2],
-        [1, 2, 3, 4, 5, 6],
-    ]
+    lengths = [list(gram_entropies(rows, longest)) for longest in (2, 99)]
+    assert lengths == [[1, 2], [1, 2, 3, 4, 5, 6]]
 
 
 def test_entropy_of_uniform_tokens_is_known() -> None:
@@ -136,11 +111,12 @@ def test_the_entropies_of_prefixes_sum_to_the_bits_of_the_images() -> None:
     tokens = rng.integers(0, 3, (60, 7)).astype(np.uint16)
     found = prefix_entropies(tokens)
     for position in range(7):
-        bits = 0.0
+        bits = []
         for row in tokens:
             before = (tokens[:, :position] == row[:position]).all(1)
-            bits += np.log2(before.sum() / (before & (tokens[:, position] == row[position])).sum())
-        assert found[position] == pytest.approx(bits / 60)
+            after = before & (tokens[:, position] == row[position])
+            bits.append(np.log2(before.sum() / after.sum()))
+        assert found[position] == pytest.approx(np.mean(bits))
     shares = np.unique(tokens, axis=0, return_counts=True)[1] / 60
     assert found.sum() == pytest.approx(-(shares * np.log2(shares)).sum())
     distinct = np.unique(tokens, axis=0)

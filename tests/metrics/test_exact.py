@@ -1,40 +1,39 @@
 """Figures from the likelihood agree with closed forms and with what is sampled."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from imagegram.index.folder import Index
 from imagegram.metrics import exact
 from imagegram.metrics.exact import exact_figures, extraction
-from imagegram.samplers import Aligned, Kernel
+from imagegram.samplers import Aligned, Kernel, Sampler
 from tests.support.corpora import index_of
 
 ROWS = np.random.default_rng(4).integers(0, 5, (60, 4)) * 73
 
 
+def asked(index: Index, sampler: Sampler, held_out: NDArray = ROWS[:0]) -> dict[str, Any]:
+    return exact_figures(index, sampler, held_out.astype(np.uint16), np.random.default_rng(0))
+
+
 def test_independent_tokens_have_their_cross_entropy(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
-    figures = exact_figures(
-        index, Aligned(context=0), ROWS.astype(np.uint16), np.random.default_rng(0)
-    )
+    figures = asked(index, Aligned(context=0), ROWS)
     share = 1 - figures["floor_share"]
-    shares = np.array(
-        [[np.mean(ROWS[:, i] == token) for i, token in enumerate(row)] for row in ROWS]
-    )
+    shares = (ROWS[:, None] == ROWS).mean(1)
     expected = -np.log2(share * shares + (1 - share) / 512)
     assert figures["held_out_bits"].value == pytest.approx(expected.mean())
-    assert figures["held_out_bits_by_position"] == pytest.approx(
-        expected.mean(0).tolist(), abs=1e-4
-    )
+    by_position = expected.mean(0).tolist()
+    assert figures["held_out_bits_by_position"] == pytest.approx(by_position, abs=1e-4)
     distinct = np.unique(ROWS, axis=0, return_index=True)[1]
     assert figures["training_bits"].value == pytest.approx(expected[distinct].mean())
-    assert figures["extraction"]["training"]["2"].value == pytest.approx(
-        shares[distinct, 2:].prod(1).mean()
-    )
-    assert figures["extraction"]["held_out"]["2"].value == pytest.approx(
-        shares[:, 2:].prod(1).mean()
-    )
+    known, real = (figures["extraction"][who]["2"].value for who in ("training", "held_out"))
+    assert known == pytest.approx(shares[distinct, 2:].prod(1).mean())
+    assert real == pytest.approx(shares[:, 2:].prod(1).mean())
     assert figures["distinct_training_images"] == figures["exact_copy_images"] == len(distinct)
     assert figures["exact_copy_probability"].value == pytest.approx(shares[distinct].prod(1).sum())
 
@@ -44,17 +43,13 @@ def test_a_share_of_the_images_stands_for_all(
 ) -> None:
     index = index_of(tmp_path, ROWS)
     sampler = Aligned(context=1, min_images=1)
-    nothing = ROWS[:0].astype(np.uint16)
-    whole = exact_figures(index, sampler, nothing, np.random.default_rng(0))[
-        "exact_copy_probability"
-    ]
+    whole = asked(index, sampler)["exact_copy_probability"]
     monkeypatch.setattr(exact, "MOST_TRAINING", 30)
-    part = exact_figures(index, sampler, nothing, np.random.default_rng(0))
+    part = asked(index, sampler)
     assert part["exact_copy_images"] == 30
     figure = part["exact_copy_probability"]
     assert whole.exact
     assert not figure.exact
-    assert figure.low < figure.high
     assert figure.low / 1.5 < whole.value < figure.high * 1.5
     assert figure.low < figure.value < figure.high
 
@@ -64,26 +59,20 @@ def test_a_large_kernel_is_asked_for_a_fortieth_of_the_images_at_least(
 ) -> None:
     index = index_of(tmp_path, np.random.default_rng(5).integers(0, 512, (80, 2)))
     monkeypatch.setattr("imagegram.samplers.kernel.fit.STEPS", 3)
-    asked = []
-    for pairs in (1, 1 << 40):
+    for pairs, images in ((1, 2000 // 40), (1 << 40, 80)):
         monkeypatch.setattr("imagegram.samplers.kernel.sampler.PAIRS", pairs)
-        figures = exact_figures(index, Kernel(), index.tokens[:0], np.random.default_rng(0))
-        asked.append(figures["exact_copy_images"])
-    assert asked == [2000 // 40, 80]
+        assert asked(index, Kernel())["exact_copy_images"] == images
 
 
 def test_the_floor_is_fitted_to_images_that_the_others_predict(tmp_path: Path) -> None:
     index = index_of(tmp_path, ROWS)
     sampler = Aligned(context=1, min_images=1)
-    figures = exact_figures(index, sampler, ROWS[:0].astype(np.uint16), np.random.default_rng(0))
+    figures = asked(index, sampler)
     p = np.zeros(ROWS.shape)
     for image, position in np.ndindex(*ROWS.shape):
-        others = np.delete(ROWS, image, 0)
-        alike = (
-            others
-            if position == 0
-            else others[others[:, position - 1] == ROWS[image, position - 1]]
-        )
+        alike = np.delete(ROWS, image, 0)
+        if position:
+            alike = alike[alike[:, position - 1] == ROWS[image, position - 1]]
         p[image, position] = np.mean(alike[:, position] == ROWS[image, position])
     p = p[np.unique(ROWS, axis=0, return_index=True)[1]]
     shares = np.linspace(0.001, 0.999, 999)
