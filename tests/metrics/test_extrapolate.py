@@ -3,6 +3,7 @@ images."""
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from imagegram.cli import UserError
+from imagegram.metrics import extrapolate
 from imagegram.metrics.counting import copy_figures
-from imagegram.metrics.extrapolate import (
-    advice,
-    cliff,
-    cliff_in_words,
-    copy_curves,
-    indexed_tokens,
-    predict,
-)
+from imagegram.metrics.extrapolate import advice, cliff, cliff_in_words, copy_curves, predict
 from imagegram.samplers import Aligned, Ntd
 from tests.support.corpora import index_of, token_folder
 
@@ -28,8 +23,7 @@ def images(n: int, seed: int) -> NDArray[np.uint16]:
     and meet often."""
     rng = np.random.default_rng(seed)
     often = rng.random(n) ** 2  # how many tokens an image is drawn from
-    rows = np.zeros((n, 8), np.uint16)
-    token = np.zeros(n, np.int64)
+    rows, token = np.zeros((n, 8), np.uint16), np.zeros(n, np.int64)
     for i in range(8):
         token = (token * 7 + i + (rng.random(n) * (2 + 38 * often)).astype(np.int64)) % 40
         rows[:, i] = token
@@ -58,20 +52,17 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     index = index_of(tmp_path / "index", rows)
     distinct = np.unique(rows, axis=0)
+    two = figures["aligned_two_images"]
+    assert set(two) == {1, 2, 3}
+    told = [(Aligned(context=context, min_images=2), chance) for context, chance in two.items()]
     for each in figures["copy_probability"]:
-        kind = {
-            "ntd": Ntd(context=each["context"]),
-            "aligned": Aligned(context=each["context"], min_images=1),
-        }
-        p = kind[each["sampler"]].probabilities(index, distinct)
-        assert each["now"] == pytest.approx(p.prod(1).sum())
-    assert set(figures["aligned_two_images"]) == {1, 2, 3}
-    for context, chance in figures["aligned_two_images"].items():
-        p = Aligned(context=context, min_images=2).probabilities(index, distinct)
-        assert chance == pytest.approx(p.prod(1).sum())
+        kinds = {"ntd": Ntd(), "aligned": Aligned(min_images=1)}
+        told.append((replace(kinds[each["sampler"]], context=each["context"]), each["now"]))
+    for sampler, chance in told:
+        assert chance == pytest.approx(sampler.probabilities(index, distinct).prod(1).sum())
     assert json.loads((tmp_path / "tokens" / "prediction.json").read_text())["images"] == 400
     assert (tmp_path / "tokens" / "prediction.png").stat().st_size > 10_000
-    tokens, _ = indexed_tokens(tmp_path / "tokens", 0, np.random.default_rng(0))
+    tokens, _ = extrapolate.indexed_tokens(tmp_path / "tokens", 0, np.random.default_rng(0))
     for curve, each in zip(copy_curves(tokens, 3), figures["copy_probability"], strict=True):
         if needed := each["images_for_10_percent"]:
             assert curve.at(needed).value == pytest.approx(0.1, rel=1e-3)
@@ -92,9 +83,7 @@ def test_a_codec_without_codes_is_given_a_sampler_that_does_not_copy(tmp_path: P
     assert "Take aligned --context 1 " in advice(found, has_codes=False)[-1]
 
 
-def test_shards_that_are_missing_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_shards_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = token_folder(tmp_path / "tokens", images(1500, 1))
     (folder / "shard-00001.json").unlink()
     assert predict(folder, 1)["images"] == 1000
@@ -103,16 +92,18 @@ def test_shards_that_are_missing_are_left_out(
 
 def test_what_cannot_be_predicted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = token_folder(tmp_path / "tokens", images(300, 1))
-    with pytest.raises(UserError, match="301 were asked for"):
-        predict(folder, 1, images=301)
-    with pytest.raises(UserError, match="too few"):
-        predict(folder, 1, images=99)
-    with pytest.raises(UserError, match="at least 1"):
-        predict(folder, 0)
     need = 300 * 8 * 90  # bytes
-    monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: need - 1)
-    with pytest.raises(UserError, match="take --images 239"):
-        predict(folder, 1)
+    for asked, memory, message in (
+        ((1, 301), need, "301 were asked for"),
+        ((1, 99), need, "too few"),
+        ((0,), need, "at least 1"),
+        ((1,), need - 1, "take --images 239"),
+    ):
+        monkeypatch.setattr(
+            "imagegram.metrics.extrapolate.memory_available", lambda memory=memory: memory
+        )
+        with pytest.raises(UserError, match=message):
+            predict(folder, *asked)
     assert not list(tmp_path.rglob("prediction*"))
     assert predict(folder, 1, images=100)["images"] == 100
     monkeypatch.setattr("imagegram.metrics.extrapolate.memory_available", lambda: need)
@@ -138,9 +129,8 @@ def test_the_entropy_cliff_stands_beside_its_law(
     assert found["law"] == 1  # 8.2 bits of images, 9 of a token
     assert found["settled_from"] == 3  # 7.7 bits of 8.2 in the first, the rest in the second
     assert found["bits_by_position"][2] == 0
-    assert (
-        "The first 2 tokens settle which image it is: from token 3 on the next one is known" in said
-    )
+    settled = "The first 2 tokens settle which image it is: from token 3 on the next one is known"
+    assert settled in said
     assert "after t* = ceil(log2 300 / log2 512) = 1." in said
 
     # Levels that grow, as the paper's cure: the same images are settled later.

@@ -35,21 +35,18 @@ def measured(tmp_path: Path):  # type: ignore[no-untyped-def]
     images = np.array(index.images)
     images[:, 2] = [scene(5, int(ordinal))[1] for ordinal in images[:, 1]]
     index = replace(index, images=images)
-    ordinals = np.arange(1000, 1000 + N)
-    labels = np.array([scene(5, int(i))[1] for i in ordinals])
-    held_out = HeldOut(
-        np.zeros((N, 4), np.uint16), labels, np.stack([np.zeros(N, int), ordinals], 1)
-    )
+    ordinals = range(1000, 1000 + N)
+    scenes, labels = zip(*(scene(5, i) for i in ordinals), strict=True)
+    origins = np.array([(0, i) for i in ordinals])
+    held_out = HeldOut(np.zeros((N, 4), np.uint16), np.array(labels), origins)
 
-    def measure(
-        rebuilt: torch.Tensor, key: str = '{"index": "%s"}', read: Any = original
-    ) -> Fidelity | None:
+    def measure(rebuilt: Any, key: str = '{"index": "%s"}', read: Any = original) -> Any:
         classifiers = SimpleNamespace(real_images=rebuilt, key=key % index.identity)
         return open_fidelity(index, held_out, cast("Classifiers", classifiers), read)
 
     measure.index = index  # type: ignore[attr-defined]
-    pictures = torch.from_numpy(np.stack([scene(5, int(i))[0] for i in ordinals]))
-    measure.real = pictures.permute(0, 3, 1, 2)  # type: ignore[attr-defined]
+    real = torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
+    measure.real = real  # type: ignore[attr-defined]
     return measure
 
 
@@ -90,9 +87,8 @@ def test_little_is_kept_where_the_interval_says_so() -> None:
     assert not replace(good, error=Figure(45, 39, 51)).is_little
     assert replace(good, told=wilson(52, 100)).is_little
     assert not replace(good, told=None, told_of_originals=None).is_little
-    assert str(good).startswith(
-        "off by 20.0 of 255 grey levels (80.0 without any detail); a classifier tells 90.0 % ("
-    )
+    said = "off by 20.0 of 255 grey levels (80.0 without any detail); a classifier tells 90.0 % ("
+    assert str(good).startswith(said)
 
 
 def test_edges_have_the_direction_of_the_brightness() -> None:
@@ -102,20 +98,19 @@ def test_edges_have_the_direction_of_the_brightness() -> None:
     angles = features[:, :, : fidelity.ANGLES].sum(1).argmax(1)
     assert (features[:, :, : fidelity.ANGLES].sum(1) > 0).sum(1).tolist() == [1, 1]
     assert (angles[1] - angles[0]) % fidelity.ANGLES == fidelity.ANGLES // 4
-    assert features[0, :, -1].reshape(4, 4).mean(0) == pytest.approx(
-        np.array([3.5, 11.5, 19.5, 27.5]) / 255
-    )
+    levels = features[0, :, -1].reshape(4, 4).mean(0) * 255
+    assert levels == pytest.approx([3.5, 11.5, 19.5, 27.5])
 
 
 def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 pictures of 256 x 256 pixels are 0.9 GB as maps of edges."""
-    pictures = [Image.fromarray(scene(5, i, 256)[0]) for i in range(60)]
-    labels = np.array([scene(5, i)[1] for i in range(60)])
+    scenes, labels = zip(*(scene(5, i, 256) for i in range(60)), strict=True)
+    pictures = [Image.fromarray(each) for each in scenes]
     tracemalloc.start()
-    told = fidelity.tell(pictures, labels, pictures)
+    told = fidelity.tell(pictures, np.array(labels), pictures)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (told == labels).mean() > 0.9
     assert most < 0.4e9
     monkeypatch.setattr(fidelity, "AT_ONCE", 7)
-    assert (fidelity.tell(pictures, labels, pictures[:15]) == told[:15]).all()
+    assert (fidelity.tell(pictures, np.array(labels), pictures[:15]) == told[:15]).all()

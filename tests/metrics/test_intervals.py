@@ -12,9 +12,8 @@ def test_wilson_is_the_score_interval() -> None:
         figure = wilson(hits, n)
         for bound in (figure.low, figure.high):
             if 0 < bound < 1:  # the score test is exactly at its limit there
-                assert abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n) == pytest.approx(
-                    1.96, abs=1e-3
-                )
+                score = abs(hits / n - bound) / np.sqrt(bound * (1 - bound) / n)
+                assert score == pytest.approx(1.96, abs=1e-3)
     assert wilson(0, 2000).high == pytest.approx(0.0019, abs=1e-4)
     assert (wilson(0, 9).low, wilson(9, 9).high) == (0, 1)
 
@@ -29,9 +28,8 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
     slow = bootstrap(lambda a: float(a.mean()), (values,), np.random.default_rng(2))
     assert (slow.low, slow.high) == pytest.approx((figure.low, figure.high))
     fewer = values[:500]
-    both = bootstrap(
-        lambda a, b: float(a.mean() - b.mean()), (values, fewer), np.random.default_rng(3)
-    )
+    rng = np.random.default_rng(3)
+    both = bootstrap(lambda a, b: float(a.mean() - b.mean()), (values, fewer), rng)
     error = np.sqrt(values.var() / 2000 + fewer.var() / 500)
     assert both.value == pytest.approx(values.mean() - fewer.mean())
     assert (both.high - both.low) / error == pytest.approx(2 * 1.96, abs=0.2)
@@ -39,12 +37,7 @@ def test_the_bootstraps_interval_is_the_normal_one_where_that_is_right() -> None
 
 def test_an_interval_includes_its_ends_and_is_scaled_as_a_whole() -> None:
     figure = Figure(0.5, 0.25, 1.0)
-    assert [figure.includes(value) for value in (0.24, 0.25, 1.0, 1.01)] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    assert [x for x in (0.24, 0.25, 1.0, 1.01) if figure.includes(x)] == [0.25, 1.0]
     assert str(figure) == "0.50 (0.25 to 1.00)"
     assert figure.scaled(4) == Figure(2.0, 1.0, 4.0)
     assert Figure.exactly(3).scaled(2) == Figure.exactly(6)
@@ -54,7 +47,7 @@ def test_closer_is_the_probability_that_a_generated_image_is_nearer() -> None:
     rng = np.random.default_rng(2)
     a = rng.integers(0, 10, 300)
     b = rng.integers(3, 13, 200)
-    expected = ((a[:, None] < b).mean() + 0.5 * (a[:, None] == b).mean()).item()
+    expected = float((a[:, None] < b).mean() + 0.5 * (a[:, None] == b).mean())
     figure = probability_closer(a, b, rng)
     assert figure.value == pytest.approx(expected)
     assert figure.low < expected < figure.high

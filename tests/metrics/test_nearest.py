@@ -13,16 +13,17 @@ from imagegram.metrics import copying
 from imagegram.metrics import nearest as m
 from tests.support.corpora import index_of
 
+Tokens = NDArray[np.uint16]
 LEVELS = (8, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def training() -> NDArray[np.uint16]:
+def training() -> Tokens:
     return np.unique(np.random.default_rng(0).integers(0, 512, (60, 7)).astype(np.uint16), axis=0)
 
 
 @pytest.fixture(scope="module")
-def sequences(training: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def sequences(training: Tokens) -> Tokens:
     """Noise, copies, copies with a few tokens changed, and prefixes of two images joined."""
     rng = np.random.default_rng(1)
     touched = training[:20].copy()
@@ -32,15 +33,13 @@ def sequences(training: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return np.concatenate([noise, training[:5], touched, joined]).astype(np.uint16)
 
 
-def distances(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> NDArray[np.float64]:
+def distances(a: Tokens, b: Tokens) -> NDArray[np.float64]:
     """L2 distances [n, m] in code space."""
-    codes = [fsq_codes(tokens, LEVELS).astype(np.float64) for tokens in (a, b)]
-    return np.sqrt(np.square(codes[0][:, None] - codes[1][None]).sum((2, 3)))
+    mine, known = (fsq_codes(tokens, LEVELS).astype(np.float64) for tokens in (a, b))
+    return np.sqrt(np.square(mine[:, None] - known).sum((2, 3)))
 
 
-def test_f_mem_and_authenticity_agree_with_brute_force(
-    sequences: NDArray[np.uint16], training: NDArray[np.uint16]
-) -> None:
+def test_f_mem_and_authenticity_agree_with_brute_force(sequences: Tokens, training: Tokens) -> None:
     nearest = m.two_nearest(sequences, training, LEVELS)
     between = distances(sequences, training)
     ordered = np.sort(between, 1)
@@ -67,17 +66,15 @@ def test_of_images_that_are_equally_near_the_first_counts(threads: int) -> None:
     # each one level away, in another digit
     near = digits[:, None] + np.eye(48, dtype=int).reshape(48, 16, 3)
     order = rng.permutation(20 * 48)
+    asked = (digits @ radix).astype(np.uint16)
+    known = (near @ radix).reshape(-1, 16)[order].astype(np.uint16)
     with threadpool_limits(threads):
-        found = m.two_nearest(
-            (digits @ radix).astype(np.uint16),
-            (near @ radix).reshape(-1, 16)[order].astype(np.uint16),
-            (7, 7, 7),
-        )
+        found = m.two_nearest(asked, known, (7, 7, 7))
     assert found.rows.tolist() == [np.flatnonzero(order // 48 == i)[0] for i in range(20)]
     assert found.second == pytest.approx(found.first)
 
 
-def test_one_training_image_has_no_second(training: NDArray[np.uint16]) -> None:
+def test_one_training_image_has_no_second(training: Tokens) -> None:
     nearest = m.two_nearest(training[:3], training[:1], LEVELS)
     assert np.isinf(nearest.second).all()
     assert nearest.memorized.all()
@@ -99,12 +96,9 @@ def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
         total += k * (u - n * k / 2) / np.sqrt(n * k * (n + k + 1) / 12)
     assert m.data_copying(a, b, cells) == pytest.approx(total / np.count_nonzero(cells[1] < 3))
     assert np.isnan(m.data_copying(a, b, (cells[0], cells[1] + 10)))
-    five, four = np.zeros(5, int), np.zeros(4, int)  # too few for a normal statistic
-    few = [
-        m.data_copying(a[: len(x)], b[: len(y)], (x, y))
-        for x, y in ((five, five), (five, four), (four, five))
-    ]
-    assert np.isnan(few).tolist() == [False, True, True]
+    for n, k in ((5, 5), (5, 4), (4, 5)):  # fewer than five are too few for a normal statistic
+        one_cell = np.zeros(n, int), np.zeros(k, int)
+        assert np.isnan(m.data_copying(a[:n], b[:k], one_cell)) == (min(n, k) < 5)
 
 
 @pytest.mark.parametrize("levels", [(8, 8, 8), (5, 4, 3)])
@@ -119,10 +113,8 @@ def test_near_copies_agree_with_brute_force(
     digits = fsq_digits(sequences, levels) + rng.integers(-1, 2, (25, 6, 3))
     digits[::3, 2, 1] += 1  # two levels, here and there
     sequences = (digits.clip(0, np.array(levels) - 1) @ radix).astype(np.uint16)
-    apart = np.abs(
-        fsq_digits(sequences, levels)[:, None].astype(int) - fsq_digits(training, levels)[None]
-    )
-    wanted = (apart.max((2, 3)) <= 1).any(1)
+    mine, known = (fsq_digits(tokens, levels).astype(int) for tokens in (sequences, training))
+    wanted = (np.abs(mine[:, None] - known).max((2, 3)) <= 1).any(1)
     assert 0 < wanted.mean() < 1
     assert m.near_copies(sequences, training, levels).tolist() == wanted.tolist()
 
@@ -136,8 +128,7 @@ def test_a_copy_moved_by_one_level_is_near_and_not_exact(tmp_path: Path) -> None
     index = index_of(tmp_path, tokens)
     drawn, real = moved.astype(np.uint16), rng.integers(0, 512, (50, 8)).astype(np.uint16)
     assert copying.measure(drawn, index, real, rng)["generated"]["exact_copies"].value == 0
-    measured = m.memorization_figures(drawn, index, real, rng)
-    generated, held_out = measured["generated"], measured["held_out"]
+    generated, held_out = m.memorization_figures(drawn, index, real, rng).values()
     assert generated["near_copies"].value == 1
     assert held_out["near_copies"].value == 0
     assert generated["c_t"].high < -2

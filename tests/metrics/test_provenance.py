@@ -65,13 +65,11 @@ def test_runs_are_those_found_one_by_one(seed: int) -> None:
     wanted = []
     for first in range(k):
         if copied(first) and not (first and joined(first)):
-            length = 1
-            while first + length < k and joined(first + length):
-                length += 1
-            if length >= 4:
-                wanted.append(
-                    [first, length, round(float(surprise[first : first + length].sum()), 1)]
-                )
+            end = first + 1
+            while end < k and joined(end):
+                end += 1
+            if end - first >= 4:
+                wanted.append([first, end - first, round(float(surprise[first:end].sum()), 1)])
     assert wanted
     assert copied_runs(sources, steps, surprise) == sorted(wanted, key=lambda run: -run[2])
 
@@ -82,31 +80,19 @@ def test_pictures_are_described_by_their_tokens(index: Index) -> None:
     tokens = np.stack([TRAINING[3], touched])
     sources = np.stack([np.repeat([3, 6], 8).reshape(2, 8), np.tile(np.arange(8), (2, 1))], 2)
     copy, near = describe_pictures(index, tokens, Samples(tokens, sources), Aligned(context=0))
-    assert (copy["kind"], copy["differs"], copy["longest_run"], copy["same"]) == (
-        "exact_copies",
-        0,
-        8,
-        "1" * 8,
-    )
-    assert (near["kind"], near["differs"], near["longest_run"], near["same"]) == (
-        "mosaics",
-        1,
-        7,
-        "0" + "1" * 7,
-    )
+    keys = ("kind", "differs", "longest_run", "same")
+    assert [copy[key] for key in keys] == ["exact_copies", 0, 8, "1" * 8]
+    assert [near[key] for key in keys] == ["mosaics", 1, 7, "0" + "1" * 7]
     assert copy["nearest"] == copy["nearest_in_codes"] == index.images[3, :2].tolist()
     assert near["nearest"] == near["nearest_in_codes"] == index.images[6, :2].tolist()
-    codes = (
-        fsq_codes(np.concatenate([touched[None], TRAINING]), LEVELS).reshape(41, -1).astype(float)
-    )
-    first, second = np.sort(np.linalg.norm(codes[1:] - codes[0], axis=1))[:2]
+    mine, known = (fsq_codes(tokens, LEVELS).astype(float) for tokens in (touched[None], TRAINING))
+    first, second = np.sort(np.sqrt(np.square(mine - known).sum((1, 2))))[:2]
     assert (copy["gap_ratio"], near["gap_ratio"]) == (0, round(first / second, 3))
     assert near["steps"] == [1, *[0] * 7]
-    assert copy["runs"] == [[0, 8, pytest.approx(unigram_bits(index, tokens)[0].sum(), abs=0.06)]]
+    bits = unigram_bits(index, tokens)[0].sum()
+    assert copy["runs"] == [[0, 8, pytest.approx(bits, abs=0.06)]]
     assert [run[:2] for run in near["runs"]] == [[1, 7]]
-    assert copy["log2_probability"] == pytest.approx(
-        -unigram_bits(index, tokens)[0].sum(), abs=0.06
-    )
+    assert copy["log2_probability"] == pytest.approx(-bits, abs=0.06)
     assert (near["log2_probability"] is None) == (touched[0] not in TRAINING[:, 0])
     reasons = np.full((2, 8, 2), -1)
     reasons[1, 3:5] = [[2, 0], [1, -1]]

@@ -1,25 +1,19 @@
 """The rule that picks the best sampler: neither a copier nor incoherent."""
 
+from typing import Any
+
 import pytest
 
 from imagegram.metrics.intervals import Figure
-from imagegram.metrics.registry import (
-    CLOSER,
-    COHERENCE,
-    EXACT_COPIES,
-    EXACT_COPY_PROBABILITY,
-    Figures,
-)
+from imagegram.metrics.registry import COHERENCE, EXACT_COPIES, EXACT_COPY_PROBABILITY, Figures
 from imagegram.metrics.rule import best_of, copies
+from tests.support.metrics import figures_of
 
 
-def figures(
-    copies: float, closer: float | None, coherence: float | None, top: float = 0.0
-) -> Figures:
+def figures(copies: float, closer: Any, coherence: Any, top: float = 0.0) -> Figures:
     """What is known of a sampler; coherence lies between twice itself less `top`, and `top`."""
-    known = {EXACT_COPIES.key: copies, CLOSER.key: closer, COHERENCE.key: coherence}
-    told = {key: Figure(value, value, value) for key, value in known.items() if value is not None}
-    if coherence is not None and top:
+    told = figures_of(copies, closer, coherence)
+    if top:
         told[COHERENCE.key] = Figure(coherence, 2 * coherence - top, top)
     return told
 
@@ -42,26 +36,16 @@ def figures(
     ],
 )
 def test_the_best_is_like_real_images(best: tuple, second: tuple, third: tuple) -> None:
-    assert (
-        best_of({"second": figures(*second), "best": figures(*best), "third": figures(*third)})
-        == "best"
-    )
+    samplers = {"second": second, "best": best, "third": third}
+    assert best_of({name: figures(*known) for name, known in samplers.items()}) == "best"
 
 
-@pytest.mark.parametrize(
-    ("copied", "closer", "fulfilled"),
-    [
-        (0.01, 0.5, True),
-        (0.011, 0.5, False),
-        (0, 0.65, True),
-        (0, 0.66, False),
-        (0, 0.3, True),
-        (0, 0.29, False),
-    ],
-)
-def test_copies_and_closeness_have_limits(copied: float, closer: float, fulfilled: bool) -> None:
-    samplers = {"plain": figures(0, 0.5, 0.6), "asked": figures(copied, closer, 0.9)}
-    assert (best_of(samplers) == "asked") == fulfilled
+def test_copies_and_closeness_have_limits() -> None:
+    within = [(0.01, 0.5), (0, 0.65), (0, 0.3)]
+    beyond = [(0.011, 0.5), (0, 0.66), (0, 0.29)]
+    for copied, closer in within + beyond:
+        samplers = {"plain": figures(0, 0.5, 0.6), "asked": figures(copied, closer, 0.9)}
+        assert (best_of(samplers) == "asked") == ((copied, closer) in within)
 
 
 def test_the_probability_of_a_copy_counts_before_the_copies_that_were_drawn() -> None:

@@ -30,9 +30,8 @@ def space() -> m.Space:
     rng = np.random.default_rng(0)
     real = rng.standard_normal((400 + 2 * N, 12)).astype(np.float32)
     training, held_out, reference = np.split(real, [400, 400 + N])
-    generated = np.concatenate(
-        [training[: N // 3], 0.7 * rng.standard_normal((N - N // 3, 12))]
-    ).astype(np.float32)
+    narrower = (0.7 * rng.standard_normal((N - N // 3, 12))).astype(np.float32)
+    generated = np.concatenate([training[: N // 3], narrower])
     return m.Space(generated, held_out, reference, training)
 
 
@@ -45,9 +44,7 @@ def doubles(space: m.Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return space.generated.astype(np.float64), space.reference.astype(np.float64)
 
 
-def test_precision_recall_density_and_coverage_are_those_of_prdc(
-    space: m.Space, compared: m.Compared
-) -> None:
+def test_prdc_gives_the_same_figures(space: m.Space, compared: m.Compared) -> None:
     prdc = other("prdc")
     generated, reference = doubles(space)
     wanted = prdc.compute_prdc(reference, generated, nearest_k=m.K)
@@ -65,12 +62,7 @@ def test_precision_recall_density_and_coverage_agree_with_brute_force(
 
     def balls(centres: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
         radii = [sorted(np.linalg.norm(centres - centre, axis=1))[m.K] for centre in centres]
-        return np.array(
-            [
-                [np.linalg.norm(p - c) < r for c, r in zip(centres, radii, strict=True)]
-                for p in points
-            ]
-        )
+        return np.array([np.linalg.norm(centres - point, axis=1) < radii for point in points])
 
     inside = balls(reference, generated)
     found = m.Compared(space, generated).measure(np.arange(N))
@@ -123,9 +115,8 @@ def test_kid_and_rke_agree_with_sums_over_pairs(space: m.Space, compared: m.Comp
     # RKE: the eigenvalues of the kernel matrix over n sum to 1, and the entropy of order 2 is -ln
     # of their squares.
     real = doubles(space)[1]
-    width = np.sqrt(
-        np.median([np.square(real[i] - real[j]).sum() for i in range(N) for j in range(i)])
-    )
+    squares = [np.square(real[i] - real[j]).sum() for i in range(N) for j in range(i)]
+    width = np.sqrt(np.median(squares))
     eigenvalues = np.linalg.eigvalsh(np.exp(-np.square(cdist(a, a) / (width / 2)) / 2) / len(a))
     assert found["rke"] == pytest.approx(1 / np.square(eigenvalues).sum())
 
@@ -179,6 +170,5 @@ def test_near_duplicates_are_found_by_their_pixels() -> None:
     # the first three in other levels
     mine = np.concatenate([known[:3] + 60, known[3:6], known[6:9] + 5])
     hashes = [perceptual_hashes(pixels) for pixels in (mine, known)]
-    assert (
-        m.near_duplicates(mine, hashes[0], (known, hashes[1])).tolist() == [False] * 3 + [True] * 6
-    )
+    found = m.near_duplicates(mine, hashes[0], (known, hashes[1]))
+    assert found.tolist() == [False] * 3 + [True] * 6

@@ -43,6 +43,11 @@ def sets(tmp_path: Path, digits: Pixels) -> Path:
     return tmp_path
 
 
+def written(sets: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((sets / "out" / "figures.json").read_text())
+    return found
+
+
 def asked(sets: Path, samples: str, *more: Any) -> list[Any]:
     """The command line for these sets, without the network unless `more` says so."""
     held_out = ["--training", sets / "training.npz", "--held-out", sets / "held_out.npz"]
@@ -53,34 +58,28 @@ def test_a_generator_that_copies_a_fifth_is_seen_and_real_images_are_not_accused
     sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
-    said = capsys.readouterr().out
-    assert (
-        "Some of these pictures are copies: near-duplicates 20.0 % (12.7 to 30.0), of held-out "
-        "real ones 0 %" in said
-    )
-    record = json.loads((sets / "out" / "figures.json").read_text())
+    copied = "near-duplicates 20.0 % (12.7 to 30.0), of held-out real ones 0 %"
+    assert f"Some of these pictures are copies: {copied}" in capsys.readouterr().out
+    record = written(sets)
     assert record["images"] == 80
     assert record["training_images"] == 300
     f_mem = record["figures"]["pixels"]["generated"]["f_mem"]
     assert f_mem["low"] > 0.15 or f_mem["value"] == pytest.approx(0.2, abs=0.03)
-    rows = list(csv.DictReader((sets / "out" / "images.csv").open()))
-    copied = [
-        row for row in rows[:16] if row["image"] == row["nearest"] and float(row["calibrated"]) == 0
-    ]
     # row i of the samples is row i of the training images: the worst come first
-    assert len(copied) == 16
+    for row in list(csv.DictReader((sets / "out" / "images.csv").open()))[:16]:
+        assert row["image"] == row["nearest"]
+        assert float(row["calibrated"]) == 0
     page = (sets / "out" / "report.html").read_text()
     assert "Some of these pictures are copies" in page
     assert page.count("<li><figure>") == 80 + 12
     assert str(sets) not in page
 
-    before = (sets / "out" / "figures.json").read_bytes()
     assert run(*asked(sets, "fifth", NO_NETWORK)) == 0
     assert "nothing to do" in capsys.readouterr().out
 
     assert run(*asked(sets, "real", NO_NETWORK)) == 0
     assert "No copies are seen among 80 pictures" in capsys.readouterr().out
-    assert (sets / "out" / "figures.json").read_bytes() != before
+    assert written(sets) != record
 
 
 def test_the_same_seed_gives_the_same_bytes(sets: Path, digits: Pixels) -> None:
@@ -131,61 +130,48 @@ def test_features_of_ones_own_are_a_space(sets: Path, capsys: pytest.CaptureFixt
     options = ["--features", paths["fifth"], "--training-features", paths["training"]]
     options += ["--held-out-features", paths["held_out"]]
     assert run(*asked(sets, "fifth", NO_NETWORK, *options)) == 0
-    figures = json.loads((sets / "out" / "figures.json").read_text())["figures"]["own features"]
+    figures = written(sets)["figures"]["own features"]
     assert figures["generated"]["f_mem"]["value"] == 0.5
     assert figures["held_out"]["f_mem"]["value"] == 0
     capsys.readouterr()
 
-    arrays["training"][7, 3] = np.nan
-    np.save(paths["training"], arrays["training"])
-    assert run(*asked(sets, "real", NO_NETWORK, *options)) == 1
-    assert "1 of 300 rows hold no finite numbers (NaN)" in one_line(capsys)
-    np.save(paths["training"], arrays["training"][1:])
-    assert run(*asked(sets, "real", NO_NETWORK, *options)) == 1
-    assert "a row of numbers for each of the 300 pictures" in one_line(capsys)
-    assert run(*asked(sets, "real", NO_NETWORK, *options[:2])) == 1
-    assert "belong together" in one_line(capsys)
+    training = arrays["training"]
+    training[7, 3] = np.nan
+    for array, given, message in (
+        (training, options, "1 of 300 rows hold no finite numbers (NaN)"),
+        (training[1:], options, "a row of numbers for each of the 300 pictures"),
+        (training, options[:2], "belong together"),
+    ):
+        np.save(paths["training"], array)
+        assert run(*asked(sets, "real", NO_NETWORK, *given)) == 1
+        assert message in one_line(capsys)
 
 
 def test_wrong_input_is_one_line(
     sets: Path, digits: Pixels, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def said(*words: Any) -> str:
-        assert run(*words, "--out", sets / "wrong") == 1
+    both = ["pictures", sets / "real.npz", "--training", sets / "training.npz", NO_NETWORK]
+
+    def said(held_out: str, *words: Any) -> str:
+        named = ["--held-out", sets / f"{held_out}.npz"] if held_out else []
+        assert run(*both, *named, *words, "--out", sets / "wrong") == 1
         return one_line(capsys)
 
-    training, held_out = sets / "training.npz", sets / "held_out.npz"
-    both = ["pictures", sets / "real.npz", "--training", training]
-    assert "--held-out is missing" in said(*both)
-    assert "no data set at" in said(*both, "--held-out", sets / "nowhere.npz")
-    assert "are the same data set" in said(*both, "--held-out", training)
     np.savez(sets / "few.npz", images=digits[600:639])
-    assert "39 pictures: fewer than 40" in said(*both, "--held-out", sets / "few.npz")
-    large = digits[600:700].repeat(2, 1).repeat(2, 2)
-    np.savez(sets / "large.npz", images=large)
-    wrong = said(*both, "--held-out", sets / "large.npz", NO_NETWORK)
-    assert re.search(
-        r"different sizes: .*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16",
-        wrong,
-    )
-    assert "--images is at least 20" in said(*both, "--held-out", held_out, "--images", 5)
+    np.savez(sets / "large.npz", images=digits[600:700].repeat(2, 1).repeat(2, 2))
+    assert "--held-out is missing" in said("")
+    assert "no data set at" in said("nowhere")
+    assert "are the same data set" in said("training")
+    assert "39 pictures: fewer than 40" in said("few")
+    sizes = r".*real.npz, row \d+, has 8 x 8 pixels, .*large.npz, row \d+, 16 x 16"
+    assert re.search(f"different sizes: {sizes}", said("large"))
+    assert "--images is at least 20" in said("held_out", "--images", 5)
     with monkeypatch.context() as patch:
         patch.setattr("imagegram.metrics.instrument.memory_available", lambda: 1_000_000)
-        assert "need 0.0 GB of memory: give a part" in said(
-            *both, "--held-out", held_out, NO_NETWORK
-        )
+        assert "need 0.0 GB of memory: give a part" in said("held_out")
     assert not (sets / "wrong" / "figures.json").exists()
-    words = [
-        *both,
-        "--held-out",
-        sets / "large.npz",
-        NO_NETWORK,
-        "--size",
-        8,
-        "--out",
-        sets / "sized",
-    ]
-    assert run(*words) == 0
+    sized = ["--held-out", sets / "large.npz", "--size", 8, "--out", sets / "sized"]
+    assert run(*both, *sized) == 0
 
 
 def test_folders_and_pictures_that_cannot_be_read(
@@ -196,10 +182,9 @@ def test_folders_and_pictures_that_cannot_be_read(
     for i, image in enumerate(digits[500:550]):
         Image.fromarray(image).save(folder / os.fsdecode(b"%03d\xff.png" % i))  # no UTF-8
     (folder / os.fsdecode(b"049\xff.png")).write_bytes(b"no picture")
-    options = ["--training", sets / "training.npz", "--held-out", sets / "held_out.npz", NO_NETWORK]
-    assert run("pictures", folder, *options, "--out", sets / "out") == 0
+    assert run("pictures", folder, *asked(sets, "real", NO_NETWORK)[2:]) == 0
     assert "1 pictures cannot be read and are left out" in capsys.readouterr().out
-    assert json.loads((sets / "out" / "figures.json").read_text())["images"] == 49
+    assert written(sets)["images"] == 49
 
 
 @pytest.mark.skipif(
@@ -225,12 +210,13 @@ def test_without_the_network_a_line_says_how_to_get_it(
     sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagegram.metrics.instrument.efficientnet", lambda: None)
-    assert run(*asked(sets, "real", "--images", 20)) == 0
-    assert "requirements-features.txt" in capsys.readouterr().out
-    assert run(*asked(sets, "real", "--images", 20)) == 0
-    assert "nothing to do" in capsys.readouterr().out
-    monkeypatch.setattr(
-        "imagegram.report.measured.find_spec", lambda name: None if NETWORK else name
-    )
-    assert run(*asked(sets, "real", "--images", 20)) == 0  # installed, or gone, in the meantime
-    assert "nothing to do" not in capsys.readouterr().out
+
+    def said() -> str:
+        assert run(*asked(sets, "real", "--images", 20)) == 0
+        return capsys.readouterr().out
+
+    assert "requirements-features.txt" in said()
+    assert "nothing to do" in said()
+    other = None if NETWORK else "it"  # installed, or gone, in the meantime
+    monkeypatch.setattr("imagegram.report.measured.find_spec", lambda name: other)
+    assert "nothing to do" not in said()

@@ -17,23 +17,27 @@ Array = NDArray[np.uint16]
 LEVELS = np.array([8, 8, 8, 5, 5, 5])
 LENGTH = 256  # of FlexTok; most tests take the first SHORT of them
 SHORT = 48
+ASKED = ["tokens", "samples.npy", "--training", "flextok.npy"]
 
 
 def images(n: int, seed: int) -> Array:
     """Sequences as FlexTok's, [n, 256]: each near one of five."""
-    digits = np.random.default_rng(7).integers(0, LEVELS, (5, LENGTH, 6))
+    centres = np.random.default_rng(7).integers(0, LEVELS, (5, LENGTH, 6))
     rng = np.random.default_rng(seed)
-    digits = digits[rng.integers(0, 5, n)] + np.rint(
-        0.6 * rng.standard_normal((n, LENGTH, 6))
-    ).astype(int)
+    digits = centres[rng.integers(0, 5, n)]
+    digits += np.rint(0.6 * rng.standard_normal((n, LENGTH, 6))).astype(int)
     return (digits.clip(0, LEVELS - 1) @ np.cumprod([1, *LEVELS[:-1]])).astype(np.uint16)
+
+
+def written(file: str = "out/figures.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(file).read_text())
+    return found
 
 
 @pytest.fixture
 def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """flextok.npy: 200 sequences; samples.npy: 40, of which ten are copies and five hold half of
-    another one;
-    whole.npy: 120 of 256 tokens."""
+    another one; whole.npy: 120 of 256 tokens."""
     monkeypatch.chdir(tmp_path)
     training = images(200, 0)[:, :SHORT]
     samples = images(40, 1)[:, :SHORT]
@@ -50,58 +54,47 @@ def test_from_an_npy_to_the_page_in_four_commands_without_a_codec(
     arrays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = ["build", "--tokens", "whole.npy", "--index", "index", "--index-input", "input"]
-    assert (
-        run_script(index_command.main, index_command.Build | index_command.Verify, None, built) == 0
-    )
+    commands = index_command.Build | index_command.Verify
+    assert run_script(index_command.main, commands, None, built) == 0
     assert run("predict", "whole") == 0
     drawn = ["aligned", "--index", "index", "--sequences", "30", "--out", "drawn"]
     assert run_script(generate_images.main, generate_images.Config, None, drawn) == 0
     words = ["tokens", "drawn/tokens.npy", "--training", "index", "--held-out", "whole.npy"]
     assert run(*words, "--out", "page", "--samplers", "aligned") == 0
-    figures = json.loads(Path("page/figures.json").read_text())["figures"]
+    figures = written("page/figures.json")["figures"]
     assert figures["held_out"]["exact_copies"]["value"] > 0.8  # all but a tenth are in the index
     said = capsys.readouterr().out
     assert "whole: the tokens of whole.npy, a tenth of them held out" in said
     assert "holds tokens of no codec: figures alone" in said
     assert np.load("drawn/tokens.npy").shape == (30, LENGTH)
-    assert "samples.npy" not in Path("page/report.html").read_text()
-    assert "tokens.npy against its training sequences" in Path("page/report.html").read_text()
-    assert json.loads(Path("whole/manifest.json").read_text())["levels"] == LEVELS.tolist()
+    page = Path("page/report.html").read_text()
+    assert "samples.npy" not in page
+    assert "tokens.npy against its training sequences" in page
+    assert written("whole/manifest.json")["levels"] == LEVELS.tolist()
 
 
 def test_copies_and_runs_are_found_with_their_sources(
     arrays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "tokens",
-        "samples.npy",
-        "--training",
-        "flextok.npy",
-        "--held-out",
-        "held_out.npy",
-        "--out",
-        "out",
-    ]
-    assert run(*words, "--samplers", "ntd", "smoothed") == 0
+    words = ["--held-out", "held_out.npy", "--out", "out", "--samplers", "ntd", "smoothed"]
+    assert run(*ASKED, *words) == 0
     said = capsys.readouterr().out
     assert "Some of these sequences are copies: exact copies 25.0 %" in said
-    record = json.loads(Path("out/figures.json").read_text())
-    figures = record["figures"]
-    assert figures["generated"]["exact_copies"]["value"] == 0.25
-    assert figures["held_out"]["exact_copies"]["value"] == 0
-    assert figures["generated"]["near_copies"]["value"] >= 0.25
+    record = written()
+    mine, real = (record["figures"][who] for who in ("generated", "held_out"))
+    assert mine["exact_copies"]["value"] == 0.25
+    assert real["exact_copies"]["value"] == 0
+    assert mine["near_copies"]["value"] >= 0.25
     for bits in record["bits"].values():  # copies need fewer bits than held-out sequences
         assert bits["sample_bits"]["high"] < bits["held_out_bits"]["low"]
     assert set(record["bits"]) == {"ntd", "smoothed"}
 
-    sources = np.load("out/sources.npy")
-    training = np.load("flextok.npy")
-    assert sources[:10, :, 0].tolist() == [[row] * SHORT for row in range(10)]
-    assert (sources[10:15, 12:36, 0] == np.arange(20, 25)[:, None]).all()
-    assert (sources[:10, :, 1] == np.arange(SHORT)).all()
-    known = sources[..., 0] >= 0
-    assert (training[sources[..., 0], sources[..., 1]] == np.load("samples.npy"))[known].all()
-    assert run(*words, "--samplers", "ntd", "smoothed") == 0
+    rows, places = np.moveaxis(np.load("out/sources.npy"), 2, 0)
+    assert (rows[:10] == np.arange(10)[:, None]).all()
+    assert (rows[10:15, 12:36] == np.arange(20, 25)[:, None]).all()
+    assert (places[:10] == np.arange(SHORT)).all()
+    assert (np.load("flextok.npy")[rows, places] == np.load("samples.npy"))[rows >= 0].all()
+    assert run(*ASKED, *words) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -116,16 +109,7 @@ def test_pictures_are_shown_where_a_function_decodes(
         "def wrong(tokens):\n"
         "    return tokens\n"
     )
-    words = [
-        "tokens",
-        "samples.npy",
-        "--training",
-        "flextok.npy",
-        "--out",
-        "out",
-        "--samplers",
-        "ntd",
-    ]
+    words = [*ASKED, "--out", "out", "--samplers", "ntd"]
     assert run(*words, "--decode", "mine:decode") == 0
     assert "its nearest training sequence" in Path("out/report.html").read_text()
     capsys.readouterr()
@@ -139,25 +123,20 @@ def test_pictures_are_shown_where_a_function_decodes(
 
 
 def test_wrong_tokens_are_one_line(arrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(*words: Any) -> str:
-        assert run("tokens", *words, "--out", "wrong") == 1
-        return one_line(capsys)
-
     np.save("floats.npy", np.zeros((50, LENGTH)))
     np.save("short.npy", images(50, 3)[:, :16])
-    assert "float64" in said("floats.npy", "--training", "flextok.npy")
-    assert "16 tokens an image, the training images 48" in said(
-        "short.npy", "--training", "flextok.npy"
-    )
-    assert "the vocabulary has 512" in said(
-        "samples.npy", "--training", "flextok.npy", "--levels", 8, 8, 8
-    )
-    assert "no index in" in said("samples.npy", "--training", "nowhere", "--sequences", 1)
-    assert "--sequences 0: at least 1" in said("samples.npy", "--sequences", 0)
-    assert "cannot be read as .npy" in said("gone.npy", "--training", "flextok.npy")
-    assert "no sampler 'nobody'" in said(
-        "samples.npy", "--training", "flextok.npy", "--samplers", "nobody"
-    )
+    for samples, words, message in (
+        ("floats", [], "float64"),
+        ("short", [], "16 tokens an image, the training images 48"),
+        ("samples", ["--levels", 8, 8, 8], "the vocabulary has 512"),
+        ("samples", ["--training", "nowhere", "--sequences", 1], "no index in"),
+        ("samples", ["--sequences", 0], "--sequences 0: at least 1"),
+        ("gone", [], "cannot be read as .npy"),
+        ("samples", ["--samplers", "nobody"], "no sampler 'nobody'"),
+    ):
+        training = [] if "--training" in words else ASKED[2:]
+        assert run("tokens", f"{samples}.npy", *training, *words, "--out", "wrong") == 1
+        assert message in one_line(capsys)
 
 
 def test_ids_without_codes(arrays: Path) -> None:
@@ -167,6 +146,6 @@ def test_ids_without_codes(arrays: Path) -> None:
     np.save("drawn.npy", np.load("titok.npy")[:30])
     words = ["--training", "titok.npy", "--vocab-size", 4096, "--samplers", "ntd", "--out", "out"]
     assert run("tokens", "drawn.npy", *words) == 0
-    figures = json.loads(Path("out/figures.json").read_text())["figures"]["generated"]
+    figures = written()["figures"]["generated"]
     assert figures["exact_copies"]["value"] > 0.8  # a tenth was held out
     assert "f_mem" not in figures

@@ -2,6 +2,7 @@
 can be read."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from imagegram.cli import UserError
 from imagegram.report.page import Sources, write_page
-from imagegram.report.pictures import COLOURS, PALETTE, SPARE
+from imagegram.report.pictures import COLOURS, PALETTE, SPARE, Originals
 from tests.support.nights import DRAWS, small_night
 
 MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
@@ -81,10 +82,8 @@ def test_nothing_is_fetched_and_links_lead_to_what_is_there(night: Sources, page
 
 
 def test_phones_and_readers_of_screens_are_served(page: Page) -> None:
-    assert (
-        "meta",
-        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
-    ) in page.elements
+    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
+    assert ("meta", viewport) in page.elements
     assert ("html", {"lang": "en"}) in page.elements
     tags = [tag for tag, _ in page.elements]
     assert tags.count("h1") == tags.count("main") == 1
@@ -106,21 +105,19 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_can_be_read_in_light_and_in_dark(page: Page) -> None:
-    light, dark = (
-        dict(re.findall(r"--([a-z]+): (#\w{6})", block))
-        for block in page.style.split(":root {")[1:3]
-    )
+    blocks = page.style.split(":root {")[1:3]
+    light, dark = (dict(re.findall(r"--([a-z]+): (#\w{6})", block)) for block in blocks)
     assert light["paper"] != dark["paper"]
-    for colours in (light, dark):
-        for surface in ("paper", "card", "band"):
-            for text in ("ink", "muted", "link", "accent"):
-                assert contrast(colours[text], colours[surface]) >= 4.5, (text, surface, colours)
-            for shape in ("edge", "focus"):
-                assert contrast(colours[shape], colours[surface]) >= 3, (shape, surface, colours)
-        # cells of tokens and points of the plot
-        for shape in (*PALETTE, *COLOURS.values(), *SPARE):
-            assert contrast(shape, colours["paper"]) >= 3, (shape, colours["paper"])
-            assert contrast(shape, colours["card"]) >= 3, (shape, colours["card"])
+    surfaces = ("paper", "card", "band")
+    cells = (*PALETTE, *COLOURS.values(), *SPARE)  # of tokens, and points of the plot
+    for shapes, on, least in (
+        (("ink", "muted", "link", "accent"), surfaces, 4.5),
+        (("edge", "focus"), surfaces, 3),
+        (cells, surfaces[:2], 3),
+    ):
+        for colours, shape, surface in itertools.product((light, dark), shapes, on):
+            seen = contrast(colours.get(shape, shape), colours[surface])
+            assert seen >= least, (shape, surface, colours)
 
 
 def test_the_data_of_the_page_is_that_of_the_files(night: Sources, page: Page) -> None:
@@ -148,28 +145,28 @@ def test_the_image_whose_tokens_were_given_and_the_nearest_in_codes_are_those_of
 ) -> None:
     data = json.loads(page.data)
     tokens = np.load(night.night.folder(night.out, "completes") / "tokens.npy")
-    held_out = {
-        tuple(place): row
-        for place, row in zip(night.held_out.origins.tolist(), night.held_out.tokens, strict=True)
-    }
-    training = np.unique(night.index.tokens[:, :6], axis=0)
-    rows = {
-        tuple(place[:2]): row
-        for place, row in zip(night.index.images.tolist(), night.index.tokens, strict=True)
-    }
+    held_out, rows = (
+        dict(zip(map(tuple, places[:, :2].tolist()), tokens, strict=True))
+        for places, tokens in (
+            (night.held_out.origins, night.held_out.tokens),
+            (night.index.images, night.index.tokens),
+        )
+    )
+    training = np.unique(night.index.tokens[:, :6], axis=0).astype(int)
 
     def distances(row: np.ndarray, others: np.ndarray) -> np.ndarray:
         """In codes: the digits of base 3, each a unit apart."""
-        digits = [np.array([others // 3**d % 3 - row // 3**d % 3]) for d in range(3)]
-        return np.sqrt(sum(np.square(digit.astype(float)).sum(-1) for digit in digits))[0]
+        powers = 3 ** np.arange(3)
+        apart = others[..., None] // powers % 3 - row[:, None] // powers % 3
+        return np.sqrt(np.square(apart).sum((-1, -2)))
 
     for row, picture in zip(tokens, data["galleries"]["completes"]["pictures"], strict=False):
         given = held_out[tuple(data["images"][picture["given"]][:2])]
         assert given[:2].tolist() == row[:2].tolist()
         assert picture["sources"][:2] == [-1, -1]
-        near = np.sort(distances(row.astype(int), training.astype(int)))
+        near = np.sort(distances(row.astype(int), training))
         mine = rows[tuple(data["images"][picture["nearest_in_codes"]][:2])][:6]
-        assert distances(row.astype(int), mine[None].astype(int))[0] == pytest.approx(near[0])
+        assert distances(row.astype(int), mine.astype(int)) == pytest.approx(near[0])
         assert picture["gap_ratio"] == pytest.approx(near[0] / near[1], abs=1e-3)
     assert "length 6, prompt 2" in page.text
 
@@ -179,26 +176,19 @@ def test_a_failed_sampler_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     page = Page(tmp_path / "report.html")
     assert "copies failed" in page.text
     assert "a reason with <angles>" in page.text
-    assert set(json.loads(page.data)["galleries"]) == {
-        "two words",
-        "unigram",
-        "completes",
-        "held-out",
-    }
+    shown = {*DRAWS, "held-out"} - {"copies"}
+    assert set(json.loads(page.data)["galleries"]) == shown
 
 
 def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
     sources = small_night(tmp_path / "night")
     name = next(iter(DRAWS))
-    for old, message in (
-        ({"sampler": "soft"}, "no sampler 'soft'"),
-        ({"sampler": None}, "an earlier version"),
-    ):
-        report_file = sources.out / "generated" / f"{name}-seed{sources.night.seed}" / "report.json"
-        report = json.loads(report_file.read_text())
+    report_file = sources.night.folder(sources.out, name) / "report.json"
+    report = json.loads(report_file.read_text())
+    for old, message in (("soft", "no sampler 'soft'"), ("", "an earlier version")):
         for stored in (report["request"], sources.night.samplers[name]):
-            stored |= old
-            if not stored["sampler"]:
+            stored["sampler"] = old
+            if not old:
                 del stored["sampler"]
         report_file.write_text(json.dumps(report))
         with pytest.raises(UserError, match=message):
@@ -208,25 +198,14 @@ def test_a_night_of_a_sampler_that_is_gone_says_so(tmp_path: Path) -> None:
 def test_missing_figures_and_lost_data_sets_are_said(tmp_path: Path) -> None:
     sources = small_night(tmp_path, datasets=(("shapes", 100),))
     page = Page(tmp_path / "report.html")
-    assert re.search(
-        r"Coherence, density and coverage are missing: \d+ images are held out, 40 are needed",
-        page.text,
-    )
+    missing = "Coherence, density and coverage are missing"
+    assert re.search(rf"{missing}: \d+ images are held out, 40 are needed", page.text)
     assert "It cannot be told whether n-grams can generate these images" in page.text
     assert ": most like real images" not in page.text
     assert "No sampler can be better than this" in page.text
     manifest = sources.originals.folders[0].path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"shapes"', '"gone/for/good"'))
-    folders = sources.index.token_folders()
-    write_page(
-        Sources(
-            tmp_path,
-            sources.night,
-            sources.index,
-            sources.held_out,
-            type(sources.originals)(folders),
-        )
-    )
+    write_page(replace(sources, originals=Originals(sources.index.token_folders())))
     page = Page(tmp_path / "report.html")
     assert "without a picture" in page.source or "s-real" in page.source
     assert "No sampler can be better than this" not in page.text  # nothing to compare with
@@ -236,14 +215,11 @@ def test_no_page_names_the_folders_of_whoever_made_it(
     night: Sources, page: Page, tmp_path: Path
 ) -> None:
     index = replace(night.index, codec="/home/me/my_codec")
-    left = replace(
-        night.night,
-        command="overnight_run.py --out /home/me/night",
-        failed={"x": "/home/me/night is full"},
-    )
-    write_page(replace(night, out=tmp_path, night=left, index=index))
-    assert "/home/me" not in (tmp_path / "report.html").read_text()
-    assert ".../my_codec" in (tmp_path / "report.html").read_text()
+    command, failed = "overnight_run.py --out /home/me/night", {"x": "/home/me/night is full"}
+    left = replace(night.night, command=command, failed=failed)
+    text = write_page(replace(night, out=tmp_path, night=left, index=index)).read_text()
+    assert "/home/me" not in text
+    assert ".../my_codec" in text
     assert str(night.out) not in page.source
 
 
@@ -255,10 +231,9 @@ def test_the_page_says_where_a_linear_codec_rebuilt_its_pictures(
     shutil.copytree(night.out, sources.out)
     text = " ".join(Page(write_page(sources)).text.split())
     said = f"what the codec {codec} makes of their 8 tokens (below). "
-    said += (
-        "It is a linear codec fitted to these images, no network: it paints nothing of its own. "
-        * linear
-    )
+    if linear:
+        said += "It is a linear codec fitted to these images, no network: "
+        said += "it paints nothing of its own. "
     assert said + "No sampler can be better than this." in text
 
 
@@ -273,17 +248,15 @@ def test_a_copy_is_shown_beside_its_source_as_the_codec_rebuilds_it(
     exact = [i for i, fact in enumerate(facts) if fact["differs"] == 0]
     assert exact
     for i in exact:
-        assert (folder / f"nearest_{i:04d}.png").read_bytes() == (
-            folder / f"image_{i:04d}.png"
-        ).read_bytes()
+        files = [folder / f"{kind}_{i:04d}.png" for kind in ("nearest", "image")]
+        assert files[0].read_bytes() == files[1].read_bytes()
     assert "the nearest training image, rebuilt by the same codec" in page.text
 
 
 def test_what_is_taken_away_has_the_figures_of_the_reports(night: Sources) -> None:
     folder = night.out / "figures"
-    report = json.loads((night.night.folder(night.out, "copies") / "report.json").read_text())[
-        "generated"
-    ]
+    file = night.night.folder(night.out, "copies") / "report.json"
+    report = json.loads(file.read_text())["generated"]
     known = csv.DictReader((folder / "figures.csv").read_text().splitlines())
     values = {row["figure"]: float(row["value"]) for row in known if row["sampler"] == "copies"}
     assert values["closer_than_held_out"] == report["closer_than_held_out"]["value"]

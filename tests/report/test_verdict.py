@@ -7,15 +7,12 @@ from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, EXACT_CO
 from imagegram.report.verdict import Run, answer, best_of
 from imagegram.samplers import Aligned
 from imagegram.samplers.draw import Draw
+from tests.support.metrics import figures_of
 
 
 def run(name: str, copies: float, closer: float | None, coherence: float | None) -> Run:
     """A run of which these figures are known."""
-    known = {EXACT_COPIES.key: copies, CLOSER.key: closer, COHERENCE.key: coherence}
-    figures = {
-        key: Figure(value, value, value) for key, value in known.items() if value is not None
-    }
-    return Run(name, Draw(Aligned()), Path(name), figures)
+    return Run(name, Draw(Aligned()), Path(name), figures_of(copies, closer, coherence))
 
 
 def first_line(*runs: Run) -> str:
@@ -36,14 +33,10 @@ def test_the_first_line_says_yes_or_no() -> None:
 def test_without_coherence_nothing_is_the_best() -> None:
     few = run("a", 0, 0.5, None)
     assert best_of([few]) is None
-    assert first_line(few) == (
-        "It cannot be told whether n-grams can generate these images: the coherence of their "
-        "images was not measured."
-    )
-    assert (
-        "that takes 40 real images that are held out, and here are 27"
-        in answer([few], 64, held_out=27)[0]
-    )
+    unknown = "It cannot be told whether n-grams can generate these images: "
+    assert first_line(few) == f"{unknown}the coherence of their images was not measured."
+    said = "that takes 40 real images that are held out, and here are 27"
+    assert said in answer([few], 64, held_out=27)[0]
     few.figures["cannot_be_told"] = {COHERENCE.key: 5}
     assert "coherence cannot be told from 5 decoded images" in first_line(few)
     assert COHERENCE.text(few.figures) == "cannot be told (from 5 images)"
@@ -60,9 +53,8 @@ def test_the_answer_says_what_keeps_the_best_from_being_like_real_images() -> No
         few.figures[CLOSER.key] = Figure(closer, closer, closer)
         assert said in first_line(few)
         assert first_line(few).startswith("No:")
-    assert "copies of training images in 72% of all cases: those of a" in first_line(
-        run("a", 0.72, 0.98, 1.0)
-    )
+    copier = first_line(run("a", 0.72, 0.98, 1.0))
+    assert "copies of training images in 72% of all cases: those of a" in copier
     few.figures[CLOSER.key] = Figure(0.46, 0.2, 0.7)
     few.figures[EXACT_COPY_PROBABILITY.key] = Figure(5e-8, 1e-8, 1e-7)
     few.figures[COHERENCE.key] = Figure(0.99, 0.9, 1.1)

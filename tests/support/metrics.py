@@ -7,11 +7,19 @@ import pytest
 from imagegram.cli import run_script
 from imagegram.metrics.__main__ import main
 from imagegram.metrics.commands import Pictures, Predict, Tokens
+from imagegram.metrics.intervals import Figure
+from imagegram.metrics.registry import CLOSER, COHERENCE, EXACT_COPIES, Figures
 
 
 def run(*words: Any) -> int:
     """The exit code of the command."""
     return run_script(main, Predict | Pictures | Tokens, None, list(map(str, words)))
+
+
+def figures_of(copies: float, closer: float | None, coherence: float | None) -> Figures:
+    """Figures of a sampler, of no width; None: not measured."""
+    known = {EXACT_COPIES.key: copies, CLOSER.key: closer, COHERENCE.key: coherence}
+    return {key: Figure(value, value, value) for key, value in known.items() if value is not None}
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
