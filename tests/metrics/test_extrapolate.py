@@ -3,8 +3,9 @@ images."""
 
 import json
 import re
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from imagegram.cli import UserError
 from imagegram.metrics import extrapolate
 from imagegram.metrics.counting import copy_figures
 from imagegram.metrics.extrapolate import advice, cliff, cliff_in_words, copy_curves, predict
-from imagegram.samplers import Aligned, Ntd
+from imagegram.samplers import Aligned, Ntd, Sampler
 from tests.support.corpora import index_of, token_folder
 
 
@@ -54,10 +55,12 @@ def test_a_folder_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     distinct = np.unique(rows, axis=0)
     two = figures["aligned_two_images"]
     assert set(two) == {1, 2, 3}
-    told = [(Aligned(context=context, min_images=2), chance) for context, chance in two.items()]
+    told: list[tuple[Sampler, float]] = [
+        (Aligned(context=context, min_images=2), chance) for context, chance in two.items()
+    ]
+    kinds: dict[str, Any] = {"ntd": Ntd, "aligned": partial(Aligned, min_images=1)}
     for each in figures["copy_probability"]:
-        kinds = {"ntd": Ntd(), "aligned": Aligned(min_images=1)}
-        told.append((replace(kinds[each["sampler"]], context=each["context"]), each["now"]))
+        told.append((kinds[each["sampler"]](context=each["context"]), each["now"]))
     for sampler, chance in told:
         assert chance == pytest.approx(sampler.probabilities(index, distinct).prod(1).sum())
     assert json.loads((tmp_path / "tokens" / "prediction.json").read_text())["images"] == 400
