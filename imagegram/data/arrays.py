@@ -257,13 +257,12 @@ def _to_bytes(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8]
     least, most = float(known.min()), float(known.max())
     scales, slack = ((1, 255), CLIPPED) if values.dtype.kind == "f" else ((1, 255, 65535), 1)
     top = top_of(most, scales, slack)
+    said = f"values from {least:g} to {most:g}"
     if least < -(slack - 1) * top or not top:
-        raise UserError(
-            f"{name}: pictures with values from {least:g} to {most:g}; they must lie in 0 to 1 or "
-            "0 to 255, or be whole numbers up to 65535"
-        )
+        remedy = "they must lie in 0 to 1 or 0 to 255, or be whole numbers up to 65535"
+        raise UserError(f"{name}: pictures with {said}; {remedy}")
     scaled = (np.nan_to_num(numbers).clip(0, top) * (255 / top)).round().astype(np.uint8)
-    said = f"values from {least:g} to {most:g}: taken for 0 to {top}"
+    said += f": taken for 0 to {top}"
     if holes := numbers.size - known.size:
         said += f", {holes} NaN for 0"
     if beyond := int(((known < 0) | (known > top)).sum()):

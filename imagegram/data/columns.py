@@ -1,7 +1,4 @@
-"""Which columns of a table hold pictures and labels: the named ones, else by type and usual name.
-
-Where more than one could be meant, the choices are named.
-"""
+"""Which columns of a table hold pictures and labels: the named ones, else those of usual types."""
 
 from collections.abc import Sequence
 from typing import Any

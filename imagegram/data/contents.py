@@ -69,12 +69,9 @@ class Contents:
     @property
     def note(self) -> str:
         """A line on what changes are not seen, "" where all are."""
-        if self.whole:
-            return ""
-        return (
-            f"more than {WHOLE / 1e9:g} GB: of every picture or file, {PIECE // 1000} kB at the "
-            "beginning, in the middle and at the end say whether it has changed"
-        )
+        pieces = f"{PIECE // 1000} kB at the beginning, in the middle and at the end"
+        what = f"of every picture or file, {pieces} say whether it has changed"
+        return "" if self.whole else f"more than {WHOLE / 1e9:g} GB: {what}"
 
     def read(self, i: int) -> bytes:
         """The bytes of part `i`; ChangedError where they were others or can no longer be read."""

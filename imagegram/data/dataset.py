@@ -175,10 +175,8 @@ def check_different(datasets: Iterable[Any]) -> None:
     for dataset in datasets:
         pictures = dataset.fingerprint, dataset.image_column
         if pictures in first:
-            raise UserError(
-                f"{first[pictures]} and {dataset.name} are the same data set: its images would all "
-                "be copies of each other, name it once"
-            )
+            same = f"{first[pictures]} and {dataset.name} are the same data set"
+            raise UserError(f"{same}: its images would all be copies of each other, name it once")
         first[pictures] = dataset.name
 
 

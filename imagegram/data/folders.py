@@ -1,11 +1,9 @@
-"""A folder of pictures, with the rules of torchvision's ImageFolder: a class is a folder at the
-top, in sorted order.
+"""A folder of pictures, with the rules of torchvision's ImageFolder: a class is a top folder.
 
 Beyond those rules: folders at the top that are named like splits (train/, test/) are splits, a lone
 folder that only holds folders is a wrapping around the classes, pictures beside the class folders
 have no class, a folder without a picture is no class, and the endings are all that Pillow knows.
-Where there is a metadata.csv, .jsonl or .parquet, the labels come from it: the rule of `datasets`'
-imagefolder (metadata.py).
+Where there is a metadata.csv, .jsonl or .parquet, the labels come from it (metadata.py).
 """
 
 import os
@@ -25,11 +23,10 @@ from imagegram.data.wording import first_names, printable
 
 def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     """The pictures of a walked folder; UserError where its folders may be classes or splits."""
-    folders = "whose classes are its folders"
-    wanted.refuse(f"{name} is a folder of pictures, {folders}", "image_column")
+    kind, rule = "a folder of pictures", "whose classes are its folders"
+    wanted.refuse(f"{name} is {kind}, {rule}", "image_column")
     if not tree.metadata:
-        what = f"a folder of pictures without a metadata.csv, {folders}"
-        wanted.refuse(f"{name} is {what}", "label_column")
+        wanted.refuse(f"{name} is {kind} without a metadata.csv, {rule}", "label_column")
     pictures, prefix, split, notes = _resolve(name, tree, wanted)
 
     # 1) The class stands in a table, or is the first folder below the data set's own.
@@ -64,7 +61,7 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         name=name,
         split=split,
         fingerprint=digest(parts),
-        kind="a folder of pictures",
+        kind=kind,
         label_column=column,
         left_out=tree.left_out(),
         name_of=lambda i: printable(pictures[i]),
@@ -106,15 +103,13 @@ def _resolve(
     while True:
         inside = [path.removeprefix(prefix) for path in pictures]
         tops = sorted({*map(_top, inside)} - {""})
-        # A lone folder whose pictures all lie in folders of their own wraps the classes, or the
-        # splits.
+        # A lone folder whose pictures all lie in folders of their own wraps classes, or splits.
         wraps = len(tops) == 1 and all(path.count("/") >= 2 for path in inside)
         if not wraps or kind_of(tops[0]):
             break
         prefix += f"{tops[0]}/"
-        notes.append(
-            f"the folder {printable(prefix)} holds everything: the classes are the folders in it"
-        )
+        wrapping = f"the folder {printable(prefix)} holds everything"
+        notes.append(f"{wrapping}: the classes are the folders in it")
 
     named = [top for top in tops if kind_of(top)]
     deep = any(path.count("/") >= 2 for path in inside if _top(path) in named)
@@ -125,17 +120,14 @@ def _resolve(
         return pictures, prefix, NO_SPLITS, notes
 
     if others := [top for top in tops if top not in named]:
-        raise UserError(
-            f"{name} holds folders that are named like splits ({first_names(named)}) "
-            f"beside others ({first_names(others)}): say which one is meant with --dataset "
-            f"{tree.root}/{prefix}{named[0]}"
-        )
+        both = f"named like splits ({first_names(named)}) beside others ({first_names(others)})"
+        one = f"say which one is meant with --dataset {tree.root}/{prefix}{named[0]}"
+        raise UserError(f"{name} holds folders that are {both}: {one}")
     split, note = choose(name, named, wanted.split)
     for path, top in zip(pictures, map(_top, inside), strict=True):
         if top != split:
-            tree.leave_out(
-                f"images of the split {top}" if top else "images beside the splits", path
-            )
+            reason = f"images of the split {top}" if top else "images beside the splits"
+            tree.leave_out(reason, path)
     prefix += f"{split}/"
     chosen = [path for path in pictures if path.startswith(prefix)]
     return chosen, prefix, split, [*notes, note]

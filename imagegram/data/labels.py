@@ -134,10 +134,8 @@ def parts_of_names(
         raise UserError(f"--group {wanted} is no regular expression ({error})") from None
     if not expression.groups:
         has = f"{name} has no column {wanted!r} (it has {first_names(columns) or 'no columns'})"
-        raise UserError(
-            f"{has}: --group takes a column, or a regular expression with (...) around the part of "
-            "the file name that is the group"
-        )
+        group = "with (...) around the part of the file name that is the group"
+        raise UserError(f"{has}: --group takes a column, or a regular expression {group}")
     found = [match[1] if (match := expression.search(file)) else None for file in files]
     if not any(found):
         example = printable(files[0])
@@ -212,10 +210,9 @@ def files_of_split(
         wanted.refuse(f"{name} has no splits", "split")
         return NO_SPLITS, list(files), ""
     if other := [file for file in files if not splits[file]]:
-        raise UserError(
-            f"{name} holds files of the split{'s' * (len(found) > 1)} {', '.join(found)} and "
-            f"others ({first_names(other)}): name one file or folder of them with --dataset"
-        )
+        both = f"split{'s' * (len(found) > 1)} {', '.join(found)} and others ({first_names(other)})"
+        remedy = "name one file or folder of them with --dataset"
+        raise UserError(f"{name} holds files of the {both}: {remedy}")
     split, note = choose(name, found, wanted.split)
     note = note if len(found) > 1 else f"split {split}"
     return split, [file for file in files if splits[file] == split], note

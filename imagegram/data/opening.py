@@ -1,8 +1,4 @@
-"""Data sets: whatever `--dataset` names, found, and given to the reader of its kind.
-
-A data set is map-style: `dataset.read(i)` gives the picture and the label of ordinal `i`, or
-raises.
-"""
+"""Data sets: whatever `--dataset` names, found, and given to the reader of its kind."""
 
 import contextlib
 import dataclasses

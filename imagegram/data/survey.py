@@ -126,8 +126,7 @@ def survey(root: Path) -> Tree:
             path = f"{prefix}{entry.name}"
             if entry.name.startswith(".") or entry.name in SYSTEM:
                 tree.leave_out("hidden or system files", path, _below(Path(entry.path)))
-                continue
-            if place := _visit(tree, entry, path, above):
+            elif place := _visit(tree, entry, path, above):
                 tree.folders.append(path)
                 waiting.append((f"{path}/", (*above, place)))
     for files in (*tree.files.values(), tree.folders, tree.metadata):
@@ -170,13 +169,12 @@ def _visit(
         else:
             tree.leave_out("links whose target is gone", path)
         return None
-    if stat.S_ISDIR(status.st_mode):
-        place = (status.st_dev, status.st_ino)
-        if place in above:
-            tree.leave_out("links to a folder above them", path)
-            return None
+    place = (status.st_dev, status.st_ino)
+    if stat.S_ISDIR(status.st_mode) and place not in above:
         return place
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if stat.S_ISDIR(status.st_mode):
+        tree.leave_out("links to a folder above them", path)
+    elif not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         tree.leave_out("pipes, sockets or devices", path)
     elif entry.name in METADATA:
         tree.metadata.append(path)

@@ -184,10 +184,9 @@ def _image_columns(name: str, samples: list[Sample], wanted: str, tree: Tree) ->
         both = [column for column in found if column in sample]
         if len(both) > 1:
             names = " and ".join(printable(sample[column].name) for column in both)
-            raise UserError(
-                f"{name}: {sample[both[0]].tar.name} has two pictures of one sample, {names}: "
-                f"say which one is meant with --image-column {both[0]} or --image-column {both[1]}"
-            )
+            two = f"{sample[both[0]].tar.name} has two pictures of one sample, {names}"
+            options = f"--image-column {both[0]} or --image-column {both[1]}"
+            raise UserError(f"{name}: {two}: say which one is meant with {options}")
         for column, member in sample.items():
             is_picture = posixpath.splitext(member.name)[1].lower() in known
             if is_picture and "." in column and not both:
@@ -207,10 +206,9 @@ def _label_texts(
     if wanted:
         if found := _texts_in(samples, wanted):
             return found, wanted, ""
-        raise UserError(
-            f"{name} has no labels in {wanted!r}, neither as KEY.{wanted} nor as a field of "
-            f"KEY.json: its files end in {first_names(columns)}"
-        )
+        places = f"neither as KEY.{wanted} nor as a field of KEY.json"
+        has = f"its files end in {first_names(columns)}"
+        raise UserError(f"{name} has no labels in {wanted!r}, {places}: {has}")
     for column in ("cls", *LABEL_NAMES):
         if column in columns:
             return _texts_of(samples, column), column, ""
