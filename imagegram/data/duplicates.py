@@ -68,9 +68,6 @@ def near_pairs(
     """Which hashes differ in at most `most` bits: their rows, int64 [pairs, 2], sorted.
 
     Of most + 1 parts of the bits such a pair has one that is equal: only such pairs are compared.
-
-    >>> near_pairs(np.array([0, 255], np.uint64), np.array([1, 1 << 60], np.uint64)).tolist()
-    [[0, 0], [0, 1]]
     """
     found = [np.zeros((0, 2), np.int64)]
     for part in range(most + 1):

@@ -64,8 +64,7 @@ def load_batches(
     parent, handlers = os.getpid(), {stop: signal.getsignal(stop) for stop in STOPS}
 
     def begin(worker: int) -> None:
-        """Run first in a worker, which its parent, killed without a word, cannot end: it would hold
-        the terminal's pipe for ever."""
+        # Without a parent that could end it, a worker would hold the terminal's pipe for ever.
         for stop, handler in handlers.items():
             signal.signal(stop, handler)
         die_with_parent(parent)

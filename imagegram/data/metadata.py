@@ -51,8 +51,7 @@ class Tables:
         """The classes of `pictures` (None: no labels), their column, and what to say.
 
         `everything` are the pictures of all splits: rows that name one of those are no mistakes.
-        `wanted` is the column, "" for one with a usual name. UserError where there is no such
-        column, or a picture has two labels.
+        `wanted` is the column, "" for one with a usual name; UserError where there is no such one.
         """
         if not self.names:
             return None, "", []
@@ -76,8 +75,7 @@ class Tables:
         return classes, column, notes
 
     def texts(self, pictures: list[str], column: str, what: str) -> list[str]:
-        """What the rows of each picture say in a column, "" where nothing; UserError where they say
-        two things."""
+        """What the rows of each picture say in a column, or ""; UserError where they disagree."""
         texts = {
             picture: {(text_of(row.get(column)) or "").strip() for row in rows}
             for picture, rows in self.rows.items()
@@ -90,8 +88,7 @@ class Tables:
 
 
 def _place(root: Path, folder: str, name: str) -> str:
-    """The path below `root` that a row of a table in `folder` names: with slashes, backslashes, or
-    from the root."""
+    """The path below `root` that a row of a table in `folder` names, with whatever slashes."""
     whole = Path(name.strip().replace("\\", "/"))
     if whole.is_absolute() and whole.is_relative_to(root.absolute()):
         return str(whole.relative_to(root.absolute()))
@@ -99,8 +96,7 @@ def _place(root: Path, folder: str, name: str) -> str:
 
 
 def _read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a table, capitals and spaces of its column `file_name` aside; UserError where it
-    is damaged."""
+    """The rows of a table, usual columns in lower case; UserError where it is damaged."""
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet

@@ -48,8 +48,7 @@ MOST_ASPECT = 8  # of a JPEG that PyTorch resizes, which makes all of it and not
 def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; a broken EXIF turns nothing.
 
-    Unlike ImageOps.exif_transpose it does not write the other tags anew, which fails where one of
-    them is damaged.
+    ImageOps.exif_transpose writes the other tags anew, which fails where one of them is damaged.
     """
     image.load()  # a TIFF is turned by that, and forgets its orientation
     orientation = None

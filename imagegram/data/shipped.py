@@ -1,7 +1,7 @@
 """Data sets that need no download: scikit-learn's digits, emoji, scenes drawn on the spot."""
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import zipfile
 from pathlib import Path, PurePath
 
@@ -28,11 +28,9 @@ def open_shipped(name: str, wanted: DatasetOptions, image_size: int) -> ImageDat
 
 def _digits() -> ImageDataset:
     # Only the file of scikit-learn is read: to import the package takes seconds.
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    rows = np.loadtxt(file, delimiter=",")
+    package = importlib.metadata.distribution("scikit-learn")
+    file = package.locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",")
     values = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = rows[:, 64].astype(int).tolist()
     return ImageDataset(

@@ -33,11 +33,5 @@ class DatasetSpec(DatasetOptions):
         return {"name": self.name, **asdict(self)}
 
     def open(self, image_size: int = 32) -> ImageDataset:
-        """The data set itself; UserError with the remedy where it cannot be opened.
-
-        `image_size` in pixels is the resolution that procedural shapes are drawn at.
-
-        >>> DatasetSpec("digits", images=100).open().ordinals[:4].tolist()
-        [1, 2, 8, 20]
-        """
+        """The data set itself, see `open_dataset`."""
         return open_dataset(self.name, self, image_size)

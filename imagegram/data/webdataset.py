@@ -244,8 +244,7 @@ def _texts_in(samples: list[Sample], wanted: str) -> list[str | None]:
 
 
 def _fields(samples: list[Sample], names: Sequence[str]) -> list[str | None]:
-    """The first of `names` that a sample's KEY.json has, as text; None where that is no number and
-    no text, [] where no sample has one."""
+    """The first of `names`, number or text, in KEY.json of every sample; [] where none has that."""
     found: list[str | None] = []
     for text in _texts_of(samples, "json"):
         row = None
