@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.metrics.intervals import mean, probability_closer, wilson
 from imagegram.metrics.nearest import two_nearest
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
 from imagegram.samplers.aligned import backoff
-from imagegram.samplers.ntd import longest_runs
 
 Tokens = NDArray[np.uint16]
 Floats = NDArray[np.float64]
@@ -44,7 +44,7 @@ def nearest(sequences: Tokens, training: Tokens) -> tuple[NDArray[np.int64], NDA
 
 def aligned_runs(sequences: Tokens, training: Tokens) -> NDArray[np.int64]:
     """From every token of `sequences` [n, k] on, how many stand in a row at the same positions in
-    one row of `training` [N, L >= k]: int64 [n, k]. `longest_runs` of ntd.py: at any position."""
+    one row of `training` [N, L >= k]: int64 [n, k]. At any position: `Engine.longest_matches`."""
     n, k = sequences.shape
     lengths = np.zeros((n, k), np.int64)
     positions = np.arange(k)
@@ -121,7 +121,7 @@ def describe(
     to the nearest training images, float64 [n] each: in tokens for CLOSER, in codes, where there
     are any, for CLOSER_IN_CODES."""
     n, k = sequences.shape
-    lengths = longest_runs(index, sequences)
+    lengths = Engine(index).longest_matches(sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
     distances = {CLOSER.key: nearest(sequences, index.tokens)[1].astype(np.float64)}
     figures: dict[str, Any] = {

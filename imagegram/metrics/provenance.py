@@ -13,7 +13,6 @@ from imagegram.index.folder import Index
 from imagegram.metrics.copying import KINDS, RUN, aligned_runs, classify, nearest
 from imagegram.metrics.nearest import two_nearest
 from imagegram.samplers import Sampler, Samples
-from imagegram.samplers.ntd import longest_runs
 
 
 def describe_pictures(
@@ -36,7 +35,7 @@ def describe_pictures(
     of every token the earlier ones that moved it most.
     """
     rows, distances = nearest(tokens, index.tokens)
-    lengths = longest_runs(index, tokens)
+    lengths = Engine(index).longest_matches(tokens)
     kinds = classify(lengths, aligned_runs(tokens, index.tokens))
     same = (tokens == index.tokens[rows, : tokens.shape[1]]).astype(int)
     facts: list[dict[str, Any]] = [

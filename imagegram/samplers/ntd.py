@@ -298,9 +298,3 @@ def _search(engine: Engine, text: Tokens, depth: Ints, rows: Ints) -> tuple[Ints
         rows = rows[(high == low).all(0)[rows]]
         depth[rows] -= 1
     return low, high
-
-
-def longest_runs(index: Index, sequences: Tokens) -> Ints:
-    """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed
-    image: int64 [n, k]."""
-    return Engine(index).longest_matches(sequences)

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from imagegram.codec.fsq import fsq_codes
+from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
 from imagegram.metrics import copying as m
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
-from imagegram.samplers.ntd import longest_runs
 from tests.support.corpora import index_of
 
 RNG = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def test_planted_cases(planted: NDArray[np.uint16], index: Index) -> None:
     assert distances[[0, 2, 3, 4]].tolist() == [0, 6, 1, 16]
     assert rows[[0, 2, 3]].tolist() == [0, 1, 4]
     assert distances[1] >= 13  # shifted: hardly a token stands where it stood
-    assert longest_runs(index, planted).max(1).tolist() == [16, 13, 10, 8, 0]
+    assert Engine(index).longest_matches(planted).max(1).tolist() == [16, 13, 10, 8, 0]
     figures, _ = m.describe(planted, index, RNG)
     assert figures["exact_copies"].value == pytest.approx(1 / 5)
     assert figures["novel"].value == pytest.approx(1 / 5)  # the noise
@@ -111,7 +111,7 @@ def test_matches_in_place_and_pieces_agree_with_brute_force(tmp_path: Path) -> N
     for start in range(9):
         runs = np.cumprod(equal[:, :, start:], axis=2).sum(2).max(1)
         assert in_place[:, start].tolist() == runs.tolist()
-    everywhere = longest_runs(index_of(tmp_path, training), sequences)
+    everywhere = Engine(index_of(tmp_path, training)).longest_matches(sequences)
     fewest = [fewest_pieces(sequence, training.tolist()) for sequence in sequences.tolist()]
     assert m.pieces(everywhere).tolist() == fewest
     covered = np.zeros((40, 9), bool)

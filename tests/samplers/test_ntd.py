@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imagegram.index.engine import Engine
 from imagegram.samplers import Ntd
-from imagegram.samplers.ntd import longest_runs, unique_contexts
+from imagegram.samplers.ntd import unique_contexts
 from tests.support.corpora import assert_same, corpora, shared_index_of
 
 
@@ -28,7 +29,7 @@ def test_longest_runs_agree_with_brute_force(name: str, shard_images: int) -> No
         for i, j in runs:  # longer ones later
             if tuple(row[i:j]) in known:
                 expected[r, i] = j - i
-    assert np.array_equal(longest_runs(index, sequences), expected)
+    assert np.array_equal(Engine(index).longest_matches(sequences), expected)
 
 
 @pytest.mark.parametrize("whole", [0, 10**9])

@@ -31,7 +31,7 @@ from imagegram.samplers.kernel.model import (
     neighbours_of,
 )
 from imagegram.samplers.kernel.regression import principal_axes
-from imagegram.samplers.matches import Ints, Tokens
+from imagegram.samplers.matches import Tokens
 
 SEED = 0
 LEAST_IMAGES = 20  # fewer cannot tell one width from another
@@ -76,13 +76,14 @@ def fit(
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(n)[: IMAGES_OF_ALL_ROWS // min(tokens.shape[1], OWN_TOKENS + 1)])
     model = kind(levels, tokens.shape[1], rank or rank_of(n), len(rows)).to(device)
+    model.images.copy_(torch.from_numpy(rows))
     digits = digits_of(tokens[rows], levels, device)
     # Threads that each do operations of their own: most are too short to be shared between cores.
     with (
         single_threads() as threads,
         ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool,
     ):
-        _regress(model, digits, rows, rng, pool)
+        _regress(model, digits, rng, pool)
         _descend(model, digits, rng, pool)
         if n > 2 * LIBRARY:
             _narrow(model, tokens, rng)
@@ -100,30 +101,25 @@ def rank_of(images: int) -> int:
 
 @torch.no_grad()
 def _regress(
-    model: MovedVotes,
-    digits: Tensor,
-    rows: Ints,
-    rng: np.random.Generator,
-    pool: ThreadPoolExecutor,
+    model: MovedVotes, digits: Tensor, rng: np.random.Generator, pool: ThreadPoolExecutor
 ) -> None:
     """Solve the regressions, and start the metrics at the principal components of the contexts."""
-    model.images.copy_(torch.from_numpy(rows))
-    positions = rng.integers(OWN_TOKENS, max(model.tokens, OWN_TOKENS + 1), len(rows))
+    positions = rng.integers(OWN_TOKENS, max(model.tokens, OWN_TOKENS + 1), len(digits))
     model.positions.copy_(torch.from_numpy(positions))
-    landmarks = torch.from_numpy(rng.permutation(len(rows))).to(digits.device)
+    landmarks = torch.from_numpy(rng.permutation(len(digits))).to(digits.device)
 
+    @torch.no_grad()
     def one(row: int) -> None:
-        with torch.no_grad():
-            codes = model.training_codes(digits, row)
-            model.leverage[row] = model.regression_at(row).fit(codes, landmarks)
-            context = (codes - codes.mean(0))[:, : -model.digits]
-            # Later tokens are predicted from more tokens, each of which then says less.
-            scale = math.sqrt(max(0.3, 20 / 1.2**row))
-            projection = model.projections[row]
-            if context.shape[1] <= len(projection):
-                projection.mul_(scale)
-            else:
-                projection.copy_(principal_axes(context, len(projection)).T * scale)
+        codes = model.training_codes(digits, row)
+        model.leverage[row] = model.regression_at(row).fit(codes, landmarks)
+        context = (codes - codes.mean(0))[:, : -model.digits]
+        # Later tokens are predicted from more tokens, each of which then says less.
+        scale = math.sqrt(max(0.3, 20 / 1.2**row))
+        projection = model.projections[row]
+        if context.shape[1] <= len(projection):
+            projection.mul_(scale)
+        else:
+            projection.copy_(principal_axes(context, len(projection)).T * scale)
 
     rows_left = pool.map(one, reversed(range(model.rows)))
     list(tqdm(rows_left, total=model.rows, desc="regression of the kernel", unit="token"))
@@ -194,25 +190,18 @@ def left_out_bits(
     sharper: float = 1.0,
 ) -> Tensor:
     """-log2 of the mean probability of a token of the first `batch` images, each predicted from all
-    other `digits`.
-
-    digits: uint8 [N, F]; residuals [N, D], of `model.residuals`.
-    """
+    other `digits` uint8 [N, F]. residuals: [N, D], of `model.residuals`."""
     first = position * model.digits
     token = digits[:batch, first : first + model.digits].long()
     means = model.own_codes(digits[:batch], position) - residuals[:batch]
     own = torch.arange(batch, device=digits.device)[:, None]
-    if position:
-        y = model.project(digits, position)
-        x = y[:batch]
-        distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
-        distances = distances.scatter(1, own, FAR) * sharper
-        neighbours = min(neighbours_of(len(digits)), len(digits) - 1)
-        heard = distances.topk(neighbours, 1, largest=False)[0][:, -1:]
-        distances = distances.maximum(heard)
-    else:
-        distances = torch.zeros((batch, len(digits)), device=digits.device).scatter(1, own, FAR)
-    logs = torch.log_softmax(-distances, 1)
+    y = model.project(digits, position)
+    x = y[:batch]
+    distances = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+    distances = distances.scatter(1, own, FAR) * sharper
+    neighbours = min(neighbours_of(len(digits)), len(digits) - 1)
+    heard = distances.topk(neighbours, 1, largest=False)[0][:, -1:]
+    logs = torch.log_softmax(-distances.maximum(heard), 1)
     offered = residuals.expand(batch, -1, -1)
     near = min(NEAREST, len(digits))
     if position >= WIDE_TOKENS and near < len(digits):
@@ -234,9 +223,8 @@ def left_out_bits(
 def _narrow(model: MovedVotes, tokens: Tokens, rng: np.random.Generator) -> None:
     """Narrow votes that were fitted to a library to the denser index [N, L] that it was drawn from.
 
-    The squared distances of all tokens are multiplied by one number, the one of some powers of
-    NARROWER with the fewest leave-one-out bits of a batch of training images, predicted from all
-    others.
+    Squared distances are multiplied by the power of NARROWER with the fewest leave-one-out bits of
+    a batch of training images, predicted from all others.
     """
     rows = rng.permutation(len(tokens))[:NARROWED]
     images = torch.from_numpy(rows).to(model.codes.device)

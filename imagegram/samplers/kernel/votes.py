@@ -132,8 +132,6 @@ class Library:
         queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where
         others are with it.
         """
-        if not position:
-            return torch.zeros_like(queries[:, :0], dtype=torch.int8)
         context = self.model.embed(queries, position).double()
         numbers = context @ self.model.projection(position).double().T
         return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
