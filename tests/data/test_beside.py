@@ -12,19 +12,9 @@ from PIL import Image
 
 from imagegram.data.dataset import REASONS
 from imagegram.data.preprocess import to_rgb
-from tests.support.datasets import (
-    classes,
-    described,
-    labels,
-    open_dataset,
-    picture,
-    put,
-    put_pictures,
-    refused,
-    same_pictures,
-    save,
-    write_tar,
-)
+from tests.support.datasets import picture, put, put_pictures, write_tar
+from tests.support.opened import classes, described, labels, open_dataset, refused, same_pictures
+from tests.support.tables import save
 
 # Tables of labels.
 

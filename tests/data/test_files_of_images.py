@@ -10,24 +10,9 @@ import datasets
 import numpy as np
 import pytest
 
-from tests.support.datasets import (
-    IMAGE,
-    NUMBER,
-    classes,
-    described,
-    image,
-    labelled,
-    labels,
-    open_dataset,
-    parquet,
-    picture,
-    put,
-    put_pictures,
-    refused,
-    same_pictures,
-    save,
-    write_tar,
-)
+from tests.support.datasets import image, picture, put, put_pictures, write_tar
+from tests.support.opened import classes, described, labels, open_dataset, refused, same_pictures
+from tests.support.tables import IMAGE, NUMBER, labelled, parquet, save
 
 
 def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:

@@ -19,20 +19,9 @@ from imagegram.data.shipped import EMOJI
 from imagegram.data.spec import DatasetSpec
 from imagegram.index.build import build_index
 from imagegram.token_arrays import tokens_from
-from tests.support.datasets import (
-    IMAGE,
-    NUMBER,
-    described,
-    image,
-    open_dataset,
-    parquet,
-    picture,
-    put,
-    put_pictures,
-    refused,
-    save,
-    write_tar,
-)
+from tests.support.datasets import image, picture, put, put_pictures, write_tar
+from tests.support.opened import described, open_dataset, refused
+from tests.support.tables import IMAGE, NUMBER, parquet, save
 from tests.support.tokenize import tokenize
 
 NAMES = [f"{i // 3:02d}_view{i % 3}" for i in range(60)]  # 20 groups of three

@@ -13,18 +13,8 @@ from datasets.data_files import SPLIT_KEYWORDS
 
 from imagegram.artifact import Artifact
 from imagegram.data.contents import ChangedError, Part, contents_of
-from tests.support.datasets import (
-    classes,
-    described,
-    image,
-    open_dataset,
-    picture,
-    put,
-    put_pictures,
-    refused,
-    same_pictures,
-    write_tar,
-)
+from tests.support.datasets import image, picture, put, put_pictures, write_tar
+from tests.support.opened import classes, described, open_dataset, refused, same_pictures
 
 
 def test_split_folders_are_splits_and_a_wrapping_is_none_of_the_classes(tmp_path: Path) -> None:

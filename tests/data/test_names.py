@@ -13,22 +13,9 @@ from imagegram.cli import UserError
 from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Aligned
-from tests.support.datasets import (
-    IMAGE,
-    NUMBER,
-    classes,
-    described,
-    image,
-    labelled,
-    open_dataset,
-    parquet,
-    picture,
-    put,
-    put_pictures,
-    refused,
-    table,
-    write_tar,
-)
+from tests.support.datasets import image, picture, put, put_pictures, write_tar
+from tests.support.opened import classes, described, open_dataset, refused
+from tests.support.tables import IMAGE, NUMBER, labelled, parquet, table
 from tests.support.tokenize import tokenize
 
 JSON_LINES = (

@@ -20,17 +20,9 @@ from imagegram.data.preprocess import preprocess, to_rgb
 from imagegram.data.scenes import KINDS, scene
 from imagegram.index.indexed import IndexedImages
 from imagegram.tokens import TokenFolder
-from tests.support.datasets import (
-    described,
-    encoded,
-    labels,
-    open_dataset,
-    put,
-    refused,
-    same_pictures,
-    save,
-    write_tar,
-)
+from tests.support.datasets import encoded, put, write_tar
+from tests.support.opened import described, labels, open_dataset, refused, same_pictures
+from tests.support.tables import save
 from tests.support.tokenize import tokenize
 
 

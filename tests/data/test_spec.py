@@ -15,7 +15,8 @@ from imagegram.data.dataset import DatasetOptions, permutation, sample
 from imagegram.data.spec import DatasetSpec
 from imagegram.report.pictures import Originals
 from imagegram.tokens import TokenFolder
-from tests.support.datasets import picture, put, put_pictures, refused
+from tests.support.datasets import picture, put, put_pictures
+from tests.support.opened import refused
 from tests.support.tokenize import tokenize
 
 
