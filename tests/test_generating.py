@@ -161,9 +161,8 @@ def test_seeds_of_several_processes_make_the_report_of_one(
     assert not list((tmp_path / "parts").glob("seed-*.npz"))
 
     # Against what the seeds draw each by itself: the decoded ones first.
-    alone = [
-        made(f"seed{seed}", request=replace(request, seed=seed, seeds=1)).path for seed in (3, 4, 5)
-    ]
+    each = [replace(request, seed=seed, seeds=1) for seed in (3, 4, 5)]
+    alone = [made(f"seed{one.seed}", request=one).path for one in each]
     tokens = [np.load(path / "tokens.npy") for path in alone]
     expected = np.concatenate([*(t[:2] for t in tokens), *(t[2:] for t in tokens)])
     assert np.array_equal(np.load(tmp_path / "parts/tokens.npy"), expected)

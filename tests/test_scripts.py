@@ -29,13 +29,7 @@ from tests.support.scripts import (
     run_tokenize,
 )
 
-SCRIPTS = (
-    "tokenize_fast",
-    "tokenize_imagenet_large",
-    "generate_images",
-    "overnight_run",
-    "train_tiny_flextok",
-)
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 
 
 @pytest.fixture(scope="module", autouse=True)

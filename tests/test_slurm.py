@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from imagegram.files import read_json
-from imagegram.index.build import build_index
 from imagegram.index.folder import Index
 from imagegram.samplers import Ntd
+from tests.support.corpora import indexed
 from tests.support.scripts import ROOT, program
 from tests.support.tokenize import contents, tokenize
 
@@ -24,8 +24,7 @@ SMALL = {  # what the document says -> what is run
     "several 25 ": "several 2 ",
     ".venv/bin/python": sys.executable,
 }
-# Of an array its second task alone is run, as if the first had been killed: the single process
-# after it does the rest.
+# Of an array the second task alone is run: the single process after it does the killed one's share
 SBATCH = """#!/bin/bash
 while [[ $1 == --* ]]; do
     [[ $1 == --export=ALL,* ]] && export "${1#--export=ALL,}" SLURM_ARRAY_TASK_ID=1
@@ -63,11 +62,9 @@ def test_the_jobs_of_the_document_make_what_one_process_makes(tmp_path: Path) ->
     assert done.stdout == "1\n"
     for left in ("3 of 6 shards to tok", "1 of 3 shards are finished", "1 of 2 seeds are drawn"):
         assert done.stderr.count(left) == 1, done.stderr
-    tokens = tokenize("shapes", tmp_path / "tokens", images=300, codec="tiny", shard_size=50).path
-    assert contents(shared / "tokens") == contents(tokens)
-    index = build_index(
-        [tokens], tmp_path / "input", tmp_path / "index", builder="divsufsort", shard_images=100
-    )
+    tokenize("shapes", tmp_path / "tokens", images=300, codec="tiny", shard_size=50)
+    assert contents(shared / "tokens") == contents(tmp_path / "tokens")
+    index = indexed(tmp_path, shard_images=100)
     assert Index.open(shared / "index").identity == index.identity
 
     report = read_json(shared / "generated/ntd-seed0/report.json")

@@ -102,9 +102,8 @@ def test_another_manifest_is_refused_with_the_difference(tmp_path: Path) -> None
     fill(tmp_path)
     with pytest.raises(UserError, match="codec: 'fake' -> 'other'; tokens_per_image: 4 -> 8"):
         TokenFolder.create(tmp_path, replace(MANIFEST, codec="other", tokens_per_image=8))
-    with pytest.raises(
-        UserError, match=r"other tokens \(fingerprint: .*\): what is finished stays"
-    ):
+    said = r"other tokens \(fingerprint: .*\): what is finished stays"
+    with pytest.raises(UserError, match=said):
         TokenFolder.create(tmp_path, replace(MANIFEST, fingerprint="other"))
 
 

@@ -119,15 +119,6 @@ def with_a_killed_loader(process: Process) -> None:
     process.finish()
 
 
-SCENARIOS = (
-    killed_between_data_and_marker,
-    killed_at_random_times,
-    with_unusual_and_bad_pictures,
-    in_a_folder_in_use,
-    with_a_killed_loader,
-)
-
-
 def mount(process: Process, options: str, place: Path) -> None:
     """A file system of few bytes in memory, made by the first process."""
     if process.rank == 0:
@@ -161,21 +152,18 @@ def with_full_shared_memory(process: Process) -> None:
     process.finish(workers=2)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+QUIET = [killed_between_data_and_marker, killed_at_random_times, with_unusual_and_bad_pictures]
+QUIET += [in_a_folder_in_use, with_a_killed_loader]
+MOUNTING = [on_a_full_disk, with_full_shared_memory]
+
+
+@pytest.mark.parametrize("scenario", [*QUIET, *MOUNTING])
 def test_tokenizing(scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the other process may be about to begin
-    in_two_processes(scenario, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "scenario", [on_a_full_disk, with_full_shared_memory], ids=lambda scenario: scenario.__name__
-)
-def test_tokenizing_with_mounts(
-    scenario: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not allow mounts of one's own (unshare -rm)")
-    monkeypatch.undo()
-    # Both begin at a barrier; one that the full disk stopped is waited for.
-    monkeypatch.setattr(artifact, "GRACE", 5)
-    in_two_processes(scenario, tmp_path, own_mounts=True)
+    mounts = scenario in MOUNTING
+    if mounts:
+        if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+            pytest.skip("this machine does not allow mounts of one's own (unshare -rm)")
+        # Both begin at a barrier; one that the full disk stopped is waited for.
+        monkeypatch.setattr(artifact, "GRACE", 5)
+    in_two_processes(scenario, tmp_path, own_mounts=mounts)

@@ -33,8 +33,7 @@ def fork(work: Callable[[], object], report: Path | None = None) -> int:
 
 
 def killed(build: Callable[[], object], at_event: int) -> bool:
-    """SIGKILL `build` in a copy of this process before its n-th change of a folder; False where it
-    ended before."""
+    """SIGKILL `build`, in a copy of this process, before its n-th change of a folder; if any."""
     events = 0
 
     def count(event: str, arguments: Any) -> None:

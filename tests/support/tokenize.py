@@ -22,7 +22,6 @@ def tokenize(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The arrays and the bad images of a token folder, byte for byte; not the unfinished bad.jsonl
-    that a killed process leaves."""
+    """The bytes of arrays and bad images; not the unfinished bad.jsonl of a killed process."""
     files = (f for f in sorted(folder.iterdir()) if f.suffix in (".npy", ".jsonl"))
     return {f.name: f.read_bytes() for f in files if not f.name.endswith("-bad.jsonl")}
