@@ -5,11 +5,11 @@ import ctypes
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,17 +40,12 @@ def undisturbed(tmp_path: Path, codec: FakeCodec) -> dict[str, bytes]:
     return contents(tmp_path / "whole")
 
 
-def torchrun(processes: int, out: Path) -> subprocess.Popen[str]:
+def torchrun(processes: int, out: Path) -> Popen[str]:
     """tokenize_imagenet_large.py as the README starts it."""
     start = f"-m torch.distributed.run --standalone --nproc-per-node={processes}"
     script = f"{ROOT}/tokenize_imagenet_large.py --dataset shapes --images 600 --codec tiny"
-    return subprocess.Popen(
-        [sys.executable, *shlex.split(f"{start} {script} {SMALL_BATCHES} --out {out}")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = shlex.split(f"{sys.executable} {start} {script} {SMALL_BATCHES} --out {out}")
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True)
 
 
 def finished(out: Path) -> int:
@@ -182,14 +177,13 @@ def test_loaders_end_with_the_run_and_let_go_of_its_pipe(
     tmp_path: Path, stop: signal.Signals
 ) -> None:
     """Whatever ends a run, a pipe behind it (`| tee log`) ends as well, and no process stays."""
-    command = f"tokenize_fast.py --dataset shapes --images 50000 --workers 2 --out {tmp_path}/t"
-    process = subprocess.Popen(
-        [sys.executable, *shlex.split(command)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup has ignored
-    )
+
+    def heed_hangups() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
+
+    script = f"{sys.executable} {ROOT}/tokenize_fast.py --out {tmp_path}/t"
+    command = shlex.split(f"{script} --dataset shapes --images 50000 --workers 2")
+    process = Popen(command, stdout=PIPE, stderr=STDOUT, preexec_fn=heed_hangups)
     assert process.stdout
     os.set_blocking(process.stdout.fileno(), False)
     said = b""

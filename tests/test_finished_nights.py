@@ -19,9 +19,7 @@ from tests.support.overnight import make_nights_quick, run
 OUT = Path("out")
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_nights_quick(monkeypatch)
+_quick = pytest.fixture(make_nights_quick, autouse=True)
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,7 @@ from tests.support.kills import fork, killed
 from tests.support.overnight import make_nights_quick, run
 from tests.support.scripts import refused
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_nights_quick(monkeypatch)
+_quick = pytest.fixture(make_nights_quick, autouse=True)
 
 
 def results(out: Path) -> dict[str, object]:

@@ -14,10 +14,7 @@ from overnight import plan
 from tests.support.overnight import make_nights_quick, run
 from tests.support.scripts import ROOT, program
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_nights_quick(monkeypatch)
+_quick = pytest.fixture(make_nights_quick, autouse=True)
 
 
 def test_nothing_begins_after_the_hours_and_the_same_command_goes_on(
