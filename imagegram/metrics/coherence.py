@@ -67,8 +67,7 @@ def seen(images: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier of small images: three conv blocks, mean and max pooling, one linear
-    layer."""
+    """Of small images: three convolutional blocks, mean and max pooling, one linear layer."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -146,8 +145,7 @@ class View:
 
 
 class Classifiers:
-    """Two classifiers, and what they make of the real images and of the baseline that they were not
-    trained on."""
+    """Two classifiers, and what they make of what they were not trained on, real and baseline."""
 
     def __init__(self, nets: list[Classifier], real: Tensor, baseline: Tensor, key: str = ""):
         self.nets = nets
@@ -160,8 +158,7 @@ class Classifiers:
 
     @classmethod
     def train(cls, real: Tensor, labels: NDArray[np.int64], baseline: Tensor) -> "Classifiers":
-        """Train on uint8 images [M, 3, S, S] with their labels [M] (all equal where there are
-        none), and a baseline."""
+        """Train on uint8 images [M, 3, S, S] with labels [M], all equal or not, and a baseline."""
         classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
 
         def train(half: int) -> Classifier:
@@ -246,16 +243,14 @@ def _each(work: Callable[[int], Any], parts: Iterable[int]) -> list[Any]:
 
 
 def _inside(candidates: Floats, reference: Floats) -> NDArray[np.bool_]:
-    """Whether each candidate [n, F] lies in each reference point's ball [m, F], which ends at its
-    K-th neighbour."""
+    """Whether candidates [n, F] lie in the balls of reference points [m, F], see `within`."""
     return within(cdist(candidates, reference), cdist(reference, reference))
 
 
 def _coherence(
     values: Floats, one: Floats, zero: Floats, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The mean of `values` where the mean of `one` is 1 and that of `zero` is 0; bootstrap over all
-    three."""
+    """The mean of `values` where that of `one` is 1 and of `zero` 0; bootstrap over all three."""
 
     def ratio(a: Floats, b: Floats, c: Floats) -> float:
         return float((a.mean() - c.mean()) / max(1e-9, b.mean() - c.mean()))

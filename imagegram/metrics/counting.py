@@ -147,8 +147,7 @@ def collision_entropy(hits: Ints) -> float:
 
 
 def gram_entropies(tokens: NDArray[np.uint16], longest: int) -> dict[int, float]:
-    """The collision entropy in bits of n-grams of 1, 2 ... `longest` tokens, anywhere inside an
-    image."""
+    """The collision entropy in bits of n-grams of 1, 2 ... `longest` tokens inside an image."""
     counted = context_counts(tokens, min(longest, tokens.shape[1]) - 1, aligned=False)
     return {each.context + 1: collision_entropy(each.hits[:, each.context :]) for each in counted}
 

@@ -72,8 +72,7 @@ def _some(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def floor_share(left_out: Floats, vocab_size: int) -> float:
-    """The a of a p + (1 - a) / V that predicts the tokens best, from their leave-one-out
-    probabilities [n, L]."""
+    """The a of a p + (1 - a) / V that predicts best, from leave-one-out probabilities [n, L]."""
 
     def share(logit: float) -> float:
         return float(1 / (1 + np.exp(-logit)))

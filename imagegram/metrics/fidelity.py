@@ -109,8 +109,7 @@ def _measure(
     rebuilt: Tensor,
     original: Read,
 ) -> Fidelity:
-    """Figures of the images `rebuilt` uint8 [n, 3, S, S] with `labels` [n], whose originals are
-    `there` by row."""
+    """Of images `rebuilt` uint8 [n, 3, S, S] with `labels` [n]; their originals by row: `there`."""
     rng = np.random.default_rng(SEED)
     rows, real = list(there), list(there.values())
     again = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in rebuilt[rows]]
@@ -144,8 +143,7 @@ def _pixels(pictures: Iterable[Image.Image]) -> Pixels:
 def tell(
     training: Sequence[Image.Image], labels: NDArray[np.int64], pictures: Sequence[Image.Image]
 ) -> NDArray[np.int64]:
-    """The classes [m] of m pictures by a linear discriminant of `training` pictures with labels
-    [n]."""
+    """The classes [m] of pictures, by a linear discriminant of `training` with labels [n]."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     def seen(images: Sequence[Image.Image]) -> Pixels:

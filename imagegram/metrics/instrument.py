@@ -60,8 +60,7 @@ class Measured:
 
 
 def open_sets(command: Command) -> dict[str, ImageDataset]:
-    """The data sets "generated", "training", "held_out"; UserError where one is missing, too small
-    or named twice."""
+    """ "generated", "training", "held_out"; UserError: one is missing, too small, or named twice."""
     for who, what in NEEDED.items():
         if not getattr(command, who):
             option = f"--{who.replace('_', '-')}"
@@ -184,8 +183,7 @@ def _facts(
 
 
 def differs(mine: Figure, real: Figure) -> int:
-    """1 where the interval of a figure lies above that of held-out pictures, -1 where below, 0
-    where they overlap."""
+    """1 where a figure's interval lies above that of held-out pictures, -1 below, 0 overlapping."""
     return int(mine.low > real.high) - int(mine.high < real.low)
 
 

@@ -58,8 +58,7 @@ class Law:
         return Figure(value, low, high)
 
     def images_for(self, probability: float) -> float:
-        """The number of images at which P(copy) is `probability`; infinite beyond MOST_TIMES as
-        many as at hand."""
+        """The images at which P(copy) is `probability`; infinite beyond MOST_TIMES as many."""
         wanted = -np.log(probability)
 
         def missing(log_images: float) -> float:

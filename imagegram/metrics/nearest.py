@@ -47,8 +47,7 @@ class Nearest:
 
     @property
     def memorized(self) -> NDArray[np.bool_]:
-        """Whether the nearest is less than a third as far as the second nearest: bool [n]; its mean
-        is f_mem."""
+        """Whether the first is less than a third of the second: bool [n]; its mean is f_mem."""
         return self.first < GAP * self.second
 
 
@@ -128,8 +127,7 @@ def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) 
 def data_copying_figure(
     distances: tuple[Floats, Floats], cells: tuple[Ints, Ints], rng: np.random.Generator
 ) -> dict[str, Figure]:
-    """C_T of generated and held-out images with its interval, as "c_t"; nothing where no cell has
-    enough of both."""
+    """C_T of generated and held-out images, as "c_t"; nothing where no cell has enough of both."""
 
     def statistic(a: Ints, b: Ints) -> float:
         return data_copying(distances[0][a], distances[1][b], (cells[0][a], cells[1][b]))

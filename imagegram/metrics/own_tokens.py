@@ -1,5 +1,4 @@
-"""Token sequences of anyone's generator beside training sequences: copies, origins, and the bits of
-held-out ones."""
+"""Anyone's token sequences beside training sequences: copies, origins, bits of held-out ones."""
 
 import importlib
 import sys
@@ -33,8 +32,7 @@ Decode = Callable[[Tokens], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Given:
-    """What is measured: samples uint16 [n, L], held-out sequences [M, L], and the index of the
-    training ones."""
+    """Samples uint16 [n, L], held-out sequences [M, L], and the index of the training ones."""
 
     samples: Tokens
     held_out: Tokens
@@ -53,8 +51,7 @@ class Measured:
 
 
 def read_given(command: Command) -> Given:
-    """Read the arrays, and build the index where training sequences come as an array; UserError on
-    wrong input."""
+    """Read the arrays, and build the index of training sequences in one; UserError: wrong input."""
     if command.sequences < 1:
         raise UserError(f"--sequences {command.sequences}: at least 1 is needed")
     for name in command.samplers:
@@ -136,8 +133,7 @@ def decoder_named(name: str) -> Decode:
 
 
 def decoded(decode: Decode, tokens: Tokens) -> NDArray[np.uint8]:
-    """Pictures uint8 [n, 3, S, S] of tokens [n, L]; UserError where the function gives something
-    else."""
+    """Pictures uint8 [n, 3, S, S] of tokens [n, L]; UserError: the function gives another thing."""
     pictures = np.asarray(decode(tokens))
     if pictures.ndim != 4 or pictures.shape[:2] != (len(tokens), 3) or pictures.dtype != np.uint8:
         raise UserError(

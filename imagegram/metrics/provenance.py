@@ -1,5 +1,4 @@
-"""What is known of every single picture: what it copied from where, and the training image that it
-is nearest to."""
+"""What is known of every single picture: what it copied from where, and what it is nearest to."""
 
 from typing import Any
 
@@ -132,8 +131,7 @@ def steps_away(
 
 
 def unigram_bits(index: Index, tokens: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """-log2 of the share of training images that have the token at its position: [n, k]; a count of
-    1 at least."""
+    """-log2 of the share of training images (one at least) with the token there: [n, k]."""
     counts = [
         np.bincount(index.tokens[:, position], minlength=index.vocab_size)[column]
         for position, column in enumerate(tokens.T)

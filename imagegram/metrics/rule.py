@@ -24,8 +24,7 @@ def copies(figures: Figures) -> bool:
 
 
 def is_coherent(figures: Figures) -> bool:
-    """Whether images are nearer to real ones than to independent tokens; False where it is not
-    known."""
+    """Whether images are nearer to real ones than to independent tokens, as far as is known."""
     coherence = COHERENCE.of(figures)
     return coherence is not None and coherence.value >= LEAST_COHERENCE
 

@@ -71,8 +71,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Found:
-    """The figures of one space, of "generated" and "held_out", and where each image lies among the
-    training images."""
+    """Figures of "generated" and "held_out" images, and where each lies among training images."""
 
     figures: dict[str, dict[str, Figure]]
     nearest: dict[str, Nearest]
@@ -104,8 +103,7 @@ def measure_space(space: Space, rng: np.random.Generator) -> Found:
 
 
 def calibrated(nearest: Nearest) -> Floats:
-    """The distance to the nearest training image over the mean of the AROUND nearest: float64 [n];
-    0 of copies."""
+    """The distance to the nearest over the mean of the AROUND nearest: float64 [n]; 0: a copy."""
     return nearest.first / np.maximum(nearest.around, 1e-12)
 
 
@@ -124,8 +122,7 @@ def _cells(space: Space) -> dict[str, Ints]:
 
 
 class Compared:
-    """A set of n images beside the reference [n, F]: what belongs to whole sets, of all of them or
-    of some rows."""
+    """A set of n images beside the reference [n, F], as sets: all of them, or some rows."""
 
     def __init__(self, space: Space, features: Vectors):
         a, b = (vectors.astype(np.float64) for vectors in (features, space.reference))
@@ -181,8 +178,7 @@ def frechet(a: Floats, b: Floats) -> float:
 
 
 def mmd(mine: Floats, real: Floats, between: Floats) -> float:
-    """The squared maximum mean discrepancy without bias, from kernels [n, n], [m, m], [n, m]
-    (Gretton et al., 2012)."""
+    """The squared MMD without bias, from kernels [n, n], [m, m], [n, m] (Gretton et al., 2012)."""
     inner = 0.0
     for kernel in (mine, real):
         n = len(kernel)
@@ -201,8 +197,7 @@ def renyi_kernel_entropy(squares: Floats, width: float) -> float:
 
 
 def jackknife(measure: Callable[[Ints], dict[str, float]], n: int) -> dict[str, Figure]:
-    """Figures of n rows with intervals, from the n rows without one of GROUPS groups at a time
-    (Kott, 2001)."""
+    """Figures of n rows, with intervals from those without one of GROUPS groups (Kott, 2001)."""
     rows = np.arange(n)
     groups = min(GROUPS, n)
     parts = [measure(rows[rows % groups != group]) for group in range(groups)]
@@ -222,8 +217,7 @@ def near_duplicates(
     hashes: NDArray[np.uint64],
     training: tuple[NDArray[np.uint8], NDArray[np.uint64]],
 ) -> NDArray[np.bool_]:
-    """Whether each image uint8 [n, 3, S, S] with its perceptual hash [n] is nearly a training
-    image: bool [n]."""
+    """Whether images uint8 [n, 3, S, S], with hashes [n], nearly are training images: bool [n]."""
     both = np.concatenate([hashes, training[1]])
     mine = np.arange(len(both)) < len(hashes)
 

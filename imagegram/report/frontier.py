@@ -1,5 +1,4 @@
-"""The plot of the page, coherence against copying, and what is taken away from a night: the figures
-as tables."""
+"""Coherence against copying, the plot of the page, and a night's figures as tables."""
 
 import csv
 import io
@@ -59,8 +58,7 @@ def frontier(runs: list[Run], kind: str = "svg") -> bytes:
 
 
 def tables(runs: list[Run], real: Figures) -> dict[str, str]:
-    """figures.csv: every figure with its interval; figures.md and figures.tex: those that a night
-    ends with."""
+    """figures.csv: all figures with intervals; figures.md, figures.tex: those a night ends with."""
     rows = [("held-out", "", real), *((run.name, run.settings, run.figures) for run in runs)]
     table = io.StringIO()
     writer = csv.writer(table)

@@ -102,8 +102,7 @@ class Page:
 def table(
     what: str, metrics: Sequence[Metric], figures: dict[str, Figures], columns: dict[str, str]
 ) -> dict[str, Any]:
-    """Rows of the metrics that were measured, a column for each of `columns`: a key of `figures`
-    and its title."""
+    """Rows of what was measured; `columns`: keys of `figures`, with their titles."""
     rows: list[dict[str, Any]] = []
     for metric in metrics:
         cells = [metric.cell(figures[who]) for who in columns]

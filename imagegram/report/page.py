@@ -1,5 +1,4 @@
-"""The page: one HTML file with the answer, the pictures, where their tokens came from, and the
-figures."""
+"""The page: one HTML file with the answer, the pictures, their tokens' origins, the figures."""
 
 import json
 import re
@@ -71,8 +70,7 @@ class Sources:
 
 
 def write_page(sources: Sources) -> Path:
-    """Write report.html into the folder of the night, and figures/, from what is finished; returns
-    the page's place."""
+    """Write report.html and figures/ of a night from what is finished; returns the page's place."""
     content = _content(sources)
     Artifact(sources.out / "figures", "figures").mark()
     for name, text in content["files"].items():
@@ -163,8 +161,7 @@ def read_runs(out: Path, night: Night) -> tuple[list[Run], Figures]:
 
 
 def _galleries(out: Path, night: Night, names: list[str]) -> list[Gallery]:
-    """The pictures of the samplers, in this order, and of the held-out images; of those that have
-    any."""
+    """The pictures of samplers, in this order, and of held-out images, where there are any."""
     folders = {name: night.folder(out, name) for name in [*names, HELD_OUT]}
     files = ("report.json", "pictures.json")
     there = [name for name in folders if all((folders[name] / file).exists() for file in files)]
@@ -181,8 +178,7 @@ def _thumbnails(real_images: RealImages) -> dict[str, Any]:
 
 
 def _uses(galleries: list[Gallery]) -> Counter[Place]:
-    """How often the page refers to each real image; nearest images and held-out ones before sources
-    of tokens."""
+    """How often the page refers to each real image; nearest and held-out ones before sources."""
     uses: Counter[Place] = Counter()
     for gallery in galleries:
         for row, fact in zip(gallery.sources, gallery.facts, strict=True):

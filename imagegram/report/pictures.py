@@ -1,5 +1,4 @@
-"""The pictures of the page: the pictures of every run, the originals of the data sets, and sheets
-as data: URLs."""
+"""Pictures of the page: of every run, originals of the data sets, and sheets as data: URLs."""
 
 import base64
 import functools
@@ -59,8 +58,7 @@ class Gallery:
 
     @property
     def colours(self) -> NDArray[np.int64]:
-        """The colour of every token, [n, k]; of held-out images 1 where it equals the nearest
-        training image's."""
+        """Of every token, [n, k]; of held-out images 1 where it equals the nearest image's."""
         if self.drawn:
             return np.stack([colours_of(row) for row in self.sources])
         return np.array([[int(digit) for digit in fact["same"]] for fact in self.facts])
@@ -159,8 +157,7 @@ def _open(folder: TokenFolder) -> ImageDataset | None:
 
 
 class RealImages:
-    """Every real image that the page refers to, numbered from the most used on; the first ones have
-    a thumbnail."""
+    """Every real image of the page, numbered from the most used on; the first have a thumbnail."""
 
     def __init__(self, uses: Counter[Place], originals: Originals, index: Index, held_out: HeldOut):
         self.places = [place for place, _ in uses.most_common()]

@@ -1,5 +1,4 @@
-"""What a night records of itself in night.json: enough to make its page again from the finished
-folder."""
+"""What a night records of itself in night.json: enough to make its page from the folder."""
 
 import os
 import platform

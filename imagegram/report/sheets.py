@@ -1,5 +1,4 @@
-"""Contact sheets: images beside their nearest training images, beside their sources, and from parts
-of their tokens."""
+"""Contact sheets: images beside their nearest ones, their sources, and parts of their tokens."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -50,8 +49,7 @@ def as_pictures(images: Tensor, kind: str = "image") -> dict[str, Image.Image]:
 
 
 def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -> Image.Image:
-    """One labelled row of images for each (label, uint8 [n, 3, S, S]), under the titles of the
-    columns."""
+    """A labelled row of images for each (label, uint8 [n, 3, S, S]), under titles of columns."""
     pictures = [(label, _enlarged(images)) for label, images in rows]
     side, font = pictures[0][1][0].width, ImageFont.load_default(14)
     margin = 12 + max(int(font.getlength(label)) for label, _ in pictures)
@@ -72,8 +70,7 @@ def rows_of_images(rows: list[tuple[str, Tensor]], titles: Sequence[str] = ()) -
 def grid(
     generated: Tensor, nearest: Tensor, copies: NDArray[np.bool_], columns: int = 16
 ) -> Image.Image:
-    """Generated images uint8 [n, 3, S, S], each above its nearest training image; exact copies are
-    framed in red."""
+    """Images uint8 [n, 3, S, S], each above its nearest training image; copies framed in red."""
     above, below = _enlarged(generated), _enlarged(nearest)
     side = above[0].width
     columns = min(columns, len(above))

@@ -1,5 +1,4 @@
-"""The runs on the page, and its first lines: yes or no, what was copied, how far from real images
-the best ones are."""
+"""The runs on the page, and its first lines: yes or no, what was copied, how far from real."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,7 @@ class Run:
 
 
 def best_of(runs: list[Run]) -> Run | None:
-    """The run most like real images (metrics/rule.py); None where the coherence of none is
-    known."""
+    """The run most like real images (metrics/rule.py); None where no coherence is known."""
     best = rule.best_of({run.name: run.figures for run in runs})
     return next((run for run in runs if run.name == best), None)
 
