@@ -1,18 +1,15 @@
-"""How much generated images look like real ones, by classifiers trained on images that the index
-never saw.
+"""How much generated images look like real ones, by classifiers trained on held-out images.
 
 All pictures are decoded from tokens, the real ones too, so that a classifier sees what was sampled
 and not what the codec does. It tells the labels (one class where there are none) and one class
-more, the *independent-token baseline*: images whose tokens are drawn independently of each other,
-each from those at its position. Its score of an image is the largest probability of a real class.
+more, the *independent-token baseline*: images of tokens drawn independently of each other, each
+from those at its position. Its score of an image is the largest probability of a real class.
 Coherence is the mean score on a scale where held-out real images have 1 and the baseline has 0. A
-classifier of labels alone would be sure of many an image of the baseline, because the decoder
-repairs much.
+classifier of labels alone would often be sure of the baseline, because the decoder repairs much.
 
-There are two classifiers, each trained on one half of the held-out images and of the baseline, and
-asked about the other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a
-classifier's feature space compare with a quarter of the held-out images, as another quarter of them
-is compared with that one.
+Each of two classifiers is trained on one half of the held-out images and of the baseline, and asked
+about the other. Density and coverage (Naeem et al., 2020, arXiv:2002.09797; k = 5) in a
+classifier's feature space compare with one quarter of the held-out images, as another quarter is.
 """
 
 import functools
@@ -20,9 +17,8 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,10 +99,7 @@ def train_classifier(
     bar: tqdm | None = None,
 ) -> Classifier:
     """Train on images [N, 3, S, S] in [-1, 1] with labels [N], on their device; shifts of 2 pixels
-    augment.
-
-    bar: of several that are trained, whose steps it counts; None: it has its own.
-    """
+    augment. bar: counts the steps of several that are trained; None: it has its own."""
     rng = torch.Generator().manual_seed(seed)
     with INITIAL_WEIGHTS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,12 +129,11 @@ def train_classifier(
     return classifier.to(memory_format=torch.contiguous_format).eval()  # as it is read again
 
 
-@dataclass(frozen=True)
-class View:
-    """What one classifier makes of images: scores [n] and features [n, 256]."""
+class View(NamedTuple):
+    """What one classifier makes of images."""
 
-    scores: Floats
-    features: Floats
+    scores: Floats  # [n]
+    features: Floats  # [n, 256]
 
 
 class Classifiers:
@@ -261,11 +253,8 @@ def _coherence(
 
 
 def classifier_key(codec: Codec, index: Index, held_out: HeldOut, length: int) -> str:
-    """Everything that the classifiers for images of `length` tokens depend on, as JSON.
-
-    Not the versions of torch and of the processor's arithmetic, which change the last digits of any
-    figure.
-    """
+    """Everything that the classifiers for images of `length` tokens depend on, as JSON: not what
+    changes the last digits of any figure, the versions of torch and of the processor."""
     settings = [FIGURES_VERSION, STEPS, BATCH, MOST, SIDE, SEED]
     decoded = [codec.name, codec.revision, codec.precision, codec.timesteps, codec.guidance_scale]
     inputs = {"index": index.identity, "held_out": held_out.content, "length": length}
@@ -289,9 +278,8 @@ def open_classifiers(
     """The classifiers for images of `length` tokens, kept beside the index; None where too few
     images are held out.
 
-    They are trained on held-out images as the codec decodes them by default, whatever the steps and
-    the guidance of the images that they are asked about: so all figures of an index are on one
-    scale, and none depends on what ran first.
+    They are trained on images as the codec decodes them by default, whatever the steps and the
+    guidance of those that they are asked about: all figures of an index are on one scale.
     """
     if len(held_out.tokens) < LEAST:
         return None

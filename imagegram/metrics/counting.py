@@ -67,16 +67,6 @@ def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
     return numbers.astype(np.int32), counts.astype(np.int32)[numbers]
 
 
-def multiplicity(tokens: NDArray[np.uint16]) -> Ints:
-    """How often every row of `tokens` [n, L] stands in it: int32 [n].
-
-    >>> multiplicity(np.array([[1, 2], [3, 4], [1, 2]], np.uint16)).tolist()
-    [2, 1, 2]
-    """
-    _, rows, counts = np.unique(tokens, axis=0, return_inverse=True, return_counts=True)
-    return counts.astype(np.int32)[rows]
-
-
 @dataclass(frozen=True)
 class CopyFigures:
     """What a sampler does with its training images, exactly.
@@ -102,7 +92,8 @@ def copy_figures(
     """
     length = tokens.shape[1]
     starts = [2**i for i in range((length - 1).bit_length())]
-    times = multiplicity(tokens)
+    _, rows, often = np.unique(tokens, axis=0, return_inverse=True, return_counts=True)
+    times = often[rows]  # that each image stands in the corpus
     copies: dict[int, tuple[float, dict[int, float]]] = {}
     figures: dict[int, CopyFigures] = {}
     shorter = np.zeros(tokens.shape, np.int32)  # sizes of contexts that are one token shorter

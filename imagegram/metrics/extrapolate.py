@@ -1,9 +1,8 @@
 """What more images would change, said from a folder of tokens: entropies, exact copy rates, and
 their extrapolation.
 
-Nothing is sampled and no index is needed: the contexts of all images are counted (counting.py), and
-of subsets of them, from which the law of law.py says what P(exact copy) will be with ten and a
-hundred times the images.
+Nothing is sampled and no index is needed: contexts of all images, and of subsets, are counted
+(counting.py); law.py says what P(exact copy) will be with ten and a hundred times the images.
 """
 
 import math
@@ -19,15 +18,7 @@ from tqdm import tqdm
 from imagegram.cli import UserError, summary
 from imagegram.files import atomic, write_json
 from imagegram.machine import memory_available
-from imagegram.metrics.counting import (
-    CopyFigures,
-    collision_entropy,
-    copy_figures,
-    entropy,
-    gram_entropies,
-    number,
-    prefix_entropies,
-)
+from imagegram.metrics import counting
 from imagegram.metrics.intervals import Figure, number_text, to_json
 from imagegram.metrics.law import Law, fit_law
 from imagegram.tokens import TokenFolder
@@ -80,8 +71,7 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
     out.
 
     longest: tokens of context at most; images: a random sample of them (0: all). Writes
-    PATH/prediction.json and .png, beside the folder. UserError where there are too few images or
-    too little memory.
+    PATH/prediction.json and .png. UserError: too few images, or too little memory.
     """
     started = time.monotonic()
     tokens, folder = indexed_tokens(path, images, np.random.default_rng(0))
@@ -90,8 +80,8 @@ def predict(path: Path, longest: int, images: int = 0) -> dict[str, Any]:
 
     manifest = folder.manifest
     curves = copy_curves(tokens, longest)
-    pairs = copy_figures(tokens, range(1, longest + 1), aligned=True, min_images=2)
-    grams = {n: finite(bits) for n, bits in gram_entropies(tokens, GRAMS).items()}
+    pairs = counting.copy_figures(tokens, range(1, longest + 1), aligned=True, min_images=2)
+    grams = {n: finite(bits) for n, bits in counting.gram_entropies(tokens, GRAMS).items()}
     figures: dict[str, Any] = {
         "tokens": str(path),
         "codec": manifest.codec,
@@ -125,14 +115,12 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
     parts = [folder.read(shard)[0][~folder.held_out(shard)] for shard in finished]
     total = sum(map(len, parts))
     if images > total:
-        raise UserError(
-            f"{path} holds {total} images that are not held out, {images} were asked for"
-        )
+        there = f"{total} images that are not held out"
+        raise UserError(f"{path} holds {there}, {images} were asked for")
     n = images or total
     if n < LEAST_IMAGES:
-        raise UserError(
-            f"{n} images are too few to say anything about more: take at least {LEAST_IMAGES}"
-        )
+        few = f"{n} images are too few to say anything about more"
+        raise UserError(f"{few}: take at least {LEAST_IMAGES}")
     need = n * folder.manifest.tokens_per_image * MEMORY
     if need > memory_available():
         fit = int(0.8 * memory_available() / need * n)
@@ -142,8 +130,8 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
 
 def position_figures(column: Tokens) -> dict[str, float | None]:
     """Entropies in bits of the tokens [n] at one position; None where no two are equal."""
-    collision = collision_entropy(number(column.astype(np.int64))[1])
-    return {"entropy": entropy(column), "collision": finite(collision)}
+    collision = counting.collision_entropy(counting.number(column.astype(np.int64))[1])
+    return {"entropy": counting.entropy(column), "collision": finite(collision)}
 
 
 def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> dict[str, Any]:
@@ -156,7 +144,7 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
     theirs; place_bits: of the places.
     """
     n, length = tokens.shape
-    by_position = prefix_entropies(tokens)
+    by_position = counting.prefix_entropies(tokens)
     settled = np.flatnonzero(by_position < SETTLED)
     places = float(np.log2(n * length))
     unique = [context for context, bits in grams.items() if bits is None or bits >= places]
@@ -214,12 +202,14 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
     curves = []
     with tqdm(total=total, unit="img", desc="counting contexts") as bar:
         for sampler in ("ntd", "aligned"):
-            counted: list[list[dict[int, CopyFigures]]] = []  # by size, then by corpus
+            counted: list[list[dict[int, counting.CopyFigures]]] = []  # by size, then by corpus
             for size, number_of_them in zip(sizes, corpora, strict=True):
                 counted.append([])
                 for corpus in range(number_of_them):
                     rows = tokens[corpus * size : (corpus + 1) * size]
-                    counted[-1].append(copy_figures(rows, contexts, aligned=sampler == "aligned"))
+                    counted[-1].append(
+                        counting.copy_figures(rows, contexts, aligned=sampler == "aligned")
+                    )
                     bar.update(size)
             for context in contexts:
                 values = [

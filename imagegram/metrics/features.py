@@ -54,9 +54,8 @@ def read_pictures(
 ) -> Pictures:
     """Read the pictures at `ordinals` once, and keep what is compared of them.
 
-    side: of the square that all are cut and resized to; 0: all pictures have the size of those
-    before, which `sizes` holds, and the first where there is none. UserError where one differs, or
-    too many cannot be read.
+    side: of the square that all are cut and resized to; 0: all have the size of the first of all,
+    which `sizes` holds. UserError where one differs, or too many cannot be read.
     """
     kept: list[tuple[NDArray[Any], ...]] = []
     bad: dict[int, str] = {}

@@ -1,10 +1,9 @@
-"""What the tokenizer keeps of real images: how far the rebuilt ones are off, and whether their
-classes are still told.
+"""What the tokenizer keeps of real images: how far rebuilt ones are off, and whether their classes
+are still told.
 
-"Real" means "as the tokenizer rebuilds them" in all other figures: no sampler can be better than
-its tokenizer, and a tokenizer that keeps little makes that a low bar. The classifier is a linear
-discriminant on edges and colours, trained on originals of the index in a second; it is there to
-compare two kinds of images and not to be good at either.
+"Real" means "as the tokenizer rebuilds them" in all other figures: a tokenizer that keeps little
+makes that a low bar. The classifier is a linear discriminant on edges and colours, trained on
+originals of the index in a second: to compare two kinds of images and not to be good at either.
 """
 
 import json
@@ -30,8 +29,7 @@ CELLS = 4  # on a side of an image, each with its histogram of edges and its mea
 ANGLES = 8  # of edges
 AT_ONCE = 16  # pictures: 0.25 GB where they have 256 x 256 pixels
 MOST_ERROR = 0.5  # of the error of a flat picture in the image's mean colour: above, little is kept
-# of what is told of the originals, the upper end of its interval: below, little is kept
-LEAST_TOLD = 0.85
+LEAST_TOLD = 0.85  # of what is told of the originals, by the interval's upper end: likewise
 Origin = tuple[int, int]  # number of the data set, ordinal
 Read = Callable[[Origin], Image.Image | None]  # an original, None where it is gone
 Pixels = NDArray[np.float64]
@@ -39,24 +37,20 @@ Pixels = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Figures of rebuilt held-out images. error: root mean square, in grey levels of 255;
-    flat_error: that of pictures of one colour; told, told_of_originals: the share whose class a
-    classifier tells, None where there are no classes.
-    """
+    """Figures of rebuilt held-out images."""
 
-    error: Figure
-    flat_error: Figure
-    told: Figure | None
+    error: Figure  # root mean square, in grey levels of 255
+    flat_error: Figure  # that of pictures of one colour
+    told: Figure | None  # the share whose class a classifier tells; None: there are no classes
     told_of_originals: Figure | None
 
     @property
     def is_little(self) -> bool:
         """Whether the tokenizer keeps so little that figures of generated images mean little."""
-        if self.error.low > MOST_ERROR * self.flat_error.value:
-            return True
+        is_far_off = self.error.low > MOST_ERROR * self.flat_error.value
         if self.told is None or self.told_of_originals is None:
-            return False
-        return self.told.high < LEAST_TOLD * self.told_of_originals.value
+            return is_far_off
+        return is_far_off or self.told.high < LEAST_TOLD * self.told_of_originals.value
 
     def __str__(self) -> str:
         flat = f"{self.flat_error.value:.1f} without any detail"

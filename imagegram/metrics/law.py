@@ -52,10 +52,8 @@ class Law:
 
     def copy_probability(self, images: float) -> Figure:
         """P(copy) with `images`, and the 95 % interval of the fit."""
-        value, low, high = (
-            float(np.exp(-self.log_copy(images, deviations))) for deviations in (0, 2, -2)
-        )
-        return Figure(value, low, high)
+        log_copy = [self.log_copy(images, deviations) for deviations in (0, 2, -2)]
+        return Figure(*np.exp(np.negative(log_copy)).tolist())
 
     def images_for(self, probability: float) -> float:
         """The images at which P(copy) is `probability`; infinite beyond MOST_TIMES as many."""
@@ -64,11 +62,10 @@ class Law:
         def missing(log_images: float) -> float:
             return float(np.log(self.log_copy(np.exp(log_images)) / wanted))
 
-        low = np.log(self.images / MOST_TIMES)
-        high = np.log(self.images * MOST_TIMES)
+        low, high = np.log(self.images / MOST_TIMES), np.log(self.images * MOST_TIMES)
         if missing(high) < 0:
             return float("inf")
-        return float(np.exp(brentq(missing, low, high))) if missing(low) < 0 else float(np.exp(low))
+        return float(np.exp(brentq(missing, low, high) if missing(low) < 0 else low))
 
 
 def _log_f(parameters: Floats, x: Floats | float) -> Floats:
@@ -93,16 +90,15 @@ def fit_law(
     competitors: of an image of the whole corpus, `CopyFigures.competitors`. None where there are
     none: nothing can be said then but that P(copy) is 1.
     """
-    seen = [i for i, f in enumerate(log_copy) if f > NOTHING]
     if competitors == 0 or log_copy[-1] <= NOTHING:
         return None
     whole = images[-1]
-    x = np.log([images[i] / whole for i in seen])
-    f = np.array([log_copy[i] for i in seen])
+    f, sizes, times = np.array([log_copy, images, corpora])[:, np.array(log_copy) > NOTHING]
+    x = np.log(sizes / whole)
     u = np.log(competitors / 2)
 
     # Competitors are met one by one: their number has a Poisson distribution.
-    events = f * np.array([images[i] * corpora[i] for i in seen])
+    events = f * (sizes * times)
     spread = np.sqrt(1 / events + MODEL_ERROR**2)
     spread_of_u = np.sqrt(2 / (competitors * whole) + COUNT_ERROR**2)
 
@@ -117,7 +113,6 @@ def fit_law(
 
     # From several starts: an early bend that is slight and a late one that is sharp can both fit.
     starts = [np.array([u, u - np.log(BEND) + shift, SLOPE]) for shift in (-2, 0, 2)]
-    fitted = min(
-        (least_squares(residuals, start) for start in starts), key=lambda result: result.cost
-    )
+    fits = [least_squares(residuals, start) for start in starts]
+    fitted = min(fits, key=lambda result: result.cost)
     return Law(whole, fitted.x, np.linalg.inv(fitted.jac.T @ fitted.jac))

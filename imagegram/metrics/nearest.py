@@ -1,13 +1,12 @@
-"""Memorization as the literature measures it: from the nearest training images in code space, and
-from near-copies.
+"""Memorization as the literature measures it, by the nearest training images in code space.
 
 Two images are as far apart as their FSQ codes, by the L2 distance over all tokens; sets.py asks the
-same of features of pictures. Held-out real images are measured against the same training images: a
-generator that does not copy has their figures. What each measure is stands in registry.py. f_mem:
-Yoon et al. (2023, "Diffusion probabilistic models generalize when they fail to memorize"), Gu et
-al. (2023, arXiv:2310.02664). AuthPct: Alaa et al. (2022, arXiv:2102.08921). C_T: Meehan et al.
-(2020, arXiv:2004.05675), in cells that are classes here: a sampler may copy in one and underfit in
-another, which P(closer) averages away. Near-copies: Ippolito et al. (2023, arXiv:2210.17546).
+same of features of pictures. A generator that does not copy has the figures of held-out images.
+What each measure is stands in registry.py. f_mem: Yoon et al. (2023, "Diffusion probabilistic
+models generalize when they fail to memorize"), Gu et al. (2023, arXiv:2310.02664). AuthPct: Alaa et
+al. (2022, arXiv:2102.08921). C_T: Meehan et al. (2020, arXiv:2004.05675), in cells that are classes
+here: a sampler may copy in one and underfit in another, which P(closer) averages away. Near-copies:
+Ippolito et al. (2023, arXiv:2210.17546).
 """
 
 from dataclasses import dataclass
@@ -36,14 +35,12 @@ Vectors = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest training images of n sequences: rows int64 [n], and the L2 distances of the first
-    and the second nearest, float64 [n] each; the second is infinite where there is only one.
-    around: the mean distance of the `many` nearest ones that were asked for."""
+    """The nearest training images of n sequences, and L2 distances, float64 [n] each."""
 
-    rows: Ints
+    rows: Ints  # of the first, int64 [n]
     first: Floats
-    second: Floats
-    around: Floats
+    second: Floats  # infinite where there is only one
+    around: Floats  # the mean of the `many` nearest ones that were asked for
 
     @property
     def memorized(self) -> NDArray[np.bool_]:
@@ -52,8 +49,7 @@ class Nearest:
 
 
 def two_nearest(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> Nearest:
-    """The two nearest in code space of the `training` images [N, L >= k], which are distinct, for
-    each of `sequences` [n, k]."""
+    """The nearest in codes of distinct `training` images [N, L >= k] to `sequences` [n, k]."""
     known = code_vectors(training[:, : sequences.shape[1]], levels)
     return nearest_vectors(code_vectors(sequences, levels), known)
 
@@ -65,8 +61,8 @@ def code_vectors(tokens: Tokens, levels: tuple[int, ...]) -> Floats:
 
 
 def nearest_vectors(asked: Vectors, known: Vectors, many: int = 1) -> Nearest:
-    """The two nearest of `known` [N, F], which are distinct, for each of `asked` [n, F], and the
-    mean of the `many`.
+    """The two nearest of the distinct `known` [N, F] to each of `asked` [n, F], and the mean of the
+    `many` nearest.
 
     Of those that are equally far the first one counts: which one rounding favours depends on the
     number of threads. The two distances are computed anew from the vectors: that of a copy is 0.

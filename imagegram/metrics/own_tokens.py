@@ -41,13 +41,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: of "generated" and, where there are any, "held_out" sequences. bits: by sampler.
-    facts: of every sample, as `describe_pictures`; sources: int64 [n, L, 2]."""
+    """All that was measured."""
 
-    figures: dict[str, Figures]
-    bits: dict[str, Figures]
-    facts: list[dict[str, Any]]
-    sources: NDArray[np.int64]
+    figures: dict[str, Figures]  # of "generated" and, where there are any, "held_out" sequences
+    bits: dict[str, Figures]  # by sampler
+    facts: list[dict[str, Any]]  # of every sample, as `describe_pictures`
+    sources: NDArray[np.int64]  # [n, L, 2]
 
 
 def read_given(command: Command) -> Given:
@@ -126,9 +125,8 @@ def decoder_named(name: str) -> Decode:
     try:
         found: Decode = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--decode {name} is no function ({error}): give module:function, as mine:decode"
-        ) from None
+        said = f"--decode {name} is no function ({error})"
+        raise UserError(f"{said}: give module:function, as mine:decode") from None
     return found
 
 

@@ -17,8 +17,7 @@ LEAST_COHERENCE = 0.5  # halfway from independent tokens to real images
 
 
 def copies(figures: Figures) -> bool:
-    """Whether a sampler may copy more than real images do: by the probability where that is known,
-    since few sequences say little."""
+    """Whether a sampler may copy more than real images do: by the probability where it is known."""
     figure = EXACT_COPY_PROBABILITY.of(figures) or EXACT_COPIES.of(figures)
     return figure is None or figure.high > MOST_COPIES
 
@@ -30,8 +29,7 @@ def is_coherent(figures: Figures) -> bool:
 
 
 def is_like_real_images(figures: Figures) -> bool:
-    """Whether a sampler neither copies, nor lies nearer or further than real images, nor is
-    incoherent, as far as that is known."""
+    """Whether a sampler is coherent, does not copy, and lies as near as real images do."""
     closer = CLOSER.of(figures)
     keeps_distance = closer is not None and LEAST_CLOSER <= closer.value <= MOST_CLOSER
     return is_coherent(figures) and keeps_distance and not copies(figures)
@@ -43,12 +41,10 @@ def best_of(samplers: Mapping[str, Figures]) -> str | None:
     nearest to 0.5.
 
     Where none is, the one that copies least of those that are coherent; where none is coherent, the
-    most coherent. None where the coherence of none is known: without it nothing can be called the
-    best.
+    most coherent. None where no coherence is known.
     """
-    coherence = {
-        name: figure for name, figures in samplers.items() if (figure := COHERENCE.of(figures))
-    }
+    told = {name: COHERENCE.of(figures) for name, figures in samplers.items()}
+    coherence = {name: figure for name, figure in told.items() if figure}
     honest = [name for name in coherence if is_like_real_images(samplers[name])]
     if honest:
         top = max((coherence[name] for name in honest), key=lambda figure: figure.value)

@@ -1,14 +1,12 @@
 """How a set of generated images lies among real ones, in any space of features: copies, likeness,
 diversity.
 
-Three sets of n images are compared: the generated ones and two halves of the held-out real images.
-One half is the reference; what the other half has is what a perfect generator would have. All of
-them are compared with all training images where copies are asked for. What each measure is stands
-in registry.py (SETS).
+Three sets of n images are compared: the generated ones, and two halves of the held-out real images.
+One half is the reference; a perfect generator would have the figures of the other. Copies are
+looked for among all training images. What each measure is stands in registry.py (SETS).
 
 Intervals: Wilson's for rates, the bootstrap for what belongs to single images, the delete-a-group
-jackknife for what belongs to whole sets (Efron & Stein, 1981: conservative), since a resampled set
-holds copies of its own.
+jackknife for whole sets (Efron & Stein, 1981: conservative), whose resamples would hold copies.
 """
 
 from collections.abc import Callable
@@ -33,8 +31,7 @@ from imagegram.metrics.nearest import (
 
 K = 5  # neighbours, of precision, recall, density and coverage
 AROUND = 50  # nearest training images, of the calibrated distance
-# of their mean distance: a nearest one that is nearer counts as copied (alpha of Carlini et al.)
-HALF = 0.5
+HALF = 0.5  # of their mean distance: below, an image is copied (alpha of Carlini et al.)
 COMPONENTS = 64  # of FD, at most: a covariance of more needs more images
 IMAGES_A_COMPONENT = 4  # at least
 FITTED_ON = 2000  # training images, of the components and cells

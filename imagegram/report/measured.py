@@ -24,18 +24,10 @@ from imagegram.cli import UserError, summary
 from imagegram.data.dataset import ImageDataset
 from imagegram.data.preprocess import preprocess
 from imagegram.files import atomic, save_array, sha256
-from imagegram.metrics import instrument, own_tokens
+from imagegram.metrics import instrument, own_tokens, registry
 from imagegram.metrics.commands import Pictures, Tokens
 from imagegram.metrics.intervals import Figure, to_json
-from imagegram.metrics.registry import (
-    BY_KEY,
-    FIGURES_VERSION,
-    METRICS,
-    OTHERS,
-    SETS,
-    Figures,
-    Metric,
-)
+from imagegram.metrics.registry import BY_KEY, FIGURES_VERSION, Figures, Metric
 from imagegram.report.page import KIND_NAMES, render
 from imagegram.report.pictures import PALETTE, SIDE, bars, colours_of, sheet, small
 from imagegram.report.sheets import as_picture
@@ -179,7 +171,7 @@ def measure_pictures(command: Pictures) -> None:
         instrument.answer(measured),
         f"{n} pictures of {name} beside {n} held-out real ones; both are compared with {n} other "
         f"held-out ones, and with all {measured.training:,} distinct training images.",
-        [table(instrument.SPACES[space], SETS, found, columns) for space, found in spaces],
+        [table(instrument.SPACES[space], registry.SETS, found, columns) for space, found in spaces],
         [_gallery(measured, who) for who in ("generated", "held_out")],
         "; ".join(known),
     )
@@ -218,7 +210,9 @@ def measure_tokens(command: Tokens) -> None:
     columns = {"generated": f"{len(samples)} of these"}
     if len(held_out):
         columns["held_out"] = f"{len(held_out)} held-out real"
-    metrics = [metric for metric in (*METRICS, *OTHERS) if metric.key not in SAMPLER_KEYS]
+    metrics = [
+        metric for metric in (*registry.METRICS, *registry.OTHERS) if metric.key not in SAMPLER_KEYS
+    ]
     asked_of = [BY_KEY[key] for key in ("sample_bits", *SAMPLER_KEYS)]
     by_sampler = {name: name for name in command.samplers}
     bits = "bits a token, of counts over the training sequences"

@@ -209,7 +209,7 @@ def test_efficientnet_knows_its_classes() -> None:
 def test_without_the_network_a_line_says_how_to_get_it(
     sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegram.metrics.instrument.efficientnet", lambda: None)
+    monkeypatch.setattr("imagegram.metrics.features.efficientnet", lambda: None)
 
     def said() -> str:
         assert run(*asked(sets, "real", "--images", 20)) == 0
