@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagegram.data.scenes import scene
 from imagegram.tokens import SEPARATOR
+from tests.support.images import scenes
 from tests.support.random_flextok import Shape, save_random_flextok, stock_on_cpu
 
 if importlib.util.find_spec("flextok") is None:
@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.stack([torch.from_numpy(scene(0, i, 256)[0]).permute(2, 0, 1) for i in range(2)])
+    return scenes(2, size=256)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,14 @@ def tokens(model: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def noise(seeds: tuple[int, ...] = (0, 1)) -> torch.Tensor:
-    return torch.stack(
-        [torch.randn(16, 32, 32, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    )
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn(16, 32, 32, generator=g) for g in generators])
 
 
 @torch.inference_mode()
 def stock_images(model: Any, tokens: torch.Tensor, kept: list[int], scale: float) -> torch.Tensor:
-    data = model._prepare_data_dict_for_detokenization(
-        [row[None, :k] for row, k in zip(tokens, kept, strict=True)]
-    )
+    prefixes = [row[None, :k] for row, k in zip(tokens, kept, strict=True)]
+    data = model._prepare_data_dict_for_detokenization(prefixes)
     model.pipeline.noise_read_key = "noise"
     data["noise"] = list(noise().split(1))
     options = {"guidance_scale": scale, "perform_norm_guidance": True}
@@ -77,20 +75,16 @@ def test_images_agree_for_every_prefix(model: Any, tokens: torch.Tensor, scale: 
     decoder, length = FastDecoder(model), tokens.shape[1]
     for prefixes in PREFIXES:
         kept = [min(k, length) for k in prefixes]
-        difference = decoder.images(tokens, kept, noise(), STEPS, scale) - stock_images(
-            model, tokens, kept, scale
-        )
-        assert difference.abs().max() < 1e-4, kept
+        decoded = decoder.images(tokens, kept, noise(), STEPS, scale)
+        assert (decoded - stock_images(model, tokens, kept, scale)).abs().max() < 1e-4, kept
 
 
 def test_prefixes_and_guidance_matter(model: Any, tokens: torch.Tensor) -> None:
     """Else the comparison above would compare nothing."""
-    length = tokens.shape[1]
-    whole = stock_images(model, tokens, [length, length], 7.5)
-    for other in (
-        stock_images(model, tokens, [1, 8], 7.5),
-        stock_images(model, tokens, [length, length], 1.0),
-    ):
+    both = [tokens.shape[1]] * 2
+    whole = stock_images(model, tokens, both, 7.5)
+    for kept, scale in (([1, 8], 7.5), (both, 1.0)):
+        other = stock_images(model, tokens, kept, scale)
         assert (whole - other).flatten(1).abs().amax(1).min() > 0.01
 
 
@@ -124,29 +118,21 @@ def norms_of_patches(
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (flextok_dense, "log_weights", without_weights),
-        (FastDecoder, "schedule", first_step_only),
-        (FastDecoder, "_spread", norms_of_patches),
-        (flextok_dense, "normalized_guidance", without_momentum),
+        pytest.param(flextok_dense, "log_weights", without_weights, id="weights"),
+        pytest.param(FastDecoder, "schedule", first_step_only, id="schedule"),
+        pytest.param(FastDecoder, "_spread", norms_of_patches, id="adaptive-norms"),
+        pytest.param(flextok_dense, "normalized_guidance", without_momentum, id="guidance"),
     ],
-    ids=["weights", "schedule", "adaptive-norms", "guidance"],
 )
 def test_a_broken_decoder_is_noticed(
-    model: Any,
-    tokens: torch.Tensor,
-    owner: Any,
-    name: str,
-    broken: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Any, tokens: torch.Tensor, owner: Any, name: str, broken: Any, monkeypatch: Any
 ) -> None:
     if name == "_spread" and FastDecoder(model).expansion == 1:
         pytest.skip("this model has the same norms for patches and registers")
-    kept = [5, 7]
-    expected = stock_images(model, tokens, kept, 7.5)
+    expected = stock_images(model, tokens, [5, 7], 7.5)
     monkeypatch.setattr(owner, name, broken)
-    assert (
-        FastDecoder(model).images(tokens, kept, noise(), STEPS, 7.5) - expected
-    ).abs().max() > 1e-3
+    decoded = FastDecoder(model).images(tokens, [5, 7], noise(), STEPS, 7.5)
+    assert (decoded - expected).abs().max() > 1e-3
 
 
 def later_registers_too(
@@ -164,11 +150,11 @@ def no_positions(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "broken"),
+    ("place", "broken"),
     [
-        (flextok_dense, "prefix_causal", later_registers_too),
-        (Chain, "positions", no_positions),
-        (F, "silu", F.relu),
+        ((flextok_dense, "prefix_causal"), later_registers_too),
+        ((Chain, "positions"), no_positions),
+        ((F, "silu"), F.relu),
     ],
     ids=["mask", "positions", "activation"],
 )
@@ -176,12 +162,11 @@ def test_a_broken_encoder_is_noticed(
     model: Any,
     images: torch.Tensor,
     tokens: torch.Tensor,
-    owner: Any,
-    name: str,
+    place: Any,
     broken: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(owner, name, broken)
+    monkeypatch.setattr(*place, broken)
     assert (FastEncoder(model).tokens(images) != tokens).float().mean() > 0.1
 
 
@@ -223,11 +208,7 @@ def test_what_is_compiled_is_a_single_graph(
 
 
 def test_without_a_compiler_it_runs_uncompiled(
-    model: Any,
-    images: torch.Tensor,
-    tokens: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Any,
+    model: Any, images: torch.Tensor, tokens: torch.Tensor, monkeypatch: Any, capsys: Any
 ) -> None:
     def compiled(*args: object) -> None:
         raise RuntimeError("no Triton\nhere")
@@ -247,44 +228,26 @@ def test_other_layouts_are_refused(model: Any, monkeypatch: pytest.MonkeyPatch) 
     order = list(decoder._modules)
     order.insert(order.index("dec_null") + 1, order.pop(order.index("dec_positions")))
     reordered = {name: decoder._modules[name] for name in order}
-    for half, owner, attribute, value, message in (
-        (FastEncoder, encoder["enc_seq_packer"], "mask_mode", "causal", "another attention mask"),
-        (
-            FastEncoder,
-            encoder["enc_transformer"],
-            "rope_forward_read_key",
-            "rope",
-            "rotary positions",
-        ),
-        (
-            FastEncoder,
-            encoder["enc_register_module"],
-            "ordering_mode",
-            "avg_pool",
-            "other registers",
-        ),
-        (FastEncoder, attention, "_modules", biased, "a bias in a block"),
-        (FastEncoder, encoder, "_modules", extended, "a module of type Identity"),
-        (
-            FastDecoder,
-            decoder["dec_null"],
-            "replace_with_single_token",
-            True,
-            "a single null token",
-        ),
-        (FastDecoder, decoder["dec_positions"], "read_key", "else", "0 positional embeddings"),
-        (
-            FastDecoder,
-            decoder["dec_seq_packer"],
-            "input_list_read_keys",
-            ["dec_codes"],
-            "another attention mask",
-        ),
-        (FastDecoder, decoder, "_modules", reordered, "positions of dropped registers"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, attribute, value)
-            with pytest.raises(Unsupported, match=message):
-                half(model)
+    trunk, registers = encoder["enc_transformer"], encoder["enc_register_module"]
+    of_encoder: list[tuple[Any, str, Any, str]] = [
+        (encoder["enc_seq_packer"], "mask_mode", "causal", "another attention mask"),
+        (trunk, "rope_forward_read_key", "rope", "rotary positions"),
+        (registers, "ordering_mode", "avg_pool", "other registers"),
+        (attention, "_modules", biased, "a bias in a block"),
+        (encoder, "_modules", extended, "a module of type Identity"),
+    ]
+    null, packer = decoder["dec_null"], decoder["dec_seq_packer"]
+    of_decoder: list[tuple[Any, str, Any, str]] = [
+        (null, "replace_with_single_token", True, "a single null token"),
+        (decoder["dec_positions"], "read_key", "else", "0 positional embeddings"),
+        (packer, "input_list_read_keys", ["dec_codes"], "another attention mask"),
+        (decoder, "_modules", reordered, "positions of dropped registers"),
+    ]
+    for half, faults in ((FastEncoder, of_encoder), (FastDecoder, of_decoder)):
+        for owner, attribute, value, message in faults:
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, attribute, value)
+                with pytest.raises(Unsupported, match=message):
+                    half(model)
     FastEncoder(model)
     FastDecoder(model)

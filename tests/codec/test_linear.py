@@ -22,6 +22,7 @@ from imagegram.data.dataset import ImageDataset
 from imagegram.data.scenes import scene
 from imagegram.generating import open_codec
 from imagegram.index.build import build_index
+from imagegram.index.folder import Index
 from tests.support.tokenize import tokenize
 
 SIZES = Sizes(32, 16, (8, 8, 8, 5, 5, 5))
@@ -30,10 +31,8 @@ NAME = "linear:size=32,tokens=16"
 
 def scenes(first: int, count: int) -> NDArray[np.uint8]:
     """Scenes of little contrast, whose reconstructions are not cut to 0 or 255."""
-    pixels = np.stack([scene(4, i, 32)[0] for i in range(first, first + count)]).transpose(
-        0, 3, 1, 2
-    )
-    return (96 + pixels / 5).astype(np.uint8)
+    pixels = np.stack([scene(4, i, 32)[0] for i in range(first, first + count)])
+    return (96 + pixels.transpose(0, 3, 1, 2) / 5).astype(np.uint8)
 
 
 def dataset(images: NDArray[np.uint8], fingerprint: str = "f") -> ImageDataset:
@@ -59,7 +58,7 @@ def test_what_was_decoded_has_the_tokens_that_it_was_decoded_from(
     codec: LinearCodec, unseen: torch.Tensor
 ) -> None:
     tokens = codec.encode(unseen)
-    rebuilt = codec.decode(list(tokens))
+    rebuilt = codec.decode(tokens)
     assert rebuilt.min() > 0
     assert rebuilt.max() < 255
     assert np.array_equal(codec.encode(rebuilt), tokens)
@@ -72,25 +71,13 @@ def test_every_prefix_decodes_whatever_it_is_decoded_with(
 ) -> None:
     tokens = codec.encode(unseen)
     lengths = (1, 2, 4, 8, 16)
-    errors = []
-    for length in lengths:
-        rebuilt = codec.decode(list(tokens[:, :length]))
-        errors.append(float((rebuilt.double() - unseen).square().mean().sqrt()))
+    rebuilt = [codec.decode(tokens[:, :length]).double() for length in lengths]
+    errors = [float((images - unseen).square().mean().sqrt()) for images in rebuilt]
     assert (np.diff(errors) < 0).all()
+    assert errors[::2] == pytest.approx([7.79905, 5.86543, 4.16725], rel=1e-4)  # as they were
     mixed = codec.decode([tokens[i, : lengths[i % 5]] for i in range(100)])
     for i in range(10):
         assert torch.equal(mixed[i], codec.decode([tokens[i, : lengths[i % 5]]])[0])
-
-
-def test_errors_on_unseen_images_are_what_they_were(
-    codec: LinearCodec, unseen: torch.Tensor
-) -> None:
-    tokens = codec.encode(unseen)
-    errors = [
-        float((codec.decode(list(tokens[:, :length])).double() - unseen).square().mean().sqrt())
-        for length in (1, 4, 16)
-    ]
-    assert errors == pytest.approx([7.79905, 5.86543, 4.16725], rel=1e-4)
 
 
 def test_tokens_depend_neither_on_the_batch_nor_on_the_threads(
@@ -100,9 +87,8 @@ def test_tokens_depend_neither_on_the_batch_nor_on_the_threads(
     with threadpool_limits(4):
         assert np.array_equal(codec.encode(unseen), tokens)
         assert np.array_equal(np.concatenate([codec.encode(one[None]) for one in unseen]), tokens)
-        assert torch.equal(
-            codec.decode(list(tokens)), torch.cat([codec.decode([row]) for row in tokens])
-        )
+        alone = torch.cat([codec.decode([row]) for row in tokens])
+        assert torch.equal(codec.decode(tokens), alone)
 
 
 def test_the_axes_of_features_are_at_right_angles_and_of_length_1() -> None:
@@ -173,9 +159,8 @@ def test_a_fitted_one_is_opened_and_another_is_not_written_over_it(
 def test_of_two_processes_one_fits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fork = multiprocessing.get_context("fork")
     source = dataset(scenes(0, 100))
-    both = [
-        fork.Process(target=open_linear, args=(NAME, [source], 0.1, tmp_path)) for _ in range(2)
-    ]
+    task = (NAME, [source], 0.1, tmp_path)
+    both = [fork.Process(target=open_linear, args=task) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -208,42 +193,39 @@ def test_tokens_carry_their_codec_wherever_they_are(
     Path("linear").mkdir()  # no codec, whatever it is called
     assert sizes_of("linear") == Sizes(64, 64, (8, 8, 8, 5, 5, 5))
     name = "linear:size=32,tokens=4,levels=5-5-5"
-    tokens = tokenize("digits", tmp_path / "here" / "tokens", images=200, codec=name)
-    index = build_index([tokens.path], tmp_path / "here" / "input", tmp_path / "here" / "index")
+    here, there = tmp_path / "here", tmp_path / "there"
+    tokens = tokenize("digits", here / "tokens", images=200, codec=name)
+    index = build_index([tokens.path], here / "input", here / "index")
     assert index.levels == (5, 5, 5)
     with pytest.raises(UserError, match="kept in TOKENS/codec"):
         load_codec(name)
-    assert sizes_of(str(tokens.path / "codec")) == Sizes(32, 4, (5, 5, 5))
+    fitted = str(tokens.path / "codec")
+    assert sizes_of(fitted) == Sizes(32, 4, (5, 5, 5))
 
     # Other images with the same codec: their tokens have a copy, and go into one index.
-    other = tokenize(
-        "shapes", tmp_path / "here" / "b", images=100, codec=str(tokens.path / "codec")
-    )
+    other = tokenize("shapes", here / "b", images=100, codec=fitted)
     assert other.manifest.revision == tokens.manifest.revision
-    build_index([other.path, tokens.path], tmp_path / "here" / "input2", tmp_path / "here" / "both")
-    (tmp_path / "here").rename(tmp_path / "there")
+    build_index([other.path, tokens.path], here / "input2", here / "both")
+    here.rename(there)
     for folder in ("index", "both"):
-        moved = type(index).open(tmp_path / "there" / folder)
-        assert open_codec(moved).decode(list(moved.tokens[:2]), [0, 0], 1, 1.0).shape == (
-            2,
-            3,
-            32,
-            32,
-        )
+        moved = Index.open(there / folder)
+        decoded = open_codec(moved).decode(moved.tokens[:2], [0, 0], 1, 1.0)
+        assert decoded.shape == (2, 3, 32, 32)
+    weights = there / "tokens" / "codec" / "linear.safetensors"
     for content in (b"torn", None):
-        weights = tmp_path / "there" / "tokens" / "codec" / "linear.safetensors"
         weights.write_bytes(content) if content else weights.unlink()
         with pytest.raises(UserError, match=r"linear codec of .* is gone or damaged"):
-            open_codec(type(index).open(tmp_path / "there" / "index"))
+            open_codec(Index.open(there / "index"))
 
 
 def test_emoji_are_tokenized_with_it_unless_another_codec_is_named(tmp_path: Path) -> None:
     tokens = tokenize("emoji", tmp_path / "emoji", images=60)
     assert (tokens.manifest.codec, tokens.manifest.image_size) == ("linear", 64)
     assert tokenize("digits", tmp_path / "digits", images=60).manifest.codec == "tiny"
-    config = overnight_run.Config(dataset=("digits", "emoji"))
-    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["tiny"]
-    config.separate = True
-    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["tiny", "linear"]
-    config.codec = "fashion"
-    assert [plan.codec for plan in overnight_run.make_plans(config)] == ["fashion", "fashion"]
+    for options, codecs in (
+        ({}, ["tiny"]),
+        ({"separate": True}, ["tiny", "linear"]),
+        ({"separate": True, "codec": "fashion"}, ["fashion", "fashion"]),
+    ):
+        config = overnight_run.Config(dataset=("digits", "emoji"), **options)
+        assert [plan.codec for plan in overnight_run.make_plans(config)] == codecs

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imagegram.codec import load_codec
@@ -14,9 +14,9 @@ from imagegram.codec.miniatures import SHIPPED, WEIGHTS, shipped
 from imagegram.codec.tiny_flextok import FSQ, QuickLinear, TinyConfig, TinyFlexTok
 from imagegram.data.dataset import held_out
 from imagegram.data.preprocess import preprocess
-from imagegram.data.scenes import scene
 from imagegram.data.spec import DatasetSpec
 from imagegram.machine import has_bfloat16
+from tests.support.images import scenes
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,11 @@ def test_only_the_prefix_matters(model: TinyFlexTok) -> None:
     full = torch.randint(512, (1, 16), generator=torch.Generator().manual_seed(2))
     other = full.clone()
     other[:, 5:] = (other[:, 5:] + 1) % 512
-    decode = {
-        k: model.detokenize([t[:, :k] for t in (full, other)], 2, generator=noise(3, 3))
-        for k in (5, 6)
-    }
-    assert torch.allclose(*decode[5])
-    assert (decode[6][0] - decode[6][1]).abs().max() > 1e-3
+    five, six = (
+        model.detokenize([full[:, :k], other[:, :k]], 2, generator=noise(3, 3)) for k in (5, 6)
+    )
+    assert torch.allclose(*five)
+    assert (six[0] - six[1]).abs().max() > 1e-3
     one_for_all = model.detokenize([full], 2, generator=noise(3)[0])
     assert torch.equal(one_for_all, model.detokenize([full], 2, generator=noise(3)))
 
@@ -110,9 +109,8 @@ def test_guidance_of_one_is_none_and_more_moves_away_from_the_unconditional(
         unconditional = model.decoder(start, time, codes, torch.tensor([0, 0]))
     for scale in (1.0, 3.0):
         expected = start - (unconditional + scale * (conditional - unconditional))
-        assert torch.allclose(
-            model.detokenize(tokens, 1, scale, generator=noise(6, 6)), expected, atol=1e-4
-        )
+        decoded = model.detokenize(tokens, 1, scale, generator=noise(6, 6))
+        assert torch.allclose(decoded, expected, atol=1e-4)
 
 
 def test_weights_survive_saving(tmp_path: Path, model: TinyFlexTok, images: Tensor) -> None:
@@ -131,34 +129,33 @@ def test_shipped_weights_rebuild_held_out_digits_better_with_more_tokens() -> No
     images = torch.stack([preprocess(digits.read(int(i))[0], codec.image_size) for i in rows])
     tokens = codec.encode(images)
     assert (tokens.shape, tokens.dtype) == ((32, 16), np.uint16)
-    seeds = list(range(32))
-    error = {}
-    for k in (1, 4, 16):
-        decoded = codec.decode([t[:k] for t in tokens], seeds, 4, codec.guidance_scale)
+
+    def error(rows: NDArray[np.uint16]) -> float:
+        decoded = codec.decode(rows, range(32), 4, codec.guidance_scale)
         assert decoded.dtype == torch.uint8
-        error[k] = ((decoded.float() - images.float()) / 127.5).square().mean().item()
-    shuffled = codec.decode(list(np.roll(tokens, 1, 0)), seeds, 4, codec.guidance_scale)
-    chance = ((shuffled.float() - images.float()) / 127.5).square().mean().item()
-    assert error[16] < error[4] < error[1] < 0.8 * chance
-    assert error[16] < 0.15 * chance
+        return (decoded.float() - images.float()).square().mean().item()
+
+    all_tokens, four, one = (error(tokens[:, :k]) for k in (16, 4, 1))
+    chance = error(np.roll(tokens, 1, 0))
+    assert all_tokens < four < one < 0.8 * chance
+    assert all_tokens < 0.15 * chance
 
 
 def test_an_image_of_the_codec_is_the_same_to_the_byte_whatever_it_is_decoded_with() -> None:
     codec = load_codec("tiny")
     rng = np.random.default_rng(0)
-    rows = [
-        rng.integers(0, 512, k).astype(np.uint16) for k in (16, 4, 1, 16, 7, 16, 16, 2, 16, 16, 3)
-    ]
-    together = codec.decode(rows, list(range(11)), 2, 2.5)
+    lengths = (16, 4, 1, 16, 7, 16, 16, 2, 16, 16, 3)
+    rows = [rng.integers(0, 512, k).astype(np.uint16) for k in lengths]
+    together = codec.decode(rows, range(11), 2, 2.5)
     assert (together.shape, together.dtype) == ((11, 3, 32, 32), torch.uint8)
     for i in (0, 4, 10):
         assert torch.equal(codec.decode([rows[i]], [i], 2, 2.5)[0], together[i])
-    assert torch.equal(codec.decode(rows[::-1], list(range(10, -1, -1)), 2, 2.5).flip(0), together)
+    assert torch.equal(codec.decode(rows[::-1], range(10, -1, -1), 2, 2.5).flip(0), together)
 
 
 def test_images_that_are_tokenized_a_few_at_a_time_have_the_tokens_of_the_network() -> None:
     codec = load_codec("tiny")
-    images = torch.stack([preprocess(Image.fromarray(scene(1, i)[0]), 32) for i in range(70)])
+    images = scenes(70, seed=1)
     tokens = codec.encode(images)
     assert (tokens.shape, tokens.dtype) == ((70, 16), np.uint16)
     network = TinyFlexTok.load(SHIPPED / "tiny" / WEIGHTS)
@@ -171,19 +168,19 @@ def test_a_linear_layer_without_gradients_is_the_same_layer() -> None:
     expected = x @ layer.weight.T + layer.bias
     with torch.inference_mode():
         quick = layer(x)
-    assert torch.allclose(layer(x), expected, atol=1e-5)
-    assert torch.allclose(quick, expected, atol=1e-5)
-    assert quick.shape == expected.shape
+    for found in (quick, layer(x)):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_decoding_leaves_the_number_of_threads_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = load_codec("tiny")
-    rows = [np.full(16, i, np.uint16) for i in range(20)]
-    alone = codec.decode(rows, list(range(20)), 1, 2.5)
+    rows = np.arange(20, dtype=np.uint16)[:, None].repeat(16, 1)
+    alone = codec.decode(rows, range(20), 1, 2.5)
     monkeypatch.setattr("imagegram.machine.cores", lambda: 3)
     torch.set_num_threads(3)
     try:
-        together = codec.decode(rows, list(range(20)), 1, 2.5)
+        together = codec.decode(rows, range(20), 1, 2.5)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
@@ -193,10 +190,10 @@ def test_decoding_leaves_the_number_of_threads_as_it_was(monkeypatch: pytest.Mon
 @pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
 def test_bfloat16_hardly_changes_a_picture_and_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = load_codec("tiny")
-    images = torch.stack([preprocess(Image.fromarray(scene(1, i)[0]), 32) for i in range(4)])
+    images = scenes(4, seed=1)
     tokens = codec.encode(images)
-    pictures = codec.decode(list(tokens), range(4), 10, 2.5).int()
+    pictures = codec.decode(tokens, range(4), 10, 2.5).int()
     monkeypatch.setattr("imagegram.codec.tiny.has_bfloat16", lambda: False)
-    exact = codec.decode(list(tokens), range(4), 10, 2.5).int()
+    exact = codec.decode(tokens, range(4), 10, 2.5).int()
     assert 0 < (pictures - exact).abs().double().mean() < 1  # grey levels of 255
     assert np.array_equal(codec.encode(images), tokens)
