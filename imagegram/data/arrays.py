@@ -22,15 +22,7 @@ from imagegram.cli import UserError
 from imagegram.data.columns import IMAGE_NAMES, LABEL_NAMES
 from imagegram.data.contents import digest
 from imagegram.data.dataset import DatasetOptions, ImageDataset
-from imagegram.data.labels import (
-    Classes,
-    choose,
-    files_of_split,
-    kind_of,
-    labelled,
-    split_of,
-    text_of,
-)
+from imagegram.data.labels import Classes, choose, files_of_split, kind_of, labelled, split_of
 from imagegram.data.survey import Tree
 from imagegram.data.wording import first_names, taken
 
@@ -112,13 +104,10 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     labels = _load(path, label_key) if label_key else None
     rest = [key for key in keys if key not in (image_key, label_key)]
     values = _load(path, image_key)
-    groups = None
-    if wanted.group:
-        texts = _load(path, wanted.group)
-        if texts.shape != values.shape[:1]:
-            array = f"{name}: the array {wanted.group} {list(texts.shape)}"
-            raise UserError(f"{array} is no group for every picture")
-        groups = list(map(text_of, texts.tolist()))
+    groups = _load(path, wanted.group) if wanted.group else None
+    if groups is not None and groups.shape != values.shape[:1]:
+        array = f"{name}: the array {wanted.group} {list(groups.shape)}"
+        raise UserError(f"{array} is no group for every picture")
     return _arrays(
         tree,
         values,
@@ -130,7 +119,7 @@ def read_npz(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
         image_column=image_key,
         label_column=label_key,
         group=wanted.group,
-        groups=groups,
+        groups=None if groups is None else groups.tolist(),
     )
 
 

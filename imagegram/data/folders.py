@@ -35,7 +35,7 @@ def read_folder(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     table = Tables.read(tree.root, beside)
     found, column, said = table.labels(pictures, tree.files["pictures"], wanted.label_column)
     classes, more = (found, []) if found else _classes_of_folders(tree, prefix, inside)
-    groups: Sequence[str | None] | None = None
+    groups: Sequence[object] | None = None
     if wanted.group and wanted.group in table.columns:
         groups = table.texts(pictures, wanted.group, "groups")
     elif wanted.group:

@@ -100,17 +100,18 @@ def labelled(
     picture: Callable[[int], Image.Image],
     classes: Classes,
     notes: Iterable[str],
-    groups: Sequence[str | None] | None = None,
+    groups: Sequence[object] | None = None,
     **facts: Any,
 ) -> ImageDataset:
-    """The data set of pictures with classes and the names of their groups; empty notes are none."""
+    """The data set of pictures with classes and cells that name groups; empty notes are none."""
     if groups is not None:
-        keys = group_keys(groups)
+        names = [text_of(cell) for cell in groups]
+        keys = group_keys(names)
         facts["groups"] = keys
         facts["fingerprint"] = digest([facts["fingerprint"].encode(), keys.tobytes()])
         said = f"{len(np.unique(keys))} groups by {facts['group']}"
         said += ", each on one side of the held-out split"
-        alone = sum(not name for name in groups)
+        alone = sum(not name for name in names)
         notes = [*notes, said + f"; {alone} images are in none, each on its own" * bool(alone)]
     return ImageDataset(
         size=len(classes.labels),

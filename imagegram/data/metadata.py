@@ -57,11 +57,10 @@ class Tables:
             return None, "", []
         column = wanted or next((name for name in LABEL_NAMES if name in self.columns), "")
         if not self.rows or column not in self.columns:
-            lacking = f"column {FILE_NAME}, or no rows"
-            if self.rows:
-                wished = wanted or ", ".join(LABEL_NAMES)
-                lacking = f"column {wished}; it has {first_names(self.columns)}"
-            fault = f"{self.names} has no {lacking}"
+            wished = wanted or ", ".join(LABEL_NAMES)
+            other = f"column {wished}; it has {first_names(self.columns)}"
+            none = f"column {FILE_NAME}, or no rows"
+            fault = f"{self.names} has no {other if self.rows else none}"
             if wanted:
                 raise UserError(f"{fault}: its labels belong to no picture")
             remedy = " (--label-column takes another)" * bool(self.rows)

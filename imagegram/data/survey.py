@@ -36,6 +36,7 @@ LEFT_OUT = [
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 IDX = re.compile(r"idx\d-?u?byte(\.gz)?$")
 MASK = re.compile(r"(?i)(?:(.+)[ _.-])?(masks?|seg(mentation(class)?)?s?|trimaps?|depths?|labels?)")
+Place = tuple[int, int]  # the device and the number of a folder
 KINDS = {
     "pictures": "pictures",
     "tars": ".tar files",
@@ -111,7 +112,7 @@ def survey(root: Path) -> Tree:
     """
     tree = Tree(root)
     top = root.stat()
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
+    waiting: list[tuple[str, Sequence[Place]]] = [("", [(top.st_dev, top.st_ino)])]
     while waiting:
         prefix, above = waiting.pop()
         entries = _entries(root / prefix)
@@ -152,10 +153,8 @@ def cannot_read(folder: Path, error: OSError) -> UserError:
     return UserError(f"{what}: {remedy}; its images would be missing")
 
 
-def _visit(
-    tree: Tree, entry: os.DirEntry[str], path: str, above: tuple[tuple[int, int], ...]
-) -> tuple[int, int] | None:
-    """Sort one entry into its kind; of a folder to be walked, its device and number."""
+def _visit(tree: Tree, entry: os.DirEntry[str], path: str, above: Sequence[Place]) -> Place | None:
+    """Sort one entry into its kind; where it is a folder to be walked, its place."""
     ending = PurePath(entry.name).suffix.lower()
     try:
         status = entry.stat()
@@ -169,7 +168,7 @@ def _visit(
         else:
             tree.leave_out("links whose target is gone", path)
         return None
-    place = (status.st_dev, status.st_ino)
+    place = status.st_dev, status.st_ino
     if stat.S_ISDIR(status.st_mode) and place not in above:
         return place
     if stat.S_ISDIR(status.st_mode):

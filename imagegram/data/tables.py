@@ -15,7 +15,7 @@ from imagegram.cli import UserError
 from imagegram.data.columns import LABEL_NAMES, columns_of, has_names, image_candidates, in_words
 from imagegram.data.contents import Part, contents_of, digest, open_picture
 from imagegram.data.dataset import NO_SPLITS, DatasetOptions, ImageDataset
-from imagegram.data.labels import Classes, choose, fraction_among, labelled, text_of
+from imagegram.data.labels import Classes, choose, fraction_among, labelled
 from imagegram.data.survey import Tree
 from imagegram.data.wording import first_names, taken
 
@@ -69,16 +69,14 @@ def read_parquet(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
     contents = contents_of([Part(path) for path in paths])
     fingerprint = digest(contents.named(map(os.fsencode, files)))
 
-    # Only the columns that are needed are read: of each file its own labels, whose names may be
-    # others.
+    # Only the columns that are needed are read: of each file its own labels, in its own words.
     columns = columns_of(name, parts[0], wanted)
     needed = {*columns, wanted.group} - {""}
     if not all(needed <= set(features) for features in parts):
-        # of the first file that has other columns than the first one
         i = next(i for i, features in enumerate(parts) if set(features) != set(parts[0]))
-        fault = f"{paths[0].name} has the columns {first_names(parts[0])}, {paths[i].name} has"
-        remedy = f"{first_names(parts[i])}: name one file, or mend them"
-        raise UserError(f"cannot load the data set {name!r}: {fault} {remedy}")
+        both = f"the columns {first_names(parts[0])}, {paths[i].name} has {first_names(parts[i])}"
+        fault = f"cannot load the data set {name!r}: {paths[0].name} has {both}"
+        raise UserError(f"{fault}: name one file, or mend them")
     remedy = "if its cache cannot be written, HF_HOME=FOLDER names another place for it"
     with _errors_in_one_line(name, split, remedy):
         data = _load(paths, columns[0], parts[0][columns[0]], fingerprint)
@@ -166,8 +164,6 @@ def _errors_in_one_line(name: str, split: str, remedy: str) -> Iterator[None]:
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     try:
         yield
-    except UserError:
-        raise
     except IndexError:  # how datasets says that a saved one has no rows
         raise UserError(f"the data set {name!r} has no images") from None
     except Exception as error:
@@ -217,7 +213,7 @@ def _read_table(
     used = taken(f"column {image_column!r}", labels, rest, none="no label column")
     groups = None
     if group := facts["group"]:
-        groups = [text_of(value) for _, values_of in files for value in values_of(group)]
+        groups = [value for _, values_of in files for value in values_of(group)]
 
     # A bad picture must not stop the others: bytes are decoded one row at a time.
     undecoded = datasets.Image(decode=False)

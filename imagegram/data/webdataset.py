@@ -52,6 +52,7 @@ class Member:
 
 
 Sample = dict[str, Member]  # by column
+Places = dict[str, tuple[int, int] | str]  # by name: offset and size, or what it is a link to
 
 
 def read_tars(name: str, tree: Tree, wanted: DatasetOptions) -> ImageDataset:
@@ -117,7 +118,7 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
         if f.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
             remedy = "decompress it first (gunzip, bunzip2, unxz, unzstd)"
             raise UserError(f"{path} is compressed: {remedy}")
-    found: dict[str, tuple[int, int] | str] = {}
+    found: Places = {}
     superseded = 0
     flaw = ""
     length = path.stat().st_size
@@ -145,10 +146,8 @@ def _scan(path: Path, shown: str, tree: Tree) -> tuple[list[Sample], str]:
     return _samples(path, shown, found, tree), flaw
 
 
-def _samples(
-    path: Path, shown: str, found: dict[str, tuple[int, int] | str], tree: Tree
-) -> list[Sample]:
-    """The samples of a tar, of the members in it: offset and size, or what one is a link to."""
+def _samples(path: Path, shown: str, found: Places, tree: Tree) -> list[Sample]:
+    """The samples of a tar, of the members found in it."""
     samples: dict[str, Sample] = {}
     for name, target in found.items():
         seen = {name}
