@@ -66,18 +66,14 @@ def _shard_size(
     """Images a shard. UserError where these are too many, for the format or for the memory."""
     if processes.world_size > 1 and not shard_images:
         share = -(-len(images) // processes.world_size)
-        raise UserError(
-            f"{processes.world_size} processes need shards to share: take --shard-images {share} "
-            "or less"
-        )
+        said = f"{processes.world_size} processes need shards to share"
+        raise UserError(f"{said}: take --shard-images {share} or less")
     stride = images.tokens_per_image + 1
     size = min(shard_images or len(images), len(images))
     most = (MAX_TOKENS - len(ENDING)) // stride
     if size > most:
-        raise UserError(
-            f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}: take "
-            f"--shard-images {most}"
-        )
+        said = f"{size} images are {size * stride} tokens, a shard holds at most {MAX_TOKENS}"
+        raise UserError(f"{said}: take --shard-images {most}")
     here = processes.on_this_machine
     need = here * memory_to_build(size * stride, builder)
     available = memory_available()
@@ -239,9 +235,8 @@ def _check_places(token_folders: Sequence[Path], index_input: Path, out: Path) -
 
 
 def _growing(out: Path, digest: str, *, clear_others: bool) -> Path:
-    """The folder in which the index of a request grows, until it is put in the place of `out`.
+    """The folder in which the index of a request grows, so that no process waits for another.
 
-    Every request has its own, so that no process has to wait until another has cleared it.
     `clear_others` removes those of other requests, and what a run killed at its very end left.
     """
     building = out.parent / f".building-{out.name}-{digest}"

@@ -1,7 +1,6 @@
 """The builders of a suffix table: Fastgram's tg_build_index, and libdivsufsort.
 
-Both write the same bytes (table.py says which), and every table is proved right afterwards, whoever
-wrote it.
+Both write the same bytes (table.py says which), and every table is proved right afterwards.
 """
 
 import os
@@ -53,9 +52,8 @@ def find_tg_build_index() -> Path | None:
 def suits_fastgram(tokens: int) -> bool:
     """Whether `tg_build_index` writes the right table for a corpus of `tokens`.
 
-    It takes its pointer width from the last suffix in sorted order. With the ending that folder.py
-    writes, this is the third last in position: where two tokens more or less decide the width, its
-    table would be corrupt.
+    It takes its pointer width from the last suffix in sorted order, which the ending of folder.py
+    makes the third last in position: where two tokens decide the width, its table is corrupt.
 
     >>> [tokens for tokens in range(100, 200) if not suits_fastgram(tokens)]
     [129, 130]

@@ -45,11 +45,8 @@ class Engine:
         self.order = np.argsort(sorted(range(len(index.shards)), key=str))
 
     def find(self, contexts: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each of `contexts` [n, c] stands with a token of the image after it.
-
-        As ranges of ranks in every shard's suffix table: the first and the one past the last, int64
-        [shards, n] each, equal where there is none.
-        """
+        """Where each of `contexts` [n, c] stands with a token of the image after it, as ranges of
+        ranks in every shard's suffix table: first and one past the last, int64 [shards, n] each."""
         distinct, which = np.unique(contexts, axis=0, return_inverse=True)
         queries = distinct.tolist()
         segments = [self.core.find(query).segment_by_shard for query in queries]
@@ -84,10 +81,8 @@ class Engine:
 
     def longest_matches(self, sequences: NDArray[np.uint16]) -> NDArray[np.int64]:
         """From every token of `sequences` [n, k] on, the tokens that stand in a row in one indexed
-        image: int64 [n, k].
-
-        The matching statistics of Chang & Lawler (1994, doi:10.1007/BF01185431).
-        """
+        image: int64 [n, k], the matching statistics of Chang & Lawler (1994,
+        doi:10.1007/BF01185431)."""
         bar = tqdm(sequences.tolist(), desc="runs anywhere", unit="sequence", delay=3)
         ends = [self.core.creativity(sequence).rs for sequence in bar]
         return np.array(ends, np.int64).reshape(sequences.shape) - np.arange(sequences.shape[1])

@@ -9,12 +9,9 @@ opens.
     index.json      what it was made from, by which builder, with hashes; written last
 
 The ending works around two faults of the tools. `tg_build_index` takes its pointer width from the
-last suffix in sorted order: two separators in a row make that one of the last positions
-(builders.py). Fastgram takes the end of the corpus for a separator when it bisects the tokens that
-follow a context, and would then skip matches in between: a terminator keeps the corpus from ending
-in a separator.
-
-Held-out images are left out. build.py builds the folder.
+last suffix in sorted order: two separators in a row make that one of the last positions. Fastgram
+takes the end of the corpus for a separator when it bisects the tokens that follow a context, and
+would skip matches in between: a terminator keeps the corpus from ending in one.
 """
 
 import contextlib

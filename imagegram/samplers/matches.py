@@ -140,12 +140,10 @@ def _left_out_tokens(
 ) -> Ints:
     """Of matches in groups `rows` and `images` [m] with next `tokens` [m], those in the group of a
     sequence of n and in the image that it leaves out: the sequence and the token, int64 [*, 2]."""
-    order = np.lexsort((leave_out, groups))
-    asked = (groups << 32 | leave_out)[order]
-    found = rows << 32 | images
-    nearest = np.searchsorted(asked, found).clip(max=len(asked) - 1)
-    hit = asked[nearest] == found
-    return np.stack([order[nearest[hit]], tokens[hit]], 1)
+    asked = groups << 32 | leave_out
+    order = np.argsort(asked)
+    number = look_up(asked[order], order + 1, rows << 32 | images)  # 0: no sequence
+    return np.stack([number[number > 0] - 1, tokens[number > 0]], 1)
 
 
 def _shares(

@@ -29,10 +29,8 @@ WHOLE = 1 << 23  # contexts hashed and sorted at once, 8 bytes each; of more, a 
 PARTS = 4  # one for every value of the first two bits
 STEP = 1 << 16  # contexts hashed at a time
 MULTIPLIER = 0x9E3779B97F4A7C15  # of the hash: 2^64 divided by the golden ratio (Knuth)
-# Tokens of the corpus that `unique_contexts` looks at in the time in which one token is copied
-# without it: with one shard, and more with every other.
-PAYS = 30
-PAYS_MORE = 7
+PAYS = 30  # tokens that `unique_contexts` looks at while one is copied without it, of one shard
+PAYS_MORE = 7  # and with every other shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,7 @@ def _hashes(tokens: Tokens, context: int) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class MatchesAnywhere:
-    """Matches of n sequences at any position of any image; the protocol of matches.py.
+    """Matches of n sequences at any position of any image.
 
     The matches of all shards are numbered in the order of the token that follows (of its bytes, as
     suffixes are sorted): the same number gives the same token, whatever the shards are.
@@ -242,11 +240,9 @@ def matches_anywhere(index: Index, drawn: Tokens, context: int) -> Iterator[Matc
     """Matches of the longest suffix of the last `context` tokens that stands anywhere with a token
     after it.
 
-    For every position of `drawn` [n, L]; the separator counts as one token, before the first.
-
-    A suffix of the next position's text is at most one token longer than what matched now, and a
-    token that was drawn from the matches makes it so unless an image ends there: one search a
-    token, not one for every length.
+    For every position of `drawn` [n, L]; the separator counts as one token, before the first. What
+    matches next is at most one token longer than what matched now, and a token that was drawn from
+    the matches makes it so unless an image ends there: one search a token, not one a length.
     """
     n, length = drawn.shape
     engine = Engine(index)

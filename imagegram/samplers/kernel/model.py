@@ -123,11 +123,8 @@ class MovedVotes(nn.Module):
         step: float = 1.0,
         temperature: float = 1.0,
     ) -> Tensor:
-        """The chance that an offer becomes a wanted digit: the logistic's mass between its edges,
-        [n, N].
-
-        wanted: int64 [n, 1], or anything that broadcasts; offers [n, N], in codes.
-        """
+        """The chance that an offer [n, N], in codes, becomes a wanted digit int64 [n, 1] (or what
+        broadcasts): the logistic's mass between its edges, [n, N]."""
         row = self.row(position)
         level = self.levels[digit]
         # A step of 0 gives the voter's own digit, wherever the edges were fitted to lie.
@@ -147,10 +144,9 @@ class MovedVotes(nn.Module):
 
     def means(self, digits: Tensor, position: int, expected: Tensor | None = None) -> Tensor:
         """What the regression makes of digits uint8 [n, > position * D]: the mean codes of the
-        token's digits, [n, D].
+        token's digits, each from those before it, [n, D].
 
-        Of the token itself, a digit is predicted from those before it. expected: what `expect` made
-        of the context, where its digits are the same.
+        expected: what `expect` made of the context, where its digits are the same.
         """
         return self.regression_at(position).predict(self._codes_of(digits, position), expected)
 
@@ -164,9 +160,8 @@ class MovedVotes(nn.Module):
         return _given_codes(digits, context_places(position, self.digits) + own, self.levels)
 
     def training_codes(self, digits: Tensor, row: int) -> Tensor:
-        """What the regression of a row is fitted to: of digits uint8 [M, F] of the training images,
-        the codes of context and token, [M, C + D]. Where a row stands for many positions, each
-        image is seen at its own."""
+        """What the regression of a row is fitted to: digits uint8 [M, F] of images -> codes
+        of context and token, [M, C + D]. Of a row for many positions each image has its own."""
         if row < OWN_TOKENS:
             return self._codes_of(digits, row)
         codes = torch.empty((len(digits), (OWN_TOKENS + 1) * self.digits), device=digits.device)

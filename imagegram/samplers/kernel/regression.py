@@ -16,8 +16,7 @@ LANDMARKS_OF_ALL_ROWS = 48_000  # but not more than this: they are solved for in
 RIDGE_OF_NEARNESS = 0.1
 LEAST_SPREAD = 0.01  # of contexts, where digits hardly change
 JITTER = 0.01  # of the kernel between landmarks, whose least eigenvalues are rounding
-# numbers of a context that digits are multiplied with: above it the leading principal components
-PRINCIPAL = 48
+PRINCIPAL = 48  # numbers of a context that digits are multiplied with; of more, as many components
 RIDGE = 20.0  # on a digit, and on a product of two
 RIDGE_OF_CONSTANT = 1e-3
 IMAGES_AT_ONCE = 4096  # bounds the memory
@@ -69,8 +68,7 @@ def _add_square(gram: Tensor, rows: Tensor) -> None:
 
 
 class Regression(nn.Module):
-    """The regression of one row: for each digit, on the context and the digits of the token before
-    it.
+    """The regression of one row: of each digit on the context and on the token's digits before it.
 
     Features are in such an order that those of a digit begin with those of the one before: a single
     Cholesky factor of all features has those of every digit as its leading blocks.
@@ -89,17 +87,16 @@ class Regression(nn.Module):
         super().__init__()
         self.digits = len(levels)
         self.context = row * self.digits
-        whole = self.context <= PRINCIPAL
-        multiplied = self.context if whole else PRINCIPAL
+        components = PRINCIPAL if self.context > PRINCIPAL else 0
         landmarks = landmarks if row else 0
         self.near = slice(1 + self.context, 1 + self.context + landmarks)  # of the features
         self.sizes = [self.near.stop]
         for digit in range(1, self.digits):
-            self.sizes.append(self.sizes[-1] + 1 + multiplied + digit)
+            self.sizes.append(self.sizes[-1] + 1 + (components or self.context) + digit)
         self.register_buffer("center", torch.zeros(self.context + self.digits))
         self.register_buffer("landmarks", torch.zeros(landmarks, self.context))
         self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("axes", torch.zeros(self.context, 0 if whole else PRINCIPAL))
+        self.register_buffer("axes", torch.zeros(self.context, components))
         self.register_buffer("weights", torch.zeros(self.digits, self.sizes[-1]))
 
     def nearness(self, context: Tensor) -> Tensor:

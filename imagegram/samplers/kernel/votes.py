@@ -34,20 +34,17 @@ from imagegram.samplers.kernel.model import (
 from imagegram.samplers.matches import Tokens
 
 STEPS = 127  # to which the projected numbers are rounded, on either side of 0: a byte
-# the squared distance of what is no image; any other is smaller, and a float knows it exactly
-NOBODY = 1 << 23
+NOBODY = 1 << 23  # the squared distance of no image: the largest, which a float knows exactly
 GROUP = 32  # images that are proposed together
 NEAREST = 16  # groups whose votes are made
 ATTEMPTS = 64  # to draw an image, before the votes of all are made
-# of them, each for the sequences that the last one left
-ROUNDS = [slice(0, 1), slice(1, 8), slice(8, ATTEMPTS)]
+ROUNDS = [slice(0, 1), slice(1, 8), slice(8, ATTEMPTS)]  # each for whom the last one left
 ROWS = 512  # sequences whose votes a core counts at a time, at most
 TILE = 256  # images, or groups, that it counts at a time: half a MB of votes
 PROJECTED_AT_ONCE = 2048  # images
 ROWS_AT_ONCE = 64  # sequences whose proposals are looked at together
 GPU_TILE = 1 << 18
-# of a vote: exp takes 14 times as long where its result is subnormal, from -87 on
-LEAST_LOG = -80.0
+LEAST_LOG = -80.0  # of a vote: exp takes 14 times as long where it is subnormal, from -87 on
 Result = TypeVar("Result")
 
 
@@ -127,11 +124,8 @@ class Library:
         self.share(self.tile, torch.Tensor.copy_, self.by_group[..., :rank], grouped)
 
     def against(self, position: int, queries: Tensor) -> Tensor:
-        """The projected numbers of sequences, in whole numbers: int8 [n, r].
-
-        queries: uint8 [n, >= position * D]. In doubles, so that none is rounded otherwise where
-        others are with it.
-        """
+        """The projected numbers of sequences uint8 [n, >= position * D], in whole numbers: int8 [n,
+        r]. In doubles, so that none is rounded otherwise where others are with it."""
         context = self.model.embed(queries, position).double()
         numbers = context @ self.model.projection(position).double().T
         return (numbers / self.step).round().clamp(-STEPS, STEPS).to(torch.int8)
@@ -289,8 +283,7 @@ class Library:
     ) -> Tensor:
         """The mean, weighed by the votes, of what all images offer to n sequences: float64 [n].
 
-        offered: of a block of sequences and a tile of images, [rows, images]. leave_out [n]: an
-        image that must say nothing.
+        offered: to a block of sequences by a tile of images. leave_out [n]: who must say nothing.
         """
         n = len(queries)
         self.prepare(position)
