@@ -57,7 +57,7 @@ def disk_to_build(tokens: int, *, shards: int = 1) -> int:
     >>> disk_to_build(1000), disk_to_build(1000, shards=4)
     (7000, 9000)
     """
-    return (7 if shards == 1 else 9) * tokens
+    return (7 if shards == 1 else 9) * tokens  # 2 a corpus, up to 5 a table
 
 
 def _shard_size(

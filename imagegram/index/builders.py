@@ -29,9 +29,8 @@ def build_table(source: Path, table: Path, builder: str, *, progress: bool) -> s
     tokens = np.memmap(source / "tokenized.0", np.dtype("<u2"), "c")  # pydivsufsort wants to write
     tool = find_tg_build_index() if builder != "divsufsort" else None
     if builder == "tg_build_index" and not tool:
-        raise UserError(
-            "tg_build_index is not found: set TG_BUILD_INDEX, or use --builder divsufsort"
-        )
+        remedy = "set TG_BUILD_INDEX, or use --builder divsufsort"
+        raise UserError(f"tg_build_index is not found: {remedy}")
     if tool and (builder == "tg_build_index" or suits_fastgram(len(tokens))):
         build_with_fastgram(tool, source, table)
         return f"tg_build_index ({tool})"
@@ -65,10 +64,8 @@ def build_with_fastgram(tool: Path, source: Path, table: Path) -> None:
     """Run `tg_build_index` on `source` (tokenized.0, offset.0) and move its table to `table`."""
     tokens = (source / "tokenized.0").stat().st_size // 2
     if not suits_fastgram(tokens):
-        raise UserError(
-            f"tg_build_index cannot index exactly {tokens} tokens correctly: use --builder "
-            "divsufsort"
-        )
+        said = f"tg_build_index cannot index exactly {tokens} tokens correctly"
+        raise UserError(f"{said}: use --builder divsufsort")
     out = table.with_name(f"{table.name}-tg_build_index")
     shutil.rmtree(out, ignore_errors=True)
     command = [str(tool), f"{source}/", f"{out}/", "2", "4", "table_only"]

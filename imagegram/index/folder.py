@@ -128,9 +128,8 @@ class Index:
             raise UserError(f"no index in {path}: run build_index.sh first")
         info = read_json(path / "index.json")
         if info.get("format") != FORMAT:
-            raise UserError(
-                f"{path} has format {info.get('format')}, not {FORMAT}: run build_index.sh again"
-            )
+            said = f"{path} has format {info.get('format')}, not {FORMAT}"
+            raise UserError(f"{said}: run build_index.sh again")
         for name, entry in info["files"].items():
             if problem := changed_since(path / name, entry):
                 raise UserError(f"{path / name} {problem}: build the index again")
@@ -188,11 +187,8 @@ class Index:
         return class_numbers(self.images[:, 0], self.labels)
 
     def class_of(self, asked: str) -> tuple[int, int]:
-        """The data set and the class that NAME or SOURCE:NAME means; UserError with the choices
-        where that is none.
-
-        SOURCE is the data set as it was named, the last part of that, or its number from 0 on.
-        """
+        """The data set and the class that NAME or SOURCE:NAME means; else UserError with the
+        choices. SOURCE is the data set as it was named, the last part of that, or its number."""
         manifests = [folder.manifest for folder in self.token_folders()]
         names = {}
         for number in np.unique(self.classes).tolist():
@@ -239,9 +235,8 @@ def verify_index(path: Path) -> None:
         for number, shard in enumerate(index.shards):
             separators = np.flatnonzero(shard.tokens == SEPARATOR)
             if not np.array_equal(separators * 2, np.fromfile(path / f"offset.{number}", "<u8")):
-                raise UserError(
-                    f"{path}/offset.{number} does not list the separators: build the index again"
-                )
+                said = f"{path}/offset.{number} does not list the separators"
+                raise UserError(f"{said}: build the index again")
             verify_table(shard.tokens, path / f"table.{number}", progress=True)
     except UserError:
         with contextlib.suppress(OSError):  # a folder that is not ours to write

@@ -47,9 +47,8 @@ def open_table(path: Path, tokens: int) -> NDArray[np.uint8]:
     width = pointer_width(tokens)
     size = path.stat().st_size
     if size != tokens * width:
-        raise UserError(
-            f"{path} has {size} bytes, {tokens} tokens need {tokens * width}: build the index again"
-        )
+        said = f"{path} has {size} bytes, {tokens} tokens need {tokens * width}"
+        raise UserError(f"{said}: build the index again")
     # faster than a memmap
     return np.memmap(path, np.uint8, "r", shape=(tokens, width)).view(np.ndarray)
 

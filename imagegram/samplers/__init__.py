@@ -44,10 +44,8 @@ def sampler_from(stored: Mapping[str, Any]) -> Sampler:
     'ntd: context 4'
     """
     if "sampler" not in stored:
-        raise UserError(
-            "it was made by an earlier version of Imagegram: delete it, then run the same command "
-            "again"
-        )
+        said = "it was made by an earlier version of Imagegram"
+        raise UserError(f"{said}: delete it, then run the same command again")
     name = stored["sampler"]
     known = [field.name for field in fields(SAMPLERS.get(name, Sampler))]
     return sampler_named(name, **{field: stored[field] for field in known if field in stored})

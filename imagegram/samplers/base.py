@@ -98,13 +98,12 @@ class Sampler(ABC):
 
         `prefix` [n, p] gives their first tokens; the source of these is (-1, -1).
         """
-        length = length or index.tokens_per_image
+        whole = index.tokens_per_image
+        length = length or whole
         prompt = 0 if prefix is None else prefix.shape[1]
-        if not prompt <= length <= index.tokens_per_image:
-            raise UserError(
-                f"{length} tokens after {prompt}: an image of {index.path} has "
-                f"{index.tokens_per_image}"
-            )
+        if not prompt <= length <= whole:
+            said = f"{length} tokens after {prompt}"
+            raise UserError(f"{said}: an image of {index.path} has {whole}")
         tokens = np.zeros((n, length), np.uint16)
         sources = np.full((n, length, 2), -1, np.int64)
         if prefix is not None:
@@ -120,10 +119,8 @@ class Sampler(ABC):
             if position == 0 and self.label:
                 matches = matches_of_class(index, self.label, n)
             if not matches.counts.all():
-                raise UserError(
-                    f"{self.describe()}: no training image has the anchor of some prompts: set it "
-                    "to 0"
-                )
+                said = f"{self.describe()}: no training image has the anchor of some prompts"
+                raise UserError(f"{said}: set it to 0")
             picks = draw_match(matches, rng, self.reweigh)
             tokens[:, position], sources[:, position] = matches.next_tokens(rows, picks)
         bar.close()

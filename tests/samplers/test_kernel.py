@@ -176,16 +176,6 @@ def test_late_tokens_of_long_images_share_their_numbers(
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("sampler", [Kernel(), Kernel(step=0.5, top_p=0.9)])
-def test_the_distribution_of_every_token_sums_to_one(tmp_path: Path, sampler: Kernel) -> None:
-    index = index_of(tmp_path, related(24))
-    rows = np.full((512, 2), index.tokens[0, 0], np.uint16)
-    rows[:, 1] = np.arange(512)
-    assert sampler.probabilities(index, rows)[:, 1].sum() == pytest.approx(1, abs=1e-5)
-    rows = np.arange(512, dtype=np.uint16)[:, None]
-    assert sampler.probabilities(index, rows).sum() == pytest.approx(1, abs=1e-5)
-
-
 @pytest.mark.parametrize(
     "sampler", [FITTED, Kernel(step=0.6, temperature=0.7), Kernel(step=0.0), Kernel(top_k=3)]
 )

@@ -16,6 +16,7 @@ WAYS = {
     "smoothed, sharpened": Smoothed(context=2, temperature=0.5),
     "kernel": Kernel(),
     "kernel, half a step, sharpened": Kernel(step=0.5, temperature=0.7),
+    "kernel, truncated": Kernel(step=0.5, top_p=0.9),
 }
 
 
@@ -41,10 +42,11 @@ def test_sequences_come_out_as_often_as_their_likelihood_says(name: str) -> None
 
 @pytest.mark.parametrize("name", WAYS)
 def test_the_next_token_is_one_of_the_vocabulary(name: str) -> None:
-    contexts = np.tile(ROWS[3, :3], (512, 1))
-    contexts[:, 2] = np.arange(512)
-    p = WAYS[name].probabilities(shared_index_of(ROWS), contexts)[:, 2]
-    assert p.sum() == pytest.approx(1, abs=1e-5)
+    for position in (0, 2):
+        contexts = np.tile(ROWS[3, : position + 1], (512, 1))
+        contexts[:, position] = np.arange(512)
+        p = WAYS[name].probabilities(shared_index_of(ROWS), contexts)[:, position]
+        assert p.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [1, 50, 1 << 22])

@@ -68,10 +68,11 @@ def fit(
     """
     n = len(tokens)
     if n < LEAST_IMAGES:
-        raise UserError(
-            f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are "
-            f"{n}: tokenize more, or take another sampler, aligned or ntd for example"
+        said = (
+            f"the kernel sampler is fitted to at least {LEAST_IMAGES} indexed images, there are {n}"
         )
+        remedy = "tokenize more, or take another sampler, aligned or ntd for example"
+        raise UserError(f"{said}: {remedy}")
     device = choose_device()
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(n)[: IMAGES_OF_ALL_ROWS // min(tokens.shape[1], OWN_TOKENS + 1)])
@@ -250,9 +251,8 @@ def open_kernel(index: Index) -> MovedVotes:
     UserError where the codec has no FSQ levels, or the images are too few.
     """
     if not index.levels:
-        raise UserError(
-            f"the codec {index.codec!r} has no FSQ levels: the kernel sampler needs their digits"
-        )
+        said = f"the codec {index.codec!r} has no FSQ levels"
+        raise UserError(f"{said}: the kernel sampler needs their digits")
     file = fit_file(index)
     made_from = _made_from(index)
     if file.exists():

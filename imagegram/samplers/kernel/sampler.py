@@ -44,9 +44,8 @@ class Kernel(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.step <= MOST_STEP:
-            raise UserError(
-                f"step lies between 0 (tokens as they stand) and {MOST_STEP}; 1 is what was fitted"
-            )
+            said = f"step lies between 0 (tokens as they stand) and {MOST_STEP}"
+            raise UserError(f"{said}; 1 is what was fitted")
 
     def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         from imagegram.samplers.kernel.drawing import model_matches
@@ -58,10 +57,8 @@ class Kernel(Sampler):
     ) -> Floats:
         from imagegram.samplers.kernel.drawing import model_probabilities
 
-        model = self.prepare(index)
-        return model_probabilities(
-            model, index.tokens, tokens, self._drawing(), leave_out=leave_out
-        )
+        model, drawing = self.prepare(index), self._drawing()
+        return model_probabilities(model, index.tokens, tokens, drawing, leave_out=leave_out)
 
     def _drawing(self) -> "Drawing":
         from imagegram.samplers.kernel.drawing import Drawing
