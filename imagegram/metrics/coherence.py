@@ -144,9 +144,8 @@ class Classifiers:
         self.real_images = real
         self.baseline_images = baseline
         self.key = key
-        self.real, self.baseline = (
-            self._views([images[1::2], images[::2]]) for images in (real, baseline)
-        )
+        self.real = self._views([real[1::2], real[::2]])
+        self.baseline = self._views([baseline[1::2], baseline[::2]])
 
     @classmethod
     def train(cls, real: Tensor, labels: NDArray[np.int64], baseline: Tensor) -> "Classifiers":
@@ -204,9 +203,8 @@ class Classifiers:
         A coherence that `cannot_be_told` is left out, and the number of images said there instead.
         """
         views = self._views([images, images])
-        real, baseline = (
-            np.concatenate([view.scores for view in both]) for both in (self.real, self.baseline)
-        )
+        real = np.concatenate([view.scores for view in self.real])
+        baseline = np.concatenate([view.scores for view in self.baseline])
         scores = {"generated": np.mean([view.scores for view in views], 0), "held_out": real}
         # Every classifier, with every quarter of what it was not trained on as the reference,
         # beside the other quarter.
@@ -290,10 +288,8 @@ def open_classifiers(
     rng = np.random.default_rng(SEED)
     chosen = chosen_rows(held_out, rng)
     rows = rng.integers(0, index.num_images, (len(chosen), length))
-    print(
-        f"training the classifiers of coherence on {len(chosen)} held-out images (once for this "
-        "index)"
-    )
+    on = f"{len(chosen)} held-out images (once for this index)"
+    print(f"training the classifiers of coherence on {on}")
     decode = Decoder(codec)
     real = decode(held_out.tokens[chosen, :length])
     baseline = decode(index.tokens[rows, np.arange(length)])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from imagegram.index.engine import Engine
 from imagegram.index.folder import Index
-from imagegram.metrics.intervals import mean, probability_closer, wilson
+from imagegram.metrics.intervals import mean, probability_closer, rate
 from imagegram.metrics.nearest import two_nearest
 from imagegram.metrics.registry import CLOSER, CLOSER_IN_CODES
 from imagegram.samplers.aligned import backoff
@@ -120,13 +120,10 @@ def describe(
     """The figures of one set of sequences [n, k], by their keys of registry.py, and the distances
     to the nearest training images, float64 [n] each: in tokens for CLOSER, in codes, where there
     are any, for CLOSER_IN_CODES."""
-    n, k = sequences.shape
     lengths = Engine(index).longest_matches(sequences)
     kinds = classify(lengths, aligned_runs(sequences, index.tokens))
     distances = {CLOSER.key: nearest(sequences, index.tokens)[1].astype(np.float64)}
-    figures: dict[str, Any] = {
-        name: wilson(int((kinds == kind).sum()), n) for kind, name in enumerate(KINDS)
-    }
+    figures: dict[str, Any] = {name: rate(kinds == kind) for kind, name in enumerate(KINDS)}
     figures |= {
         "longest_run": mean(lengths.max(1), rng),
         "pieces": mean(pieces(lengths), rng),
@@ -135,12 +132,12 @@ def describe(
         "novelty": novelty(lengths),
     }
     if index.levels:
-        codes = two_nearest(sequences, np.unique(index.tokens[:, :k], axis=0), index.levels)
+        codes = two_nearest(
+            sequences, np.unique(index.tokens[:, : sequences.shape[1]], axis=0), index.levels
+        )
         distances[CLOSER_IN_CODES.key] = codes.first
-        figures |= {
-            "nearest_in_codes": mean(codes.first**2, rng),
-            "f_mem": wilson(int(codes.memorized.sum()), n),
-        }
+        figures["nearest_in_codes"] = mean(codes.first**2, rng)
+        figures["f_mem"] = rate(codes.memorized)
     return figures, distances
 
 

@@ -108,10 +108,8 @@ def indexed_tokens(path: Path, images: int, rng: np.random.Generator) -> tuple[T
     folder = TokenFolder.open(path)
     finished = [shard for shard in range(folder.shards) if not folder.problem(shard)]
     if len(finished) < folder.shards:
-        print(
-            f"{path}: {len(finished)} of {folder.shards} shards are finished, the prediction is "
-            "made from these"
-        )
+        said = f"{len(finished)} of {folder.shards} shards are finished"
+        print(f"{path}: {said}, the prediction is made from these")
     parts = [folder.read(shard)[0][~folder.held_out(shard)] for shard in finished]
     total = sum(map(len, parts))
     if images > total:
@@ -163,10 +161,8 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
 def cliff_in_words(found: dict[str, Any], images: int, vocab_size: int) -> list[str]:
     """The same in sentences."""
     after, critical = found["settled_from"], found["critical_context"]
-    law = (
-        f"Tokens of full entropy would do so after t* = ceil(log2 {images:,} / log2 "
-        f"{vocab_size:,}) = {found['law']}."
-    )
+    ratio = f"ceil(log2 {images:,} / log2 {vocab_size:,})"
+    law = f"Tokens of full entropy would do so after t* = {ratio} = {found['law']}."
     places = f"the corpus has {found['place_bits']:.1f} bits of places"
     first = f"No token is known from those before it: each has {SETTLED} bits or more."
     if after:
@@ -201,15 +197,13 @@ def copy_curves(tokens: Tokens, longest: int) -> list[Curve]:
     total = 2 * int(np.dot(sizes, corpora))
     curves = []
     with tqdm(total=total, unit="img", desc="counting contexts") as bar:
-        for sampler in ("ntd", "aligned"):
+        for sampler, aligned in (("ntd", False), ("aligned", True)):
             counted: list[list[dict[int, counting.CopyFigures]]] = []  # by size, then by corpus
             for size, number_of_them in zip(sizes, corpora, strict=True):
                 counted.append([])
                 for corpus in range(number_of_them):
                     rows = tokens[corpus * size : (corpus + 1) * size]
-                    counted[-1].append(
-                        counting.copy_figures(rows, contexts, aligned=sampler == "aligned")
-                    )
+                    counted[-1].append(counting.copy_figures(rows, contexts, aligned=aligned))
                     bar.update(size)
             for context in contexts:
                 values = [
@@ -254,9 +248,8 @@ def _tokens(n: int) -> str:
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The figures as tables."""
-    images, length, vocab_size = (
-        figures[key] for key in ("images", "tokens_per_image", "vocab_size")
-    )
+    images, length = figures["images"], figures["tokens_per_image"]
+    vocab_size = figures["vocab_size"]
     print(
         f"\n{figures['tokens']}: {images:,} images of {length} tokens of {vocab_size:,} "
         f"({np.log2(vocab_size):.2f} bits)\n"
@@ -270,10 +263,8 @@ def print_figures(figures: dict[str, Any]) -> None:
         each = figures["bits_by_position"][position - 1]
         print(f"  {position:>5}   {each['entropy']:5.2f}  {_collision(each['collision'])}")
 
-    print(
-        "\ncollision entropy of n-grams in bits (two places of this corpus are told apart by "
-        f"{np.log2(images * length):.1f})"
-    )
+    apart = f"two places of this corpus are told apart by {np.log2(images * length):.1f}"
+    print(f"\ncollision entropy of n-grams in bits ({apart})")
     for n, bits in figures["collision_bits_of_n_grams"].items():
         print(f"  {n:>5}   {_collision(bits)}")
 
@@ -289,10 +280,8 @@ def print_figures(figures: dict[str, Any]) -> None:
         if each["now"] < WANTED:
             said = "fewer than these"
         cells = [f"{f'{figure:%}' if figure else _UNKNOWN:<28}" for figure in known]
-        print(
-            f"  {each['sampler']:<8} {each['context']:>7} {number_text(each['now'], '%'):>6}   "
-            f"{''.join(cells)}{said}"
-        )
+        now = number_text(each["now"], "%")
+        print(f"  {each['sampler']:<8} {each['context']:>7} {now:>6}   {''.join(cells)}{said}")
 
     two = figures["aligned_two_images"].items()
     rates = ", ".join(f"{context}: {number_text(p, '%')}" for context, p in two)

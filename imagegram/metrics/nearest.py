@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from imagegram.codec.fsq import fsq_codes, fsq_digits
 from imagegram.index.folder import Index
-from imagegram.metrics.intervals import Figure, bootstrap, wilson
+from imagegram.metrics.intervals import Figure, bootstrap, rate
 
 GAP = 1 / 3  # of the distances to the nearest and the second nearest training image
 PAIRS = 1 << 24  # of a sequence and a training image compared at a time, 128 MB
@@ -166,11 +166,8 @@ def memorization_figures(
     found: dict[str, tuple[Floats, Ints]] = {}  # distances and cells
     for who, sequences in (("generated", generated), ("held_out", held_out[:, :k])):
         codes = nearest_vectors(code_vectors(sequences, index.levels), known)
-        hits = {
-            "authentic": authentic(codes, known),
-            "near_copies": near_copies(sequences, training, index.levels),
-        }
-        result[who] = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
+        near = near_copies(sequences, training, index.levels)
+        result[who] = {"authentic": rate(authentic(codes, known)), "near_copies": rate(near)}
         found[who] = codes.first, index.classes[first[codes.rows]]
     mine, real = found["generated"], found["held_out"]
     half = rng.permutation(len(held_out)) % 2 == 0

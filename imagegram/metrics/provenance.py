@@ -123,10 +123,8 @@ def steps_away(
     origin = index.tokens[rows.clip(min=0), sources[..., 1].clip(min=0)]
     steps = (tokens != origin).astype(np.int64)
     if index.levels:
-        drawn, stood = (
-            fsq_digits(each, index.levels).astype(np.int64) for each in (tokens, origin)
-        )
-        steps = np.abs(drawn - stood).sum(-1)
+        drawn = fsq_digits(tokens, index.levels).astype(np.int64)
+        steps = np.abs(drawn - fsq_digits(origin, index.levels)).sum(-1)
     return np.where(rows < 0, 0, steps)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagegram.data.duplicates import across
-from imagegram.metrics.intervals import Figure, probability_closer, wilson
+from imagegram.metrics.intervals import Figure, probability_closer, rate
 from imagegram.metrics.nearest import (
     Floats,
     Ints,
@@ -85,12 +85,11 @@ def measure_space(space: Space, rng: np.random.Generator) -> Found:
     real = nearest["reference"].first
     for who in ("generated", "held_out"):
         found = nearest[who]
-        hits = {
-            "calibrated": calibrated(found) < HALF,
-            "f_mem": found.memorized,
-            "authentic": authentic(found, space.training),
+        of = {
+            "calibrated": rate(calibrated(found) < HALF),
+            "f_mem": rate(found.memorized),
+            "authentic": rate(authentic(found, space.training)),
         }
-        of = {key: wilson(int(hit.sum()), len(hit)) for key, hit in hits.items()}
         of["closer_than_held_out"] = probability_closer(found.first, real, rng)
         both = cells[who], cells["reference"]
         of |= data_copying_figure((found.first, real), both, rng)

@@ -210,9 +210,8 @@ def measure_tokens(command: Tokens) -> None:
     columns = {"generated": f"{len(samples)} of these"}
     if len(held_out):
         columns["held_out"] = f"{len(held_out)} held-out real"
-    metrics = [
-        metric for metric in (*registry.METRICS, *registry.OTHERS) if metric.key not in SAMPLER_KEYS
-    ]
+    known = (*registry.METRICS, *registry.OTHERS)
+    metrics = [metric for metric in known if metric.key not in SAMPLER_KEYS]
     asked_of = [BY_KEY[key] for key in ("sample_bits", *SAMPLER_KEYS)]
     by_sampler = {name: name for name in command.samplers}
     bits = "bits a token, of counts over the training sequences"
@@ -243,9 +242,8 @@ def _token_gallery(
     with pictures where they can be decoded."""
     differs = [fact["differs"] for fact in measured.facts]
     order = np.argsort(differs, kind="stable")[: SHOWN["generated"]].tolist()
-    rows_of = {
-        place: row for row, place in enumerate(map(tuple, given.index.images[:, :2].tolist()))
-    }
+    origins = map(tuple, given.index.images[:, :2].tolist())
+    rows_of = {place: row for row, place in enumerate(origins)}
     title = "Nearest to a training sequence first"
     gallery = Gallery(title, TOKENS_NOTE)
     for i in order:
@@ -261,15 +259,12 @@ def _token_gallery(
         )
     if decode:
         nearest = [rows_of[tuple(measured.facts[i]["nearest"])] for i in order]
-        decoded = [
-            own_tokens.decoded(decode, tokens)
-            for tokens in (given.samples[order], given.index.tokens[nearest])
-        ]
+        shown = []
+        for tokens in (given.samples[order], given.index.tokens[nearest]):
+            pictures = torch.from_numpy(own_tokens.decoded(decode, tokens))
+            shown.append([small(as_picture(picture)) for picture in pictures])
         gallery.note = f"Left the picture, right its nearest training sequence. {TOKENS_NOTE}"
-        gallery.show(
-            "tokens",
-            *([small(as_picture(torch.from_numpy(one))) for one in part] for part in decoded),
-        )
+        gallery.show("tokens", *shown)
     return gallery
 
 

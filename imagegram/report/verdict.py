@@ -52,10 +52,8 @@ def answer(runs: list[Run], sequences: int, *, held_out: int = LEAST) -> list[st
     if best is None:
         reason = _why_unknown(runs, held_out)
         return [f"It cannot be told whether n-grams can generate these images: {reason}."]
-    coherence = (
-        f"Their coherence is {COHERENCE.text(best.figures)}, where real images have 1 and "
-        "independent tokens 0."
-    )
+    scale = "where real images have 1 and independent tokens 0"
+    coherence = f"Their coherence is {COHERENCE.text(best.figures)}, {scale}."
     sentences = [_yes_or_no(best, runs), coherence, _copies(best.figures, sequences)]
     if closer := CLOSER.of(best.figures):
         sentences.append(_distance(closer))
@@ -81,10 +79,8 @@ def _yes_or_no(best: Run, runs: list[Run]) -> str:
         said = "No: no sampler makes coherent images that are as new as real ones"
         role = f"the best are {_fault(best.figures)}: those of"
     elif best.figures[COHERENCE.key].high < 1:
-        said = (
-            "Not quite: n-grams make new images of this kind that are clearly less coherent than "
-            "real ones"
-        )
+        less = "clearly less coherent than real ones"
+        said = f"Not quite: n-grams make new images of this kind that are {less}"
     else:
         said = "Yes: n-grams can generate new images of this kind"
     number = f", one of {len(runs)} samplers" if len(runs) > 1 else ""
