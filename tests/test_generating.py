@@ -159,6 +159,8 @@ def test_seeds_of_several_processes_make_the_report_of_one(
     for name in ("tokens.npy", "sources.npy", "pictures.json", "image_0005.png", "grid.png"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert not list((tmp_path / "parts").glob("seed-*.npz"))
+    for rank in (0, 1, 2):  # the first alone measures, though the last one finds all seeds drawn
+        assert "generated" not in made("late", rank, 3).report
 
     # Against what the seeds draw each by itself: the decoded ones first.
     each = [replace(request, seed=seed, seeds=1) for seed in (3, 4, 5)]
