@@ -8,8 +8,8 @@
 
 Any data set that fits one process; tokenize_imagenet_large.py has the defaults for ImageNet and
 several GPUs. Reads nothing but the data set; writes data/tokens/ (the files are described in
-imagegram/tokens.py), one shard at a time: the same command goes on where it was stopped. Shows a
-progress bar with img/s, then prints
+imagegram/tokens.py), one shard at a time: the same command goes on where it was stopped.
+Prints, after a progress bar with img/s,
 
     ---
     tokens: data/tokens

@@ -149,9 +149,8 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """What was copied: figures with 95 % intervals, of the samples and of held-out real images.
 
-    samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, each by the
-    name of its metric (metrics/registry.py says what it means); without held-out images the first
-    alone. seed: of the bootstrap.
+    samples: samples, or uint16 [n, L]. Returns {"generated": ..., "held_out": ...}, by the names
+    of metrics (metrics/registry.py); the first alone where none are held out. seed: the bootstrap.
 
     >>> index = build_index(tokenize("digits", "tokens", images=100), "index")
     >>> figures = evaluate(index, sample(index, "ntd", 20, context=10))

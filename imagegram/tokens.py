@@ -174,8 +174,8 @@ class TokenFolder:
     def check_shard(self, shard: int, *, hashes: bool = False) -> None:
         """UserError where a shard is not finished and whole."""
         if problem := self.problem(shard, hashes=hashes):
-            what = f"shard {shard} {problem}"
-            raise UserError(f"{self.path}: {what}; run the tokenizing script again")
+            remedy = "run the tokenizing script again"
+            raise UserError(f"{self.path}: shard {shard} {problem}; {remedy}")
 
     def _markers(self) -> list[dict[str, Any]]:
         """The done-markers of the finished shards."""
@@ -196,8 +196,7 @@ class TokenFolder:
         others: Mapping[str, NDArray[np.uint64]] | None = None,
     ) -> None:
         """Write one shard: `tokens` [n, L] and `labels` [n] of its readable images, `bad` ordinal
-        -> reason. `names`: the file, member or row of every bad image; `others`: groups [n] and
-        hashes [n] of the readable ones."""
+        -> reason. `names`: where every bad image lies; `others`: groups [n] and hashes [n]."""
         marker = self._marker(shard)
         marker.unlink(missing_ok=True)
         for left in self.path.glob(f".tmp-*-{shard:05d}.*"):  # by a run that was killed
@@ -258,8 +257,7 @@ class TokenFolder:
     def check_readable(self) -> None:
         """UserError where more images are unreadable than a sound data set has.
 
-        Asked before and after every run, and by the building of an index: a refusal is not
-        forgotten with the process that spoke it.
+        Asked before and after every run, and by the index: a refusal outlives its process.
         """
         bad = len(self.bad())
         total = bad + self.images()

@@ -24,8 +24,7 @@ from overnight.plan import Plan, needs_of
 def begin(plan: Plan) -> Iterator[Night]:
     """The night of a plan; where it is `complete`, nothing is left to do.
 
-    UserError, before anything is made, where the machine is too small or the folder is another's;
-    in the end, where something failed.
+    UserError where the machine is too small or the folder another's; in the end, for failures.
     """
     started = time.monotonic()
     night = finished_before(plan)

@@ -48,8 +48,7 @@ class Plan:
     hours: float = 0.0  # from the start; 0: no sweep
 
     def draws(self) -> dict[str, Draw]:
-        """The samplers, then what else is in the sweep, in random order, so that any part of it
-        covers all of it evenly."""
+        """The samplers, then the rest of the sweep in random order: any part covers all of it."""
         draws = {
             name: one if isinstance(one, Draw) else Draw(one) for name, one in self.samplers.items()
         }
