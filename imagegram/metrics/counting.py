@@ -57,12 +57,7 @@ def context_counts(tokens: NDArray[np.uint16], longest: int, *, aligned: bool) -
 
 
 def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
-    """Numbers from 0 for the distinct keys [m], and how often each key stands there: int32 [m]
-    each.
-
-    >>> [each.tolist() for each in number(np.array([70, 50, 70]))]
-    [[1, 0, 1], [2, 1, 2]]
-    """
+    """Numbers from 0 for the distinct keys [m], and how often each is there: int32 [m] each."""
     _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return numbers.astype(np.int32), counts.astype(np.int32)[numbers]
 
@@ -127,11 +122,7 @@ def entropy(column: NDArray[np.uint16]) -> float:
 
 def collision_entropy(hits: Ints) -> float:
     """-log2 of the chance that two of m n-grams, with these counts `hits` [m], are equal (Rényi's
-    entropy of order 2), without bias: equal pairs of all pairs. Infinite where none stands twice.
-
-    >>> 2 ** collision_entropy(np.array([2, 2, 1, 1])), collision_entropy(np.ones(9, int))
-    (6.0, inf)
-    """
+    entropy of order 2), without bias: equal pairs of all pairs. Infinite: none stands twice."""
     m = hits.size
     equal = float((hits.astype(np.float64) - 1).sum())
     return float(np.log2(m) + np.log2(m - 1) - np.log2(equal)) if equal else float("inf")
@@ -148,9 +139,6 @@ def prefix_entropies(tokens: NDArray[np.uint16]) -> Floats:
 
     They sum to log2 n where all images differ. Where that is used up an image is known (Zheng et
     al., 2026, arXiv:2605.06207, who call it the entropy cliff).
-
-    >>> prefix_entropies(np.array([[1, 5, 0], [1, 6, 0], [2, 5, 0], [2, 6, 0]], np.uint16)).tolist()
-    [1.0, 1.0, 0.0]
     """
     n, length = tokens.shape
     found = np.zeros(length)

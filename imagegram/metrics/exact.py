@@ -29,11 +29,9 @@ Floats = NDArray[np.float64]
 def exact_figures(
     index: Index, sampler: Sampler, held_out: NDArray[np.uint16], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The figures above, of whole sequences; `held_out` [M, L] may be empty.
-
-    At most MOST_TRAINING distinct training images are asked (`exact_copy_images`), chosen at
-    random; the interval of what they say about all of them is then the bootstrap's.
-    """
+    """The figures above, of whole sequences; `held_out` [M, L] may be empty. At most MOST_TRAINING
+    distinct training images are asked (`exact_copy_images`), chosen at random; where these are not
+    all, what they say has the bootstrap's interval."""
     share_asked = sampler.affordable_share(index, MOST_TRAINING + MOST_HELD_OUT + MOST_LEFT_OUT)
     distinct, rows = np.unique(index.tokens, axis=0, return_index=True)
     chosen = _some(len(distinct), int(share_asked * MOST_TRAINING), rng)
@@ -84,11 +82,7 @@ def floor_share(left_out: Floats, vocab_size: int) -> float:
 
 
 def bits(p: Floats, share: float, vocab_size: int) -> Floats:
-    """-log2 of a p + (1 - a) / V, a = `share`, of every token: float64 [n, L].
-
-    >>> bits(np.array([0.5, 0.0]), share=0.5, vocab_size=4).round(3).tolist()
-    [1.415, 3.0]
-    """
+    """-log2 of a p + (1 - a) / V, a = `share`, of every token: float64 [n, L]."""
     return -np.log2(share * p + (1 - share) / vocab_size)
 
 

@@ -145,8 +145,7 @@ def cliff(tokens: Tokens, vocab_size: int, grams: dict[int, float | None]) -> di
     by_position = counting.prefix_entropies(tokens)
     settled = np.flatnonzero(by_position < SETTLED)
     places = float(np.log2(n * length))
-    unique = [context for context, bits in grams.items() if bits is None or bits >= places]
-    critical = min(unique, default=None)
+    critical = min((n for n, bits in grams.items() if bits is None or bits >= places), default=None)
     return {
         "bits_by_position": by_position.round(4).tolist(),
         "settled_from": int(settled[0]) + 1 if len(settled) else None,

@@ -42,11 +42,9 @@ SPACES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured. figures: by space, then "generated" and "held_out"; facts: of each
-    generated and of each held-out picture, the nearest to a training image first: its ordinal,
-    "nearest", the space that says so."""
+    """All that was measured; facts: of "generated" and of "held_out" pictures, see `_facts`."""
 
-    figures: dict[str, dict[str, dict[str, Figure]]]
+    figures: dict[str, dict[str, dict[str, Figure]]]  # by space, then "generated" and "held_out"
     facts: dict[str, list[dict[str, Any]]]
     images: int  # n
     training: int  # distinct

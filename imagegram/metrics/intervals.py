@@ -113,12 +113,7 @@ def from_json(data: Any) -> Any:
 
 
 def wilson(hits: int, n: int) -> Figure:
-    """A rate with Wilson's score interval (1927): sound at 0 and at n hits, where hits / n +- 2
-    sigma is not.
-
-    >>> f"{wilson(0, 1000):%}"
-    '0 % (0 to 0.4)'
-    """
+    """A rate with Wilson's score interval (1927), which is sound at 0 and at n hits as well."""
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Figure(hits / n, float(interval.low), float(interval.high))
 

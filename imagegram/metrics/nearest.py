@@ -105,10 +105,6 @@ def data_copying(generated: Floats, held_out: Floats, cells: tuple[Ints, Ints]) 
 
     The mean z-score over the cells with LEAST_IN_CELL images of both kinds, each weighted by its
     held-out images; as in the authors' code not corrected for ties. NaN where no cell has enough.
-
-    >>> distances, cells = np.arange(10.0), np.zeros(10, int)
-    >>> [data_copying(distances, distances, (cells, cells + apart)) for apart in (0, 1)]
-    [0.0, nan]
     """
     scores, weights = [], []
     for cell in np.intersect1d(*cells):
@@ -136,11 +132,7 @@ def data_copying_figure(
 
 def near_copies(sequences: Tokens, training: Tokens, levels: tuple[int, ...]) -> NDArray[np.bool_]:
     """Whether each of `sequences` [n, k] is within one level of every digit of one row of
-    `training` [N, k]: bool [n].
-
-    >>> near_copies(np.array([[9, 2], [9, 3]]), np.array([[0, 1]]), levels=(8, 8)).tolist()
-    [True, False]
-    """
+    `training` [N, k]: bool [n]."""
     digits, known = (
         fsq_digits(tokens, levels).reshape(len(tokens), -1) for tokens in (sequences, training)
     )

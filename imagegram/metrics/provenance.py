@@ -141,14 +141,7 @@ def copied_runs(
     sources: NDArray[np.int64], steps: NDArray[np.int64], surprise: NDArray[np.float64]
 ) -> list[list]:
     """Runs of RUN tokens or more copied in a row from one image, of one sequence: [first, number,
-    bits], the most surprising first. sources: row and position [k, 2]; steps, surprise: [k].
-
-    >>> sources = np.array([[7, 0], [7, 1], [7, 2], [7, 3], [2, 4]])
-    >>> copied_runs(sources, np.zeros(5, int), np.full(5, 2.0))
-    [[0, 4, 8.0]]
-    >>> copied_runs(sources, np.arange(5) % 2, np.ones(5))
-    []
-    """
+    bits], the most surprising first. sources: row and position [k, 2]; steps, surprise: [k]."""
     copied = (sources[:, 0] >= 0) & (steps == 0)
     follows = copied[1:] & copied[:-1] & (np.diff(sources, axis=0) == (0, 1)).all(1)
     parts = np.split(np.arange(len(sources)), np.flatnonzero(~follows) + 1)

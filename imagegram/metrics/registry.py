@@ -190,7 +190,6 @@ EXACT_COPIES = BY_KEY["exact_copies"]
 CLOSER = BY_KEY["closer_than_held_out"]
 CLOSER_IN_CODES = BY_KEY["closer_in_codes"]
 COHERENCE = BY_KEY["coherence"]
-HELD_OUT_BITS = BY_KEY["held_out_bits"]
 # In report.json and the CSV alone, and no columns of the page.
 _HIDDEN = ("left_out_bits", "pieces", "copied_share", "nearest_in_codes")
 COLUMNS = tuple(metric for metric in METRICS if metric.key not in _HIDDEN)

@@ -1,5 +1,4 @@
-"""The classifiers tell real images from the baseline, held-out ones stand at 1, and both halves
-keep apart."""
+"""Classifiers tell real images from the baseline, held-out ones stand at 1, halves keep apart."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -117,8 +116,7 @@ def test_balls_agree_with_brute_force() -> None:
 
 
 def test_coherence_of_few_images_cannot_be_told() -> None:
-    """Two images of which a classifier is sure and not: the interval reaches from the baseline to
-    beyond real ones."""
+    """Of one image a classifier is sure, of the other not: the interval is as wide as can be."""
     real, baseline = np.full(50, 0.6), np.full(50, 0.5)
     told = _coherence(np.array([0.9, 0.1]), real, baseline, np.random.default_rng(0))
     assert told == {"cannot_be_told": {"coherence": 2}}

@@ -1,5 +1,4 @@
-"""Planted copies, splices and noise come out as what they are; intervals cover what they
-promise."""
+"""Planted copies, splices and noise come out as what they are, and runs as brute force has them."""
 
 from pathlib import Path
 
@@ -20,8 +19,7 @@ TRAINING = RNG.integers(0, 400, (200, 16)).astype(np.uint16)
 
 @pytest.fixture
 def planted() -> NDArray[np.uint16]:
-    """A copy, a copy shifted by 3, a splice of two images, one with a single token changed,
-    noise."""
+    """A copy, one shifted by 3, a splice of two images, a copy but for one token, noise."""
     noise = RNG.integers(400, 512, (1, 16)).astype(np.uint16)
     shifted = np.concatenate([TRAINING[3, 3:], noise[0, :3]])
     splice = np.concatenate([TRAINING[1, :10], TRAINING[2, 10:]])

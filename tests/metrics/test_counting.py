@@ -1,5 +1,4 @@
-"""Counting all contexts at once agrees with the samplers' own distributions and with brute
-force."""
+"""Counting all contexts at once agrees with the samplers' distributions and brute force."""
 
 from collections import Counter
 from functools import partial

@@ -1,5 +1,4 @@
-"""The prediction of a token folder: exact figures of now, and what comes true with ten times the
-images."""
+"""The prediction of a token folder: exact now, and true with ten times the images."""
 
 import json
 import re
@@ -20,8 +19,7 @@ from tests.support.corpora import index_of, token_folder
 
 
 def images(n: int, seed: int) -> NDArray[np.uint16]:
-    """Images of eight tokens of 40: a Markov chain, some of whose images are drawn from few tokens
-    and meet often."""
+    """Eight tokens of 40, a Markov chain; some images are drawn from few tokens and meet often."""
     rng = np.random.default_rng(seed)
     often = rng.random(n) ** 2  # how many tokens an image is drawn from
     rows, token = np.zeros((n, 8), np.uint16), np.zeros(n, np.int64)

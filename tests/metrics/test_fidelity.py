@@ -1,5 +1,4 @@
-"""What the tokenizer keeps: perfect and flat rebuilt images are told apart, and the result is kept
-with its inputs."""
+"""Perfect and flat rebuilt images are told apart, and the result is kept with its inputs."""
 
 import tracemalloc
 from dataclasses import replace
@@ -29,8 +28,7 @@ def original(place: tuple[int, ...]) -> Image.Image:
 
 @pytest.fixture
 def measured(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A function from rebuilt images uint8 [N, 3, S, S] to what is said of them; originals are
-    scenes."""
+    """From rebuilt images uint8 [N, 3, S, S] to what is said of them; originals are scenes."""
     index = index_of(tmp_path, np.random.default_rng(0).integers(0, 500, (300, 4)), vocab_size=500)
     images = np.array(index.images)
     images[:, 2] = [scene(5, int(ordinal))[1] for ordinal in images[:, 1]]

@@ -1,5 +1,4 @@
-"""Intervals are the score interval and cover what they should; P(closer) is what brute force
-counts."""
+"""Intervals cover what they should; P(closer) is what brute force counts."""
 
 import numpy as np
 import pytest

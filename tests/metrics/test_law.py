@@ -70,8 +70,7 @@ def test_few_competitors_grow_in_proportion_and_without_any_nothing_is_said() ->
 
 
 def test_where_nothing_is_seen_the_priors_speak() -> None:
-    """b is about 0.3, g about 0.4; u is known to its Poisson count and 5 %, f to that of its events
-    and 3 %."""
+    """b is about 0.3, g 0.4; u is known to its Poisson count and 5 %, f to its events and 3 %."""
     found = fit_law([4000], [0.001], [2], 0.002)
     assert found is not None
     scale, bend, slope = found.parameters

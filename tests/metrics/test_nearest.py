@@ -1,5 +1,4 @@
-"""The literature's measures of memorization agree with brute force and with SciPy, and find what
-was planted."""
+"""Measures of memorization agree with brute force and SciPy, and find what was planted."""
 
 from pathlib import Path
 
@@ -58,8 +57,7 @@ def test_f_mem_and_authenticity_agree_with_brute_force(sequences: Tokens, traini
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_of_images_that_are_equally_near_the_first_counts(threads: int) -> None:
-    """Codes of 7 levels are thirds, whose sums round: which neighbour comes out nearer depends on
-    the summing."""
+    """Codes of 7 levels are thirds, whose sums round: the summing decides who is nearer."""
     rng = np.random.default_rng(2)
     digits = rng.integers(0, 6, (20, 16, 3))
     radix = np.array([1, 7, 49])
@@ -81,8 +79,7 @@ def test_one_training_image_has_no_second(training: Tokens) -> None:
 
 
 def test_c_t_is_the_mean_over_cells_weighted_by_the_real_images() -> None:
-    """Without ties the z-score of a cell is (U - nm / 2) / sqrt(nm (n + m + 1) / 12), as in the
-    authors' code."""
+    """Without ties the z-score of a cell is (U - nm / 2) / sqrt(nm (n + m + 1) / 12)."""
     rng = np.random.default_rng(4)
     a = rng.random(90)
     b = rng.random(120) + 0.1

@@ -25,8 +25,7 @@ def other(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def space() -> m.Space:
-    """Gaussian features in 12 dimensions; of the generated ones a third are copies of training
-    images."""
+    """Gaussian features in 12 dimensions; a third of the generated ones are training images."""
     rng = np.random.default_rng(0)
     real = rng.standard_normal((400 + 2 * N, 12)).astype(np.float32)
     training, held_out, reference = np.split(real, [400, 400 + N])

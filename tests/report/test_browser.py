@@ -51,8 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, night: Sources) -> Iterator[Any]:
-    """A function that opens the page; at the end nothing must have been asked for, and no error
-    reported."""
+    """Opens the page; at the end nothing must have been asked for, and no error reported."""
     asked: list[str] = []
     errors: list[str] = []
     contexts = []
@@ -77,8 +76,7 @@ def show(browser: Any, night: Sources) -> Iterator[Any]:
 
 
 def check_with_axe(page: Any) -> None:
-    """Fail on a serious violation of axe-core's rules, and where the page is wider than the
-    window."""
+    """Fail on a serious violation of axe-core's rules, and where the page is too wide."""
     page.add_script_tag(content=AXE.read_text())
     violations = page.evaluate("axe.run()")["violations"]
     grave = [one for one in violations if one["impact"] in ("serious", "critical")]

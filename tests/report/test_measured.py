@@ -1,5 +1,4 @@
-"""Anyone's pictures are measured from the command line: copies are seen, wrong input is one
-line."""
+"""Anyone's pictures are measured by a command: copies are seen, wrong input is one line."""
 
 import csv
 import json
@@ -34,8 +33,7 @@ def digits() -> Pixels:
 
 @pytest.fixture
 def sets(tmp_path: Path, digits: Pixels) -> Path:
-    """A folder with 300 training images, 160 held-out ones, and samples: `fifth` copies a fifth,
-    `real` nothing."""
+    """300 training images, 160 held-out ones, samples: `fifth` copies a fifth, `real` nothing."""
     real = digits[500:580]
     known = {"training": digits[:300], "held_out": digits[300:460], "real": real}
     for name, images in (known | {"fifth": np.concatenate([digits[:16], real[:64]])}).items():
@@ -191,8 +189,7 @@ def test_folders_and_pictures_that_cannot_be_read(
     not NETWORK, reason="EfficientNet-Lite0 is not installed (requirements-features.txt)"
 )
 def test_efficientnet_knows_its_classes() -> None:
-    """A flat picture and a checkered one differ; features of a picture do not depend on its
-    batch."""
+    """A flat and a checkered picture differ; features of a picture do not depend on its batch."""
     import torch
 
     network = efficientnet()

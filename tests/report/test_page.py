@@ -1,5 +1,4 @@
-"""The page: one file that asks nobody for anything, whose links lead somewhere and whose colours
-can be read."""
+"""The page: one file that asks nobody for anything, with links and colours that serve readers."""
 
 import csv
 import itertools
@@ -22,8 +21,7 @@ MANY = {"value": 0.77, "low": 0.7, "high": 0.8}  # a figure
 
 
 class Page(HTMLParser):
-    """What a test asks of the page: attributes of all elements, text, and the data of its
-    script."""
+    """What a test asks of the page: attributes of elements, text, the data of its script."""
 
     def __init__(self, file: Path):
         super().__init__()
