@@ -14,7 +14,7 @@ import numpy as np
 from imagegram.cli import UserError
 from imagegram.index.folder import Index
 from imagegram.samplers.base import Sampler
-from imagegram.samplers.matches import Ints, RangeMatches, Tokens
+from imagegram.samplers.matches import Ints, Matches, RangeMatches, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,7 @@ class Aligned(InPlace):
         if self.min_images == 0:
             raise UserError("min_images 0: it must be positive; 1 copies")
 
-    def matches(
-        self, index: Index, drawn: Tokens, rng: np.random.Generator
-    ) -> Iterator[RangeMatches]:
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         for contexts in backoff(
             index.tokens, drawn, self.context, anchor=self.anchor, least=self.min_images
         ):

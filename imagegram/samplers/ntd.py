@@ -17,7 +17,7 @@ from imagegram.index.engine import Engine
 from imagegram.index.folder import ENDING, Index
 from imagegram.index.table import pointers_at
 from imagegram.samplers.base import Sampler
-from imagegram.samplers.matches import Ints, Tokens, numbered
+from imagegram.samplers.matches import Ints, Matches, Tokens, numbered
 from imagegram.tokens import SEPARATOR, TERMINATOR
 
 FOLLOW_COPIES = True  # False, of tests: every token is searched for
@@ -45,9 +45,7 @@ class Ntd(Sampler):
 
     context: int = 2  # tokens at most, of which the separator before the first counts as one
 
-    def matches(
-        self, index: Index, drawn: Tokens, rng: np.random.Generator
-    ) -> "Iterator[MatchesAnywhere]":
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         return matches_anywhere(index, drawn, self.context)
 
 

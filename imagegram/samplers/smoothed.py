@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from imagegram.index.folder import Index
 from imagegram.samplers.aligned import Backoff, InPlace, backoff
-from imagegram.samplers.matches import DrawnTokens, Floats, Ints, Tokens, look_up, numbered
+from imagegram.samplers.matches import DrawnTokens, Floats, Ints, Matches, Tokens, look_up, numbered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,7 @@ class Smoothed(InPlace):
         "every length"
     )
 
-    def matches(
-        self, index: Index, drawn: Tokens, rng: np.random.Generator
-    ) -> Iterator[DrawnTokens]:
+    def matches(self, index: Index, drawn: Tokens, rng: np.random.Generator) -> Iterator[Matches]:
         """One match each, drawn from the smoothed distribution, perhaps reweighed."""
         for contexts in backoff(index.tokens, drawn, self.context):
             if self.reweigh is None:
