@@ -47,9 +47,7 @@ SEED = 0
 SIDE = 32  # pixels that classifiers and teachers see
 WIDEST = 2.0  # interval of coherence: a wider one says nothing, where 0 to 1 is all that is asked
 Floats = NDArray[np.float64]
-
-# They are drawn from torch's own generator, which threads share.
-INITIAL_WEIGHTS = threading.Lock()
+INITIAL_WEIGHTS = threading.Lock()  # drawn from torch's own generator, which threads share
 
 
 def shrunk(images: Tensor) -> Tensor:

@@ -64,17 +64,14 @@ def number(keys: NDArray[np.int64]) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class CopyFigures:
-    """What a sampler does with its training images, exactly.
+    """What a sampler does with its training images, exactly."""
 
-    log_copy: the natural logarithm of the chance that a drawn sequence equals one of them;
-    extraction: the mean chance that the rest of one follows after its first 1, 2, 4, ... tokens;
-    competitors: the mean number of other places, over all positions of an image, that share the
-    context but not the token before it. There the copy of an image can become that of another.
-    """
-
-    log_copy: float
+    log_copy: float  # ln of the chance that a drawn sequence equals one of them
     extraction: dict[int, float]
+    """the mean chance that the rest of one follows after its first 1, 2, 4, ... tokens"""
     competitors: float
+    """the mean number of other places, over all positions of an image, that share the context but
+    not the token before it: there the copy of an image can become that of another"""
 
 
 def copy_figures(

@@ -31,14 +31,13 @@ Network = Callable[[torch.Tensor], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some pictures of a data set, in the order asked for: ordinals int64 [n]; pixels uint8 [n, 3,
-    S, S], S at most SIDE; hashes uint64 [n]; network float32 [n, 1280], or none [n, 0]."""
+    """Some pictures of a data set, in the order asked for."""
 
     dataset: ImageDataset
-    ordinals: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    hashes: NDArray[np.uint64]
-    network: NDArray[np.float32]
+    ordinals: NDArray[np.int64]  # [n]
+    pixels: NDArray[np.uint8]  # [n, 3, S, S], S at most SIDE
+    hashes: NDArray[np.uint64]  # [n]
+    network: NDArray[np.float32]  # [n, 1280], or none: [n, 0]
 
     def vectors(self) -> NDArray[np.float32]:
         """The pixels as features, float32 [n, 3 S S] in 0 to 1."""

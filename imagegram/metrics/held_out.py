@@ -11,13 +11,11 @@ from imagegram.index.folder import Index, class_numbers
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out images of all data sets of an index: tokens uint16 [M, L]; labels int64 [M], of
-    its own data set, -1: none; origins int64 [M, 2], the number of the data set and the ordinal in
-    it."""
+    """The held-out images of all data sets of an index."""
 
-    tokens: NDArray[np.uint16]
-    labels: NDArray[np.int64]
-    origins: NDArray[np.int64]
+    tokens: NDArray[np.uint16]  # [M, L]
+    labels: NDArray[np.int64]  # [M], in its own data set; -1: none
+    origins: NDArray[np.int64]  # [M, 2]: the number of the data set, and the ordinal in it
 
     @property
     def content(self) -> str:

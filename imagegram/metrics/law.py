@@ -10,9 +10,9 @@ already, and P(copy) lives on in the isolated ones. So
 
     f(N) = -ln P(copy) = u / (1 + u / b) ^ (1 - g),  u = N * competitors / (2 * images at hand)
 
-b and g are fitted to f of nested subsets, which is known exactly for each of them, with weak
-priors: b near 0.3, to a factor of 50, and g = 0.4 to +-0.4. They were chosen on 82,000 procedural
-scenes and 54,000 images of Fashion-MNIST, for predictions of eight to sixteen times the images.
+b and g are fitted to f of nested subsets, which is known exactly, with weak priors: b near 0.3, to
+a factor of 50, g = 0.4 to +-0.4. These were chosen on 82,000 procedural scenes and 54,000 images of
+Fashion-MNIST, for predictions of eight to sixteen times the images.
 """
 
 from dataclasses import dataclass

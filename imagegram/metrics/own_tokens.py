@@ -32,10 +32,10 @@ Decode = Callable[[Tokens], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Given:
-    """Samples uint16 [n, L], held-out sequences [M, L], and the index of the training ones."""
+    """What is measured, and the index of the training sequences."""
 
-    samples: Tokens
-    held_out: Tokens
+    samples: Tokens  # [n, L]
+    held_out: Tokens  # [M, L]
     index: Index
 
 

@@ -43,13 +43,12 @@ SHARES = ("precision", "recall", "coverage")
 
 @dataclass(frozen=True)
 class Space:
-    """Features of one kind: of n generated images and two halves of the held-out ones [n, F], in
-    random order, and of the distinct training images [N, F]."""
+    """Features of one kind, in random order."""
 
-    generated: Vectors
-    held_out: Vectors
-    reference: Vectors
-    training: Vectors
+    generated: Vectors  # [n, F]
+    held_out: Vectors  # one half of the held-out images [n, F]
+    reference: Vectors  # the other half [n, F]
+    training: Vectors  # of the distinct training images [N, F]
 
     @property
     def compared(self) -> dict[str, Vectors]:
