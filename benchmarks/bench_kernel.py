@@ -11,18 +11,19 @@ also how many sequences a second the sampler makes, of N, the median of three ti
 there is one.
 """
 
-import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 
+from benchmarks.bench_sampling import rate
 from benchmarks.corpora import CORPORA
 from imagegram.cli import UserError, run_script, summary
 from imagegram.index.folder import Index
@@ -81,16 +82,6 @@ def profile_token(library: Library, position: int, queries: torch.Tensor) -> dic
     return seconds
 
 
-def drawn_per_second(index: Index, n: int) -> float:
-    """Sequences a second of the sampler, the median of three times."""
-    seconds = []
-    for seed in range(3):
-        started = time.perf_counter()
-        Kernel().sample(index, n, np.random.default_rng(seed))
-        seconds.append(time.perf_counter() - started)
-    return n / statistics.median(seconds)
-
-
 def measure(config: Config, index: Index) -> None:
     """Print the table of operations and the summary."""
     started = time.monotonic()
@@ -119,7 +110,10 @@ def measure(config: Config, index: Index) -> None:
         share = whole[name] / sum(whole.values())
         print(f"  {name:<{NAME}} {1000 * whole[name]:10.4g}  {share:4.0%}")
     projected = sum(len(model.projections[model.row(position)]) for position in range(length))
-    rates = {"drawn_per_second": drawn_per_second(index, config.drawn)} if config.drawn else {}
+    rates = {}
+    if config.drawn:
+        drawn = rate(partial(Kernel().sample, index, config.drawn), config.drawn, repeats=3)
+        rates["drawn_per_second"] = drawn.per_second
     summary(
         sequences_per_second=1 / clock,
         **rates,

@@ -178,13 +178,10 @@ def compare_shards(folder: Path, shards: int, repeats: int) -> None:
         drawn = [functools.partial(sampler.sample, index, n) for index in both]
         turns = [[rate(draw, n, 1).per_core_second for draw in drawn] for _ in range(repeats)]
         first, second = np.median(turns, 0)
-        peaks = [memory(functools.partial(sampler.sample, index, 8)) for index in both]
-        print(
-            f"{name}: {first:.4g} sequences a core-second with one shard, {second:.4g} with "
-            f"{len(several.shards)}: {second / first:.2f}; memory {peaks[0]:.1f} and "
-            f"{peaks[1]:.1f} MB",
-            flush=True,
-        )
+        less, more = (memory(functools.partial(sampler.sample, index, 8)) for index in both)
+        speeds = f"{first:.4g} sequences a core-second with one shard, {second:.4g} with"
+        ratio = f"{len(several.shards)}: {second / first:.2f}"
+        print(f"{name}: {speeds} {ratio}; memory {less:.1f} and {more:.1f} MB", flush=True)
 
 
 def main(config: Config) -> None:

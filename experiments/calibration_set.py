@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import imagegram as ig
-from experiments.common import has, read_table, write_table
+from experiments.common import add_rows, has, read_table
 from imagegram.cli import UserError, run_script, summary
 from imagegram.codec.decoding import Decoder
 from imagegram.data.duplicates import GREY, perceptual_hashes
@@ -163,7 +163,7 @@ def main(config: Config) -> None:
                 for figure in (mine, real):
                     line += [figure.value, figure.low, figure.high]
                 lines.append([*line, differs(mine, real)])
-        table = write_table(config.table, pd.concat([table, pd.DataFrame(lines, columns=COLUMNS)]))
+        table = add_rows(config.table, table, pd.DataFrame(lines, columns=COLUMNS))
     here = table[table.data == config.name]
     summary(file=path, megabytes=path.stat().st_size / 1e6, table=config.table, **seen(here))
     print(

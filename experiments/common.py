@@ -69,11 +69,12 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
-def write_table(path: Path, table: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
-    """Write a table as a CSV file, numbers with `digits` digits, and return it."""
+def add_rows(path: Path, table: pd.DataFrame, rows: Any) -> pd.DataFrame:
+    """Write a table with more rows as a CSV file, numbers with four digits, and return it."""
+    whole = pd.concat([table, pd.DataFrame(rows)])
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format=f"%.{digits}g")
-    return table
+        whole.to_csv(temporary, index=False, float_format="%.4g")
+    return whole
 
 
 def has(table: pd.DataFrame, **point: Any) -> bool:

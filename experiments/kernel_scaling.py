@@ -22,7 +22,7 @@ from matplotlib.figure import Figure as Plot
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from experiments.common import has, read_table, save_plot, write_table
+from experiments.common import add_rows, has, read_table, save_plot
 from imagegram.cli import run_script, summary
 from imagegram.metrics.intervals import mean
 from imagegram.samplers import Kernel
@@ -111,7 +111,7 @@ def main(config: Config) -> None:
             print(f"{images:,} training images", flush=True)
             found = measure(training[:images], held_out, folder.manifest.levels, config.asked)
             row = {"data": config.name, "images": images} | found
-            table = write_table(config.out, pd.concat([table, pd.DataFrame([row])]))
+            table = add_rows(config.out, table, [row])
     plot(config.out.with_suffix(".png"), table)
     print(table[table.data == config.name].to_string(index=False))
     summary(table=config.out, plot=config.out.with_suffix(".png"))

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from experiments.common import Corpus, print_head, print_row, read_table, write_table
+from experiments.common import Corpus, add_rows, print_head, print_row, read_table
 from imagegram.cli import run_script, summary
 from imagegram.metrics.exact import exact_figures
 from imagegram.metrics.intervals import Figure
@@ -91,7 +90,7 @@ def main(config: Config) -> None:
     table = read_table(config.out)
     if len(table):
         table = table[(table.data != config.name) | (table.model != config.sampler)]
-    table = write_table(config.out, pd.concat([table, pd.DataFrame([row | figures])]))
+    table = add_rows(config.out, table, [row | figures])
     print_head(*table)
     for cells in table.fillna("").to_numpy():
         print_row(*cells)

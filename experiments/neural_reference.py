@@ -344,12 +344,8 @@ def main(config: Config) -> None:
         images = {"training_images": index.num_images, "held_out_images": len(held_out)}
         found = {"index": index.identity, **images, **to_json(measured)}
         write_json(config.out, read_results(config) | {entry: found})
-        summary(
-            entry=entry,
-            held_out_bits=measured["held_out_bits"].value,
-            training_bits=measured["training_bits"].value,
-            exact_copy_probability=measured["exact_copy_probability"],
-        )
+        bits = {name: measured[name].value for name in ("held_out_bits", "training_bits")}
+        summary(entry=entry, **bits, exact_copy_probability=measured["exact_copy_probability"])
 
 
 if __name__ == "__main__":

@@ -45,10 +45,8 @@ class Codec(Protocol):
 def load_codec(name: str = "tiny", revision: str = "") -> Codec:
     """Load a codec by name: a miniature that is shipped ("tiny", "fashion"), a folder that
     train_tiny_flextok.py wrote, that of a fitted linear codec, a FlexTok of the Hugging Face hub
-    (NAME or NAME@REVISION), or a local folder of one.
-
-    `revision` is that of a hub's model whose name has none. UserError where a package, a file or a
-    connection is missing, with what to install or change.
+    (NAME or NAME@REVISION; `revision` where the name has none), or a local folder of one.
+    UserError where a package, a file or a connection is missing, with what to install or change.
     """
     from imagegram.codec import miniatures
     from imagegram.codec.sizes import LINEAR, is_linear, linear_folder

@@ -1,10 +1,9 @@
 """Whether a codec knows images like these, and keeps anything of them.
 
 A miniature turns what it never saw into what it was trained on, and one that was hardly trained
-knows nothing at all. Judged cheaply, on a few images from all over the data set: the error of their
-reconstructions beside that of the codec's own held-out images, which its card holds, and beside
-that of a flat picture of their mean colour; and the codes that they use. A codec without a card,
-such as a real FlexTok, is not judged.
+knows nothing at all. Judged on a few images from all over the data set: the error of their
+reconstructions beside that of the codec's own held-out images, which its card holds, and of flat
+pictures of their mean colour; and the codes that they use. Without a card nothing is judged.
 """
 
 import contextlib
@@ -24,10 +23,8 @@ from imagegram.data.preprocess import preprocess
 from imagegram.files import read_json
 
 JUDGED = 32  # images
-# of the reconstructions that are judged: an eighth of the work of the codec's own ten with guidance
-TIMESTEPS = 4
-# of the error of a flat picture: a reconstruction that is no better keeps next to nothing
-HARDLY = 0.8
+TIMESTEPS = 4  # an eighth of the work of the codec's own ten with guidance
+HARDLY = 0.8  # of the error of a flat picture: what is no better keeps next to nothing
 FEW_CODES = 1 / 8  # of the images: so few different codes at a position tell them hardly apart
 ENOUGH = 16  # different images, to count codes
 CODES = 512  # of a position of the miniatures: more images have no more of them
@@ -72,9 +69,8 @@ class Familiarity:
 def reconstruction_errors(
     codec: Codec, images: Tensor, tokens: NDArray[np.uint16]
 ) -> NDArray[np.float64]:
-    """Root mean squared error [n] of the reconstructions of images uint8 [n, 3, S, S] from all
-    their tokens [n, L], in levels of 255; in few steps, without guidance, from the noise of seeds 0
-    to n - 1."""
+    """Root mean squared error [n] of the reconstructions of images uint8 [n, 3, S, S] from their
+    tokens [n, L], in levels of 255; in few steps, without guidance, from the seeds 0 to n - 1."""
     rebuilt = Decoder(codec, TIMESTEPS, 1.0)(tokens)
     return (rebuilt.double() - images.double()).square().mean((1, 2, 3)).sqrt().numpy()
 

@@ -34,12 +34,11 @@ from imagegram.files import sha256
 from imagegram.machine import choose_device
 from imagegram.tokens import MAX_VOCAB, SEPARATOR, Prefixes
 
-# On a GPU. Bfloat16 has the range of float32, but too few digits for the borders between two
-# tokens.
+# On a GPU. Bfloat16 has the range of float32, but too few digits for the borders of tokens.
 ENCODE_DTYPE = torch.float16
 DECODE_DTYPE = torch.bfloat16
 CPU_BATCH = 8  # images at a time on a CPU: more only take memory
-STOCK_CPU_BATCH = 2  # of the package's calls, whose mask there has (512 x batch)^2 entries
+STOCK_CPU_BATCH = 2  # of the package's calls, see `use_plain_attention`
 NOISE = "imagegram_noise"  # the key under which the package's pipeline finds the noise
 
 
@@ -204,8 +203,7 @@ class FlexTokCodec:
             return np.concatenate([self._tokens(part) for part in parts])
 
     def _tokens(self, images: Tensor) -> NDArray[np.uint16]:
-        """Images uint8 [B, 3, S, S] -> tokens: pixels travel as bytes, tokens come back as uint16
-        in one copy."""
+        """Pixels travel as bytes, tokens come back as uint16 in one copy."""
         batch = self._padded(images)
         if not self.encoder:
             return self._uint16(torch.cat(self.model.tokenize(to_signed(batch))))[: len(images)]
@@ -218,8 +216,7 @@ class FlexTokCodec:
         return tokens[: len(images)]
 
     def _uint16(self, tokens: Tensor) -> NDArray[np.uint16]:
-        """Ids outside the vocabulary become SEPARATOR, which no token folder takes: none can wrap
-        to another token."""
+        """Ids outside the vocabulary become SEPARATOR, which no token folder takes."""
         if tokens.shape[1] != self.tokens_per_image:
             raise UserError(
                 f"{self.name} made {tokens.shape[1]} tokens an image, not {self.tokens_per_image}"
@@ -250,8 +247,7 @@ class FlexTokCodec:
     def _images(
         self, tokens: Prefixes, seeds: Sequence[int], timesteps: int, guidance_scale: float
     ) -> Tensor:
-        """Images [B, 3, S, S] about [-1, 1]; each image's noise is drawn on the CPU from its own
-        seed."""
+        """Images [B, 3, S, S] about [-1, 1]; noise is drawn on the CPU."""
         kept = [len(row) for row in tokens]
         if not all(0 < k <= self.tokens_per_image for k in kept):
             raise UserError(
@@ -298,8 +294,7 @@ def _tf32() -> Iterator[None]:
 
 
 def use_plain_attention(model: Any) -> None:
-    """FlexAttention needs a GPU or a compiler: attend with a materialized mask, (512 x batch)^2
-    entries large."""
+    """FlexAttention needs a GPU or a compiler: attend with a mask of (512 x batch)^2 entries."""
     from flextok.model.layers.attention import FlexAttention
     from flextok.model.preprocessors.flex_seq_packing import BlockWiseSequencePacker
 

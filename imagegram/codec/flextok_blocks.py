@@ -30,8 +30,7 @@ GRAPHS = 64  # shapes compiled at most: at the default of 8 a ninth runs uncompi
 
 
 class Unsupported(NotImplementedError):
-    """The model is laid out in a way that this file does not cover; the text says what was
-    found."""
+    """The model is laid out in another way; the text says what was found."""
 
 
 def need(covered: bool, found: str) -> None:
@@ -40,8 +39,7 @@ def need(covered: bool, found: str) -> None:
 
 
 class Chain:
-    """One side of FlexTok: modules that run one after another and pass tensors on by name; here,
-    searched by type."""
+    """One side of FlexTok: modules that run one after another, here searched by type."""
 
     def __init__(self, wrapper: Any, kinds: set[type]):
         self.modules = list(wrapper.module_dict.values())
@@ -117,8 +115,7 @@ def log_weights(length: int, rows: int, kept: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """A transformer block on [B, N, D]: fused projections, weights in `dtype`, the residual stream
-    in float32."""
+    """A transformer block: fused projections, weights in `dtype`, the residual in float32."""
 
     qkv: Tensor
     out: Tensor
@@ -175,8 +172,7 @@ class Block(nn.Module):
 
 
 class HalfVae(nn.Module):
-    """The VAE's encoder (to the mean of the posterior) or its decoder, in `dtype`; in float32 as it
-    is configured."""
+    """The VAE's encoder (to the posterior's mean) or decoder; in float32 as it is configured."""
 
     def __init__(self, vae: Any, encoder: bool, dtype: torch.dtype):
         super().__init__()
@@ -198,8 +194,7 @@ class HalfVae(nn.Module):
 
 
 def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[..., Tensor]:
-    """`function` compiled for every shape that it meets; as it is, with one line, where no compiler
-    works."""
+    """`function` compiled for every shape; as it is, with one line, where no compiler works."""
     if not wanted:
         return function
     torch._dynamo.config.recompile_limit = GRAPHS
@@ -222,8 +217,7 @@ def compiled_or_not(function: Callable[..., Tensor], wanted: bool) -> Callable[.
 
 
 class Half(nn.Module):
-    """What both halves of the dense path have, over the weights of a loaded FlexTok, in `dtype`;
-    Unsupported where it is laid out otherwise."""
+    """What both halves of the dense path have, over the weights of a loaded FlexTok."""
 
     positions: Tensor
 

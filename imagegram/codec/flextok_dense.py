@@ -107,8 +107,7 @@ class FastEncoder(Half):
         return mean.float() * self.vae_scale
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Latents -> what FSQ rounds, [B, L, digits]: the trunk over patches and registers, and the
-        head."""
+        """Latents -> what FSQ rounds, [B, L, digits]."""
         x = self.patches(latents)
         n = x.shape[1]
         x = torch.cat([x, self.registers.expand(len(x), -1, -1)], 1)
@@ -128,8 +127,7 @@ class FastEncoder(Half):
 
 
 def check_decoder(model: Any, chain: Chain) -> None:
-    """Unsupported where the modules of a decoder are joined in another way than FastDecoder
-    computes."""
+    """Unsupported where modules are joined in another way than FastDecoder computes."""
     embed, packer, trunk = chain.only(PatchEmbedder, BlockWiseSequencePacker, FlexTransformer)
     linear, dropout, null = chain.only(LinearLayer, MaskedNestedDropout, LearnedNullCond)
     time, head = chain.only(TimestepEmbedder, ToPatchesLinearHead)
@@ -146,8 +144,7 @@ def check_decoder(model: Any, chain: Chain) -> None:
     need(known and not time.temb_as_tokens, "another time embedding")
     kinds = type(model.pipeline), type(model.regularizer)
     need(kinds == (MinRFPipeline, FSQ), "another flow or quantizer")
-    # Dropped registers are equal, and may be merged, only if they are written after the positions
-    # are added.
+    # Dropped registers are equal only if they are written after the positions are added.
     _, place = chain.positions(registers)
     written = min(chain.modules.index(dropout), chain.modules.index(null))
     need(place < written, "positions of dropped registers")
@@ -182,9 +179,8 @@ class FastDecoder(Half):
         self._pixels = compiled_or_not(self.pixels, compiled)
 
     def schedule(self, timesteps: int) -> tuple[Tensor, Tensor]:
-        """Shifts, scales and gates of every time step: of the blocks [steps, depth, expansion, 6,
-        D], of the head [steps, 2, D]. They depend on nothing else, so that one small product
-        replaces one for every image and step."""
+        """Shifts, scales and gates of every time step, which depend on nothing else: of the blocks
+        [steps, depth, expansion, 6, D], of the head [steps, 2, D]."""
         if timesteps not in self._schedules:
             # On the host, because the package checks the times in a way that waits for a GPU.
             times = torch.tensor([i / timesteps for i in range(timesteps, 0, -1)])
@@ -201,8 +197,7 @@ class FastDecoder(Half):
 
     def conditions(self, tokens: Tensor, kept: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """int64 [B, L], of which the first `kept` of each image count -> registers [B, rows, D] and
-        their log weights, if any. `kept` is on the host, where the number of rows is decided
-        without waiting for a GPU."""
+        their log weights, if any. The host decides on the rows, without waiting for a GPU."""
         rows = merged_rows(self.length, max(kept))
         count = torch.tensor(kept).to(tokens.device)
         codes = self.quantizer.indices_to_embedding(tokens[:, :rows])
@@ -215,12 +210,8 @@ class FastDecoder(Half):
     def velocity(
         self, z: Tensor, registers: Tensor, weights: Tensor | None, blocks: Tensor, head: Tensor
     ) -> Tensor:
-        """One pass: noised latents float32 [B, C, h, w] and registers [B, rows, D] -> velocity
-        float32 [B, C, h, w].
-
-        weights: log weights [B, rows] of the registers; blocks [depth, expansion, 6, D] and head
-        [2, D]: one step of the schedule.
-        """
+        """Noised latents float32 [B, C, h, w], registers [B, rows, D] and their log weights [B,
+        rows] -> velocity float32 [B, C, h, w]; `blocks` and `head`: a step of the schedule."""
         x = self.patches(z)
         n = x.shape[1]
         rows = registers.shape[1]
@@ -258,9 +249,9 @@ class FastDecoder(Half):
     def images(
         self, tokens: Tensor, kept: list[int], noise: Tensor, timesteps: int, guidance_scale: float
     ) -> Tensor:
-        """Decode: tokens int64 [B, L], of which the first `kept` of each image count; noise float32
-        [B, C, h, w] is where the flow starts. Float32 [B, 3, S, S] about [-1, 1]; norm guidance, as
-        the package's detokenize has it with perform_norm_guidance."""
+        """Tokens int64 [B, L], of which the first `kept` of each image count; noise float32 [B, C,
+        h, w], where the flow starts -> float32 [B, 3, S, S] about [-1, 1]; with the package's norm
+        guidance."""
         z = noise
         momentum = MomentumBuffer(-0.5)
         registers, weights = self.conditions(tokens, kept)

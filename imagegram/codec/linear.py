@@ -2,10 +2,10 @@
 
 An image is brightness at every pixel and two colour differences at every second one. The main axes
 of the training images (PCA) turn that into coefficients, and a coefficient is told by digits: a
-curve spreads its values over 0 to 1, and the digits are those of the place in there, as in a
-decimal number. They are handed out one by one to the coefficient whose error is largest, so that
-the first tokens tell what changes the image most, every prefix decodes, and what was decoded has
-the tokens that it was decoded from (where no pixel was cut to 0 or 255).
+curve spreads its values over 0 to 1, and the digits are those of the place in there. They are
+handed out one by one to the coefficient whose error is largest, so that the first tokens tell what
+changes the image most, every prefix decodes, and what was decoded has the tokens that it was
+decoded from (where no pixel was cut to 0 or 255).
 
 All sums are of whole numbers that float64 holds exactly: an image has the same tokens, to the bit,
 whatever its batch and the threads. linear_fit.py fits it.
@@ -34,8 +34,7 @@ FORMAT = 1  # of the file and of what its numbers mean
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Images uint8 [n, 3, S, S] -> whole numbers [n, 3 S^2 / 2]: R + G + B of every pixel, then R -
-    B and R - 2 G + B of every square of four. Times `scales` their axes are at right angles and of
-    length 1."""
+    B and R - 2 G + B of every square of four; times `scales`, along axes that are orthonormal."""
     n, _, size, _ = images.shape
     found = np.empty((n, 3 * size**2 // 2), np.int16)
     grey, first, second = np.split(found, [size**2, size**2 * 5 // 4], 1)

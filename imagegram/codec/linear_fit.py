@@ -25,26 +25,22 @@ from imagegram.files import turn
 FOLDER = "codec"  # in a token folder
 MOST_BYTES = 2**28  # of the images that it is fitted to, as float32; of more a sample
 MOST_AXES = 1024
-# images: of so many the axes are to equal parts their own and those of any picture with their
-# frequencies
-FEW = 400
+FEW = 400  # images, whose axes are to equal parts their own and those of their frequencies
 PASSES = 4  # of the power method
 SPARE = 16  # axes more than are kept
 KNOTS = 128  # of a curve
 SMOOTH = 2.0  # standard deviation of the density's smoothing, in knots
 FLOOR = 1e-4  # of the density's peak: where no training image was, an image may be
 AT_ONCE = 256  # images
-# a step shows how far it is when it has taken two seconds
-bar = functools.partial(tqdm, delay=2)
+bar = functools.partial(tqdm, delay=2)  # seconds: most steps are shorter, and show nothing
 Floats = NDArray[np.float64]
 
 
 def open_linear(
     name: str, datasets: Sequence[ImageDataset], share: float, out: Path, workers: int = -1
 ) -> LinearCodec:
-    """The linear codec `name` in the folder `out`, fitted to the images of `datasets` that are not
-    held out; where it is there already, that one. Of several processes one fits, the others wait
-    for it."""
+    """The linear codec in `out`, which is fitted to the images of `datasets` that are not held out
+    unless it is there. Of several processes one fits, the others wait for it."""
     started = time.monotonic()
     sizes = linear_sizes(name)
     record: dict[str, Any] = {

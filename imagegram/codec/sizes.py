@@ -35,8 +35,7 @@ class Sizes:
 
 
 def chosen(name: str, data_sets: Iterable[str]) -> str:
-    """The codec `name`; where it is "" the linear one for emoji, which no shipped miniature knows,
-    else "tiny".
+    """The codec; where none is named, the linear one for emoji, which no shipped miniature knows.
 
     >>> chosen("", ["emoji"]), chosen("", ["digits", "emoji"]), chosen("fashion", ["emoji"])
     ('linear', 'tiny', 'fashion')
@@ -105,8 +104,7 @@ def linear_sizes(name: str) -> Sizes:
 
 
 def check_name(name: str) -> None:
-    """UserError where `name`, which is no folder, cannot be that of a model of the Hugging Face
-    hub."""
+    """UserError where `name`, which is no folder, cannot be one of the Hugging Face hub."""
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(
             f"unknown codec {name!r}: {', '.join(miniatures.shipped())}, linear, a folder that "

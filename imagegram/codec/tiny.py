@@ -1,6 +1,7 @@
 """A miniature of tiny_flextok.py behind the codec interface: on the CPU, in float32, and bfloat16
 where it has that."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,8 +39,8 @@ class TinyCodec:
         self.own_error = miniatures.own_error(read_json(card)) if card.exists() else None
         self.image_size = self.model.config.image_size
         self.tokens_per_image = self.model.config.tokens
-        self.vocab_size = self.model.vocab_size
         self.levels = self.model.config.levels
+        self.vocab_size = math.prod(self.levels)
 
     def encode(self, images: Tensor) -> NDArray[np.uint16]:
         def encode_few(few: Tensor) -> Tensor:

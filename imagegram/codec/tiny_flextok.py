@@ -5,13 +5,12 @@ The parts are FlexTok's, at a size whose weights fit in the repository:
 - encoder: patches of an RGB image of 32x32 pixels (or 64x64), made by convolutions, and 16
   registers in one transformer. Patches see each other; a register sees the patches and the
   registers before it, so the registers form an ordered sequence.
-- quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505), levels [8, 8, 8]:
-  512 codes.
+- quantizer: finite scalar quantization (Mentzer et al., 2023, arXiv:2309.15505) to 512 codes.
 - nested dropout: the decoder is trained on prefixes of the registers, so that any prefix decodes
   and the first tokens hold what matters most.
 - decoder: a rectified-flow transformer (Liu et al., 2022, arXiv:2209.03003) with the time step in
-  adaptive layer norms (Peebles & Xie, 2023), conditioned on the tokens, with classifier-free
-  guidance. It works on pixels where FlexTok works on the latents of a VAE.
+  adaptive layer norms (Peebles & Xie, 2023) and classifier-free guidance. It works on pixels where
+  FlexTok works on the latents of a VAE.
 
 `train_tiny_flextok.py` makes the weights; docs/tiny_flextok.md says what they can do.
 """
@@ -77,9 +76,8 @@ class FSQ(nn.Module):
 
 
 class QuickLinear(nn.Linear):
-    """nn.Linear for [B, n, features]. On a CPU, where no gradient is wanted, it is computed as a
-    convolution of 1 x 1: oneDNN's is twice as fast as MKL's matrix product on AMD's processors, and
-    equal but for rounding."""
+    """nn.Linear for [B, n, features]; on a CPU, without gradients, as a convolution of 1 x 1, equal
+    but for rounding: oneDNN's is twice as fast as MKL's matrix product on AMD's processors."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.device.type != "cpu":
@@ -107,8 +105,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with a condition, its norms are scaled, shifted and gated by it
-    (adaLN-Zero)."""
+    """Pre-norm transformer block, whose norms a condition scales, shifts and gates (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, conditional: bool):
         super().__init__()
@@ -145,12 +142,11 @@ def _table(rows: int, width: int) -> nn.Parameter:
 
 
 class Encoder(nn.Module):
-    """Images [B, 3, H, W] -> normalised latents of the registers [B, tokens, D], before
-    quantization.
+    """Images [B, 3, H, W] -> latents of the registers [B, tokens, D], before quantization.
 
-    Convolutions make the patches, where FlexTok takes those of the latents of a VAE: with linear
-    patches a transformer of this size sees corners only after a training many times as long (Xiao
-    et al., 2021, arXiv:2106.14881).
+    Convolutions make the patches, where FlexTok has a VAE: with linear patches a transformer of
+    this size sees corners only after a training many times as long (Xiao et al., 2021,
+    arXiv:2106.14881).
     """
 
     mask: Tensor
@@ -186,11 +182,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Predicted flow (noise - image) [B, 3, H, W] at `time` [B] in [0, 1], from the first `keep`
-    [B] codes.
-
-    `keep` = 0 drops every token: the unconditional branch of the guidance. `seen` gets the patches
-    [B, n, width] after every block.
-    """
+    [B] codes: 0 is the unconditional branch of the guidance. `seen` gets the patches [B, n, width]
+    after every block."""
 
     def __init__(self, c: TinyConfig):
         super().__init__()
@@ -246,10 +239,6 @@ class TinyFlexTok(nn.Module):
         self.encoder = Encoder(self.config)
         self.fsq = FSQ(self.config.levels)
         self.decoder = Decoder(self.config)
-
-    @property
-    def vocab_size(self) -> int:
-        return math.prod(self.config.levels)
 
     @torch.inference_mode()
     def tokenize(self, images: Tensor) -> list[Tensor]:
