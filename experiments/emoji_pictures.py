@@ -153,7 +153,7 @@ def of_other_photographs(images: torch.Tensor, numbers: NDArray[np.int64]) -> li
             codec = LinearCodec(Path(folder), "linear")
         tokens = codec.encode(images[mine])
         for whole, kept in zip(rebuilt, KEPT, strict=True):
-            whole[mine] = codec.decode(list(tokens[:, :kept]))
+            whole[mine] = codec.decode(tokens[:, :kept])
     return rebuilt
 
 

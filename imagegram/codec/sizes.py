@@ -19,8 +19,6 @@ ZOO = (
     "EPFL-VILAB/flextok_d18_d18_in1k",
     "EPFL-VILAB/flextok_d12_d12_in1k",
 )
-
-
 LINEAR = "linear"  # the codec that is fitted to each data set, see linear.py
 MOST_IDS = 65_000  # of a token
 
