@@ -79,7 +79,10 @@ def test_without_held_out_images_a_sampler_is_fitted_all_the_same(
     assert "closer_than_held_out: -\n" in printed
     assert "training_bits: -" not in printed
 
-    # Their page, without a night.
+    # Their page, without a night; held-out images that one decoded are no sampler's.
+    of_a_night = tmp_path / "generated/held-out-seed0/report.json"
+    of_a_night.parent.mkdir()
+    of_a_night.write_text('{"request": {"sampler": "held-out"}}')
     report.main(report.Config([tmp_path]))
     assert "8 sequences a sampler" in (tmp_path / "report.html").read_text()
     with pytest.raises(UserError, match="holds no night"):

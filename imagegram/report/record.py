@@ -77,16 +77,17 @@ class Night:
     def of_images(cls, out: Path) -> "Night":
         """What generate_images.py made in out/generated, of the newest seed and numbers; a line
         says what is left out. UserError where nothing is finished there."""
-        reports = list(out.glob("generated/*-seed*/report.json"))
-        if not reports:
+        reports = out.glob("generated/*-seed*/report.json")
+        found = {}
+        for report in sorted(reports, key=lambda report: -report.stat().st_mtime_ns):
+            request = read_json(report)["request"]
+            if request["sampler"] != "held-out":
+                found[report.parent.name.rpartition("-seed")[0]] = request
+        if not found:
             raise UserError(
                 f"{out} holds no night, and no generated/SAMPLER-seedSEED: which folder is meant?"
             )
-        found = {}
-        for report in sorted(reports, key=lambda report: -report.stat().st_mtime_ns):
-            found[report.parent.name.rpartition("-seed")[0]] = read_json(report)["request"]
-        drawn = {name: request for name, request in found.items() if "decoded" in request}
-        samplers = {name: Draw.from_json(request).to_json() for name, request in drawn.items()}
+        samplers = {name: Draw.from_json(request).to_json() for name, request in found.items()}
         newest = next(iter(found.values()))
         seeds = newest.get("seeds", 1)
         numbers = newest["sequences"] * seeds, newest["decoded"] * seeds, newest["seed"]
