@@ -16,8 +16,8 @@ MOST_LINES = 400  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
 # Lines. What adds says in its commit what it deleted; both are to fall.
-MOST_OF_PACKAGE = 17_130
-MOST_OF_ALL = 35_510
+MOST_OF_PACKAGE = 14_850
+MOST_OF_ALL = 31_330
 PARTS = ("imagegram", "benchmarks", "experiments", "overnight", "training")
 IN_PARTS = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
 CODE = sorted([*ROOT.glob("*.py"), *IN_PARTS])
