@@ -28,13 +28,13 @@ def _holds_image(feature: object) -> bool:
     """Whether a feature is a picture, or the bytes or the path of one."""
     if isinstance(feature, dict):
         return {"bytes", "path"} >= set(feature) >= {"bytes"}
-    return in_words(feature) == "pictures" or _dtype(feature) in (*BYTES, *TEXT)
+    return is_picture(feature) or _dtype(feature) in (*BYTES, *TEXT)
 
 
 def image_candidates(features: Any) -> list[str]:
     """Columns of pictures: by type, else structs of bytes and path, else bytes by usual names."""
     possible = [name for name, feature in features.items() if _holds_image(feature)]
-    typed = [name for name in possible if in_words(features[name]) == "pictures"]
+    typed = [name for name in possible if is_picture(features[name])]
     structs = [name for name in possible if isinstance(features[name], dict)]
     named = [name for name in possible if name in IMAGE_NAMES and _dtype(features[name]) in BYTES]
     return typed or structs or named
@@ -49,6 +49,14 @@ def _described(features: Any) -> str:
     return first_names(f"{name} ({in_words(feature)})" for name, feature in features.items())
 
 
+# The types of `datasets`, told by their names: to import it takes seconds.
+
+
+def is_picture(feature: object) -> bool:
+    """Whether a column's values are pictures."""
+    return type(feature).__name__ == "Image"
+
+
 def has_names(feature: object) -> bool:
     """Whether a column's values are rows of names."""
     return type(feature).__name__ == "ClassLabel"
@@ -56,7 +64,7 @@ def has_names(feature: object) -> bool:
 
 def in_words(feature: object) -> str:
     """The type of a column."""
-    if type(feature).__name__ == "Image":
+    if is_picture(feature):
         return "pictures"
     each = getattr(feature, "feature", None)
     if each is not None:

@@ -35,3 +35,12 @@ def test_each_size_is_a_row_and_is_measured_once(
     monkeypatch.setattr(kernel_scaling, "measure", None)
     main(config)
     assert config.out.with_suffix(".png").exists()
+    monkeypatch.undo()
+
+    # Another corpus of the same name is another curve.
+    monkeypatch.setattr(kernel_scaling, "SMALLEST", 24)
+    other = tokens_from(tokens[::-1], tmp_path / "other", levels=LEVELS)
+    main(Config(other.path, largest=96, asked=8, out=config.out))
+    table = pd.read_csv(config.out)
+    assert table.images.tolist() == [24, 96, 100, 24, 96]
+    assert len(set(table.corpus)) == 2
